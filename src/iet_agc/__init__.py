@@ -1,0 +1,26 @@
+"""Train image diffusion models that do not reproduce their training images, and prove it.
+
+The pieces that other programs use, loaded when asked for:
+
+    from iet_agc import AntiGradientControl, partition, average_states
+    from iet_agc.metrics import nearest, distance_ratio, memorization_quantity
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iet_agc.agc import AntiGradientControl
+    from iet_agc.average import average_states
+    from iet_agc.shards import partition
+
+__all__ = ["AntiGradientControl", "average_states", "partition"]
+
+_HOMES = {"AntiGradientControl": "agc", "average_states": "average", "partition": "shards"}
+
+
+def __getattr__(name: str) -> Any:  # torch takes seconds to import; `iet-agc --help` must not wait for it
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

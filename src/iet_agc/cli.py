@@ -1,0 +1,248 @@
+"""The command line. Each verb parses, calls one function and prints its result as JSON on stdout.
+
+Exit status: 0; 1 when a check failed or training broke; 2 on bad input, with one line on stderr.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["main"]
+
+_EPILOG = "Progress goes to stderr, the result to stdout as JSON. 'iet-agc VERB --help' tells more of each verb."
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one verb and exit."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    parsed, rest = _parser().parse_known_args(arguments)
+    try:
+        if rest and parsed.verb != "train":
+            raise ValueError(f"unknown argument {rest[0]!r}; see 'iet-agc {parsed.verb} --help'")
+        parsed.rest = rest
+        status, result = parsed.run(parsed)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", 130)
+    except ArithmeticError as error:
+        _fail(str(error), 1)
+    except (ValueError, OSError) as error:
+        _fail(str(error) or type(error).__name__, 2)
+    if result is not None:
+        print(json.dumps(result, indent=1))
+    sys.exit(status)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"iet-agc: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "iet-agc",
+        description="Train image diffusion models that do not copy their training images, and prove it.",
+        epilog=_EPILOG,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    for add in (_add_demo, _add_train, _add_sample, _add_audit, _add_report, _add_compare, _add_presets):
+        add(verbs)
+    return parser
+
+
+def _verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], tuple[int, Any]], text: str, **options: Any
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False, **options
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_demo(verbs: Any) -> None:
+    parser = _verb(verbs, "demo", _demo, "the main job on embedded data, minutes on two cores")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="folder for runs and report (default: %(default)s)"
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.demo import demo
+
+    return 0, demo(arguments.out)
+
+
+def _add_train(verbs: Any) -> None:
+    parser = _verb(verbs, "train", _train, "train a model; the same command again resumes", add_help=False)
+    parser.add_argument("preset", nargs="?", metavar="PRESET", help="see 'iet-agc presets'")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="show all settings, with their values in PRESET, and exit"
+    )
+
+
+def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.config import Settings, load_preset, override
+
+    settings = load_preset(arguments.preset) if arguments.preset else Settings()  # pyright: ignore[reportCallIssue]
+    if arguments.help:
+        print(_train_help(arguments.preset, settings))
+        return 0, None
+    if not arguments.preset:
+        raise ValueError("train needs a PRESET; 'iet-agc presets' lists them")
+    if not arguments.out:
+        raise ValueError("train needs --out RUN, the folder of the run")
+    settings = override(settings, _pairs(arguments.rest))
+
+    from iet_agc import dist, engine
+
+    summary = engine.start(settings, arguments.out)
+    return 0, summary if dist.is_first() else None
+
+
+def _pairs(rest: Sequence[str]) -> dict[str, str]:
+    """`--a.b 1 --c.d=2` as {"a.b": "1", "c.d": "2"}."""
+    pairs, words = {}, list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"unexpected argument {word!r}: settings are written --section.name VALUE")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise ValueError(f"setting {name!r} has no value")
+            value = words.pop(0)
+        pairs[name] = value
+    return pairs
+
+
+def _train_help(preset: str | None, settings: Any) -> str:
+    from iet_agc.config import documented
+
+    lines = [f"usage: iet-agc train {preset or 'PRESET'} --out RUN [--section.name VALUE ...]", ""]
+    lines += [
+        "Train a model; the same command again resumes.",
+        "",
+        f"Settings, with their values in {preset}:" if preset else "Settings, with their defaults:",
+    ]
+    for name, value, meaning in documented(settings):
+        shown = (
+            ",".join(map(str, value))
+            if isinstance(value, tuple)
+            else "none"
+            if value is None
+            else str(value).lower()
+            if isinstance(value, bool)
+            else value
+        )
+        if name not in {"name", "description"}:
+            lines.append(f"  {f'--{name} {shown}':<34} {meaning}")
+    return "\n".join(lines)
+
+
+def _add_sample(verbs: Any) -> None:
+    parser = _verb(verbs, "sample", _sample, "draw images from a trained model; the same command again resumes")
+    parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="SAMPLES", help="folder of the sample set")
+    parser.add_argument("--num", type=int, help="images (default: the run's sample.num)")
+    parser.add_argument("--steps", type=int, help="DDIM steps per image (default: the run's sample.steps)")
+    parser.add_argument(
+        "--weights", choices=["raw", "ema"], help="which weights draw (default: the run's sample.weights)"
+    )
+    parser.add_argument("--first-seed", type=int, help="seed of the first image (default: the run's sample.first_seed)")
+    parser.add_argument("--batch-size", type=int, default=256, help="images at a time (default: %(default)s)")
+    parser.add_argument(
+        "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to sample (default: %(default)s)"
+    )
+
+
+def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc import dist
+    from iet_agc.samples import sample_run
+
+    given = {
+        name: getattr(arguments, name)
+        for name in ("num", "steps", "weights", "first_seed")
+        if getattr(arguments, name) is not None
+    }
+    summary = sample_run(
+        arguments.source, arguments.out, given, arguments.batch_size, arguments.format, arguments.device
+    )
+    return 0, summary if dist.is_first() else None
+
+
+def _add_audit(verbs: Any) -> None:
+    parser = _verb(verbs, "audit", _audit, "measure how much of a sample set is copied from a training set")
+    kinds = "a run, a folder of images, an .npz or .npy file, or the name of an image set"
+    parser.add_argument("--train", required=True, metavar="X", help=f"the training images: {kinds}")
+    parser.add_argument(
+        "--samples", required=True, metavar="Y", help="the generated images: a sample set, a folder, or an array file"
+    )
+    parser.add_argument(
+        "--held-out", metavar="Z", help=f"real images that were not trained on: {kinds}; of a run, what it holds out"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="AUDIT", help="folder of the audit")
+    parser.add_argument("--flips", action="store_true", help="look for mirrored copies, too")
+    parser.add_argument(
+        "--extractor",
+        help="features of the Fréchet distance: pixels, or a network of torch-fidelity (default: by image size)",
+    )
+
+
+def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.audit import audit_sources
+
+    return 0, audit_sources(
+        arguments.train, arguments.samples, arguments.held_out, arguments.out, arguments.flips, arguments.extractor
+    )
+
+
+def _add_report(verbs: Any) -> None:
+    parser = _verb(verbs, "report", _report, "turn audits into one HTML page")
+    parser.add_argument("audits", type=Path, nargs="+", metavar="AUDIT", help="folder of an audit")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first AUDIT)")
+
+
+def _report(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.report import write_report
+
+    names = {str(audit): audit for audit in arguments.audits}
+    file = write_report(names, arguments.out or arguments.audits[0] / "report.html")
+    return 0, {"report": str(file)}
+
+
+def _add_compare(verbs: Any) -> None:
+    parser = _verb(verbs, "compare", _compare, "put audited runs side by side, by preset")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run that holds its audit in RUN/audit")
+
+
+def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.compare import compare, table
+
+    rows = compare(arguments.runs)
+    print(table(rows), file=sys.stderr)
+    return 0, {"presets": rows}
+
+
+def _add_presets(verbs: Any) -> None:
+    _verb(verbs, "presets", _presets, "list the presets")
+
+
+def _presets(_: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.config import load_preset, preset_names
+
+    return 0, {name: load_preset(name).description for name in preset_names()}

@@ -1,0 +1,285 @@
+"""Settings of a run: validated, documented, saved and hashed. Imports no torch.
+
+A preset is a TOML file with one section per class below; `--section.name VALUE` on the command line
+replaces one setting, written as in the file.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+__all__ = [
+    "Settings",
+    "claim_folder",
+    "differences",
+    "documented",
+    "fingerprint",
+    "load_preset",
+    "override",
+    "preset_names",
+    "read_settings",
+    "validate",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Section):
+    """Which images are trained on, and which are held out."""
+
+    name: Literal["digits", "fashion-mnist", "folder"] = Field(
+        "digits", description="image set; 'folder' takes the images under data.root"
+    )
+    root: str | None = Field(None, description="folder with the files of the image set")
+    num_train: int | None = Field(None, ge=1, description="unique training images, the others are held out; none: all")
+    planted_images: int = Field(0, ge=0, description="training images that are repeated, so that they get memorized")
+    planted_copies: int = Field(1, ge=1, description="times that each planted image stands in the training set")
+    flips: bool = Field(False, description="mirror each image left to right, half of the times that it is drawn")
+    seed: int = Field(0, ge=0, description="chooses the training images and the planted ones")
+
+    @model_validator(mode="after")
+    def _planted_are_trained(self) -> "DataSettings":
+        if self.num_train is not None and self.planted_images > self.num_train:
+            raise ValueError(f"planted_images {self.planted_images} is more than num_train {self.num_train}")
+        return self
+
+
+class ModelSettings(_Section):
+    """The U-Net."""
+
+    channels: int = Field(128, ge=1, description="channels of the first level")
+    multipliers: tuple[int, ...] = Field(
+        (1, 2, 2, 2), min_length=1, description="channels of each level, times model.channels"
+    )
+    blocks: int = Field(2, ge=1, description="residual blocks per level")
+    attention: tuple[int, ...] = Field((16,), description="heights, in pixels, at which a level has self-attention")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout probability in the residual blocks")
+    groups: int = Field(32, ge=1, description="groups of the group normalisation")
+
+
+class MethodSettings(_Section):
+    """Iterative Ensemble Training and Anti-Gradient Control."""
+
+    members: int = Field(1, ge=1, description="learners, and so shards, that are averaged; 1: no ensemble")
+    rounds: int = Field(1, ge=1, description="times that the members are trained and averaged")
+    sharding: Literal["stratified", "random", "contiguous"] = Field(
+        "stratified", description="how the training set is cut into shards"
+    )
+    skip_below: float = Field(
+        0.0, ge=0, description="skip a sample whose loss is under this share of the loss bank; 0: never"
+    )
+    decay: float = Field(0.8, ge=0, lt=1, description="share of the loss bank that stays when one loss comes in")
+    random_skip: float = Field(
+        0.0, ge=0, lt=1, description="skip each sample with this probability, whatever its loss (a control)"
+    )
+
+
+class TrainSettings(_Section):
+    """How each member is trained."""
+
+    steps: int = Field(400_000, ge=1, description="optimizer steps of each member in each round")
+    batch_size: int = Field(128, ge=1, description="images per optimizer step")
+    learning_rate: float = Field(2e-4, gt=0, description="of Adam, after the warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW; 0 is Adam")
+    warmup_steps: int = Field(5000, ge=0, description="steps of a member over which the learning rate rises from 0")
+    grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(0.9999, ge=0, le=1, description="share of the weight average that stays at each step")
+    seed: int = Field(0, ge=0, description="of weights, shards, batches, timesteps and noise")
+
+
+class SampleSettings(_Section):
+    """How a trained model is sampled, unless told otherwise."""
+
+    num: int = Field(65_536, ge=1, description="images")
+    steps: int = Field(50, ge=1, le=1000, description="DDIM steps per image")
+    weights: Literal["raw", "ema"] = Field("raw", description="which weights draw: as trained, or their average")
+    first_seed: int = Field(0, ge=0, description="seed of the first image; the others count on from it")
+
+
+class RunSettings(_Section):
+    """What changes the course of a run, not its result."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to compute; auto: cuda where there is one"
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="CPU threads per process; 0: torch's choice. Sums on a CPU round differently with another number",
+    )
+    save_every: int = Field(2000, ge=1, description="steps of a member between two bundles within a round")
+    log_every: int = Field(50, ge=1, description="steps between two points of a curve")
+    preview_images: int = Field(64, ge=0, description="images in the grid drawn after each round; 0: no grids")
+
+
+class Settings(_Section):
+    """Everything that a run depends on."""
+
+    name: str = Field("", description="name of the preset that the run started from")
+    description: str = Field("", description="what the preset is, in one line")
+    data: DataSettings = DataSettings()  # pyright: ignore[reportCallIssue]
+    model: ModelSettings = ModelSettings()  # pyright: ignore[reportCallIssue]
+    method: MethodSettings = MethodSettings()  # pyright: ignore[reportCallIssue]
+    train: TrainSettings = TrainSettings()  # pyright: ignore[reportCallIssue]
+    sample: SampleSettings = SampleSettings()  # pyright: ignore[reportCallIssue]
+    run: RunSettings = RunSettings()  # pyright: ignore[reportCallIssue]
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package, sorted."""
+    return sorted(file.name.removesuffix(".toml") for file in _preset_folder().iterdir() if file.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> Settings:
+    """The settings of a preset.
+
+    Raises:
+        ValueError: there is none of that name; the message names the nearest.
+    """
+    if name not in preset_names():
+        raise ValueError(f"unknown preset {name!r}{_nearest(name, preset_names())}; 'iet-agc presets' lists them")
+    return validate({"name": name} | tomllib.loads((_preset_folder() / f"{name}.toml").read_text()))
+
+
+def validate(content: Mapping[str, Any]) -> Settings:
+    """Settings from nested plain values, as in a preset or a saved run.
+
+    Raises:
+        ValueError: one line that names the setting, its value and what is allowed.
+    """
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(_one_line(error)) from None
+
+
+def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
+    """Replace settings by name.
+
+    Args:
+        settings: where to start from.
+        changes: {"train.batch_size": "64"}: values written as in a preset; strings need no quotes,
+            lists no brackets, and "none" stands for nothing.
+
+    Raises:
+        ValueError: an unknown name (the nearest one is named) or an impossible value.
+    """
+    content = settings.model_dump()
+    names = [name for name, *_ in documented(settings)]
+    for name, text in changes.items():
+        name = name.replace("-", "_")
+        if name not in names:
+            raise ValueError(f"unknown setting {name!r}{_nearest(name, names)}")
+        *section, field = name.split(".")
+        target = content[section[0]] if section else content
+        is_list = isinstance(target[field], tuple)
+        target[field] = _parse(text, is_list)
+    return validate(content)
+
+
+def documented(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Every setting as (dotted name, value, meaning with unit), in order."""
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, _Section):
+            for inner, inner_field in type(value).model_fields.items():
+                yield f"{name}.{inner}", getattr(value, inner), inner_field.description or ""
+        else:
+            yield name, value, field.description or ""
+
+
+def fingerprint(settings: Settings) -> str:
+    """SHA-256 of what the trained weights depend on: data (but not where it lies), model, method, training."""
+    return hashlib.sha256(json.dumps(_essence(settings), sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """Settings that change the weights and differ, as "train.seed 0 is now 1"."""
+    return [
+        f"{section}.{name} {value} is now {_essence(new)[section][name]}"
+        for section, values in _essence(old).items()
+        for name, value in values.items()
+        if value != _essence(new)[section][name]
+    ]
+
+
+def claim_folder(settings: Settings, folder: Path) -> None:
+    """Make `folder` the run of these settings: write its config.json, or find the same run there.
+
+    Raises:
+        ValueError: it holds another run, or something else; the message says what differs.
+    """
+    file, unfinished = folder / "config.json", folder / ".config.json.unfinished"
+    if file.exists():
+        if changed := differences(read_settings(folder), settings):
+            raise ValueError(
+                f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
+            )
+    elif folder.exists() and any(entry != unfinished for entry in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run: choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text(settings.model_dump_json(indent=1) + "\n")
+    unfinished.replace(file)
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of a run.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    file = folder / "config.json"
+    try:
+        return validate(json.loads(file.read_text()))
+    except OSError:
+        raise ValueError(f"{folder} is not a run: it has no config.json") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+
+
+def _essence(settings: Settings) -> dict[str, dict[str, Any]]:
+    essence = settings.model_dump(mode="json", include={"data", "model", "method", "train"})
+    del essence["data"]["root"]
+    return essence
+
+
+def _preset_folder() -> Any:
+    return resources.files("iet_agc") / "presets"
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    misplaced = [known for known in names if known.split(".")[-1] == name.split(".")[-1]]
+    close = misplaced or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _parse(text: str, is_list: bool) -> Any:
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {f'[{text}]' if is_list and not text.startswith('[') else text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = [known for known, *_ in documented(Settings())]  # pyright: ignore[reportCallIssue]
+        return f"unknown setting {name!r}{_nearest(name, known)}"
+    reason = first["msg"].removeprefix("Value error, ")
+    return (
+        f"setting {name}: {reason[0].lower()}{reason[1:]} (it is {first['input']!r})"
+        if first["type"] != "value_error"
+        else f"setting {name}: {reason}"
+    )

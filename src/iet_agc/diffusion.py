@@ -1,0 +1,68 @@
+"""The forward process and the loss, one number per sample, over a diffusers scheduler.
+
+x_t = sqrt(abar_t) * x_0 + sqrt(1 - abar_t) * noise          (Ho et al., 2020, equation 4)
+l_i = mean over (C, H, W) of (noise - model(x_t, t))^2       (equation 14)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+__all__ = ["NUM_TIMESTEPS", "Denoiser", "make_scheduler", "per_sample_loss", "to_float", "to_uint8"]
+
+NUM_TIMESTEPS = 1000
+
+#: A diffusers model: (noisy images, timesteps) -> an output with a field `sample`.
+Denoiser = Callable[[Tensor, Tensor], Any]
+
+
+def make_scheduler() -> DDIMScheduler:
+    """The noise schedule of the paper, with the sampler conventions of its authors.
+
+    Linear betas 1e-4 .. 0.02 over 1000 timesteps. The last five arguments make diffusers' DDIM equal
+    the authors' own (clipped prediction, timesteps 1, 21, 41, ... for 50 steps, and the first alpha
+    instead of 1 at the end); diffusers' defaults differ.
+    """
+    return DDIMScheduler(
+        num_train_timesteps=NUM_TIMESTEPS,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        clip_sample=True,
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
+
+
+def per_sample_loss(
+    model: Denoiser, scheduler: DDIMScheduler, images: Tensor, timesteps: Tensor, noise: Tensor
+) -> Tensor:
+    """The training loss of each image. Pure: all randomness comes in.
+
+    Args:
+        model: predicts the noise.
+        scheduler: gives abar.
+        images: float (B, C, H, W), in [-1, 1].
+        timesteps: int64 (B,), in [0, 1000).
+        noise: standard normal, same shape as `images`.
+
+    Returns:
+        float32 (B,): mean squared error over (C, H, W).
+    """
+    noisy = scheduler.add_noise(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    error = model(noisy, timesteps).sample.float() - noise
+    return error.square().flatten(1).mean(1)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 pixels 0 .. 255 to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] to the nearest uint8 pixels; what lies outside is clipped."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,163 @@
+"""Processes: every function here does the obvious thing when there is only one.
+
+The only module that imports `torch.distributed`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+__all__ = [
+    "Replicas",
+    "barrier",
+    "broadcast_state",
+    "choose_device",
+    "gather",
+    "is_first",
+    "processes",
+    "rank",
+    "replicas_of",
+    "size",
+]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: "cpu", "cuda", or "auto" for cuda where there is one. With several processes on a
+            machine, each takes the GPU of its local rank.
+
+    Raises:
+        ValueError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device is 'cuda', but torch sees no GPU here: use 'auto' or 'cpu'")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Join the processes that `torchrun` started, if it did, and leave them at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks for all: rank 0, also before and after `processes`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if size() > 1:
+        dist.barrier()
+
+
+def broadcast_state(state: dict[str, Tensor], source: int) -> dict[str, Tensor]:
+    """The state dict of process `source`, on every process.
+
+    Args:
+        state: on the source, what to send; elsewhere, any state of the same names, shapes and dtypes.
+        source: rank that sends.
+
+    Returns:
+        `state` itself on the source; fresh tensors elsewhere.
+    """
+    if size() == 1:
+        return state
+    received = state if rank() == source else {name: torch.empty_like(tensor) for name, tensor in state.items()}
+    for name in sorted(received):
+        dist.broadcast(received[name], src=source)
+    return received
+
+
+def gather(value: T) -> list[T]:
+    """The value of every process, in the order of ranks, on every process."""
+    if size() == 1:
+        return [value]
+    values: list[T | None] = [None] * size()
+    dist.all_gather_object(values, value)
+    return values  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """The processes that train one member together, each on some rows of every batch.
+
+    Attributes:
+        index: which of them this process is.
+        count: how many there are.
+        group: their process group; None when there is one.
+    """
+
+    index: int = 0
+    count: int = 1
+    group: object | None = None
+
+    def rows(self, batch_size: int) -> slice:
+        """The rows of a batch that are this process's: contiguous, balanced to one."""
+        bounds = [batch_size * i // self.count for i in (self.index, self.index + 1)]
+        return slice(*bounds)
+
+    def whole(self, part: Tensor, batch_size: int) -> Tensor:
+        """Join the parts (rows,) of all replicas into (B,), bitwise the same on each."""
+        if self.count == 1:
+            return part
+        whole = part.new_zeros(batch_size)
+        whole[self.rows(batch_size)] = part
+        self._sum(whole)
+        return whole
+
+    def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Add up the gradients of all replicas, in place, as one message."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        self._sum(flat)
+        for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+    def _sum(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor, group=self.group)  # pyright: ignore[reportArgumentType]
+
+
+def replicas_of(num_members: int) -> Replicas:
+    """This process's place among those that train the same member.
+
+    Member m is trained by the ranks r with r % num_members == m; alone, where there are no more
+    processes than members. Every process must call this, since groups are made together.
+    """
+    if size() <= num_members:
+        return Replicas()
+    teams = [list(range(member, size(), num_members)) for member in range(num_members)]
+    groups = [dist.new_group(team) for team in teams]
+    member = rank() % num_members
+    return Replicas(teams[member].index(rank()), len(teams[member]), groups[member])

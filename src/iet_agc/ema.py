@@ -1,0 +1,47 @@
+"""Constant-decay exponential moving average of a module, buffers included."""
+
+import copy
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+__all__ = ["ExponentialMovingAverage"]
+
+
+class ExponentialMovingAverage(Generic[M]):
+    """Keeps `average <- decay * average + (1 - decay) * module`, with the same decay at every step.
+
+    Floating-point buffers are averaged like weights; integer buffers are copied, since a mean of
+    counts is no count. (diffusers' `EMAModel` ramps its decay, which is another average.)
+
+    Args:
+        module: what to follow; the average starts as a copy of it.
+        decay: in [0, 1]; 0.9999 in the paper.
+
+    Attributes:
+        module: the average, a module of the same class that needs no gradient.
+    """
+
+    def __init__(self, module: M, decay: float) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"EMA decay must be in [0, 1], not {decay}")
+        self.decay = decay
+        self.module: M = copy.deepcopy(module).requires_grad_(False)
+        self.module.eval()
+
+    @torch.no_grad()
+    def update(self, module: M) -> None:
+        """Take one step toward `module`, all tensors at once."""
+        pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
+        floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - self.decay)
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]

@@ -1,0 +1,118 @@
+"""Curves and progress: JSON lines and TensorBoard on disk, one bar on stderr."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+__all__ = ["BANDS", "Curves", "Meter", "progress_bar", "read_curve", "say"]
+
+#: The timesteps are told apart in this many bands of equal width, from little noise to much.
+BANDS = 10
+
+
+def say(line: str) -> None:
+    """One line to the person at the terminal, above any progress bar."""
+    tqdm.write(line, file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(what: str, total: int, done: int = 0, unit: str = "step", shown: bool = True) -> Iterator["tqdm[Any]"]:
+    """A bar on stderr that tells the time left, from the speed of this session's work only."""
+    with tqdm(
+        total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=not shown, smoothing=0.05
+    ) as bar:
+        yield bar
+
+
+class Meter:
+    """Sums over training steps, kept on the device until a point of the curve is due.
+
+    Args:
+        num_timesteps: of the noise schedule.
+        device: where the losses are.
+    """
+
+    def __init__(self, num_timesteps: int, device: torch.device) -> None:
+        self.num_timesteps = num_timesteps
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new point."""
+        self.steps = 0
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.seen, self.skipped = (torch.zeros(BANDS, dtype=torch.int64, device=self.device) for _ in range(2))
+
+    def add(self, losses: Tensor, keep: Tensor, timesteps: Tensor) -> None:
+        """Take in one batch: losses float (B,), keep bool (B,), timesteps int64 (B,)."""
+        band = timesteps * BANDS // self.num_timesteps
+        self.steps += 1
+        self.loss += losses.double().mean()
+        self.seen.index_add_(0, band, torch.ones_like(timesteps))
+        self.skipped.index_add_(0, band, (~keep).long())
+
+    def point(self) -> dict[str, Any]:
+        """Mean loss over all samples, and the skipped share, in total and per band (None: none seen)."""
+        seen, skipped = self.seen.tolist(), self.skipped.tolist()
+        return {
+            "loss": float(self.loss) / self.steps,
+            "skip_rate": sum(skipped) / sum(seen),
+            "skip_rate_bands": [s / n if n else None for s, n in zip(skipped, seen, strict=True)],
+        }
+
+
+class Curves:
+    """The curve of one member, in RUN/curves and RUN/tensorboard.
+
+    Args:
+        run: the run's folder.
+        member: its number.
+        step: where the member stands; points after it, left by a session that was killed, are dropped.
+    """
+
+    def __init__(self, run: Path, member: int, step: int) -> None:
+        name = f"member-{member:04d}"
+        self.file = run / "curves" / f"{name}.jsonl"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        kept = [point for point in read_curve(self.file) if point["step"] <= step]
+        self.file.write_text("".join(json.dumps(point) + "\n" for point in kept))
+        self.board = SummaryWriter(str(run / "tensorboard" / name), purge_step=step + 1)
+
+    def add(self, point: dict[str, Any]) -> None:
+        """Append a point, which has a "step"."""
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(point) + "\n")
+        for name, value in point.items():
+            if isinstance(value, list):
+                for band, share in enumerate(value):
+                    if share is not None:
+                        self.board.add_scalar(f"{name}/{band}", share, point["step"])
+            elif name != "step":
+                self.board.add_scalar(name, value, point["step"])
+
+    def add_grid(self, grid: Tensor, step: int) -> None:
+        """Show a preview grid, uint8 (3, H, W)."""
+        self.board.add_image("preview", grid, step)
+
+    def close(self) -> None:
+        """Flush what TensorBoard holds back."""
+        self.board.close()
+
+
+def read_curve(file: Path) -> list[dict[str, Any]]:
+    """The points of a curve; a last line that was cut off by a kill is left out."""
+    points = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            points.append(json.loads(line))
+        except ValueError:
+            break
+    return points

@@ -1,0 +1,129 @@
+"""Build, save and load diffusers models; dropout that a replica can share.
+
+A trained model is a diffusers pipeline folder, so whoever gets it needs diffusers only.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+__all__ = ["BatchDropout", "build_unet", "load_pipeline", "save_pipeline", "use_rows"]
+
+
+def build_unet(
+    image_size: int,
+    image_channels: int,
+    channels: int = 128,
+    multipliers: Sequence[int] = (1, 2, 2, 2),
+    blocks: int = 2,
+    attention: Sequence[int] = (16,),
+    dropout: float = 0.1,
+    groups: int = 32,
+) -> UNet2DModel:
+    """The U-Net of DDPM (Ho et al., 2020, appendix B), which the paper uses, as a diffusers model.
+
+    Args:
+        image_size: height and width, pixels; must halve evenly once per further level.
+        image_channels: 1 or 3.
+        channels: width of the first level.
+        multipliers: width of each level, as a multiple of `channels`.
+        blocks: residual blocks per level.
+        attention: at which heights, in pixels, the levels have self-attention (one head).
+        dropout: in every residual block.
+        groups: of the group normalisation; must divide every width.
+
+    Returns:
+        A freshly initialised model from torch's global generator, in training mode.
+
+    Raises:
+        ValueError: the size does not halve evenly, or `groups` does not divide a width.
+    """
+    heights = [image_size // 2**level for level in range(len(multipliers))]
+    if heights[-1] * 2 ** (len(multipliers) - 1) != image_size:
+        raise ValueError(
+            f"images of {image_size} px cannot be halved {len(multipliers) - 1} times: use fewer model.multipliers"
+        )
+    widths = tuple(channels * multiplier for multiplier in multipliers)
+    if odd := [width for width in widths if width % groups]:
+        raise ValueError(f"model.groups {groups} does not divide the model's width {odd[0]}")
+    attends = [height in attention for height in heights]
+    model = UNet2DModel(
+        sample_size=image_size,
+        in_channels=image_channels,
+        out_channels=image_channels,
+        block_out_channels=widths,
+        layers_per_block=blocks,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        dropout=dropout,
+        attention_head_dim=None,  # pyright: ignore[reportArgumentType]
+        norm_num_groups=groups,
+        norm_eps=1e-6,
+    )
+    return _with_batch_dropout(model)
+
+
+class BatchDropout(nn.Dropout):
+    """Dropout whose mask belongs to the whole batch.
+
+    When `rows` is (start, total), the input is rows start, start + 1, ... of a batch of `total`: the
+    mask of the batch is drawn and only those rows of it are used, so replicas that split a batch drop
+    what one process would drop. The mask is drawn in the order of indices, since the layout in memory
+    that a convolution leaves behind depends on the size of its batch.
+    """
+
+    rows: tuple[int, int] | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Same shape as `input`."""
+        if not self.training or self.p == 0:
+            return input
+        start, total = self.rows or (0, len(input))
+        mask = super().forward(input.new_ones((total, *input.shape[1:])))
+        return input * mask[start : start + len(input)]
+
+
+def _with_batch_dropout(model: UNet2DModel) -> UNet2DModel:
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, BatchDropout(child.p))
+    return model
+
+
+def use_rows(model: nn.Module, rows: tuple[int, int] | None) -> None:
+    """Tell every `BatchDropout` of a model which rows of the batch it sees, or that it sees all."""
+    for module in model.modules():
+        if isinstance(module, BatchDropout):
+            module.rows = rows
+
+
+def save_pipeline(model: UNet2DModel, scheduler: DDIMScheduler, folder: Path) -> None:
+    """Write a `DDIMPipeline` folder whole or not at all, as safetensors and JSON."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    DDIMPipeline(unet=model, scheduler=scheduler).save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(unfinished, folder)
+
+
+def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet2DModel, DDIMScheduler]:
+    """Read model and schedule back, the model in evaluation mode.
+
+    Raises:
+        ValueError: the folder is no diffusers pipeline with an unconditional U-Net.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
+    try:
+        model = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, low_cpu_mem_usage=False)
+        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be read as a diffusers pipeline: {str(error).splitlines()[0]}") from error
+    model.to(device)  # pyright: ignore[reportArgumentType]
+    return model.eval(), scheduler  # pyright: ignore[reportReturnType]

@@ -1,0 +1,199 @@
+"""Sample sets: generated images with the seed of each, drawn in parts so that a kill loses little.
+
+samples.json      what drew them
+samples.npz       images uint8 (N, C, H, W), seeds int64 (N,)
+images/*.png      instead of the .npz, when asked; named by seed
+grid.png          the first 64, to look at
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from iet_agc import dist
+from iet_agc.config import Settings, override, read_settings
+from iet_agc.data import ImageSet, image_grid, load_images, save_image
+from iet_agc.log import progress_bar
+from iet_agc.models import load_pipeline
+from iet_agc.sampling import sample
+
+__all__ = ["draw_samples", "load_samples", "sample_run"]
+
+_FORMAT = "iet-agc samples"
+
+
+def draw_samples(
+    pipeline: Path,
+    seeds: range,
+    out: Path,
+    steps: int = 50,
+    batch_size: int = 256,
+    file_format: Literal["npz", "png"] = "npz",
+    device: torch.device | None = None,
+    on_images: Callable[[float], object] = lambda count: None,
+) -> Path:
+    """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
+
+    Args:
+        pipeline: folder of an unconditional diffusers pipeline.
+        seeds: one per image.
+        out: the sample set's folder.
+        steps: DDIM steps per image.
+        batch_size: images at a time.
+        file_format: one .npz, or a PNG per image.
+        device: where to sample.
+        on_images: called with finished fractions of images, for progress; what a resumed call finds
+            already done counts at once.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: no pipeline, or `out` holds something else or another sample set.
+    """
+    device = device or torch.device("cpu")
+    model, scheduler = load_pipeline(pipeline, device)
+    about = {
+        "format": _FORMAT,
+        "version": 1,
+        "pipeline": str(pipeline.resolve()),
+        "first_seed": seeds.start,
+        "num": len(seeds),
+        "steps": steps,
+    }
+    about |= {
+        "batch_size": batch_size,
+        "sampler": "DDIM, eta 0",
+        "scheduler": dict(scheduler.config),
+        "file_format": file_format,
+    }
+    parts = out / ".parts"
+    if dist.rank() == 0:
+        _claim(out, about)
+    dist.barrier()
+    if not parts.exists():  # a finished set
+        on_images(len(seeds))
+        return out
+    shape = (model.config.in_channels, model.config.sample_size, model.config.sample_size)  # pyright: ignore
+    for number, start in enumerate(range(0, len(seeds), batch_size)):
+        part, own = parts / f"{number:06d}.npy", seeds[start : start + batch_size]
+        if number % dist.size() != dist.rank():
+            continue
+        if part.exists():
+            on_images(len(own))
+            continue
+        images = sample(model, scheduler, own, shape, steps, batch_size, device, lambda count: on_images(count / steps))
+        _save_array(part, images.numpy())
+    dist.barrier()
+    if dist.rank() == 0:
+        _assemble(out, parts, seeds, file_format)
+    dist.barrier()
+    return out
+
+
+def sample_run(
+    source: Path,
+    out: Path,
+    given: Mapping[str, Any] | None = None,
+    batch_size: int = 256,
+    file_format: Literal["npz", "png"] = "npz",
+    device: str = "auto",
+    on_images: Callable[[float], object] | None = None,
+) -> dict[str, Any]:
+    """Sample a run as its settings say: what `iet-agc sample` does.
+
+    Args:
+        source: a finished run, or a diffusers pipeline folder.
+        out: the sample set's folder.
+        given: settings of section `sample` to replace, such as {"num": 64}.
+        batch_size, file_format: see `draw_samples`.
+        device: "auto", "cpu" or "cuda".
+        on_images: see `draw_samples`; in place of the progress bar.
+
+    Returns:
+        A summary, JSON values only.
+
+    Raises:
+        ValueError: an unfinished run, impossible settings, or see `draw_samples`.
+    """
+    began = time.perf_counter()
+    is_run = (source / "config.json").is_file() and not (source / "model_index.json").is_file()
+    settings = read_settings(source) if is_run else Settings()  # pyright: ignore[reportCallIssue]
+    asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample
+    pipeline = source / asked.weights if is_run else source
+    if is_run and not pipeline.exists():
+        raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+    seeds = range(asked.first_seed, asked.first_seed + asked.num)
+    where = dist.choose_device(device)
+    with (
+        dist.processes(where),
+        progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
+    ):
+        draw_samples(pipeline, seeds, out, asked.steps, batch_size, file_format, where, on_images or bar.update)
+    return {
+        "samples": str(out),
+        "num": asked.num,
+        "first_seed": asked.first_seed,
+        "steps": asked.steps,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def load_samples(folder: Path) -> tuple[ImageSet, list[int] | None]:
+    """The images of a sample set and their seeds; of any other folder or array, the images and None.
+
+    Raises:
+        ValueError: an unfinished set, or what `load_images` refuses.
+    """
+    if not (folder / "samples.json").is_file():
+        return load_images(folder), None
+    if (folder / ".parts").exists():
+        raise ValueError(f"{folder} is an unfinished sample set: run the same 'iet-agc sample' again to finish it")
+    about = json.loads((folder / "samples.json").read_text())
+    images = load_images(folder / ("samples.npz" if about["file_format"] == "npz" else "images"))
+    return images, list(range(about["first_seed"], about["first_seed"] + about["num"]))
+
+
+def _claim(out: Path, about: dict[str, Any]) -> None:
+    file = out / "samples.json"
+    if file.exists():
+        there = json.loads(file.read_text())
+        if odd := [key for key in about if there.get(key) != about[key]]:
+            change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
+            raise ValueError(f"{out} holds another sample set ({change}): choose another --out")
+        return
+    parts, unfinished = out / ".parts", out / ".samples.json.unfinished"
+    if out.exists() and any(entry not in (parts, unfinished) for entry in out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no sample set: choose another --out")
+    parts.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text(json.dumps(about, indent=1) + "\n")
+    os.replace(unfinished, file)
+
+
+def _save_array(file: Path, array: np.ndarray) -> None:
+    unfinished = file.with_name(f".{file.name}")
+    with unfinished.open("wb") as stream:
+        np.save(stream, array)
+    os.replace(unfinished, file)
+
+
+def _assemble(out: Path, parts: Path, seeds: range, file_format: str) -> None:
+    images = torch.from_numpy(np.concatenate([np.load(part) for part in sorted(parts.glob("*.npy"))]))
+    if file_format == "npz":
+        unfinished = out / ".samples.npz"
+        with unfinished.open("wb") as stream:
+            np.savez_compressed(stream, images=images.numpy(), seeds=np.array(seeds))
+        os.replace(unfinished, out / "samples.npz")
+    else:
+        (out / "images").mkdir(exist_ok=True)
+        for seed, image in zip(seeds, images, strict=True):
+            save_image(image, out / "images" / f"{seed:010d}.png")
+    save_image(image_grid(images), out / "grid.png")
+    shutil.rmtree(parts)

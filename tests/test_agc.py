@@ -1,0 +1,316 @@
+"""The loss bank against a literal loop, the decision, the masked mean, and what a GPU needs of them."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from iet_agc import AntiGradientControl
+from iet_agc.agc import mean_of_kept
+
+
+def _batch(size: int, num_timesteps: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.rand(size, generator=rng), torch.randint(num_timesteps, (size,), generator=rng)
+
+
+def _literal_update(bank: list[float], losses: Tensor, timesteps: Tensor, decay: float) -> list[float]:
+    """Equation by equation: one sample after another, in batch order."""
+    bank = list(bank)
+    for loss, t in zip(losses.tolist(), timesteps.tolist(), strict=True):
+        bank[t] = decay * bank[t] + (1 - decay) * loss
+    return bank
+
+
+def _trained(num_timesteps: int = 7, **kwargs: float) -> AntiGradientControl:
+    agc = AntiGradientControl(num_timesteps, **kwargs)
+    agc.update(*_batch(64, num_timesteps, seed=9))
+    return agc
+
+
+class _NoHostSync(TorchDispatchMode):
+    """Raises on operations that make the host wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        if func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_):
+            waits = any(index is not None and index.dtype == torch.bool for index in args[1])  # counts what is true
+        if waits:
+            raise AssertionError(f"{func} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+# -- the bank
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.8, 0.99])
+@pytest.mark.parametrize("num_timesteps", [7, 1000])
+def test_update_equals_the_literal_loop(num_timesteps: int, decay: float) -> None:
+    agc = AntiGradientControl(num_timesteps, decay=decay)
+    literal = [0.0] * num_timesteps
+    for seed in range(5):
+        losses, timesteps = _batch(128, num_timesteps, seed)
+        assert len(timesteps.unique()) < 128  # the condition under test: timesteps that repeat
+        agc.update(losses, timesteps)
+        literal = _literal_update(literal, losses, timesteps, decay)
+    torch.testing.assert_close(agc.mean_loss.double(), torch.tensor(literal).double(), rtol=1e-6, atol=1e-12)
+
+
+def test_indexed_assignment_would_lose_repeated_timesteps() -> None:
+    losses, timesteps = torch.tensor([1.0, 3.0]), torch.tensor([4, 4])
+    agc = AntiGradientControl(10, decay=0.8)
+    agc.update(losses, timesteps)
+    # 0.8 * (0.2 * 1) + 0.2 * 3 = 0.76; bank[t] = 0.8 * bank[t] + 0.2 * losses would be 0.6 or 0.2
+    assert agc.mean_loss[4].item() == pytest.approx(0.76, rel=1e-6)
+
+
+def test_unvisited_timesteps_stay_bitwise() -> None:
+    agc = _trained(100)
+    before = agc.mean_loss.clone()
+    agc.update(torch.tensor([0.3, 0.4]), torch.tensor([5, 5]))
+    assert torch.equal(agc.mean_loss[6:], before[6:])
+    assert agc.mean_loss[5] != before[5]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_spoils_its_own_timestep_only(odd: float) -> None:
+    """As in the loop: one bad sample must not reach the bank of the other timesteps of its batch."""
+    agc = AntiGradientControl(5)
+    agc.update(torch.tensor([1.0, odd, 2.0]), torch.tensor([1, 2, 3]))
+    assert agc.mean_loss[[0, 1, 3, 4]].tolist() == pytest.approx([0, 0.2, 0.4, 0], rel=1e-6)
+    assert not agc.mean_loss[2].isfinite()
+
+
+def test_decay_zero_keeps_the_last_loss() -> None:
+    agc = AntiGradientControl(3, decay=0.0)
+    agc.update(torch.tensor([0.5, 0.25, 0.75]), torch.tensor([1, 1, 2]))
+    assert agc.mean_loss.tolist() == [0.0, 0.25, 0.75]
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), size=st.integers(1, 40), num_timesteps=st.integers(1, 6), decay=st.floats(0, 0.99))
+def test_a_batch_in_two_parts_is_the_same_batch(
+    data: st.DataObject, size: int, num_timesteps: int, decay: float
+) -> None:
+    cut = data.draw(st.integers(0, size))
+    losses, timesteps = _batch(size, num_timesteps, seed=size)
+    whole, parts = (AntiGradientControl(num_timesteps, decay=decay) for _ in range(2))
+    whole.update(losses, timesteps)
+    parts.update(losses[:cut], timesteps[:cut])
+    parts.update(losses[cut:], timesteps[cut:])
+    torch.testing.assert_close(whole.mean_loss, parts.mean_loss, rtol=1e-6, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000))
+def test_order_matters_only_within_a_timestep(seed: int) -> None:
+    losses, timesteps = _batch(50, 5, seed)
+    order = timesteps.argsort(stable=True)
+    straight, grouped = AntiGradientControl(5), AntiGradientControl(5)
+    straight.update(losses, timesteps)
+    grouped.update(losses[order], timesteps[order])
+    torch.testing.assert_close(straight.mean_loss, grouped.mean_loss, rtol=1e-6, atol=0)
+    first = timesteps == timesteps[0]
+    losses[first] = losses[first].sort().values  # a change of order within one timestep is another bank
+    grouped.update(losses.flip(0), timesteps.flip(0))
+    assert not torch.equal(straight.mean_loss, grouped.mean_loss)
+
+
+def test_bank_starts_at_zero_and_skips_nothing_on_a_first_visit() -> None:
+    agc = AntiGradientControl(1000, skip_below=0.99)
+    assert torch.equal(agc.mean_loss, torch.zeros(1000))
+    assert agc.mean_loss.dtype == torch.float32
+    losses, timesteps = torch.full((1000,), 1e-30), torch.arange(1000)
+    assert agc.keep(losses, timesteps).all()
+    assert agc.keep(torch.zeros(1000), timesteps).all()
+
+
+def test_bank_is_a_buffer_that_survives_a_round_trip() -> None:
+    agc = _trained()
+    assert list(agc.state_dict()) == ["mean_loss"]
+    assert list(agc.parameters()) == []
+    other = AntiGradientControl(7)
+    other.load_state_dict(agc.state_dict())
+    assert torch.equal(other.mean_loss, agc.mean_loss)
+    assert "mean_loss" in AntiGradientControl(3).state_dict()
+    assert "num_timesteps=7, skip_below=0.5, decay=0.8" in repr(agc)
+
+
+# -- the decision
+
+
+def test_keep_follows_the_definition_and_changes_nothing() -> None:
+    agc = _trained(skip_below=0.9)
+    losses, timesteps = _batch(128, 7, seed=3)
+    before = agc.mean_loss.clone()
+    keep = agc.keep(losses, timesteps)
+    expected = [bool(loss >= torch.tensor(0.9) * before[t]) for loss, t in zip(losses, timesteps.tolist(), strict=True)]
+    assert keep.tolist() == expected
+    assert 0 < sum(expected) < 128
+    assert torch.equal(agc.mean_loss, before)
+
+
+def test_forward_decides_with_the_bank_before_the_batch() -> None:
+    agc = AntiGradientControl(2, skip_below=0.5, decay=0.0)
+    agc.update(torch.tensor([1.0]), torch.tensor([0]))
+    # Against the bank of 1 the second sample, 0.6, stays; against 4, after the first sample, it would go.
+    assert agc(torch.tensor([4.0, 0.6]), torch.tensor([0, 0])).item() == pytest.approx(2.3)
+
+
+def test_skipped_samples_update_the_bank_too() -> None:
+    agc = AntiGradientControl(1, skip_below=0.5, decay=0.8)
+    agc.update(torch.tensor([1.0]), torch.tensor([0]))
+    losses, timesteps = torch.tensor([0.01]), torch.tensor([0])
+    assert not agc.keep(losses, timesteps).any()
+    agc(losses, timesteps)
+    assert agc.mean_loss.item() == pytest.approx(0.8 * 0.2 + 0.2 * 0.01, rel=1e-6)
+
+
+@pytest.mark.parametrize("skip_below", [0.5, 0.8, 1.0, 1 / 3])
+def test_a_loss_on_the_boundary_is_kept(skip_below: float) -> None:
+    agc = _trained(skip_below=skip_below)
+    timesteps = torch.arange(7)
+    boundary = skip_below * agc.mean_loss
+    assert (boundary > 0).all()
+    assert agc.keep(boundary, timesteps).all()
+    assert not agc.keep(torch.nextafter(boundary, torch.zeros(7)), timesteps).any()
+
+
+# -- the loss
+
+
+def test_loss_is_the_mean_of_the_kept_and_so_is_its_gradient() -> None:
+    agc = _trained(skip_below=0.9)
+    losses, timesteps = _batch(128, 7, seed=4)
+    losses.requires_grad_()
+    keep = agc.keep(losses, timesteps)
+    assert 0 < keep.sum() < 128
+    loss = agc(losses, timesteps)
+    loss.backward()
+    assert loss.ndim == 0
+    torch.testing.assert_close(loss, losses[keep].mean())
+    assert losses.grad is not None
+    assert torch.equal(losses.grad, torch.where(keep, 1 / keep.sum(), 0.0))
+
+
+def test_nothing_kept_is_an_exact_zero_with_a_zero_gradient() -> None:
+    agc = AntiGradientControl(3, skip_below=0.5)
+    agc.update(torch.full((3,), 1e6), torch.arange(3))
+    weight = torch.ones(3, requires_grad=True)
+    loss = agc(weight * 1e-3, torch.arange(3))
+    loss.backward()
+    assert loss.item() == 0
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [0, 0, 0]
+
+
+def test_a_skipped_loss_that_is_not_finite_stays_out_of_value_and_gradient() -> None:
+    losses = torch.tensor([2.0, float("nan"), float("inf")], requires_grad=True)
+    loss = mean_of_kept(losses, torch.tensor([True, False, False]))
+    loss.backward()
+    assert loss.item() == 2
+    assert losses.grad is not None
+    assert losses.grad.tolist() == [1, 0, 0]
+
+
+def test_skip_below_zero_is_the_plain_mean_bitwise() -> None:
+    agc = _trained(1000, skip_below=0.0)
+    for seed in range(20):
+        mine, plain = (_batch(128, 1000, seed)[0].requires_grad_() for _ in range(2))
+        timesteps = _batch(128, 1000, seed)[1]
+        assert agc.keep(mine, timesteps).all()
+        loss, expected = agc(mine, timesteps), plain.mean()
+        loss.backward()
+        expected.backward()
+        assert torch.equal(loss, expected)
+        assert mine.grad is not None
+        assert plain.grad is not None
+        assert torch.equal(mine.grad, plain.grad)
+
+
+def test_parts_of_a_batch_add_up_to_its_loss() -> None:
+    losses, keep = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([True, False, True, True])
+    parts = [mean_of_kept(losses[rows], keep[rows], keep.sum()) for rows in (slice(0, 2), slice(2, 4))]
+    assert float(parts[0] + parts[1]) == pytest.approx(float(mean_of_kept(losses, keep)))
+    assert float(mean_of_kept(losses, keep)) == pytest.approx(13 / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_of_the_loss(dtype: torch.dtype) -> None:
+    agc = AntiGradientControl(3)
+    loss = agc(torch.tensor([0.5, 1.5], dtype=dtype), torch.tensor([0, 2]))
+    assert loss.dtype == dtype
+    assert loss.item() == 1
+    assert agc.mean_loss.dtype == torch.float32
+    assert agc.mean_loss.tolist() == pytest.approx([0.1, 0, 0.3], rel=1e-6)
+
+
+# -- devices
+
+
+def _calls(agc: AntiGradientControl, losses: Tensor, timesteps: Tensor) -> Iterator[Tensor]:
+    yield agc.keep(losses, timesteps)
+    agc.update(losses, timesteps)
+    yield agc(losses, timesteps)
+
+
+def test_no_call_waits_for_the_device() -> None:
+    agc = _trained(1000)
+    losses, timesteps = _batch(128, 1000)
+    losses.requires_grad_()
+    with _NoHostSync():
+        for result in _calls(agc, losses, timesteps):
+            assert result is not None
+        agc(losses, timesteps).backward()
+    with _NoHostSync(), pytest.raises(AssertionError, match="waits for the device"):  # the check can fail
+        losses.sum().item()
+    with _NoHostSync(), pytest.raises(AssertionError, match="waits for the device"):
+        losses[losses > 0.5]
+
+
+def test_no_call_needs_the_values() -> None:
+    agc = AntiGradientControl(1000).to("meta")
+    results = list(_calls(agc, torch.empty(128, device="meta"), torch.empty(128, dtype=torch.int64, device="meta")))
+    assert [tuple(result.shape) for result in results] == [(128,), ()]
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    ("losses", "timesteps"),
+    [((4, 3, 8, 8), (4,)), ((), ()), ((4,), (3,)), ((4, 1), (4, 1))],
+)
+def test_wrong_shapes_are_named(losses: tuple[int, ...], timesteps: tuple[int, ...]) -> None:
+    agc = AntiGradientControl(10)
+    given = torch.zeros(losses), torch.zeros(timesteps, dtype=torch.int64)
+    for call in (agc.keep, agc.update, agc):
+        with pytest.raises(ValueError, match=r"must both be \(B,\).*one loss per sample"):
+            call(*given)
+    assert torch.equal(agc.mean_loss, torch.zeros(10))
+
+
+def test_timesteps_must_be_integers() -> None:
+    with pytest.raises(ValueError, match=r"integers, not torch\.float32"):
+        AntiGradientControl(10)(torch.zeros(2), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_timesteps": 0}, "num_timesteps must be at least 1, not 0"),
+        ({"skip_below": -0.1}, "skip_below .* not -0.1"),
+        ({"skip_below": float("nan")}, "skip_below"),
+        ({"skip_below": float("inf")}, "skip_below"),
+        ({"decay": 1.0}, r"decay must be in \[0, 1\), not 1.0"),
+        ({"decay": -0.1}, "decay"),
+        ({"decay": float("nan")}, "decay"),
+    ],
+)
+def test_wrong_arguments_are_named(kwargs: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AntiGradientControl(**kwargs)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,156 @@
+"""The audit on sets whose answer is known."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from iet_agc.audit import TrainingRecord, audit, load_part, read_record, save_audit, share_below, unique_images
+from iet_agc.data import ImageSet
+
+
+def noise(count, seed, shape=(1, 8, 8)):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, *shape), generator=rng, dtype=torch.uint8)
+
+
+def image_set(images, name="set"):
+    return ImageSet(images, name)
+
+
+TRAIN, HELD_OUT, FRESH = noise(120, 1), noise(100, 2), noise(60, 3)
+
+
+def test_copies_are_counted_and_found():
+    samples = torch.cat([TRAIN[[7, 11, 7]], FRESH])
+    result = audit(image_set(TRAIN), image_set(samples), image_set(HELD_OUT))
+    assert result.numbers["mq"]["0.15"]["count"] == 3
+    assert result.numbers["held_out"]["mq"]["0.15"]["count"] == 0
+    assert result.nearest[:3].tolist() == [7, 11, 7]
+    assert result.distances[:3].tolist() == [0, 0, 0]
+    assert result.numbers["calibrated"]["count"] >= 3
+
+
+def test_fresh_samples_are_no_copies():
+    numbers = audit(image_set(TRAIN), image_set(FRESH), image_set(HELD_OUT)).numbers
+    assert numbers["mq"]["0.50"]["count"] == 0
+    assert numbers["calibrated"]["ci95"][0] < 0.05
+
+
+def test_an_image_that_is_trained_on_often_is_still_found():
+    """The blind spot of MQ: 60 equal references have ratio 1 to their copy."""
+    often = torch.cat([TRAIN, TRAIN[:1].repeat(59, 1, 1, 1)])
+    result = audit(image_set(often), image_set(torch.cat([TRAIN[:1], FRESH])))
+    assert result.numbers["mq"]["0.15"]["count"] == 1
+    assert (result.numbers["num_train"], result.numbers["num_train_unique"]) == (179, 120)
+    assert result.multiplicity[0] == result.multiplicity[150] == 60
+    assert result.multiplicity[1] == 1
+
+
+def test_mirrored_copies_are_found_when_asked_and_marked():
+    samples = image_set(torch.cat([TRAIN[:2].flip(-1), TRAIN[2:3], FRESH]))
+    assert audit(image_set(TRAIN), samples).numbers["mq"]["0.15"]["count"] == 1
+    result = audit(image_set(TRAIN), samples, flips=True)
+    assert result.numbers["mq"]["0.15"]["count"] == 3
+    assert result.mirrored[:3].tolist() == [True, True, False]
+    assert result.numbers["conventions"]["flips"] is True
+
+
+def test_the_calibrated_cut_calls_at_most_one_in_a_hundred_real_images_a_copy():
+    """Of 399 images the cut is the 4th smallest ratio: 4 / 400 of further images lie below it on average."""
+    result = audit(image_set(TRAIN), image_set(FRESH), image_set(noise(399, 5)))
+    cut = result.numbers["calibrated"]["cut"]
+    assert share_below(result.held_out_ratios, cut)["count"] == 3
+    assert share_below(result.held_out_ratios, np.nextafter(cut, 1))["count"] == 4
+    assert result.cut == cut
+    assert audit(image_set(TRAIN), image_set(FRESH), image_set(noise(98, 5))).numbers["calibrated"] is None
+
+
+def test_held_out_images_that_were_trained_on_are_not_held_out():
+    leaked = image_set(torch.cat([TRAIN[:30], HELD_OUT]))
+    numbers = audit(image_set(TRAIN), image_set(FRESH), leaked).numbers
+    assert (numbers["num_held_out"], numbers["num_held_out_in_train"]) == (100, 30)
+    assert numbers["calibrated"] == audit(image_set(TRAIN), image_set(FRESH), image_set(HELD_OUT)).numbers["calibrated"]
+    with pytest.raises(ValueError, match="every held-out image of set stands in the training set"):
+        audit(image_set(TRAIN), image_set(FRESH), image_set(TRAIN[:9]))
+
+
+def test_pixels_of_large_images_are_refused_as_features():
+    large = image_set(noise(3, 0, (3, 64, 64)))
+    with pytest.raises(ValueError, match="at most 4096 values, not 3 x 64 x 64: choose a network"):
+        audit(large, large, extractor="pixels")
+
+
+def test_without_held_out_images_nothing_is_calibrated():
+    result = audit(image_set(TRAIN), image_set(FRESH))
+    assert result.numbers["held_out"] is result.numbers["calibrated"] is None
+    assert result.numbers["quality"]["frechet_held_out"] is None
+    assert result.cut == 0.15
+
+
+def test_the_interval_is_wilsons():
+    """10 of 100, by the textbook formula."""
+    share = share_below(torch.arange(100) / 100, 0.1)
+    z, p, n = 1.959963984540054, 0.1, 100
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    assert share == {"count": 10, "share": 0.1, "ci95": pytest.approx([middle - reach, middle + reach])}
+
+
+def test_unique_images_keep_their_first_place():
+    first, inverse = unique_images(TRAIN[[3, 1, 3, 0, 1]])
+    assert first.tolist() == [0, 1, 3]
+    assert inverse.tolist() == [0, 1, 0, 2, 1]
+
+
+def test_few_training_images_take_all_of_them_as_neighbours():
+    assert audit(image_set(TRAIN[:20]), image_set(FRESH)).numbers["conventions"]["k"] == 20
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (noise(5, 0, (1, 9, 9)), r"sample set set is 1 x 9 x 9, the training set set is 1 x 8 x 8"),
+        (noise(5, 0, (3, 8, 8)), r"is 3 x 8 x 8"),
+        (noise(1, 0), r"has 1 images: an audit needs at least 2"),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(samples, message):
+    with pytest.raises(ValueError, match=message):
+        audit(image_set(TRAIN), image_set(samples))
+
+
+def test_the_folder_holds_what_the_audit_found(tmp_path):
+    seen = torch.full((120,), 10)
+    skipped = torch.zeros(120, dtype=torch.int64)
+    skipped[7] = 9
+    record = TrainingRecord(seen, skipped, {"member-0000": [{"step": 1, "loss": 0.5}]})
+    samples = image_set(torch.cat([FRESH, TRAIN[[7, 7]]]))
+    result = audit(image_set(TRAIN), samples, image_set(HELD_OUT), seeds=range(100, 162), record=record)
+    save_audit(result, tmp_path / "audit", {"train": "run"}, most=5)
+
+    numbers = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert (numbers["version"], numbers["names"]) == (1, {"train": "run"})
+    assert list(numbers["mq"]) == ["0.15", "0.20", "0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90"]
+    assert set(numbers["calibrated"]) == {"false_alarm", "cut", "count", "share", "ci95"}
+    rows = list(csv.DictReader((tmp_path / "audit" / "samples.csv").open()))
+    assert [row["seed"] for row in rows[-2:]] == ["160", "161"]
+    assert [float(row["ratio"]) for row in rows] == result.ratios.tolist()
+    images = list(csv.DictReader((tmp_path / "audit" / "training-images.csv").open()))
+    assert images[7] == {"image": "7", "multiplicity": "1", "copied": "2", "seen": "10", "skipped": "9"}
+    with np.load(tmp_path / "audit" / "pictures.npz", allow_pickle=False) as pictures:
+        assert set(pictures["worst"][:2]) == {60, 61}
+        assert np.array_equal(pictures["worst_samples"][0], TRAIN[7].numpy())
+        assert np.array_equal(pictures["worst_originals"][0], TRAIN[7].numpy())
+        assert pictures["top"][0] == pictures["skipped"][0] == 7
+
+
+def test_sources_are_runs_sets_or_files(tmp_path):
+    assert len(load_part("digits", "train")[0]) == 1797
+    with pytest.raises(ValueError, match="digits holds out no images"):
+        load_part("digits", "held-out")
+    np.save(tmp_path / "images.npy", FRESH.numpy())
+    assert torch.equal(load_part(str(tmp_path / "images.npy"), "train")[0].images, FRESH)
+    assert read_record(tmp_path) is None

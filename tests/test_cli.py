@@ -1,0 +1,231 @@
+"""The command line as a person meets it: real processes, exit codes, one line for each mistake."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from iet_agc import cli
+
+TINY = {
+    "data.num_train": "200",
+    "data.planted_images": "4",
+    "data.planted_copies": "5",
+    "model.channels": "8",
+    "model.groups": "4",
+    "method.rounds": "2",
+    "train.steps": "3",
+    "train.batch_size": "8",
+    "sample.num": "60",
+    "sample.steps": "2",
+    "run.preview_images": "0",
+    "run.threads": "1",
+}
+SETTINGS = [word for name, value in TINY.items() for word in (f"--{name}", value)]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "iet_agc", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def call(capsys, *arguments):
+    """The same in this process, without the seconds that torch takes to import: (status, stdout, stderr)."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return exit_.value.code, captured.out, captured.err
+
+
+def test_help_comes_at_once_and_names_every_verb():
+    began = time.perf_counter()
+    done = run("--help")
+    assert time.perf_counter() - began < 5  # a guard against importing torch, not a timing
+    assert done.returncode == 0
+    for verb in ("demo", "train", "sample", "audit", "report", "compare", "presets"):
+        assert f"  {verb} " in done.stdout
+
+
+def test_no_verb_imports_torch_before_it_is_run():
+    code = (
+        "import sys; from iet_agc import cli\n"
+        "try: cli.main(['train', 'digits-iet-agc', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'iet_agc.config' not in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_the_options_are_these(capsys):
+    """Frozen: things outside the project call them."""
+    expected = {
+        "demo": {"--out"},
+        "train": {"--out"},
+        "sample": {"--out", "--num", "--steps", "--weights", "--first-seed", "--batch-size", "--format", "--device"},
+        "audit": {"--train", "--samples", "--held-out", "--out", "--flips", "--extractor"},
+        "report": {"--out"},
+        "compare": set(),
+        "presets": set(),
+    }
+    verbs = cli._parser()._subparsers._group_actions[0].choices
+    found = {
+        name: {option for action in verb._actions for option in action.option_strings} for name, verb in verbs.items()
+    }
+    assert {name: options - {"-h", "--help"} for name, options in found.items()} == expected
+
+
+def test_train_help_shows_every_setting_with_its_value(capsys):
+    from iet_agc.config import documented, load_preset
+
+    status, out, _ = call(capsys, "train", "digits-iet-agc", "--help")
+    assert status == 0
+    for name, _, meaning in documented(load_preset("digits-iet-agc")):
+        assert name in {"name", "description"} or f"--{name} " in out
+        assert name in {"name", "description"} or meaning in out
+    assert "--method.skip_below 0.5" in out or "--method.skip_below 0.75" in out
+
+
+def test_presets_are_listed_with_their_meaning(capsys):
+    status, out, _ = call(capsys, "presets")
+    presets = json.loads(out)
+    assert status == 0
+    methods = {"default", "iet", "agc", "iet-agc", "early-stop", "large-batch", "random-skip"}
+    assert {name.removeprefix("digits-") for name in presets if name.startswith("digits-")} == methods
+    assert {name.removeprefix("fashion-mnist-") for name in presets if name.startswith("fashion")} == methods
+    assert all(presets.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["train"], "train needs a PRESET; 'iet-agc presets' lists them"),
+        (["train", "digits-default"], "train needs --out RUN, the folder of the run"),
+        (["train", "digits-iet-agd", "--out", "x"], "unknown preset 'digits-iet-agd'; did you mean 'digits-iet-agc'?"),
+        (
+            ["train", "digits-agc", "--out", "x", "--train.stepz", "3"],
+            "unknown setting 'train.stepz'; did you mean 'train.steps'?",
+        ),
+        (["train", "digits-agc", "--out", "x", "--method.steps", "3"], "did you mean 'train.steps'?"),
+        (["train", "digits-agc", "--out", "x", "--train.steps"], "setting 'train.steps' has no value"),
+        (["train", "digits-agc", "--out", "x", "surplus"], "unexpected argument 'surplus'"),
+        (
+            ["train", "digits-agc", "--out", "x", "--train.steps", "many"],
+            "setting train.steps: input should be a valid integer",
+        ),
+        (
+            ["train", "digits-agc", "--out", "x", "--train.ema_decay=2"],
+            "setting train.ema_decay: input should be less than or",
+        ),
+        (
+            ["train", "digits-agc", "--out", "x", "--data.num_train", "9999"],
+            "data.num_train 9999 is not between 1 and the 1797 images",
+        ),
+        (["train", "digits-agc", "--out", "x", "--method.members", "9999"], "cannot cut 2080 images into 9999 shards"),
+        (
+            ["train", "digits-agc", "--out", "x", "--model.multipliers", "1,2,2,2,2"],
+            "images of 8 px cannot be halved 4 times",
+        ),
+        (
+            ["train", "digits-agc", "--out", "x", "--model.groups", "7"],
+            "model.groups 7 does not divide the model's width 24",
+        ),
+        (
+            ["train", "digits-agc", "--out", "x", "--data.name", "folder"],
+            "data.name is 'folder', but data.root does not say which",
+        ),
+        (["sample", "nowhere", "--out", "y"], "nowhere is not a diffusers pipeline: it has no model_index.json"),
+        (["sample", "nowhere", "--out", "y", "--frob"], "unknown argument '--frob'"),
+        (["sample", "nowhere"], "the following arguments are required: --out"),
+        (["audit", "--train", "digits", "--samples", "nowhere", "--out", "a"], "nowhere is not a folder of images"),
+        (["report", "nowhere"], "nowhere"),
+        (["compare", "nowhere"], "nowhere is not a run: it has no config.json"),
+        (["dance"], "invalid choice: 'dance'"),
+        ([], "the following arguments are required: VERB"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(arguments, line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert line in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for arguments in (
+        ["train", "digits-default", "--out", tmp_path],
+        ["audit", "--train", "digits", "--samples", "digits", "--out", tmp_path],
+    ):
+        status, _, err = call(capsys, *arguments)
+        assert status == 2
+        assert f"{tmp_path} is not empty and holds no" in err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_broken_training_exits_1_and_says_where(capsys, tmp_path):
+    status, out, err = call(
+        capsys, "train", "digits-default", "--out", tmp_path / "run", *SETTINGS, "--train.learning_rate", "1e30"
+    )
+    assert (status, out) == (1, "")
+    assert "loss or gradient is not finite: member 0, round 0, step " in err.splitlines()[-1]
+
+
+def test_train_sample_audit_report_compare(tmp_path):
+    """The whole chain in real processes, with only JSON on stdout; then audits of plain files."""
+    runs = [tmp_path / "digits-0", tmp_path / "digits-1"]
+    for seed, folder in enumerate(runs):
+        trained = json.loads(run("train", "digits-iet-agc", "--out", folder, *SETTINGS, "--train.seed", seed).stdout)
+        assert trained["images_seen"] == 4 * 2 * 3 * 8
+        assert trained["training_images"] == 216
+    sampled = run("sample", runs[0], "--out", runs[0] / "samples", "--num", "60")
+    assert json.loads(sampled.stdout)["num"] == 60
+    again = run("sample", runs[0], "--out", runs[0] / "samples", "--num", "60")
+    assert again.returncode == 0
+    assert (
+        "holds another sample set (num is 60, not 70)"
+        in run("sample", runs[0], "--out", runs[0] / "samples", "--num", "70").stderr
+    )
+
+    audited = run(
+        "audit", "--train", runs[0], "--samples", runs[0] / "samples", "--held-out", runs[0], "--out", runs[0] / "audit"
+    )
+    audit = json.loads(audited.stdout)
+    assert (audit["num_samples"], audit["num_train"], audit["num_train_unique"]) == (60, 216, 200)
+    assert audit == {k: v for k, v in json.loads((runs[0] / "audit" / "audit.json").read_text()).items() if k in audit}
+    report = json.loads(run("report", runs[0] / "audit").stdout)["report"]
+    assert "<html" in open(report).read()
+
+    images = np.load(runs[0] / "samples" / "samples.npz")["images"]
+    np.save(tmp_path / "plain.npy", images)
+    plain = json.loads(
+        run(
+            "audit",
+            "--train",
+            runs[0],
+            "--samples",
+            tmp_path / "plain.npy",
+            "--held-out",
+            runs[0],
+            "--out",
+            tmp_path / "b",
+        ).stdout
+    )
+    assert plain == audit
+
+    compared = run("compare", runs[0])
+    assert list(json.loads(compared.stdout)["presets"]) == ["digits-iet-agc"]
+    assert "is not audited" in run("compare", *runs).stderr
+
+
+def test_an_unfinished_run_cannot_be_sampled(capsys, tmp_path):
+    call(capsys, "train", "digits-default", "--out", tmp_path / "run", *SETTINGS, "--train.learning_rate", "1e30")
+    status, _, err = call(capsys, "sample", tmp_path / "run", "--out", tmp_path / "samples")
+    assert status == 2
+    assert "is not finished: run the same 'iet-agc train' again to finish it" in err
+    assert not (tmp_path / "samples").exists()

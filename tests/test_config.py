@@ -1,0 +1,364 @@
+"""Settings: presets, overrides, messages, the fingerprint, and whose folder it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from iet_agc.config import (
+    Settings,
+    claim_folder,
+    differences,
+    documented,
+    fingerprint,
+    load_preset,
+    override,
+    preset_names,
+    read_settings,
+    validate,
+)
+
+BASE = validate({})
+
+#: For every setting a value that differs from the default and is possible.
+OTHER = {
+    "name": "mine",
+    "description": "another one",
+    "data.name": "fashion-mnist",
+    "data.root": "/some/where",
+    "data.num_train": 500,
+    "data.planted_images": 3,
+    "data.planted_copies": 4,
+    "data.flips": True,
+    "data.seed": 1,
+    "model.channels": 64,
+    "model.multipliers": (1, 2),
+    "model.blocks": 1,
+    "model.attention": (),
+    "model.dropout": 0.0,
+    "model.groups": 8,
+    "method.members": 2,
+    "method.rounds": 3,
+    "method.sharding": "random",
+    "method.skip_below": 0.5,
+    "method.decay": 0.9,
+    "method.random_skip": 0.25,
+    "train.steps": 10,
+    "train.batch_size": 16,
+    "train.learning_rate": 1e-3,
+    "train.weight_decay": 0.01,
+    "train.warmup_steps": 0,
+    "train.grad_clip": 2.0,
+    "train.ema_decay": 0.99,
+    "train.seed": 5,
+    "sample.num": 64,
+    "sample.steps": 10,
+    "sample.weights": "ema",
+    "sample.first_seed": 7,
+    "run.device": "cpu",
+    "run.threads": 1,
+    "run.save_every": 10,
+    "run.log_every": 1,
+    "run.preview_images": 0,
+}
+
+
+def _written(value: Any) -> str:
+    """As a user writes it."""
+    return (
+        ",".join(str(part) for part in value)
+        if isinstance(value, tuple)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
+
+
+def _value(settings: Settings, name: str) -> Any:
+    return {known: value for known, value, _ in documented(settings)}[name]
+
+
+# -- presets
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_says_what_it_is(name: str) -> None:
+    settings = load_preset(name)
+    assert settings.description
+    assert "\n" not in settings.description
+    assert validate(settings.model_dump()) == settings
+    assert validate(json.loads(settings.model_dump_json())) == settings
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_presets_method_is_in_its_name(name: str) -> None:
+    method = load_preset(name).method
+    if name.endswith("-default"):
+        assert (method.members, method.skip_below, method.random_skip) == (1, 0, 0)
+    if name.endswith("-iet"):
+        assert method.members > 1
+        assert method.rounds > 1
+        assert method.skip_below == 0
+    if name.endswith("-agc"):
+        assert method.skip_below > 0
+        assert (method.members > 1) == name.endswith("-iet-agc")
+
+
+def test_preset_names_are_sorted_and_plain() -> None:
+    assert preset_names() == sorted(preset_names())
+    assert all(name == name.lower() and "." not in name and "/" not in name for name in preset_names())
+
+
+def test_an_unknown_preset_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iet_agc.config.preset_names", lambda: ["cifar10-default", "cifar10-iet-agc"])
+    with pytest.raises(
+        ValueError,
+        match=r"unknown preset 'cifar10-ietagc'; did you mean 'cifar10-iet-agc'.*'iet-agc presets' lists them",
+    ):
+        load_preset("cifar10-ietagc")
+    with pytest.raises(ValueError, match=r"unknown preset '../../secret'"):
+        load_preset("../../secret")
+
+
+# -- settings
+
+
+def test_every_setting_is_documented() -> None:
+    rows = list(documented(BASE))
+    assert [name for name, *_ in rows] == list(OTHER)
+    for name, _, meaning in rows:
+        assert len(meaning) > 5, name
+        assert "\n" not in meaning
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        BASE.train.steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValidationError, match="frozen"):
+        BASE.description = "x"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_every_setting_can_be_replaced(name: str) -> None:
+    assert _value(BASE, name) != OTHER[name]
+    changed = override(BASE, {name: _written(OTHER[name])})
+    assert _value(changed, name) == OTHER[name]
+    assert type(_value(changed, name)) is type(OTHER[name])
+    for other, value, _ in documented(changed):
+        if other != name:
+            assert value == _value(BASE, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("train.batch_size", "64", 64),
+        ("train.batch-size", "64", 64),
+        ("train.learning_rate", "1e-3", 1e-3),
+        ("train.learning_rate", "1", 1.0),
+        ("data.flips", "true", True),
+        ("data.flips", "false", False),
+        ("model.multipliers", "1,2,4", (1, 2, 4)),
+        ("model.multipliers", "[1, 2, 4]", (1, 2, 4)),
+        ("model.multipliers", "2", (2,)),
+        ("model.attention", "[]", ()),
+        ("data.num_train", "none", None),
+        ("data.num_train", "None", None),
+        ("data.root", "none", None),
+        ("data.root", "/a folder/with = signs # and more", "/a folder/with = signs # and more"),
+        ("data.root", "'/quoted'", "/quoted"),
+        ("data.name", "folder", "folder"),
+    ],
+)
+def test_override_reads_values_as_in_a_preset(name: str, text: str, value: Any) -> None:
+    start = override(BASE, {"data.num_train": "5", "data.root": "/x", "data.flips": "false"})
+    assert _value(override(start, {name: text}), name.replace("-", "_")) == value
+
+
+@pytest.mark.parametrize("text", ["2024", "2024-01-01", "true", "1e3"])
+def test_strings_need_no_quotes(text: str) -> None:
+    """A folder may well be called 2024."""
+    assert override(BASE, {"data.root": text}).data.root == text
+
+
+def test_override_leaves_its_input_alone() -> None:
+    override(BASE, {"train.steps": "3", "model.attention": "4"})
+    assert validate({}) == BASE
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train.batchsize", "1", "unknown setting 'train.batchsize'; did you mean 'train.batch_size'?"),
+        ("model.learning_rate", "1", "unknown setting 'model.learning_rate'; did you mean 'train.learning_rate'?"),
+        ("skip_below", "1", "did you mean 'method.skip_below'?"),
+        ("qqq.zzz", "1", "unknown setting 'qqq.zzz'"),
+        ("train", "1", "unknown setting 'train'"),
+        ("train.steps", "0", "setting train.steps: input should be greater than or equal to 1 (it is 0)"),
+        ("train.steps", "many", "setting train.steps: "),
+        ("train.steps", "none", "setting train.steps: "),
+        ("train.steps", "1.5", "setting train.steps: "),
+        ("train.learning_rate", "nan", "setting train.learning_rate: "),
+        ("method.decay", "1", "setting method.decay: input should be less than 1 (it is 1)"),
+        (
+            "data.name",
+            "mnist",
+            "setting data.name: input should be 'digits', 'fashion-mnist' or 'folder' (it is 'mnist')",
+        ),
+        ("data.flips", "perhaps", "setting data.flips: "),
+        ("model.multipliers", "[]", "setting model.multipliers: "),
+        ("model.multipliers", "1,x", "setting model.multipliers"),
+        ("sample.steps", "1001", "setting sample.steps: "),
+    ],
+)
+def test_impossible_overrides_are_one_line(name: str, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="setting") as error:
+        override(BASE, {name: text})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "pydantic" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"data": {"rot": "x"}}, "unknown setting 'data.rot'; did you mean 'data.root'?"),
+        ({"train": {"dropout": 0.1}}, "unknown setting 'train.dropout'; did you mean 'model.dropout'?"),
+        ({"nonsense": 1}, "unknown setting 'nonsense'"),
+        ({"data": {"num_train": 3, "planted_images": 5}}, "planted_images 5 is more than num_train 3"),
+        ({"data": 3}, "setting data: "),
+        ({"model": {"channels": "wide"}}, "setting model.channels: "),
+    ],
+)
+def test_impossible_contents_are_one_line(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="setting") as error:
+        validate(content)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("model.rounds", "method.rounds"),
+        ("data.decay", "method.decay"),
+        ("train.decay", "method.decay"),
+        ("train.members", "method.members"),
+        ("model.flips", "data.flips"),
+        ("data.dropout", "model.dropout"),
+        ("train.sharding", "method.sharding"),
+        ("method.device", "run.device"),
+    ],
+)
+def test_the_right_name_in_the_wrong_section_is_found(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match="did you mean") as error:
+        override(BASE, {name: "1"})
+    assert f"did you mean {meant!r}?" in str(error.value)
+
+
+@pytest.mark.parametrize("multipliers", ["0", "1,0", "-1"])
+def test_a_level_has_at_least_its_channels(multipliers: str) -> None:
+    with pytest.raises(ValueError, match=r"model\.multipliers"):
+        override(BASE, {"model.multipliers": multipliers})
+
+
+# -- fingerprint and differences
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
+    changed = override(BASE, {name: _written(OTHER[name])})
+    harmless = name in {"name", "description", "data.root"} or name.startswith(("sample.", "run."))
+    assert (fingerprint(changed) == fingerprint(BASE)) == harmless
+    if harmless:
+        assert differences(BASE, changed) == []
+    else:
+        (difference,) = differences(BASE, changed)
+        assert difference.startswith(f"{name} ")
+        assert " is now " in difference
+
+
+def test_differences_name_old_and_new() -> None:
+    changed = override(BASE, {"train.seed": "3", "method.members": "10", "run.threads": "4"})
+    assert differences(BASE, changed) == ["method.members 1 is now 10", "train.seed 0 is now 3"]
+    assert differences(BASE, BASE) == []
+    assert len(fingerprint(BASE)) == 64
+
+
+# -- folders
+
+
+def test_a_new_folder_is_claimed_and_read_back(tmp_path: Path) -> None:
+    settings = override(BASE, {"train.steps": "7", "data.num_train": "none", "model.attention": "4,8"})
+    claim_folder(settings, tmp_path / "deep" / "run")
+    assert read_settings(tmp_path / "deep" / "run") == settings
+    assert [file.name for file in (tmp_path / "deep" / "run").iterdir()] == ["config.json"]
+    claim_folder(settings, tmp_path / "deep" / "run")  # the same again is a resume
+
+
+def test_an_empty_folder_may_be_claimed(tmp_path: Path) -> None:
+    claim_folder(BASE, tmp_path)
+    assert read_settings(tmp_path) == BASE
+
+
+def test_the_same_run_elsewhere_or_sampled_otherwise_is_the_same_run(tmp_path: Path) -> None:
+    claim_folder(BASE, tmp_path)
+    moved = override(BASE, {"data.root": "/moved", "run.log_every": "1", "sample.num": "10"})
+    claim_folder(moved, tmp_path)
+    assert read_settings(tmp_path) == moved
+
+
+def test_another_run_is_refused_and_the_difference_named(tmp_path: Path) -> None:
+    claim_folder(BASE, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"holds another run \(train.seed 0 is now 9\): choose another --out"):
+        claim_folder(override(BASE, {"train.seed": "9"}), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_someone_elses_folder_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not empty and holds no run: choose another --out"):
+        claim_folder(BASE, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match=str(out)):
+            claim_folder(BASE, out)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ValueError, match=r"is not a run: it has no config.json"):
+            read_settings(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"train": {"steps"', b"\xff\xfe", b"[]", b"null", b'{"train": {"steps": 0}}', b'{"unheard": 1}'],
+)
+def test_a_damaged_config_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    for call in (lambda: read_settings(tmp_path), lambda: claim_folder(BASE, tmp_path)):
+        with pytest.raises(ValueError, match=r"config\.json") as error:
+            call()
+        assert str(tmp_path) in str(error.value)
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_what_was_accepted_can_be_resumed(tmp_path: Path) -> None:
+    """JSON has no infinity: a value that cannot be written must be refused, or come back."""
+    try:
+        settings = override(BASE, {"train.grad_clip": "inf"})
+    except ValueError:
+        return
+    claim_folder(settings, tmp_path)
+    assert read_settings(tmp_path) == settings

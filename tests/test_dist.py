@@ -1,0 +1,140 @@
+"""Processes: the result does not depend on how many there are. Real gloo processes on the loopback."""
+
+import os
+import socket
+
+import pytest
+import safetensors.torch
+import torch
+
+from iet_agc import dist, engine
+from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
+
+
+def in_processes(count, action):
+    """Run `action` in `count` forked processes that form one gloo world."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    children = []
+    for rank in range(count):
+        pid = os.fork()
+        if pid == 0:
+            os.environ.update(
+                RANK=str(rank),
+                WORLD_SIZE=str(count),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+                GLOO_SOCKET_IFNAME="lo",
+            )
+            try:
+                with dist.processes(CPU):
+                    action()
+                os._exit(0)
+            except BaseException as error:
+                os.write(2, f"rank {rank}: {type(error).__name__}: {error}\n".encode())
+                os._exit(1)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * count
+
+
+def train_in(count, chosen, out):
+    """Train in `count` processes, and leave what each of them ends with in out/ranks."""
+
+    def action():
+        run = engine._Run(chosen, images(), out, CPU, lambda steps: None)
+        run.resume()
+        run.to_the_end()
+        ranks = out.parent / "ranks"
+        ranks.mkdir(exist_ok=True)
+        for member in run.members:
+            safetensors.torch.save_file(
+                {**member.own(), **member.shared()}, ranks / f"{dist.rank()}-{member.index}.safetensors"
+            )
+
+    in_processes(count, action)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_members_on_ranks_end_bitwise_equal(tmp_path, count):
+    chosen = settings(method__members=4, model__dropout=0.1)
+    engine.train(chosen, images(), tmp_path / "alone" / "run", CPU)
+    train_in(count, chosen, tmp_path / "many" / "run")
+    for kind in ("raw", "ema"):
+        assert_same(weights(tmp_path / "many" / "run", kind), weights(tmp_path / "alone" / "run", kind))
+    assert (tmp_path / "many/run/telemetry.csv").read_text() == (tmp_path / "alone/run/telemetry.csv").read_text()
+
+
+def ends(out, kind):
+    """What the processes of a run ended with: {member: [state of each replica]}, entries of one kind only."""
+    found = {}
+    for file in sorted((out.parent / "ranks").glob("*.safetensors")):
+        state = safetensors.torch.load_file(file)
+        member = int(file.stem.split("-")[1])
+        found.setdefault(member, []).append({name: tensor for name, tensor in state.items() if name.startswith(kind)})
+    return found
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_replicas_have_the_gradient_of_one_process(tmp_path, members):
+    """8 processes are a team of 8, or of 3, 3 and 2. After one step the first moment is 0.1 of the gradient."""
+    chosen = settings(method__members=members, method__rounds=1, model__dropout=0.1, train__steps=1)
+    for count, name in ((1, "alone"), (8, "many")):
+        train_in(count, chosen, tmp_path / name / "run")
+    alone, many = (ends(tmp_path / name / "run", "optimizer.exp_avg.") for name in ("alone", "many"))
+    for member in range(members):
+        assert len(many[member]) == len(range(member, 8, members))
+        for name, gradient in alone[member][0].items():
+            torch.testing.assert_close(many[member][0][name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_replicas_end_with_the_same_bits_and_the_losses_of_one_process(tmp_path):
+    chosen = settings(method__members=3, model__dropout=0.1)
+    for count, name in ((1, "alone"), (8, "many")):
+        train_in(count, chosen, tmp_path / name / "run")
+    for replicas in ends(tmp_path / "many/run", "").values():
+        assert "agc.mean_loss" in replicas[0]
+        for replica in replicas[1:]:
+            assert_same(replica, replicas[0])
+    alone, many = (ends(tmp_path / name / "run", "agc.mean_loss") for name in ("alone", "many"))
+    for member in range(3):
+        torch.testing.assert_close(
+            many[member][0]["agc.mean_loss"], alone[member][0]["agc.mean_loss"], rtol=1e-3, atol=1e-5
+        )
+    assert (tmp_path / "many/run/telemetry.csv").read_text() == (tmp_path / "alone/run/telemetry.csv").read_text()
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    from tests.test_resume import die, in_child
+
+    chosen, out, steps = settings(method__members=3), tmp_path / "run", []
+    in_child(
+        lambda: engine.train(
+            chosen, images(), out, CPU, lambda done: die() if len(steps) + done > 11 else steps.extend([1] * done)
+        )
+    )
+    train_in(2, chosen, out)
+    engine.train(chosen, images(), tmp_path / "alone", CPU)
+    assert_same(weights(out), weights(tmp_path / "alone"))
+
+
+def test_rows_of_replicas_cover_a_batch():
+    teams = [dist.Replicas(index, 3).rows(8) for index in range(3)]
+    assert [list(range(8))[rows] for rows in teams] == [[0, 1], [2, 3, 4], [5, 6, 7]]
+    assert dist.Replicas().rows(8) == slice(0, 8)
+
+
+def test_alone_everything_is_the_identity():
+    state = {"w": torch.ones(2)}
+    assert (dist.rank(), dist.size(), dist.gather(3)) == (0, 1, [3])
+    assert dist.broadcast_state(state, 0) is state
+    assert dist.replicas_of(1) == dist.Replicas()
+
+
+def test_a_device_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        assert dist.choose_device("auto").type == "cuda"
+    else:
+        with pytest.raises(ValueError, match=r"run\.device is 'cuda', but torch sees no GPU"):
+            dist.choose_device("cuda")
+    assert dist.choose_device("cpu") == CPU

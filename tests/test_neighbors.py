@@ -1,0 +1,150 @@
+"""Distances to the last bit, and an order that is the same however the work is cut."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from iet_agc.metrics import nearest
+from iet_agc.metrics.neighbors import mirror
+
+
+def _images(count: int, channels: int = 1, size: int = 8, seed: int = 0, high: int = 256) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(high, (count, channels, size, size), generator=rng, dtype=torch.uint8)
+
+
+def _literal(
+    queries: Tensor, references: Tensor, k: int, flips: bool = False
+) -> tuple[list[list[float]], list[list[int]]]:
+    """One pair after another, in whole numbers."""
+    distances, indices = [], []
+    for query in queries.long():
+        pairs = []
+        for index, reference in enumerate(references.long()):
+            squared = int((query - reference).square().sum())
+            if flips:
+                squared = min(squared, int((query - reference.flip(-1)).square().sum()))
+            pairs.append((squared, index))
+        best = sorted(pairs)[:k]
+        distances.append([squared / 255**2 for squared, _ in best])
+        indices.append([index for _, index in best])
+    return distances, indices
+
+
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_equals_the_literal_loop_to_the_last_bit(channels: int, flips: bool) -> None:
+    queries, references = _images(5, channels), _images(40, channels, seed=1)
+    distances, indices = nearest(queries, references, k=7, flips=flips)
+    assert (distances.tolist(), indices.tolist()) == _literal(queries, references, 7, flips)
+    assert distances.dtype == torch.float64
+    assert indices.dtype == torch.int64
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 1000),
+    high=st.integers(1, 4),
+    count=st.integers(3, 25),
+    flips=st.booleans(),
+    memory=st.sampled_from([1, 4000, 2**20]),
+)
+def test_few_pixel_values_make_many_ties(seed: int, high: int, count: int, flips: bool, memory: int) -> None:
+    queries, references = _images(4, 1, 2, seed, high), _images(count, 1, 2, seed + 1, high)
+    distances, indices = nearest(queries, references, k=3, flips=flips, memory=memory)
+    assert (distances.tolist(), indices.tolist()) == _literal(queries, references, 3, flips)
+
+
+def test_ties_go_to_the_lowest_index() -> None:
+    image = _images(1)
+    references = torch.cat([_images(3, seed=1), image, _images(2, seed=2), image, image])
+    distances, indices = nearest(image, references, k=3)
+    assert distances.tolist() == [[0, 0, 0]]
+    assert indices.tolist() == [[3, 6, 7]]
+
+
+def test_flips_find_mirrored_copies_and_count_a_reference_once() -> None:
+    references = _images(6, 3)
+    queries = torch.cat([references[2:3], mirror(references[4:5])])
+    distances, indices = nearest(queries, references, k=6, flips=True)
+    assert distances[:, 0].tolist() == [0, 0]
+    assert indices[:, 0].tolist() == [2, 4]
+    assert indices.sort(1).values.tolist() == [list(range(6))] * 2
+    plain, _ = nearest(queries, references, k=6)
+    assert plain[0, 0] == 0
+    assert plain[1, 0] > 0  # the blind spot that flips close
+    assert (distances <= plain).all()
+
+
+def test_mirror_is_left_to_right() -> None:
+    image = torch.arange(12, dtype=torch.uint8).reshape(1, 1, 3, 4)
+    assert mirror(image)[0, 0].tolist() == [[3, 2, 1, 0], [7, 6, 5, 4], [11, 10, 9, 8]]
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_memory_changes_no_bit(flips: bool) -> None:
+    queries, references = _images(9, high=3), _images(70, seed=1, high=3)
+    expected = nearest(queries, references, k=50, flips=flips)
+    for memory in (1, 10_000, 100_000, 1_000_000):
+        blocks: list[int] = []
+        got = nearest(queries, references, k=50, flips=flips, memory=memory, on_queries=blocks.append)
+        assert torch.equal(got[0], expected[0])
+        assert torch.equal(got[1], expected[1])
+        assert sum(blocks) == 9
+        if memory == 1:
+            assert len(blocks) == 9  # the condition under test: the work was cut
+
+
+def test_near_copies_are_exact_where_float32_products_are_not() -> None:
+    original = _images(60, 3, 32)
+    copies = original.clone()
+    copies[:, 0, 0, 0] = torch.where(original[:, 0, 0, 0] < 255, original[:, 0, 0, 0] + 1, 254)  # one value, off by one
+    distances, indices = nearest(copies, original, k=2)
+    assert distances[:, 0].tolist() == [1 / 255**2] * 60
+    assert indices[:, 0].tolist() == list(range(60))
+    a, b = copies.flatten(1).float() / 255, original.flatten(1).float() / 255
+    expanded = (a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2 * a @ b.T).diagonal()
+    relative = (expanded.double() * 255**2 - 1).abs()
+    assert relative.max() > 1  # wrong by more than the distance itself
+
+
+def test_far_images_are_exact_too() -> None:
+    black, white = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+    greyish = white.clone()
+    greyish[0, 0, 0, 0] = 254
+    squared = 255**2 * (3 * 64 * 64 - 1) + 254**2
+    assert int(torch.tensor(float(squared), dtype=torch.float32)) != squared  # float32 would round it
+    distances, indices = nearest(black, torch.cat([white, greyish]), k=2)
+    assert distances.tolist() == [[squared / 255**2, 3 * 64 * 64]]
+    assert indices.tolist() == [[1, 0]]
+
+
+def test_no_queries() -> None:
+    distances, indices = nearest(_images(0), _images(5), k=2)
+    assert distances.shape == indices.shape == (0, 2)
+    assert distances.dtype == torch.float64
+    assert indices.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("queries", "references", "k", "message"),
+    [
+        (torch.rand(2, 1, 8, 8), _images(5), 1, r"queries must be uint8 \(N, C, H, W\), not torch.float32"),
+        (_images(2), _images(5)[0], 1, r"references must be uint8 \(N, C, H, W\), not torch.uint8 \(1, 8, 8\)"),
+        (_images(2), _images(5, 3), 1, r"queries are \(1, 8, 8\), references \(3, 8, 8\): sizes must agree"),
+        (_images(2), _images(5), 6, "cannot take the 6 nearest of 5 references"),
+        (_images(2), _images(5), 0, "cannot take the 0 nearest of 5 references"),
+        (_images(2), _images(0), 1, "cannot take the 1 nearest of 0 references"),
+    ],
+)
+def test_errors(queries: Tensor, references: Tensor, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nearest(queries, references, k)
+
+
+def test_fifty_is_the_default() -> None:
+    assert nearest(_images(2), _images(51))[0].shape == (2, 50)
+    with pytest.raises(ValueError, match="50 nearest of 49"):
+        nearest(_images(2), _images(49))

@@ -1,0 +1,155 @@
+"""Killed anywhere and started again, a run ends with the weights of an uninterrupted one, bit by bit."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from iet_agc import checkpoint
+from iet_agc.config import override
+from iet_agc.engine import train
+from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
+
+CHOSEN = settings(model__dropout=0.1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(CHOSEN, images(), folder, CPU)
+    return folder
+
+
+def in_child(action):
+    """Run in a forked process; the number of the signal that ended it, or 0."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def assert_ends_like(whole, out):
+    for kind in ("raw", "ema"):
+        assert_same(weights(out, kind), weights(whole, kind))
+    assert (out / "telemetry.csv").read_text() == (whole / "telemetry.csv").read_text()
+    for member in ("member-0000", "member-0001"):
+        assert curve(out, member) == curve(whole, member)
+
+
+def curve(out, member):
+    """The points of a curve, without the one column that is never the same twice."""
+    points = [json.loads(line) for line in (out / "curves" / f"{member}.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in point.items() if name != "images_per_second"} for point in points]
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 11, 13, 23, 24])
+def test_killed_after_any_step(tmp_path, whole, step):
+    out, steps = tmp_path / "run", []
+
+    def count(done):
+        steps.extend([1] * done)
+        if len(steps) >= step:
+            die()
+
+    assert in_child(lambda: train(CHOSEN, images(), out, CPU, count)) == signal.SIGKILL
+    train(CHOSEN, images(), out, CPU)
+    assert_ends_like(whole, out)
+
+
+@pytest.mark.parametrize("function", ["rename", "replace", "fsync"])
+@pytest.mark.parametrize("call", [1, 2, 3, 5])
+def test_killed_while_writing(tmp_path, whole, function, call, monkeypatch):
+    out, calls, honest = tmp_path / "run", [], getattr(os, function)
+
+    def deadly(*arguments, **options):
+        calls.append(1)
+        return die() if len(calls) == call else honest(*arguments, **options)
+
+    def doomed():
+        monkeypatch.setattr(os, function, deadly)
+        train(CHOSEN, images(), out, CPU)
+
+    in_child(doomed)
+    train(CHOSEN, images(), out, CPU)
+    assert_ends_like(whole, out)
+
+
+def stopped_after(out, step):
+    """A run that was killed after so many steps."""
+    steps = []
+    in_child(
+        lambda: train(
+            CHOSEN, images(), out, CPU, lambda done: die() if len(steps) + done > step else steps.extend([1] * done)
+        )
+    )
+
+
+@pytest.mark.parametrize("harm", ["flip a bit", "cut short", "remove"])
+def test_a_damaged_bundle_is_named_and_the_one_before_it_used(tmp_path, whole, harm, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    file = out / "bundles" / "round-0002" / "shared.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    {
+        "flip a bit": lambda: file.write_bytes(content),
+        "cut short": lambda: file.write_bytes(content[:-9]),
+        "remove": file.unlink,
+    }[harm]()
+    train(CHOSEN, images(), out, CPU)
+    said = [line for line in capsys.readouterr().err.splitlines() if "round-0002" in line]
+    assert len(said) == 1
+    assert "damaged" in said[0]
+    assert_ends_like(whole, out)
+
+
+def test_a_damaged_bundle_of_one_member_falls_back_to_its_older_one(tmp_path, whole, capsys):
+    out = tmp_path / "run"
+    stopped_after(out, 5)
+    partial = out / "bundles" / "round-0000-member-0000-step-000000004"
+    (partial / "bundle.json").write_text("{")
+    train(CHOSEN, images(), out, CPU)
+    assert "step-000000004" in capsys.readouterr().err
+    assert_ends_like(whole, out)
+
+
+@pytest.mark.parametrize("change", [("train.seed", "7"), ("method.skip_below", "0.75"), ("model.channels", "16")])
+def test_other_settings_are_refused_by_name(tmp_path, whole, change):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    with pytest.raises(ValueError, match=rf"another run \({change[0]} .* is now {change[1]}\)"):
+        train(override(CHOSEN, dict([change])), images(), out, CPU)
+    assert_ends_like(whole, out)
+
+
+def test_other_images_are_refused(tmp_path, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    with pytest.raises(checkpoint.BundleError, match="other settings or images"):
+        train(CHOSEN, images(seed=1), out, CPU)
+
+
+def test_settings_that_change_no_weight_may_change(tmp_path, whole):
+    out = tmp_path / "run"
+    stopped_after(out, 10)
+    train(override(CHOSEN, {"run.log_every": "3", "run.save_every": "1", "sample.steps": "3"}), images(), out, CPU)
+    for kind in ("raw", "ema"):
+        assert_same(weights(out, kind), weights(whole, kind))
+
+
+def test_only_what_a_resume_needs_is_kept(tmp_path, whole):
+    assert sorted(folder.name for folder in (whole / "bundles").iterdir()) == ["round-0001", "round-0002"]

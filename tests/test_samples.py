@@ -1,0 +1,99 @@
+"""Sample sets: the seed alone makes the image, and a kill loses no finished part."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from iet_agc import samples
+from iet_agc.diffusion import make_scheduler
+from iet_agc.models import build_unet, save_pipeline
+from iet_agc.samples import draw_samples, load_samples
+from tests.test_dist import in_processes
+from tests.test_engine import one_thread  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "pipeline"
+    save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), folder)
+    return folder
+
+
+def draw(pipeline, out, seeds=range(10), **options):
+    return load_samples(draw_samples(pipeline, seeds, out, steps=3, **options))
+
+
+def test_an_image_depends_on_its_seed_only(pipeline, tmp_path):
+    whole, seeds = draw(pipeline, tmp_path / "a")
+    assert seeds == list(range(10))
+    small = draw(pipeline, tmp_path / "b", batch_size=3)[0]
+    late = draw(pipeline, tmp_path / "c", range(4, 10), batch_size=4)[0]
+    assert torch.equal(small.images, whole.images)
+    assert torch.equal(late.images, whole.images[4:])
+    assert len({image.numpy().tobytes() for image in whole.images}) == 10
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_many_processes_draw_the_same_set(pipeline, tmp_path, count):
+    in_processes(count, lambda: draw_samples(pipeline, range(10), tmp_path / "many", steps=3, batch_size=2))
+    assert torch.equal(
+        load_samples(tmp_path / "many")[0].images, draw(pipeline, tmp_path / "one", batch_size=2)[0].images
+    )
+
+
+def test_png_and_npz_hold_the_same_pixels(pipeline, tmp_path):
+    array, files = draw(pipeline, tmp_path / "npz")[0], draw(pipeline, tmp_path / "png", file_format="png")[0]
+    assert torch.equal(array.images, files.images)
+    assert sorted(file.name for file in (tmp_path / "png" / "images").iterdir())[3] == "0000000003.png"
+    assert (tmp_path / "png" / "grid.png").exists()
+    with np.load(tmp_path / "npz" / "samples.npz", allow_pickle=False) as content:
+        assert content["seeds"].tolist() == list(range(10))
+
+
+def test_a_killed_draw_goes_on(pipeline, tmp_path, monkeypatch):
+    honest, calls = samples.sample, []
+
+    def dies_at_the_third(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    monkeypatch.setattr(samples, "sample", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        draw(pipeline, tmp_path / "a", batch_size=2)
+    with pytest.raises(ValueError, match="unfinished sample set: run the same 'iet-agc sample' again"):
+        load_samples(tmp_path / "a")
+    resumed = draw(pipeline, tmp_path / "a", batch_size=2)[0]
+    assert len(calls) == 3 + 3
+    assert torch.equal(resumed.images, draw(pipeline, tmp_path / "b", batch_size=2)[0].images)
+
+
+def test_progress_adds_up_to_the_number_of_images(pipeline, tmp_path):
+    done = []
+    draw(pipeline, tmp_path / "a", batch_size=4, on_images=done.append)
+    assert sum(done) == pytest.approx(10)
+    done.clear()
+    draw(pipeline, tmp_path / "a", batch_size=4, on_images=done.append)
+    assert done == [10]
+
+
+def test_another_set_or_other_things_are_refused_and_left(pipeline, tmp_path):
+    draw(pipeline, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"holds another sample set \(num is 10, not 11\)"):
+        draw(pipeline, tmp_path / "a", range(11))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no sample set"):
+        draw(pipeline, tmp_path / "b")
+    assert [entry.name for entry in (tmp_path / "b").iterdir()] == ["notes.txt"]
+
+
+def test_what_drew_it_is_written_down(pipeline, tmp_path):
+    draw(pipeline, tmp_path / "a")
+    about = json.loads((tmp_path / "a" / "samples.json").read_text())
+    assert about["scheduler"]["steps_offset"] == 1
+    assert (about["steps"], about["sampler"], about["num"]) == (3, "DDIM, eta 0", 10)
