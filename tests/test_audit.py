@@ -79,7 +79,7 @@ def test_held_out_images_that_were_trained_on_are_not_held_out():
 
 def test_pixels_of_large_images_are_refused_as_features():
     large = image_set(noise(3, 0, (3, 64, 64)))
-    with pytest.raises(ValueError, match="at most 4096 values, not 3 x 64 x 64: choose a network"):
+    with pytest.raises(ValueError, match="for at most 4096 values, not 3 x 64 x 64: choose a network"):
         audit(large, large, extractor="pixels")
 
 
@@ -129,10 +129,10 @@ def test_the_folder_holds_what_the_audit_found(tmp_path):
     record = TrainingRecord(seen, skipped, {"member-0000": [{"step": 1, "loss": 0.5}]})
     samples = image_set(torch.cat([FRESH, TRAIN[[7, 7]]]))
     result = audit(image_set(TRAIN), samples, image_set(HELD_OUT), seeds=range(100, 162), record=record)
-    save_audit(result, tmp_path / "audit", {"train": "run"}, most=5)
+    save_audit(result, tmp_path / "audit", {"train": "run", "samples": "drawn", "held_out": ""}, most=5)
 
     numbers = json.loads((tmp_path / "audit" / "audit.json").read_text())
-    assert (numbers["version"], numbers["names"]) == (1, {"train": "run"})
+    assert (numbers["version"], numbers["names"]) == (1, {"train": "run", "samples": "drawn", "held_out": ""})
     assert list(numbers["mq"]) == ["0.15", "0.20", "0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90"]
     assert set(numbers["calibrated"]) == {"false_alarm", "cut", "count", "share", "ci95"}
     rows = list(csv.DictReader((tmp_path / "audit" / "samples.csv").open()))

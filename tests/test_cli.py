@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_the_options_are_these(capsys):
     expected = {
         "demo": {"--out"},
         "train": {"--out"},
-        "sample": {"--out", "--num", "--steps", "--weights", "--first-seed", "--batch-size", "--format", "--device"},
+        "sample": {"--out", "--num", "--steps", "--weights", "--first-seed", "--format", "--device"},
         "audit": {"--train", "--samples", "--held-out", "--out", "--flips", "--extractor"},
         "report": {"--out"},
         "compare": set(),
@@ -199,7 +200,7 @@ def test_train_sample_audit_report_compare(tmp_path):
     assert (audit["num_samples"], audit["num_train"], audit["num_train_unique"]) == (60, 216, 200)
     assert audit == {k: v for k, v in json.loads((runs[0] / "audit" / "audit.json").read_text()).items() if k in audit}
     report = json.loads(run("report", runs[0] / "audit").stdout)["report"]
-    assert "<html" in open(report).read()
+    assert "<html" in Path(report).read_text()
 
     images = np.load(runs[0] / "samples" / "samples.npz")["images"]
     np.save(tmp_path / "plain.npy", images)

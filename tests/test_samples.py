@@ -29,8 +29,8 @@ def draw(pipeline, out, seeds=range(10), **options):
 def test_an_image_depends_on_its_seed_only(pipeline, tmp_path):
     whole, seeds = draw(pipeline, tmp_path / "a")
     assert seeds == list(range(10))
-    small = draw(pipeline, tmp_path / "b", batch_size=3)[0]
-    late = draw(pipeline, tmp_path / "c", range(4, 10), batch_size=4)[0]
+    small = draw(pipeline, tmp_path / "b")[0]
+    late = draw(pipeline, tmp_path / "c", range(4, 10))[0]
     assert torch.equal(small.images, whole.images)
     assert torch.equal(late.images, whole.images[4:])
     assert len({image.numpy().tobytes() for image in whole.images}) == 10
@@ -38,10 +38,8 @@ def test_an_image_depends_on_its_seed_only(pipeline, tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_many_processes_draw_the_same_set(pipeline, tmp_path, count):
-    in_processes(count, lambda: draw_samples(pipeline, range(10), tmp_path / "many", steps=3, batch_size=2))
-    assert torch.equal(
-        load_samples(tmp_path / "many")[0].images, draw(pipeline, tmp_path / "one", batch_size=2)[0].images
-    )
+    in_processes(count, lambda: draw_samples(pipeline, range(10), tmp_path / "many", steps=3))
+    assert torch.equal(load_samples(tmp_path / "many")[0].images, draw(pipeline, tmp_path / "one")[0].images)
 
 
 def test_png_and_npz_hold_the_same_pixels(pipeline, tmp_path):
@@ -64,20 +62,20 @@ def test_a_killed_draw_goes_on(pipeline, tmp_path, monkeypatch):
 
     monkeypatch.setattr(samples, "sample", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        draw(pipeline, tmp_path / "a", batch_size=2)
+        draw(pipeline, tmp_path / "a")
     with pytest.raises(ValueError, match="unfinished sample set: run the same 'iet-agc sample' again"):
         load_samples(tmp_path / "a")
-    resumed = draw(pipeline, tmp_path / "a", batch_size=2)[0]
+    resumed = draw(pipeline, tmp_path / "a")[0]
     assert len(calls) == 3 + 3
-    assert torch.equal(resumed.images, draw(pipeline, tmp_path / "b", batch_size=2)[0].images)
+    assert torch.equal(resumed.images, draw(pipeline, tmp_path / "b")[0].images)
 
 
 def test_progress_adds_up_to_the_number_of_images(pipeline, tmp_path):
     done = []
-    draw(pipeline, tmp_path / "a", batch_size=4, on_images=done.append)
+    draw(pipeline, tmp_path / "a", on_images=done.append)
     assert sum(done) == pytest.approx(10)
     done.clear()
-    draw(pipeline, tmp_path / "a", batch_size=4, on_images=done.append)
+    draw(pipeline, tmp_path / "a", on_images=done.append)
     assert done == [10]
 
 

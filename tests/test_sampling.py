@@ -12,7 +12,7 @@ from iet_agc import sampling
 from iet_agc.config import validate
 from iet_agc.diffusion import make_scheduler
 from iet_agc.models import build_unet
-from iet_agc.sampling import initial_noise, sample
+from iet_agc.sampling import initial_noise, rows_at_a_time, sample
 
 #: abar_t in float64, from the betas and nothing else.
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
@@ -82,7 +82,7 @@ def test_a_gaussian_has_the_right_covariance() -> None:
     variances, axes = torch.linalg.eigh(covariance)
     shrunk = [_discretised_deviation(float(variance) ** 0.5, 50) ** 2 for variance in variances]
     expected = axes @ torch.diag(torch.tensor(shrunk, dtype=torch.float64)) @ axes.T
-    images = sample(_gaussian_denoiser(covariance), _unclipped(), range(8000), (1, 2, 2), steps=50, batch_size=8000)
+    images = sample(_gaussian_denoiser(covariance), _unclipped(), range(8000), (1, 2, 2), steps=50)
     found = torch.cov((images.flatten(1).double() / 127.5 - 1).T)
     assert (found - expected).abs().max() < 0.003
     assert (found - covariance).abs().max() < 0.02
@@ -92,7 +92,7 @@ def test_a_gaussian_has_the_right_covariance() -> None:
 
 
 def test_equal_seeds_equal_images_and_others_others(unet: UNet2DModel) -> None:
-    images = sample(unet, make_scheduler(), [5, 5, 6], SHAPE, steps=5, batch_size=3)
+    images = sample(unet, make_scheduler(), [5, 5, 6], SHAPE, steps=5)
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
     assert images.dtype == torch.uint8
@@ -110,25 +110,33 @@ def test_noise_depends_on_its_seed_only() -> None:
 
 @pytest.fixture(scope="module")
 def sixteen(unet: UNet2DModel) -> Tensor:
-    return sample(unet, make_scheduler(), range(16), SHAPE, batch_size=8)
+    return sample(unet, make_scheduler(), range(16), SHAPE)
 
 
 def test_an_image_does_not_depend_on_order_or_company(unet: UNet2DModel, sixteen: Tensor) -> None:
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(sample(unet, make_scheduler(), order.tolist(), SHAPE, batch_size=8), sixteen[order])
-    company = sample(unet, make_scheduler(), [0, 100, 101, 3, 102, 103, 104, 7], SHAPE, batch_size=8)
+    assert torch.equal(sample(unet, make_scheduler(), order.tolist(), SHAPE), sixteen[order])
+    company = sample(unet, make_scheduler(), [0, 100, 101, 3, 102, 103, 104, 7], SHAPE)
     assert torch.equal(company[[0, 3, 7]], sixteen[[0, 3, 7]])
 
 
 @pytest.mark.parametrize("count", [1, 3, 9])
 def test_an_image_does_not_depend_on_how_many_there_are(unet: UNet2DModel, sixteen: Tensor, count: int) -> None:
-    """The last batch is shorter; float32 kernels round otherwise there unless it is filled up."""
-    assert torch.equal(sample(unet, make_scheduler(), range(count), SHAPE, batch_size=8), sixteen[:count])
+    """The last rows are filled up: float32 kernels round otherwise for fewer."""
+    assert torch.equal(sample(unet, make_scheduler(), range(count), SHAPE), sixteen[:count])
 
 
-@pytest.mark.parametrize("batch_size", [3, 16])
-def test_an_image_does_not_depend_on_the_batch_size(unet: UNet2DModel, sixteen: Tensor, batch_size: int) -> None:
-    assert torch.equal(sample(unet, make_scheduler(), range(16), SHAPE, batch_size=batch_size), sixteen)
+def test_rows_depend_on_image_size_and_device_only() -> None:
+    assert rows_at_a_time((3, 32, 32), "cpu") == rows_at_a_time((1, 32, 32), "cpu") == 32
+    assert rows_at_a_time((3, 64, 64), "cpu") == 8
+    assert rows_at_a_time((3, 32, 32), "cuda") == 512
+    assert rows_at_a_time((3, 4096, 4096), "cuda") == 1
+
+
+def test_the_model_always_sees_as_many_rows(unet: UNet2DModel) -> None:
+    recorder = _Recorder(unet)
+    sample(recorder, make_scheduler(), range(33), SHAPE, steps=1)
+    assert recorder.rows == [32, 32]
 
 
 def test_global_randomness_and_earlier_calls_do_not_matter(unet: UNet2DModel) -> None:
@@ -157,9 +165,9 @@ def test_any_number_of_steps_that_the_settings_allow(steps: int) -> None:
 
 
 def test_progress_adds_up(unet: UNet2DModel) -> None:
-    counts: list[int] = []
-    sample(unet, make_scheduler(), range(5), SHAPE, steps=4, batch_size=2, on_images=counts.append)
-    assert sum(counts) == 5 * 4
+    counts: list[float] = []
+    sample(unet, make_scheduler(), range(5), SHAPE, steps=4, on_images=counts.append)
+    assert sum(counts) == pytest.approx(5)
 
 
 # -- the authors' DDIM, written out in float64
@@ -174,10 +182,11 @@ def _literal_step(x: Tensor, noise: Tensor, t: int, ratio: int) -> Tensor:
 
 class _Recorder:
     def __init__(self, model: UNet2DModel) -> None:
-        self.model, self.calls = model, []
+        self.model, self.calls, self.rows = model, [], []
 
     def __call__(self, x: Tensor, t: Tensor) -> SimpleNamespace:
         out = self.model(x, t).sample
+        self.rows.append(len(x))
         self.calls.append((x[:4], int(t[0]), out[:4]))  # a batch may be filled up
         return SimpleNamespace(sample=out)
 

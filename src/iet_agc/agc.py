@@ -103,7 +103,7 @@ class AntiGradientControl(nn.Module):
         same = timesteps[:, None] == timesteps[None, :]
         later = same.triu(1).sum(1)
         weights = (1 - self.decay) * self.decay ** later.double()
-        fresh = same.double() @ (weights * losses.double())
+        fresh = torch.where(same, weights * losses.double(), 0).sum(1)
         folded = self.decay ** same.sum(1).double() * self.mean_loss[timesteps] + fresh
         # One sample per timestep, the last one, carries the result: nothing is added twice.
         last = later == 0

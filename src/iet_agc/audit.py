@@ -353,12 +353,13 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     Args:
         result: the audit.
         out: folder; an earlier audit in it is replaced, anything else refused.
-        names: what was audited, as the person who asked for it wrote it.
+        names: what was audited, as the person who asked for it wrote it: "train", "samples", "held_out".
         most: how many pairs and training images to keep pictures of.
     """
     _check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "audit.json").unlink(missing_ok=True)  # it comes last: with it, the folder is whole
+    names = names or {"train": result.train.name, "samples": result.samples.name, "held_out": ""}
     copied = _copies_per_image(result)
     worst = result.ratios.argsort(stable=True)[:most]
     top = copied.argsort(descending=True, stable=True)[:most]
@@ -374,7 +375,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         held_out_ratios=np.empty(0) if result.held_out_ratios is None else result.held_out_ratios.numpy(),
     )  # fmt: skip
     _write(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
-    _write(out / "audit.json", json.dumps(result.numbers | {"names": dict(names or {})}, indent=1) + "\n")
+    _write(out / "audit.json", json.dumps(result.numbers | {"names": dict(names)}, indent=1) + "\n")
     return out
 
 
@@ -397,7 +398,9 @@ def _most_skipped(result: AuditResult, most: int) -> Tensor:
         return torch.empty(0, dtype=torch.int64)
     first, inverse = unique_images(result.train.images)
     zeros = torch.zeros(len(first), dtype=torch.float64)
-    seen, skipped = (zeros.index_add(0, inverse, count.double()) for count in (result.record.seen, result.record.skipped))
+    seen, skipped = (
+        zeros.index_add(0, inverse, count.double()) for count in (result.record.seen, result.record.skipped)
+    )
     n, p, z = seen.clamp(min=1), skipped / seen.clamp(min=1), 1.96
     low = (p + z**2 / (2 * n) - z * (p * (1 - p) / n + z**2 / (4 * n**2)).sqrt()) / (1 + z**2 / n)
     return first[low.argsort(descending=True, stable=True)[:most]]

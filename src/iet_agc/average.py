@@ -28,7 +28,7 @@ def average_states(states: Iterable[Mapping[str, Tensor]], weights: Sequence[flo
         ValueError: no states, a weight that is not positive, names or shapes that differ, as many
             weights as states not given, or integer entries that differ; the message names the entry.
     """
-    if not weights or min(weights) <= 0:
+    if len(weights) == 0 or not all(0 < weight < float("inf") for weight in weights):
         raise ValueError(f"weights must be positive numbers, at least one, not {list(weights)}")
     sums: dict[str, Tensor] = {}
     first: dict[str, Tensor] = {}

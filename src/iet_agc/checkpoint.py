@@ -81,8 +81,8 @@ def read_bundle(folder: Path) -> Bundle:
     """
     try:
         about = json.loads((folder / "bundle.json").read_text())
-        kind, version, files = about["format"], about["version"], about["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind, version, files = about["format"], about["version"], dict(about["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{folder} is no bundle of iet-agc: its bundle.json is missing or damaged") from error
     if kind != _FORMAT or version != _VERSION:
         raise BundleError(f"{folder} is {kind!r} version {version}; this program reads {_FORMAT!r} version {_VERSION}")

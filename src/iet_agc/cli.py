@@ -161,7 +161,6 @@ def _add_sample(verbs: Any) -> None:
         "--weights", choices=["raw", "ema"], help="which weights draw (default: the run's sample.weights)"
     )
     parser.add_argument("--first-seed", type=int, help="seed of the first image (default: the run's sample.first_seed)")
-    parser.add_argument("--batch-size", type=int, default=256, help="images at a time (default: %(default)s)")
     parser.add_argument(
         "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
     )
@@ -179,9 +178,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
         for name in ("num", "steps", "weights", "first_seed")
         if getattr(arguments, name) is not None
     }
-    summary = sample_run(
-        arguments.source, arguments.out, given, arguments.batch_size, arguments.format, arguments.device
-    )
+    summary = sample_run(arguments.source, arguments.out, given, arguments.format, arguments.device)
     return 0, summary if dist.is_first() else None
 
 

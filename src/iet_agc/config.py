@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 __all__ = [
     "Settings",
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(_Section):
@@ -40,7 +40,11 @@ class DataSettings(_Section):
         "digits", description="image set; 'folder' takes the images under data.root"
     )
     root: str | None = Field(None, description="folder with the files of the image set")
-    num_train: int | None = Field(None, ge=1, description="unique training images, the others are held out; none: all")
+    num_train: int | None = Field(
+        None,
+        ge=1,
+        description="unique training images, the others are held out (of Fashion-MNIST, its test part); none: all",
+    )
     planted_images: int = Field(0, ge=0, description="training images that are repeated, so that they get memorized")
     planted_copies: int = Field(1, ge=1, description="times that each planted image stands in the training set")
     flips: bool = Field(False, description="mirror each image left to right, half of the times that it is drawn")
@@ -57,7 +61,7 @@ class ModelSettings(_Section):
     """The U-Net."""
 
     channels: int = Field(128, ge=1, description="channels of the first level")
-    multipliers: tuple[int, ...] = Field(
+    multipliers: tuple[PositiveInt, ...] = Field(
         (1, 2, 2, 2), min_length=1, description="channels of each level, times model.channels"
     )
     blocks: int = Field(2, ge=1, description="residual blocks per level")
@@ -100,7 +104,7 @@ class SampleSettings(_Section):
     """How a trained model is sampled, unless told otherwise."""
 
     num: int = Field(65_536, ge=1, description="images")
-    steps: int = Field(50, ge=1, le=1000, description="DDIM steps per image")
+    steps: int = Field(50, ge=1, le=500, description="DDIM steps per image")
     weights: Literal["raw", "ema"] = Field("raw", description="which weights draw: as trained, or their average")
     first_seed: int = Field(0, ge=0, description="seed of the first image; the others count on from it")
 
@@ -182,7 +186,9 @@ def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
         *section, field = name.split(".")
         target = content[section[0]] if section else content
         is_list = isinstance(target[field], tuple)
-        target[field] = _parse(text, is_list)
+        owner = type(getattr(settings, section[0])) if section else Settings
+        is_text = owner.model_fields[field].annotation in (str, str | None)
+        target[field] = _unquoted(text) if is_text else _parse(text, is_list)
     return validate(content)
 
 
@@ -219,6 +225,8 @@ def claim_folder(settings: Settings, folder: Path) -> None:
         ValueError: it holds another run, or something else; the message says what differs.
     """
     file, unfinished = folder / "config.json", folder / ".config.json.unfinished"
+    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+        raise ValueError(f"{folder} cannot be a folder: there is a file of that name")
     if file.exists():
         if changed := differences(read_settings(folder), settings):
             raise ValueError(
@@ -242,7 +250,7 @@ def read_settings(folder: Path) -> Settings:
         return validate(json.loads(file.read_text()))
     except OSError:
         raise ValueError(f"{folder} is not a run: it has no config.json") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no UTF-8, no JSON, or no settings
         raise ValueError(f"{file} is damaged: {error}") from None
 
 
@@ -260,6 +268,12 @@ def _nearest(name: str, names: list[str]) -> str:
     misplaced = [known for known in names if known.split(".")[-1] == name.split(".")[-1]]
     close = misplaced or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _unquoted(text: str) -> str | None:
+    if text.lower() == "none":
+        return None
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def _parse(text: str, is_list: bool) -> Any:

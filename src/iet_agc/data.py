@@ -2,6 +2,10 @@
 
 import gzip
 import hashlib
+import math
+import tokenize
+import zlib
+from zipfile import BadZipFile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,8 +121,8 @@ def load_dataset(
         name: "digits" (scikit-learn's, 1,797 of 1 x 8 x 8), "fashion-mnist" (70,000 of 1 x 28 x 28), or
             "folder" for the images under `root`.
         root: where the files are; for Fashion-MNIST, Debian's package is found by itself.
-        num_train: how many unique images to train on; the others are held out. None takes all, except
-            Fashion-MNIST's own test part.
+        num_train: how many unique images to train on; the others are held out. Of Fashion-MNIST it is
+            always the test part that is held out. None takes all.
         planted_images: how many of them to repeat.
         planted_copies: how often each of these stands in the training set.
         seed: which images are trained on, and which repeated.
@@ -175,7 +179,7 @@ def _decode(file: Path) -> np.ndarray:
                 raise ValueError(f"{file} has colour mode {image.mode}: convert it to 8-bit grey or RGB")
             grey = image.mode in {"L", "1"}
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"{file} cannot be read as an image: {error}") from error
     return pixels[:, :, None] if grey else pixels
 
@@ -186,12 +190,25 @@ def _array_images(path: Path) -> Tensor:
         array = loaded if isinstance(loaded, np.ndarray) else loaded["images"]
     except KeyError:
         raise ValueError(f"{path} has no array named 'images'") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        tokenize.TokenError,
+    ) as error:
         raise ValueError(f"{path} cannot be read as an array: {error}") from error
     if array.dtype != np.uint8 or array.ndim != 4:
         raise ValueError(f"{path} holds {array.dtype} {array.shape}, not uint8 (N, C, H, W) or (N, H, W, C)")
     if array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
         array = array.transpose(0, 3, 1, 2)
+    if array.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{path} holds {array.dtype} {array.shape}, not uint8 (N, C, H, W) or (N, H, W, C) of 1 or 3 channels"
+        )
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
@@ -254,11 +271,11 @@ def _read_idx(file: Path) -> Tensor:
     """An IDX file of unsigned bytes: 2 zero bytes, type 8, rank, the sizes (big-endian), the bytes."""
     try:
         content = gzip.decompress(file.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    rank = content[3] if content[:3] == b"\0\0\x08" else 0
-    sizes = np.frombuffer(content, dtype=">u4", count=rank, offset=4).tolist()
-    data = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * rank)
-    if not sizes or data.size != np.prod(sizes):
+    rank = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
+    start = 4 + 4 * rank
+    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+    if not rank or len(content) != start + math.prod(sizes):
         raise ValueError(f"{file} is not an IDX file of bytes, or it is cut short")
-    return torch.from_numpy(data.reshape(sizes).copy())
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].reshape(sizes)

@@ -121,9 +121,16 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
     try:
-        model = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, low_cpu_mem_usage=False)
+        kind = UNet2DModel.load_config(folder / "unet")["_class_name"]
+        if kind != "UNet2DModel":
+            raise ValueError(f"its U-Net is a {kind}, not a UNet2DModel")
+        model, found = UNet2DModel.from_pretrained(
+            folder / "unet", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+        if odd := found["missing_keys"] or found["unexpected_keys"]:
+            raise ValueError(f"its weights are not those of its configuration: {list(odd)[0]}")
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{folder} cannot be read as a diffusers pipeline: {str(error).splitlines()[0]}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]
     return model.eval(), scheduler  # pyright: ignore[reportReturnType]

@@ -22,11 +22,14 @@ from iet_agc.config import Settings, override, read_settings
 from iet_agc.data import ImageSet, image_grid, load_images, save_image
 from iet_agc.log import progress_bar
 from iet_agc.models import load_pipeline
-from iet_agc.sampling import sample
+from iet_agc.sampling import rows_at_a_time, sample
 
 __all__ = ["draw_samples", "load_samples", "sample_run"]
 
 _FORMAT = "iet-agc samples"
+
+#: A part on disk holds so many batches of the sampler.
+_PART = 8
 
 
 def draw_samples(
@@ -34,7 +37,6 @@ def draw_samples(
     seeds: range,
     out: Path,
     steps: int = 50,
-    batch_size: int = 256,
     file_format: Literal["npz", "png"] = "npz",
     device: torch.device | None = None,
     on_images: Callable[[float], object] = lambda count: None,
@@ -46,7 +48,6 @@ def draw_samples(
         seeds: one per image.
         out: the sample set's folder.
         steps: DDIM steps per image.
-        batch_size: images at a time.
         file_format: one .npz, or a PNG per image.
         device: where to sample.
         on_images: called with finished fractions of images, for progress; what a resumed call finds
@@ -69,7 +70,6 @@ def draw_samples(
         "steps": steps,
     }
     about |= {
-        "batch_size": batch_size,
         "sampler": "DDIM, eta 0",
         "scheduler": dict(scheduler.config),
         "file_format": file_format,
@@ -82,14 +82,15 @@ def draw_samples(
         on_images(len(seeds))
         return out
     shape = (model.config.in_channels, model.config.sample_size, model.config.sample_size)  # pyright: ignore
-    for number, start in enumerate(range(0, len(seeds), batch_size)):
-        part, own = parts / f"{number:06d}.npy", seeds[start : start + batch_size]
+    size = _PART * rows_at_a_time(shape, device)
+    for number, start in enumerate(range(0, len(seeds), size)):
+        part, own = parts / f"{number:06d}.npy", seeds[start : start + size]
         if number % dist.size() != dist.rank():
             continue
         if part.exists():
             on_images(len(own))
             continue
-        images = sample(model, scheduler, own, shape, steps, batch_size, device, lambda count: on_images(count / steps))
+        images = sample(model, scheduler, own, shape, steps, device, on_images)
         _save_array(part, images.numpy())
     dist.barrier()
     if dist.rank() == 0:
@@ -102,7 +103,6 @@ def sample_run(
     source: Path,
     out: Path,
     given: Mapping[str, Any] | None = None,
-    batch_size: int = 256,
     file_format: Literal["npz", "png"] = "npz",
     device: str = "auto",
     on_images: Callable[[float], object] | None = None,
@@ -113,7 +113,7 @@ def sample_run(
         source: a finished run, or a diffusers pipeline folder.
         out: the sample set's folder.
         given: settings of section `sample` to replace, such as {"num": 64}.
-        batch_size, file_format: see `draw_samples`.
+        file_format: see `draw_samples`.
         device: "auto", "cpu" or "cuda".
         on_images: see `draw_samples`; in place of the progress bar.
 
@@ -136,7 +136,7 @@ def sample_run(
         dist.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
     ):
-        draw_samples(pipeline, seeds, out, asked.steps, batch_size, file_format, where, on_images or bar.update)
+        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, on_images or bar.update)
     return {
         "samples": str(out),
         "num": asked.num,

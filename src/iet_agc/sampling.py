@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iet_agc.diffusion import Denoiser, to_uint8
 
-__all__ = ["initial_noise", "sample"]
+__all__ = ["initial_noise", "rows_at_a_time", "sample"]
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
@@ -24,6 +24,16 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
+def rows_at_a_time(shape: tuple[int, int, int], device: torch.device | str) -> int:
+    """How many images the model sees at once.
+
+    It depends on the size of the images and the kind of device only, and the last rows are filled up:
+    kernels round differently for other numbers of rows, and an image must not depend on its company.
+    """
+    most = 32 if torch.device(device).type == "cpu" else 512
+    return max(1, min(most, most * 32 * 32 // (shape[1] * shape[2])))
+
+
 @torch.inference_mode()
 def sample(
     model: Denoiser,
@@ -31,9 +41,8 @@ def sample(
     seeds: Sequence[int],
     shape: tuple[int, int, int],
     steps: int = 50,
-    batch_size: int = 256,
     device: torch.device | str = "cpu",
-    on_images: Callable[[int], object] = lambda count: None,
+    on_images: Callable[[float], object] = lambda count: None,
 ) -> Tensor:
     """Draw one image per seed (Song et al., 2021, equation 12 with sigma = 0).
 
@@ -43,22 +52,27 @@ def sample(
         seeds: one per image.
         shape: (C, H, W).
         steps: model evaluations per image.
-        batch_size: images at a time; a matter of speed and memory.
         device: where the model is.
-        on_images: called after each step of a batch with images / steps, for progress.
+        on_images: called after each step with the finished fraction of images, for progress.
 
     Returns:
         uint8 (N, C, H, W), on the CPU, in the order of the seeds.
     """
     scheduler.set_timesteps(steps, device=device)
-    batches = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
-    images = [_denoise(model, scheduler, initial_noise(batch, shape).to(device), on_images) for batch in batches]
-    return torch.cat(images).cpu() if images else torch.empty((0, *shape), dtype=torch.uint8)
+    rows = rows_at_a_time(shape, device)
+    parts = [seeds[start : start + rows] for start in range(0, len(seeds), rows)]
+    images = [torch.empty((0, *shape), dtype=torch.uint8)]
+    for part in parts:
+        noise = torch.zeros(rows, *shape)
+        noise[: len(part)] = initial_noise(part, shape)
+        share = len(part) / steps
+        images.append(_denoise(model, scheduler, noise.to(device), lambda s=share: on_images(s))[: len(part)].cpu())
+    return torch.cat(images)
 
 
-def _denoise(model: Denoiser, scheduler: DDIMScheduler, images: Tensor, on_images: Callable[[int], object]) -> Tensor:
+def _denoise(model: Denoiser, scheduler: DDIMScheduler, images: Tensor, on_step: Callable[[], object]) -> Tensor:
     for timestep in scheduler.timesteps:
         predicted = model(images, timestep.expand(len(images))).sample
         images = scheduler.step(predicted, timestep, images).prev_sample  # pyright: ignore
-        on_images(len(images))
+        on_step()
     return to_uint8(images)

@@ -56,7 +56,7 @@ def features(
     if extractor == "pixels":
         if images[0].numel() > _MOST_PIXELS:
             size = " x ".join(map(str, images.shape[1:]))
-            raise ValueError(f"extractor 'pixels' is for images of at most {_MOST_PIXELS} values, not {size}: choose a network")
+            raise ValueError(f"extractor 'pixels' is for at most {_MOST_PIXELS} values, not {size}: choose a network")
         on_images(len(images))
         return images.flatten(1).double() / 255
     network = _network(extractor)

@@ -1,0 +1,87 @@
+"""The demo at a thousandth of its size, and what it leaves behind."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from iet_agc.demo import PRESETS, demo, table
+
+SMALL = {
+    "train.steps": "6",
+    "method.rounds": "1",
+    "train.batch_size": "8",
+    "model.channels": "8",
+    "model.groups": "4",
+    "sample.num": "64",
+    "sample.steps": "2",
+    "run.preview_images": "4",
+}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, demo(folder, overrides=SMALL)
+
+
+def test_the_demo_says_what_the_contract_says(result):
+    folder, said = result
+    assert set(said) == {"presets", "report", "seconds"}
+    assert list(said["presets"]) == list(PRESETS) == ["digits-default", "digits-iet-agc"]
+    json.dumps(said)
+    for name, audit in said["presets"].items():
+        assert {
+            "num_samples",
+            "num_train",
+            "num_train_unique",
+            "conventions",
+            "mq",
+            "held_out",
+            "calibrated",
+            "quality",
+        } <= set(audit)
+        assert (audit["num_samples"], audit["num_train"], audit["num_train_unique"]) == (64, 2080, 1300)
+        assert audit["num_held_out"] + audit["num_held_out_in_train"] == 497
+        assert (folder / name / "previews" / "round-0001.png").exists()
+
+
+def test_the_report_is_one_page_with_pictures(result):
+    page = Path(result[1]["report"]).read_text()
+    HTMLParser().feed(page)
+    assert "digits-default" in page
+    assert "digits-iet-agc" in page
+    assert "data:image/png;base64," in page
+    assert 'src="http' not in page
+
+
+def test_the_table_has_a_row_for_each_preset(result):
+    lines = table(result[1]["presets"]).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_second_demo_in_the_same_folder_finds_all_done(result):
+    folder, said = result
+    again = demo(folder, overrides=SMALL)
+    assert again["presets"] == said["presets"]
+
+
+def test_a_run_is_a_pipeline_for_people_who_do_not_have_this_package(result):
+    code = (
+        "import sys\n"
+        "from diffusers import DDIMPipeline\n"
+        "pipe = DDIMPipeline.from_pretrained(sys.argv[1])\n"
+        "pipe.set_progress_bar_config(disable=True)\n"
+        "images = pipe(batch_size=2, num_inference_steps=2, output_type='np').images\n"
+        "assert images.shape == (2, 8, 8, 1), images.shape\n"
+        "assert pipe.scheduler.config.steps_offset == 1 and pipe.scheduler.config.timestep_spacing == 'leading'\n"
+        "assert not any(name.startswith('iet_agc') for name in sys.modules)\n"
+    )
+    for kind in ("raw", "ema"):
+        folder = result[0] / "digits-iet-agc" / kind
+        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

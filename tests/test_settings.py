@@ -1,0 +1,174 @@
+"""No option without an effect: every setting is changed, alone, and something that matters must differ."""
+
+import json
+
+import pytest
+import torch
+
+from iet_agc import checkpoint
+from iet_agc.compare import compare
+from iet_agc.config import Settings, documented, load_preset, override, preset_names
+from iet_agc.data import load_dataset, save_image
+from iet_agc.engine import start
+from iet_agc.samples import load_samples, sample_run
+from tests.test_engine import one_thread, weights  # noqa: F401
+
+BASE = override(
+    Settings(),
+    {
+        "name": "base",
+        "data.num_train": "60",
+        "data.planted_images": "3",
+        "data.planted_copies": "3",
+        "model.channels": "8",
+        "model.multipliers": "1,2",
+        "model.blocks": "1",
+        "model.attention": "",
+        "model.groups": "4",
+        "method.members": "2",
+        "method.rounds": "2",
+        "method.skip_below": "0.9",
+        "train.steps": "3",
+        "train.batch_size": "64",
+        "train.warmup_steps": "2",
+        "train.ema_decay": "0.5",
+        "sample.num": "4",
+        "sample.steps": "2",
+        "run.log_every": "2",
+        "run.save_every": "2",
+        "run.preview_images": "2",
+        "run.threads": "1",
+    },
+)
+
+
+def drawn(run, samples):
+    sample_run(run, samples)
+    return load_samples(samples)[0].images
+
+
+def preview(run):
+    return (run / "previews" / "round-0002.png").read_bytes()
+
+
+def points(run):
+    return len((run / "curves" / "member-0000.jsonl").read_text().splitlines())
+
+
+#: What each setting is changed to, and where the change must be seen.
+CHANGES = {
+    "name": ("other", "compare"),
+    "description": ("other", "config"),
+    "data.name": ("folder", "weights"),
+    "data.root": (None, "weights"),
+    "data.num_train": ("50", "weights"),
+    "data.planted_images": ("2", "weights"),
+    "data.planted_copies": ("2", "weights"),
+    "data.flips": ("true", "weights"),
+    "data.seed": ("1", "weights"),
+    "model.channels": ("12", "weights"),
+    "model.multipliers": ("1,1", "weights"),
+    "model.blocks": ("2", "weights"),
+    "model.attention": ("4", "weights"),
+    "model.dropout": ("0.5", "weights"),
+    "model.groups": ("2", "weights"),
+    "method.members": ("3", "weights"),
+    "method.rounds": ("3", "weights"),
+    "method.sharding": ("contiguous", "weights"),
+    "method.skip_below": ("0", "weights"),
+    "method.decay": ("0.1", "weights"),
+    "method.random_skip": ("0.5", "weights"),
+    "train.steps": ("4", "weights"),
+    "train.batch_size": ("32", "weights"),
+    "train.learning_rate": ("1e-3", "weights"),
+    "train.weight_decay": ("0.1", "weights"),
+    "train.warmup_steps": ("9", "weights"),
+    "train.grad_clip": ("1e-8", "weights"),
+    "train.ema_decay": ("0.9", "ema"),
+    "train.seed": ("1", "weights"),
+    "sample.num": ("5", "samples"),
+    "sample.steps": ("3", "samples"),
+    "sample.weights": ("ema", "samples"),
+    "sample.first_seed": ("1", "samples"),
+    "run.device": ("cuda", "refused without a GPU"),
+    "run.threads": ("2", "threads"),
+    "run.save_every": ("1", "bundles"),
+    "run.log_every": ("1", "points"),
+    "run.preview_images": ("3", "preview"),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return observe(BASE, tmp_path_factory.mktemp("base"))
+
+
+def observe(settings, folder):
+    """Everything that a person could see of a tiny run."""
+    sealed, honest = [], checkpoint.seal
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "seal", lambda *arguments: (sealed.append(1), honest(*arguments)))
+        start(settings, folder / "run", lambda steps: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run = folder / "run"
+    (run / "audit").mkdir()
+    quality = {"frechet_held_out": 1, "frechet_train": 1}
+    (run / "audit" / "audit.json").write_text(
+        json.dumps({"mq": {"0.15": {"share": 0}}, "calibrated": None, "quality": quality})
+    )
+    return {
+        "weights": {name: tensor.numpy().tobytes() for name, tensor in weights(run).items()},
+        "ema": {name: tensor.numpy().tobytes() for name, tensor in weights(run, "ema").items()},
+        "samples": drawn(run, run / "samples").numpy().tobytes(),
+        "config": (run / "config.json").read_text(),
+        "compare": list(compare([run])),
+        "threads": threads,
+        "bundles": len(sealed),
+        "points": points(run),
+        "preview": preview(run),
+    }
+
+
+def test_every_setting_is_in_the_table():
+    assert set(CHANGES) == {name for name, *_ in documented(BASE)}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_setting_has_an_effect(name, base, tmp_path):
+    value, seen = CHANGES[name]
+    if name in {"data.name", "data.root"}:
+        (tmp_path / "images").mkdir()
+        for number, image in enumerate(load_dataset("digits")[0].images[:80]):
+            save_image(255 - image, tmp_path / "images" / f"{number:03d}.png")
+        changed = override(BASE, {"data.name": "folder", "data.root": str(tmp_path / "images")})
+    else:
+        changed = override(BASE, {name: value})
+    if name == "run.device" and not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="torch sees no GPU"):
+            start(changed, tmp_path / "run")
+        return
+    assert observe(changed, tmp_path)[seen if seen in base else "weights"] != base[seen if seen in base else "weights"]
+
+
+def test_settings_of_section_run_change_no_weight(base, tmp_path):
+    changes = {
+        name: value
+        for name, (value, _) in CHANGES.items()
+        if name.startswith("run.") and name not in {"run.device", "run.threads"}
+    }
+    assert observe(override(BASE, changes), tmp_path)["weights"] == base["weights"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_of_one_image_set_see_as_many_images(name):
+    """Equal compute: only the control that stops early sees fewer, a member's share of them."""
+    preset = load_preset(name)
+    full = load_preset(name.removesuffix(preset.name.split("mnist-")[-1].split("digits-")[-1]) + "iet-agc")
+
+    def seen(settings):
+        return settings.method.members * settings.method.rounds * settings.train.steps * settings.train.batch_size
+
+    assert seen(preset) == seen(full) // (full.method.members if name.endswith("early-stop") else 1)
+    assert preset.data == full.data
+    assert preset.model == full.model
