@@ -45,8 +45,8 @@ def test_an_image_that_is_trained_on_often_is_still_found():
     result = audit(image_set(often), image_set(torch.cat([TRAIN[:1], FRESH])))
     assert result.numbers["mq"]["0.15"]["count"] == 1
     assert (result.numbers["num_train"], result.numbers["num_train_unique"]) == (179, 120)
-    assert result.multiplicity[0] == result.multiplicity[150] == 60
-    assert result.multiplicity[1] == 1
+    assert torch.bincount(result.place).tolist() == [60] + [1] * 119
+    assert result.place[[0, 150, 1]].tolist() == [0, 0, 1]
 
 
 def test_mirrored_copies_are_found_when_asked_and_marked():
@@ -154,3 +154,17 @@ def test_sources_are_runs_sets_or_files(tmp_path):
     np.save(tmp_path / "images.npy", FRESH.numpy())
     assert torch.equal(load_part(str(tmp_path / "images.npy"), "train")[0].images, FRESH)
     assert read_record(tmp_path) is None
+
+
+def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_lead(tmp_path):
+    """Image 0 stands 3 times, seen 30 and skipped 24; image 5 was seen once and skipped once."""
+    train = image_set(torch.cat([TRAIN, TRAIN[:1], TRAIN[:1]]))
+    seen, skipped = torch.full((122,), 10), torch.zeros(122, dtype=torch.int64)
+    skipped[[0, 120, 121]] = 8
+    seen[5] = skipped[5] = 1
+    save_audit(audit(train, image_set(FRESH), record=TrainingRecord(seen, skipped, {})), tmp_path / "audit")
+    rows = list(csv.DictReader((tmp_path / "audit" / "training-images.csv").open()))
+    assert len(rows) == 120
+    assert rows[0] == {"image": "0", "multiplicity": "3", "copied": "0", "seen": "30", "skipped": "24"}
+    with np.load(tmp_path / "audit" / "pictures.npz", allow_pickle=False) as pictures:
+        assert pictures["skipped"][:2].tolist() == [0, 5]

@@ -39,7 +39,7 @@ def _bits(tensor: Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
 
 def _write(root: Path, name: str = "bundle") -> Path:
     staging = root / ".staging"
-    files = stage(staging, "shared", _tensors()) | stage(staging, "member-0000", {"bank": torch.arange(10.0)})
+    files = stage(staging, {"shared": _tensors(), "member-0000": {"bank": torch.arange(10.0)}})
     seal(staging, root / name, files, {"round": 3, "run": "abc"})
     return root / name
 

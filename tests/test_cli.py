@@ -177,51 +177,51 @@ def test_broken_training_exits_1_and_says_where(capsys, tmp_path):
     assert "loss or gradient is not finite: member 0, round 0, step " in err.splitlines()[-1]
 
 
-def test_train_sample_audit_report_compare(tmp_path):
-    """The whole chain in real processes, with only JSON on stdout; then audits of plain files."""
+def test_train_sample_audit_report_compare(capsys, tmp_path):
+    """The whole chain, with only JSON on stdout; then the audit of a plain file."""
+
+    def result(*arguments):
+        status, out, _ = call(capsys, *arguments)
+        assert status == 0
+        return json.loads(out)
+
     runs = [tmp_path / "digits-0", tmp_path / "digits-1"]
     for seed, folder in enumerate(runs):
-        trained = json.loads(run("train", "digits-iet-agc", "--out", folder, *SETTINGS, "--train.seed", seed).stdout)
+        trained = result("train", "digits-iet-agc", "--out", folder, *SETTINGS, "--train.seed", seed)
         assert trained["images_seen"] == 4 * 2 * 3 * 8
         assert trained["training_images"] == 216
-    sampled = run("sample", runs[0], "--out", runs[0] / "samples", "--num", "60")
-    assert json.loads(sampled.stdout)["num"] == 60
-    again = run("sample", runs[0], "--out", runs[0] / "samples", "--num", "60")
-    assert again.returncode == 0
-    assert (
-        "holds another sample set (num is 60, not 70)"
-        in run("sample", runs[0], "--out", runs[0] / "samples", "--num", "70").stderr
-    )
+    samples = runs[0] / "samples"
+    assert result("sample", runs[0], "--out", samples, "--num", "60")["num"] == 60
+    assert result("sample", runs[0], "--out", samples, "--num", "60")["num"] == 60
+    _, _, err = call(capsys, "sample", runs[0], "--out", samples, "--num", "70")
+    assert "holds another sample set (num is 60, not 70)" in err
 
-    audited = run(
-        "audit", "--train", runs[0], "--samples", runs[0] / "samples", "--held-out", runs[0], "--out", runs[0] / "audit"
-    )
-    audit = json.loads(audited.stdout)
+    sources = ("--train", runs[0], "--held-out", runs[0])
+    audit = result("audit", *sources, "--samples", samples, "--out", runs[0] / "audit")
     assert (audit["num_samples"], audit["num_train"], audit["num_train_unique"]) == (60, 216, 200)
-    assert audit == {k: v for k, v in json.loads((runs[0] / "audit" / "audit.json").read_text()).items() if k in audit}
-    report = json.loads(run("report", runs[0] / "audit").stdout)["report"]
-    assert "<html" in Path(report).read_text()
+    written = json.loads((runs[0] / "audit" / "audit.json").read_text())
+    assert written == audit | {"names": {"train": str(runs[0]), "samples": str(samples), "held_out": str(runs[0])}}
+    assert "<html" in Path(result("report", runs[0] / "audit")["report"]).read_text()
 
-    images = np.load(runs[0] / "samples" / "samples.npz")["images"]
-    np.save(tmp_path / "plain.npy", images)
-    plain = json.loads(
-        run(
-            "audit",
-            "--train",
-            runs[0],
-            "--samples",
-            tmp_path / "plain.npy",
-            "--held-out",
-            runs[0],
-            "--out",
-            tmp_path / "b",
-        ).stdout
-    )
-    assert plain == audit
+    np.save(tmp_path / "plain.npy", np.load(samples / "samples.npz")["images"])
+    assert result("audit", *sources, "--samples", tmp_path / "plain.npy", "--out", tmp_path / "b") == audit
 
-    compared = run("compare", runs[0])
-    assert list(json.loads(compared.stdout)["presets"]) == ["digits-iet-agc"]
-    assert "is not audited" in run("compare", *runs).stderr
+    assert list(result("compare", runs[0])["presets"]) == ["digits-iet-agc"]
+    assert "is not audited" in call(capsys, "compare", *runs)[2]
+
+
+def test_torchrun_is_the_same_run_on_more_processes(tmp_path):
+    """Two real processes: one JSON on stdout, and the weights of a run in one process."""
+    alone = run("train", "digits-iet-agc", "--out", tmp_path / "alone", *SETTINGS)
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29431", "-m", "iet_agc"]
+    command = [*launcher, "train", "digits-iet-agc", "--out", tmp_path / "two", *SETTINGS]
+    two = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True, check=False)
+    assert (alone.returncode, two.returncode) == (0, 0), two.stderr
+    assert json.loads(two.stdout)["images_seen"] == json.loads(alone.stdout)["images_seen"]
+    weights = [
+        (tmp_path / name / "raw/unet/diffusion_pytorch_model.safetensors").read_bytes() for name in ("alone", "two")
+    ]
+    assert weights[0] == weights[1]
 
 
 def test_an_unfinished_run_cannot_be_sampled(capsys, tmp_path):

@@ -294,7 +294,7 @@ def test_a_new_folder_is_claimed_and_read_back(tmp_path: Path) -> None:
     settings = override(BASE, {"train.steps": "7", "data.num_train": "none", "model.attention": "4,8"})
     claim_folder(settings, tmp_path / "deep" / "run")
     assert read_settings(tmp_path / "deep" / "run") == settings
-    assert [file.name for file in (tmp_path / "deep" / "run").iterdir()] == ["config.json"]
+    assert {file.name for file in (tmp_path / "deep" / "run").iterdir()} == {"config.json", "settings.toml"}
     claim_folder(settings, tmp_path / "deep" / "run")  # the same again is a resume
 
 
@@ -362,3 +362,23 @@ def test_what_was_accepted_can_be_resumed(tmp_path: Path) -> None:
         return
     claim_folder(settings, tmp_path)
     assert read_settings(tmp_path) == settings
+
+
+def test_settings_are_written_for_people_as_a_preset(tmp_path: Path) -> None:
+    settings = override(load_preset("digits-iet-agc"), {"train.seed": "7", "description": 'with "quotes" and ü'})
+    claim_folder(settings, tmp_path / "run")
+    text = (tmp_path / "run" / "settings.toml").read_text()
+    for name, _, meaning in documented(settings):
+        assert f"# {meaning}" in text, name
+    assert load_preset(str(tmp_path / "run" / "settings.toml")) == settings
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[train", b"[train]\nstepz = 3", b"[train]\nsteps = 0"])
+def test_a_preset_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "mine.toml"
+    with pytest.raises(ValueError, match=r"mine\.toml cannot be read: No such file"):
+        load_preset(str(file))
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.toml is no preset: ") as error:
+        load_preset(str(file))
+    assert "\n" not in str(error.value)

@@ -55,9 +55,9 @@ def train_in(count, chosen, out):
     in_processes(count, action)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_members_on_ranks_end_bitwise_equal(tmp_path, count):
-    chosen = settings(method__members=4, model__dropout=0.1)
+@pytest.mark.parametrize(("members", "count"), [(4, 1), (4, 2), (4, 3), (8, 8)])
+def test_members_on_ranks_end_bitwise_equal(tmp_path, members, count):
+    chosen = settings(method__members=members, model__dropout=0.1)
     engine.train(chosen, images(), tmp_path / "alone" / "run", CPU)
     train_in(count, chosen, tmp_path / "many" / "run")
     for kind in ("raw", "ema"):

@@ -10,7 +10,8 @@ from iet_agc.average import average_states
 from iet_agc.config import validate
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, to_float
-from iet_agc.engine import Member, NonFiniteError, draw_batch, train, warmup
+from iet_agc.engine import train
+from iet_agc.member import Member, NonFiniteError, draw_batch, warmup
 from iet_agc.models import build_unet, load_pipeline
 from iet_agc.seeds import key_of
 from iet_agc.shards import partition
@@ -36,7 +37,7 @@ def settings(**changes):
         "method": {"members": 2, "rounds": 2, "skip_below": 0.5},
         "train": {"steps": 6, "batch_size": 8, "warmup_steps": 3, "learning_rate": 1e-3, "ema_decay": 0.9},
         "sample": {"steps": 2},
-        "run": {"log_every": 3, "save_every": 4, "preview_images": 0},
+        "run": {"log_every": 2, "save_every": 4, "preview_images": 0},
     }
     for name, value in changes.items():
         section, field = name.split("__")
@@ -171,10 +172,10 @@ def test_agc_skips_what_is_far_under_the_bank(tmp_path):
 def test_curves_have_every_column_at_every_point(tmp_path):
     train(settings(), images(), tmp_path / "run", CPU)
     points = [json.loads(line) for line in (tmp_path / "run" / "curves" / "member-0001.jsonl").read_text().splitlines()]
-    assert [point["step"] for point in points] == [3, 6, 9, 12]
-    assert [point["images_seen"] for point in points] == [24, 48, 72, 96]
-    assert [point["round"] for point in points] == [0, 0, 1, 1]
-    assert points[0]["learning_rate"] == pytest.approx(1e-3 * 2 / 3)
+    assert [point["step"] for point in points] == [2, 4, 6, 8, 10, 12]
+    assert [point["images_seen"] for point in points] == [16, 32, 48, 64, 80, 96]
+    assert [point["round"] for point in points] == [0, 0, 0, 1, 1, 1]
+    assert points[0]["learning_rate"] == pytest.approx(1e-3 * 1 / 3)
     assert all(
         len(point["skip_rate_bands"]) == 10 and point["loss"] > 0 and point["images_per_second"] > 0 for point in points
     )
@@ -192,9 +193,9 @@ def test_previews_are_drawn_after_each_round(tmp_path):
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_non_finite_step_changes_nothing_and_is_named(tmp_path, monkeypatch, poison):
     """The 8th step of member 1 goes wrong: round 1, step 7, after one good round."""
-    from iet_agc import engine
+    from iet_agc import member
 
-    chosen, honest = settings(), engine.per_sample_loss
+    chosen, honest = settings(), member.per_sample_loss
     calls = []
 
     def spoiled(model, scheduler, x, timesteps, noise):
@@ -204,13 +205,13 @@ def test_a_non_finite_step_changes_nothing_and_is_named(tmp_path, monkeypatch, p
             return losses
         return losses * torch.nan if poison == "loss" else Explode.apply(losses)
 
-    monkeypatch.setattr(engine, "per_sample_loss", spoiled)
+    monkeypatch.setattr(member, "per_sample_loss", spoiled)
     with pytest.raises(NonFiniteError, match="member 1, round 1, step 7;"):
         train(chosen, images(), tmp_path / "run", CPU)
     bundles = sorted(folder.name for folder in (tmp_path / "run" / "bundles").iterdir())
     assert bundles == ["round-0001", "round-0001-member-0000-step-000000008"]
 
-    monkeypatch.setattr(engine, "per_sample_loss", honest)
+    monkeypatch.setattr(member, "per_sample_loss", honest)
     train(chosen, images(), tmp_path / "run", CPU)
     train(chosen, images(), tmp_path / "whole", CPU)
     assert_same(weights(tmp_path / "run"), weights(tmp_path / "whole"))

@@ -36,19 +36,21 @@ TABLE: dict[str, tuple[str, str]] = {
     # plumbing
     "config": ("", "pydantic"),
     "checkpoint": ("", "torch safetensors"),
+    "telemetry": ("checkpoint", "torch"),
     "dist": ("", "torch"),
     "log": ("", "torch tqdm"),
     # what puts them together
+    "member": ("agc config diffusion dist ema models seeds", "torch diffusers"),
     "engine": (
-        "agc average checkpoint config data diffusion dist ema log models sampling seeds shards text",
-        "torch diffusers",
+        "average checkpoint config data diffusion dist log member models sampling seeds shards telemetry text",
+        "torch",
     ),
-    "samples": ("config data dist log models sampling", "torch numpy"),
+    "samples": ("config data dist log models sampling", "torch numpy diffusers"),
     "audit": (
-        "config data log metrics metrics.memorization metrics.neighbors metrics.quality samples",
+        "config data log metrics metrics.memorization metrics.neighbors metrics.quality samples telemetry",
         "torch numpy scipy",
     ),
-    "report": ("config metrics data", "numpy matplotlib jinja2 markupsafe PIL"),
+    "report": ("config metrics data", "numpy scipy matplotlib jinja2 markupsafe PIL"),
     "compare": ("config metrics data", "numpy scipy matplotlib"),
     "demo": ("*", "*"),
     "cli": ("*", ""),

@@ -22,6 +22,13 @@ def pipeline(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Two images per part on disk, so that ten images are five parts."""
+    monkeypatch.setattr(samples, "_PART", 1)
+    monkeypatch.setattr(samples, "rows_at_a_time", lambda shape, device: 2)
+
+
 def draw(pipeline, out, seeds=range(10), **options):
     return load_samples(draw_samples(pipeline, seeds, out, steps=3, **options))
 
@@ -37,7 +44,7 @@ def test_an_image_depends_on_its_seed_only(pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_many_processes_draw_the_same_set(pipeline, tmp_path, count):
+def test_many_processes_draw_the_same_set(pipeline, tmp_path, count, small_parts):
     in_processes(count, lambda: draw_samples(pipeline, range(10), tmp_path / "many", steps=3))
     assert torch.equal(load_samples(tmp_path / "many")[0].images, draw(pipeline, tmp_path / "one")[0].images)
 
@@ -51,7 +58,7 @@ def test_png_and_npz_hold_the_same_pixels(pipeline, tmp_path):
         assert content["seeds"].tolist() == list(range(10))
 
 
-def test_a_killed_draw_goes_on(pipeline, tmp_path, monkeypatch):
+def test_a_killed_draw_goes_on(pipeline, tmp_path, monkeypatch, small_parts):
     honest, calls = samples.sample, []
 
     def dies_at_the_third(*arguments):

@@ -24,6 +24,7 @@ from iet_agc.metrics.memorization import CUTS, distance_ratio, memorization_quan
 from iet_agc.metrics.neighbors import nearest
 from iet_agc.metrics.quality import default_extractor, features, frechet_distance
 from iet_agc.samples import load_samples
+from iet_agc.telemetry import read_telemetry
 
 __all__ = [
     "FALSE_ALARM_PERCENT",
@@ -71,7 +72,8 @@ class AuditResult:
         held_out_ratios: float64 (H,), or None.
         samples, train: the image sets.
         seeds: of the samples, if known.
-        multiplicity: how often the image stands in the training set, int64 (M,), at each of its places.
+        unique: where each unique training image stands first, int64 (U,), ascending.
+        place: which unique image each training image is, int64 (M,).
         record: of the training run, if known.
     """
 
@@ -83,7 +85,8 @@ class AuditResult:
     held_out_ratios: Tensor | None
     samples: ImageSet
     train: ImageSet
-    multiplicity: Tensor
+    unique: Tensor
+    place: Tensor
     seeds: Sequence[int] | None = None
     record: TrainingRecord | None = None
 
@@ -150,6 +153,11 @@ def audit(
         "num_train_unique": len(unique),
         "num_held_out": len(held_out) if held_out else 0,
         "num_held_out_in_train": given - (len(held_out) if held_out else 0),
+        "sha256": {
+            "train": train.fingerprint,
+            "samples": samples.fingerprint,
+            "held_out": held_out.fingerprint if held_out else None,
+        },
         "conventions": _conventions(k, flips),
         "mq": _quantities(ratios),
         "held_out": None if held_ratios is None else {"mq": _quantities(held_ratios)},
@@ -157,10 +165,9 @@ def audit(
         "quality": _quality(unique, samples, held_out, extractor),
     }
     closest = first[indices[:, 0]]
-    multiplicity = torch.bincount(inverse)[inverse]
     mirrored = _is_mirrored(samples.images, train.images[closest], distances[:, 0])
     return AuditResult(
-        numbers, ratios, closest, distances[:, 0], mirrored, held_ratios, samples, train, multiplicity, seeds, record,
+        numbers, ratios, closest, distances[:, 0], mirrored, held_ratios, samples, train, first, inverse, seeds, record,
     )  # fmt: skip
 
 
@@ -337,11 +344,8 @@ def read_record(run: Path) -> TrainingRecord | None:
     table = run / "telemetry.csv"
     if not table.is_file():
         return None
-    with table.open() as stream:
-        rows = list(csv.DictReader(stream))
     curves = {file.stem: read_curve(file) for file in sorted((run / "curves").glob("*.jsonl"))}
-    seen, skipped = (torch.tensor([int(row[column]) for row in rows]) for column in ("seen", "skipped"))
-    return TrainingRecord(seen, skipped, curves)
+    return TrainingRecord(*read_telemetry(table), curves)
 
 
 # On disk ------------------------------------------------------------------------------------------------
@@ -360,12 +364,15 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     out.mkdir(parents=True, exist_ok=True)
     (out / "audit.json").unlink(missing_ok=True)  # it comes last: with it, the folder is whole
     names = names or {"train": result.train.name, "samples": result.samples.name, "held_out": ""}
-    copied = _copies_per_image(result)
+    table = _per_unique_image(result)
     worst = result.ratios.argsort(stable=True)[:most]
-    top = copied.argsort(descending=True, stable=True)[:most]
-    skipped = _most_skipped(result, most)
+    top = result.unique[table["copied"].argsort(descending=True, stable=True)[:most]]
+    skipped = top[:0]
+    if result.record:
+        skipped = result.unique[_surely_skipped(table).argsort(descending=True, stable=True)[:most]]
+    rows = zip(*(column.tolist() for column in table.values()), strict=True)
     _write_table(out / "samples.csv", _sample_rows(result))
-    _write_table(out / "training-images.csv", _training_rows(result, copied))
+    _write_table(out / "training-images.csv", [dict(zip(table, row, strict=True)) for row in rows])
     np.savez_compressed(
         out / "pictures.npz",
         worst=worst.numpy(), worst_samples=result.samples.images[worst].numpy(),
@@ -384,26 +391,25 @@ def _check_out(out: Path) -> None:
         raise ValueError(f"{out} is not empty and holds no audit: choose another --out")
 
 
-def _copies_per_image(result: AuditResult) -> Tensor:
-    copies = result.nearest[result.ratios < result.cut]
-    return torch.bincount(copies, minlength=len(result.train))
+def _per_unique_image(result: AuditResult) -> dict[str, Tensor]:
+    """The table of training images, int64 (U,) each; the places of a repeated image count together."""
+    copies = result.place[result.nearest[result.ratios < result.cut]]
+    table = {
+        "image": result.unique,
+        "multiplicity": torch.bincount(result.place),
+        "copied": torch.bincount(copies, minlength=len(result.unique)),
+    }
+    if result.record:
+        zeros = torch.zeros_like(result.unique)
+        table["seen"] = zeros.index_add(0, result.place, result.record.seen)
+        table["skipped"] = zeros.index_add(0, result.place, result.record.skipped)
+    return table
 
 
-def _most_skipped(result: AuditResult, most: int) -> Tensor:
-    """Unique images ranked by how surely they are skipped often: the lower Wilson limit of the share.
-
-    The places of a repeated image count together, and one that was hardly seen does not lead.
-    """
-    if result.record is None:
-        return torch.empty(0, dtype=torch.int64)
-    first, inverse = unique_images(result.train.images)
-    zeros = torch.zeros(len(first), dtype=torch.float64)
-    seen, skipped = (
-        zeros.index_add(0, inverse, count.double()) for count in (result.record.seen, result.record.skipped)
-    )
-    n, p, z = seen.clamp(min=1), skipped / seen.clamp(min=1), 1.96
-    low = (p + z**2 / (2 * n) - z * (p * (1 - p) / n + z**2 / (4 * n**2)).sqrt()) / (1 + z**2 / n)
-    return first[low.argsort(descending=True, stable=True)[:most]]
+def _surely_skipped(table: Mapping[str, Tensor]) -> Tensor:
+    """Lower Wilson limit of each image's skipped share: one that was hardly seen does not lead the ranking."""
+    n, p, z = table["seen"].clamp(min=1).double(), table["skipped"] / table["seen"].clamp(min=1), 1.96
+    return (p + z**2 / (2 * n) - z * (p * (1 - p) / n + z**2 / (4 * n**2)).sqrt()) / (1 + z**2 / n)
 
 
 def _sample_rows(result: AuditResult) -> list[Mapping[str, Any]]:
@@ -418,15 +424,6 @@ def _sample_rows(result: AuditResult) -> list[Mapping[str, Any]]:
             "mirrored": int(mirrored),
         }
         for number, (ratio, index, distance, mirrored) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
-    ]
-
-
-def _training_rows(result: AuditResult, copied: Tensor) -> list[Mapping[str, Any]]:
-    table = {"image": torch.arange(len(result.train)), "multiplicity": result.multiplicity, "copied": copied}
-    if result.record:
-        table |= {"seen": result.record.seen, "skipped": result.record.skipped}
-    return [
-        dict(zip(table, row, strict=True)) for row in zip(*(column.tolist() for column in table.values()), strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-__all__ = ["Bundle", "BundleError", "read_bundle", "seal", "stage", "write_text"]
+__all__ = ["Bundle", "BundleError", "newest_bundle", "read_bundle", "seal", "stage", "write_text"]
 
 _FORMAT = "iet-agc bundle"
 _VERSION = 1
@@ -49,17 +49,24 @@ class Bundle:
         return safetensors.torch.load_file(self.folder / f"{name}.safetensors")
 
 
-def stage(staging: Path, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Write one file of a bundle to be, from any process that sees the folder.
+def stage(staging: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
+    """Write files of a bundle to be, from any process that sees the folder.
+
+    Args:
+        staging: folder that becomes the bundle.
+        parts: {"shared": tensors by name, "member-0003": ...}.
 
     Returns:
         {file name: SHA-256}, for `seal`.
     """
     staging.mkdir(parents=True, exist_ok=True)
-    file = staging / f"{name}.safetensors"
-    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-    _flush(file)
-    return {file.name: _sha256(file)}
+    digests = {}
+    for name, tensors in parts.items():
+        file = staging / f"{name}.safetensors"
+        safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+        _flush(file)
+        digests[file.name] = _sha256(file)
+    return digests
 
 
 def seal(staging: Path, folder: Path, files: Mapping[str, str], about: Mapping[str, Any]) -> None:
@@ -96,6 +103,32 @@ def read_bundle(folder: Path) -> Bundle:
         except SafetensorError as error:
             raise BundleError(f"{folder} is damaged: {name} holds no tensors") from error
     return Bundle(folder, about)
+
+
+def newest_bundle(
+    folder: Path, pattern: str, identity: Mapping[str, str], warn: Callable[[str], object]
+) -> Bundle | None:
+    """The newest usable bundle of a run.
+
+    Args:
+        folder: where the run's bundles are.
+        pattern: which ones, a glob; their names sort by age.
+        identity: what a bundle of this run says of itself.
+        warn: told one line about each damaged bundle that is passed over.
+
+    Raises:
+        BundleError: a bundle is whole, but of another run.
+    """
+    for candidate in sorted(folder.glob(pattern), reverse=True):
+        try:
+            bundle = read_bundle(candidate)
+        except BundleError as error:
+            warn(f"{error}; going on from the one before it")
+            continue
+        if any(bundle.about.get(key) != value for key, value in identity.items()):
+            raise BundleError(f"{candidate} belongs to a run with other settings or images: choose another --out")
+        return bundle
+    return None
 
 
 def write_text(file: Path, text: str) -> None:

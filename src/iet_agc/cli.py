@@ -85,7 +85,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
 
 def _add_train(verbs: Any) -> None:
     parser = _verb(verbs, "train", _train, "train a model; the same command again resumes", add_help=False)
-    parser.add_argument("preset", nargs="?", metavar="PRESET", help="see 'iet-agc presets'")
+    parser.add_argument("preset", nargs="?", metavar="PRESET", help="see 'iet-agc presets'; or a .toml file")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument(
         "-h", "--help", action="store_true", help="show all settings, with their values in PRESET, and exit"

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 __all__ = [
     "Settings",
+    "annotated",
     "claim_folder",
     "differences",
     "documented",
@@ -120,7 +121,11 @@ class RunSettings(_Section):
         ge=0,
         description="CPU threads per process; 0: torch's choice. Sums on a CPU round differently with another number",
     )
-    save_every: int = Field(2000, ge=1, description="steps of a member between two bundles within a round")
+    save_every: int = Field(
+        2000,
+        ge=1,
+        description="steps of a member between two bundles within a round, up to the next point of its curve",
+    )
     log_every: int = Field(50, ge=1, description="steps between two points of a curve")
     preview_images: int = Field(64, ge=0, description="images in the grid drawn after each round; 0: no grids")
 
@@ -146,12 +151,26 @@ def preset_names() -> list[str]:
 def load_preset(name: str) -> Settings:
     """The settings of a preset.
 
+    Args:
+        name: of a preset that comes with the package, or the path of a .toml file in the same form.
+
     Raises:
-        ValueError: there is none of that name; the message names the nearest.
+        ValueError: there is none of that name (the message names the nearest), or the file is no preset.
     """
+    if name.endswith(".toml"):
+        return _read_preset(Path(name))
     if name not in preset_names():
         raise ValueError(f"unknown preset {name!r}{_nearest(name, preset_names())}; 'iet-agc presets' lists them")
     return validate({"name": name} | tomllib.loads((_preset_folder() / f"{name}.toml").read_text()))
+
+
+def _read_preset(file: Path) -> Settings:
+    try:
+        return validate({"name": file.stem} | tomllib.loads(file.read_text()))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # no UTF-8, no TOML, or no settings
+        raise ValueError(f"{file} is no preset: {error}") from None
 
 
 def validate(content: Mapping[str, Any]) -> Settings:
@@ -219,12 +238,16 @@ def differences(old: Settings, new: Settings) -> list[str]:
 
 
 def claim_folder(settings: Settings, folder: Path) -> None:
-    """Make `folder` the run of these settings: write its config.json, or find the same run there.
+    """Make `folder` the run of these settings: write them there, or find the same run.
+
+    config.json is what a resume reads; settings.toml says the same to people, with the meaning of each
+    setting, and is a preset.
 
     Raises:
         ValueError: it holds another run, or something else; the message says what differs.
     """
     file, unfinished = folder / "config.json", folder / ".config.json.unfinished"
+    ours = {unfinished.name, "settings.toml"}
     if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
         raise ValueError(f"{folder} cannot be a folder: there is a file of that name")
     if file.exists():
@@ -232,11 +255,24 @@ def claim_folder(settings: Settings, folder: Path) -> None:
             raise ValueError(
                 f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
             )
-    elif folder.exists() and any(entry != unfinished for entry in folder.iterdir()):
+    elif folder.exists() and any(entry.name not in ours for entry in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.toml").write_text(annotated(settings))
     unfinished.write_text(settings.model_dump_json(indent=1) + "\n")
     unfinished.replace(file)
+
+
+def annotated(settings: Settings) -> str:
+    """The settings as a preset file, each with its meaning and unit."""
+    lines: list[str] = []
+    for dotted, value, meaning in documented(settings):
+        section, _, field = dotted.rpartition(".")
+        if section and f"[{section}]" not in lines:
+            lines += ["", f"[{section}]"]
+        line = f"# {field}: none" if value is None else f"{field} = {json.dumps(value, ensure_ascii=False)}"
+        lines.append(f"{line:<40} # {meaning}")
+    return "\n".join(lines) + "\n"
 
 
 def read_settings(folder: Path) -> Settings:

@@ -5,9 +5,9 @@ import hashlib
 import math
 import tokenize
 import zlib
-from zipfile import BadZipFile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch

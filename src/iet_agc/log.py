@@ -27,7 +27,7 @@ def say(line: str) -> None:
 def progress_bar(what: str, total: int, done: int = 0, unit: str = "step", shown: bool = True) -> Iterator["tqdm[Any]"]:
     """A bar on stderr that tells the time left, from the speed of this session's work only."""
     with tqdm(
-        total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=not shown, smoothing=0.05
+        total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=not shown, smoothing=0.05, delay=1
     ) as bar:
         yield bar
 

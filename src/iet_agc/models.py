@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
@@ -112,6 +113,20 @@ def save_pipeline(model: UNet2DModel, scheduler: DDIMScheduler, folder: Path) ->
     os.rename(unfinished, folder)
 
 
+def _load_unet(folder: Path) -> UNet2DModel:
+    """A U-Net whose every weight is in the file; diffusers fills what is missing with random numbers."""
+    config: dict[str, Any] = UNet2DModel.load_config(folder)  # pyright: ignore[reportAssignmentType]
+    if config["_class_name"] != "UNet2DModel":
+        raise ValueError(f"its U-Net is a {config['_class_name']}, not a UNet2DModel")
+    loaded: Any = UNet2DModel.from_pretrained(
+        folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+    )
+    model, found = loaded
+    if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
+        raise ValueError(f"its weights are not those of its configuration: {odd[0]}")
+    return model
+
+
 def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet2DModel, DDIMScheduler]:
     """Read model and schedule back, the model in evaluation mode.
 
@@ -121,14 +136,7 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
     try:
-        kind = UNet2DModel.load_config(folder / "unet")["_class_name"]
-        if kind != "UNet2DModel":
-            raise ValueError(f"its U-Net is a {kind}, not a UNet2DModel")
-        model, found = UNet2DModel.from_pretrained(
-            folder / "unet", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-        if odd := found["missing_keys"] or found["unexpected_keys"]:
-            raise ValueError(f"its weights are not those of its configuration: {list(odd)[0]}")
+        model = _load_unet(folder / "unet")
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{folder} cannot be read as a diffusers pipeline: {str(error).splitlines()[0]}") from error

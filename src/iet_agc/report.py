@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import beta
 
 __all__ = ["render", "write_report"]
 
@@ -63,13 +64,12 @@ _STYLE = {
 }  # fmt: skip
 
 _T = TypeVar("_T")
-_Outcome = Literal["copies", "undecided", "chance", "uncalibrated", "leak"]
+_Outcome = Literal["copies", "undecided", "chance", "uncalibrated"]
 _LABELS: dict[_Outcome, str] = {
     "copies": "Copies found",
     "undecided": "Undecided",
     "chance": "No excess over real images shown",
     "uncalibrated": "Not calibrated",
-    "leak": "Held-out set unfit",
 }
 
 
@@ -173,10 +173,7 @@ class _Trained:
 
 @dataclass(frozen=True)
 class _Audit:
-    """All of an audit's folder; ratios float64 (N,) and held_out_ratios float64 (H,).
-
-    `calibrated` is None, too, where the calibrated cut is 0: no sample is ever below it.
-    """
+    """All of an audit's folder; ratios float64 (N,) and held_out_ratios float64 (H,)."""
 
     name: str
     folder: Path
@@ -195,11 +192,6 @@ class _Audit:
     def cut(self) -> float:
         """Below it a sample is called a copy."""
         return self.numbers["calibrated"]["cut"] if self.calibrated else float(_CUT)
-
-    @property
-    def leaked(self) -> bool:
-        """Whether so many held-out images are training images that no cut can be calibrated on them."""
-        return self.calibrated is None and self.numbers["calibrated"] is not None
 
     @property
     def copied(self) -> _Share:
@@ -283,9 +275,9 @@ def _shares(numbers: Mapping[str, Any]) -> tuple[dict[str, _Share], dict[str, _S
     held_out, calibrated = numbers["held_out"], numbers["calibrated"]
     mq = {cut: _share(numbers["mq"][cut]) for cut in sorted({*numbers["mq"], _CUT}, key=float)}
     held_out_mq = {cut: _share(held_out["mq"][cut]) for cut in mq} if held_out else None
-    if calibrated and not (calibrated["cut"] >= 0 and 0 < calibrated["false_alarm"] < 1 and _share(calibrated)):
+    if calibrated and not (calibrated["cut"] > 0 and 0 < calibrated["false_alarm"] < 1 and _share(calibrated)):
         raise ValueError(f"calibrated is {calibrated!r}")
-    return mq, held_out_mq, _share(calibrated) if calibrated and calibrated["cut"] > 0 else None
+    return mq, held_out_mq, _share(calibrated) if calibrated else None
 
 
 def _share(entry: Mapping[str, Any]) -> _Share:
@@ -319,8 +311,8 @@ def _sample_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, Any]]
 
 def _training_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, int]]:
     rows = [{column: int(value) for column, value in row.items()} for row in _rows(file)]
-    if len(rows) != numbers["num_train"]:
-        raise ValueError(f"{len(rows)} rows, audit.json counts {numbers['num_train']} training images")
+    if len(rows) != numbers["num_train_unique"]:
+        raise ValueError(f"{len(rows)} rows, audit.json counts {numbers['num_train_unique']} unique training images")
     return rows
 
 
@@ -346,7 +338,8 @@ def _trained(
     rows: Sequence[Mapping[str, int]], pictures: Mapping[str, NDArray[Any]], kind: str, _: Path
 ) -> list[_Trained]:
     found = zip(pictures[kind].tolist(), pictures[f"{kind}_images"], strict=True)
-    return [_Trained(**rows[number], picture=picture) for number, picture in found]
+    by_image = {row["image"]: row for row in rows}
+    return [_Trained(**by_image[image], picture=picture) for image, picture in found]
 
 
 # What it says -------------------------------------------------------------------------------------------
@@ -376,8 +369,8 @@ def _section(audit: _Audit) -> dict[str, Any]:
 
 def _outcome(audit: _Audit) -> _Outcome:
     """What the numbers allow to say; see the module's docstring."""
-    if audit.calibrated is None:  # a count of 0 below a leaked cut of 0 would be a false acquittal
-        return "leak" if audit.leaked else "uncalibrated"
+    if audit.calibrated is None:
+        return "uncalibrated"
     if audit.calibrated.low <= audit.false_alarm:
         return "chance"
     return "copies" if audit.calibrated.low > _most_false_alarms(audit) else "undecided"
@@ -386,16 +379,10 @@ def _outcome(audit: _Audit) -> _Outcome:
 def _most_false_alarms(audit: _Audit) -> float:
     """Upper end of the 95 % interval of the share of all real images that fall below the calibrated cut.
 
-    P(Beta(j, H + 1 - j) > p) = P(Binomial(H, p) < j), with j - 1 held-out images below the cut; halving finds p.
+    With j - 1 of H held-out images below the cut, that share has the distribution Beta(j, H + 1 - j).
     """
     total, below = len(audit.held_out_ratios), int((audit.held_out_ratios < audit.cut).sum())
-    chosen = [math.lgamma(total + 1) - math.lgamma(i + 1) - math.lgamma(total - i + 1) for i in range(below + 1)]
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        p = (low + high) / 2
-        tail = sum(math.exp(c + i * math.log(p) + (total - i) * math.log1p(-p)) for i, c in enumerate(chosen))
-        low, high = (p, high) if tail > 0.025 else (low, p)
-    return high
+    return float(beta.ppf(0.975, below + 1, total - below))
 
 
 def _verdict(audit: _Audit) -> str:
@@ -414,12 +401,9 @@ def _verdict(audit: _Audit) -> str:
 
 def _note(audit: _Audit, outcome: _Outcome) -> str:
     if outcome == "uncalibrated":
-        return "No held-out images were given, so it is not known how many real images would fall below this cut."
-    if outcome == "leak":
-        return (
-            "Too many held-out images are equal to training images, so no cut can be calibrated on them. "
-            "Audit again with held-out images that are not in the training set."
-        )
+        few = audit.numbers["num_held_out"]
+        given = f"Only {few} held-out images were given, too few" if few else "No held-out images were given"
+        return f"{given}, so it is not known how many real images would fall below this cut."
     held_out, most = _number(audit.numbers["num_held_out"]), _percent(_most_false_alarms(audit))
     known = f"The cut, a distance ratio of {_cut(audit.cut)}, was set on {held_out} held-out images"
     known += f", so its true false-alarm rate may be up to {most}"
@@ -458,12 +442,8 @@ def _command(audit: _Audit) -> str:
 def _differences(audits: Sequence[_Audit]) -> list[str]:
     """In what audits on one page differ, so that their numbers do not compare."""
     facts: dict[str, Callable[[_Audit], object]] = {
-        "the training set": lambda audit: (
-            audit.numbers["names"]["train"],
-            audit.numbers["num_train"],
-            audit.numbers["num_train_unique"],
-        ),
-        "the held-out set": lambda audit: (audit.numbers["names"]["held_out"], audit.numbers["num_held_out"]),
+        "the training set": lambda audit: audit.numbers["sha256"]["train"],
+        "the held-out set": lambda audit: audit.numbers["sha256"]["held_out"],
         "the number of samples": lambda audit: audit.numbers["num_samples"],
         "the extractor": lambda audit: audit.numbers["quality"]["extractor"],
         "the conventions": lambda audit: audit.numbers["conventions"],
@@ -501,16 +481,10 @@ def _cut(value: float) -> str:
 
 
 def _decimal(value: float | None) -> str:
-    """Three significant digits."""
-    return (
-        "–"
-        if value is None
-        else f"{value:,.0f}"
-        if abs(value) >= 100
-        else f"{max(value, 0):.3g}"
-        if value < 1e-3
-        else f"{value:.3g}"
-    )
+    """Three decimals, fewer for large numbers; a distance of nothing may be negative by rounding."""
+    if value is None:
+        return "–"
+    return f"{max(value, 0):,.3f}" if value < 10 else f"{value:,.1f}"
 
 
 def _picture(image: NDArray[np.uint8]) -> str:

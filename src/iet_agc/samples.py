@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler, UNet2DModel
 
 from iet_agc import dist
 from iet_agc.config import Settings, override, read_settings
@@ -61,42 +62,55 @@ def draw_samples(
     """
     device = device or torch.device("cpu")
     model, scheduler = load_pipeline(pipeline, device)
-    about = {
+    if dist.rank() == 0:
+        _claim(out, _about(pipeline, scheduler, seeds, steps, file_format))
+    dist.barrier()
+    if not (out / ".parts").exists():
+        on_images(len(seeds))
+        return out
+    _draw_parts(model, scheduler, seeds, out / ".parts", steps, device, on_images)
+    dist.barrier()
+    if dist.rank() == 0:
+        _assemble(out, seeds, file_format)
+    dist.barrier()
+    return out
+
+
+def _about(pipeline: Path, scheduler: DDIMScheduler, seeds: range, steps: int, file_format: str) -> dict[str, Any]:
+    return {
         "format": _FORMAT,
         "version": 1,
         "pipeline": str(pipeline.resolve()),
         "first_seed": seeds.start,
         "num": len(seeds),
         "steps": steps,
-    }
-    about |= {
         "sampler": "DDIM, eta 0",
         "scheduler": dict(scheduler.config),
         "file_format": file_format,
     }
-    parts = out / ".parts"
-    if dist.rank() == 0:
-        _claim(out, about)
-    dist.barrier()
-    if not parts.exists():  # a finished set
-        on_images(len(seeds))
-        return out
-    shape = (model.config.in_channels, model.config.sample_size, model.config.sample_size)  # pyright: ignore
-    size = _PART * rows_at_a_time(shape, device)
-    for number, start in enumerate(range(0, len(seeds), size)):
-        part, own = parts / f"{number:06d}.npy", seeds[start : start + size]
+
+
+def _draw_parts(
+    model: UNet2DModel,
+    scheduler: DDIMScheduler,
+    seeds: range,
+    parts: Path,
+    steps: int,
+    device: torch.device,
+    on_images: Callable[[float], object],
+) -> None:
+    """Draw this process's share of the parts that are not there yet."""
+    size: int = model.config.sample_size  # pyright: ignore[reportAttributeAccessIssue]
+    shape = (int(model.config.in_channels), size, size)  # pyright: ignore[reportAttributeAccessIssue]
+    length = _PART * rows_at_a_time(shape, device)
+    for number, start in enumerate(range(0, len(seeds), length)):
+        part, own = parts / f"{number:06d}.npy", seeds[start : start + length]
         if number % dist.size() != dist.rank():
             continue
         if part.exists():
             on_images(len(own))
-            continue
-        images = sample(model, scheduler, own, shape, steps, device, on_images)
-        _save_array(part, images.numpy())
-    dist.barrier()
-    if dist.rank() == 0:
-        _assemble(out, parts, seeds, file_format)
-    dist.barrier()
-    return out
+        else:
+            _save_array(part, sample(model, scheduler, own, shape, steps, device, on_images).numpy())
 
 
 def sample_run(
@@ -184,7 +198,8 @@ def _save_array(file: Path, array: np.ndarray) -> None:
     os.replace(unfinished, file)
 
 
-def _assemble(out: Path, parts: Path, seeds: range, file_format: str) -> None:
+def _assemble(out: Path, seeds: range, file_format: str) -> None:
+    parts = out / ".parts"
     images = torch.from_numpy(np.concatenate([np.load(part) for part in sorted(parts.glob("*.npy"))]))
     if file_format == "npz":
         unfinished = out / ".samples.npz"

@@ -1,0 +1,218 @@
+"""The learner that owns a shard, and what is random about its training steps."""
+
+import copy
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from iet_agc import dist
+from iet_agc.agc import AntiGradientControl, mean_of_kept
+from iet_agc.config import Settings
+from iet_agc.diffusion import NUM_TIMESTEPS, per_sample_loss, to_float
+from iet_agc.ema import ExponentialMovingAverage
+from iet_agc.models import use_rows
+from iet_agc.seeds import generator, key_of
+
+__all__ = ["Batch", "Member", "NonFiniteError", "draw_batch", "warmup"]
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient is infinite or not a number; the message names member, round and step."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything that is random about one training step, for the whole batch.
+
+    Attributes:
+        positions: which images of the shard, int64 (B,).
+        flips: which of them are mirrored, bool (B,).
+        timesteps: int64 (B,), in [0, 1000).
+        noise: standard normal, float32 (B, C, H, W).
+        lots: uniform in [0, 1), float32 (B,); what random skipping compares with its rate.
+    """
+
+    positions: Tensor
+    flips: Tensor
+    timesteps: Tensor
+    noise: Tensor
+    lots: Tensor
+
+
+def draw_batch(
+    seed: int, member: int, step: int, shard_size: int, batch_size: int, shape: tuple[int, ...], device: torch.device
+) -> Batch:
+    """The batch of one step of one member, a function of its arguments alone.
+
+    The shard is read in one random order after another, end to end: every image comes once per
+    epoch, none is dropped, and a batch may straddle two epochs.
+    """
+    first = step * batch_size
+    epochs = range(first // shard_size, (first + batch_size - 1) // shard_size + 1)
+    orders = [_epoch_order(seed, member, epoch, shard_size) for epoch in epochs]
+    start = first - epochs[0] * shard_size
+    rng = generator("step", seed, member, step, device=device)
+    return Batch(
+        positions=torch.cat(orders)[start : start + batch_size].to(device),
+        flips=torch.rand(batch_size, generator=rng, device=device) < 0.5,
+        timesteps=torch.randint(NUM_TIMESTEPS, (batch_size,), generator=rng, device=device),
+        noise=torch.randn((batch_size, *shape), generator=rng, device=device),
+        lots=torch.rand(batch_size, generator=rng, device=device),
+    )
+
+
+@functools.lru_cache(maxsize=4)  # drawn once per epoch, not once per step
+def _epoch_order(seed: int, member: int, epoch: int, shard_size: int) -> Tensor:
+    return torch.randperm(shard_size, generator=generator("epoch", seed, member, epoch))
+
+
+class Member:
+    """The learner that owns a shard.
+
+    Args:
+        index: its number.
+        model: the initialisation, the same for every member; it is copied.
+        images: the shard's images, uint8 (n, C, H, W).
+        settings: of the run.
+        device: where it trains; it rests on the CPU.
+        replicas: the processes that train it together.
+
+    Attributes:
+        model, ema, optimizer, agc: what a member is made of.
+        step: optimizer steps taken, over all rounds; the position in the learning-rate schedule.
+        seen, skipped: how often each image of the shard was drawn, and left out; int64 (n,).
+    """
+
+    def __init__(
+        self,
+        index: int,
+        model: UNet2DModel,
+        images: Tensor,
+        settings: Settings,
+        device: torch.device,
+        replicas: dist.Replicas = dist.Replicas(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.index, self.settings, self.device, self.replicas = index, settings, device, replicas
+        self.images = images
+        self.model = copy.deepcopy(model).train()
+        self.ema = ExponentialMovingAverage(model, settings.train.ema_decay)
+        self.agc = AntiGradientControl(NUM_TIMESTEPS, settings.method.skip_below, settings.method.decay)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.train.learning_rate,
+            weight_decay=settings.train.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.seen, self.skipped = (torch.zeros(len(images), dtype=torch.int64) for _ in range(2))
+        rows = replicas.rows(settings.train.batch_size)
+        use_rows(self.model, None if replicas.count == 1 else (rows.start, settings.train.batch_size))
+
+    def to(self, device: torch.device) -> None:
+        """Move everything that is needed for training."""
+        modules: list[nn.Module] = [self.model, self.ema.module, self.agc]
+        for module in modules:
+            module.to(device)
+        for state in self.optimizer.state.values():
+            state.update({name: tensor.to(device) for name, tensor in state.items()})
+        self.images, self.seen, self.skipped = (t.to(device) for t in (self.images, self.seen, self.skipped))
+
+    def train(self, until: int, scheduler: DDIMScheduler) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Take steps up to number `until`, yielding (losses, keep, timesteps) of each batch, all (B,).
+
+        Raises:
+            NonFiniteError: when the steps taken so far are looked at, at the end. A bad step and those
+                after it change neither weights nor moments: the device holds them back by itself.
+        """
+        first = self.step
+        bad = torch.zeros((), device=self.device)
+        good_steps = torch.zeros((), dtype=torch.int64, device=self.device)
+        while self.step < until:
+            yield self._one_step(scheduler, bad)
+            good_steps += bad == 0
+        if bad.item():
+            raise NonFiniteError(
+                f"loss or gradient is not finite: member {self.index}, round {first // self.settings.train.steps}, "
+                f"step {first + int(good_steps)}; the last bundle stays as it is. "
+                "Lower train.learning_rate or train.grad_clip, or look at the images"
+            )
+
+    def _one_step(self, scheduler: DDIMScheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        train, method = self.settings.train, self.settings.method
+        batch = draw_batch(
+            train.seed, self.index, self.step, len(self.images), train.batch_size, self.images.shape[1:], self.device
+        )
+        rows = self.replicas.rows(train.batch_size)
+        if self.settings.model.dropout > 0:
+            torch.manual_seed(key_of("dropout", train.seed, self.index, self.step))
+        mine = per_sample_loss(
+            self.model, scheduler, self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows]
+        )
+        losses = self.replicas.whole(mine.detach(), train.batch_size)
+        keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= method.random_skip)
+        mean_of_kept(mine, keep[rows], keep.sum()).backward()
+        self.agc.update(losses, batch.timesteps)
+        self._descend(losses, bad)
+        self.seen.index_add_(0, batch.positions, torch.ones_like(batch.positions))
+        self.skipped.index_add_(0, batch.positions, (~keep).long())
+        return losses, keep, batch.timesteps
+
+    def _pixels(self, batch: Batch, rows: slice) -> Tensor:
+        images = to_float(self.images[batch.positions[rows]])
+        if not self.settings.data.flips:
+            return images
+        return torch.where(batch.flips[rows, None, None, None], images.flip(-1), images)
+
+    def _descend(self, losses: Tensor, bad: Tensor) -> None:
+        """Clip, step, EMA; or nothing, from the first step on whose loss or gradient is not finite."""
+        train = self.settings.train
+        self.replicas.sum_gradients(list(self.model.parameters()))
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
+        bad.logical_or_(~(losses.isfinite().all() & norm.isfinite()))
+        self.optimizer.param_groups[0]["lr"] = train.learning_rate * warmup(self.step, train.warmup_steps)
+        self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model)
+        self.step += 1
+
+    def shared(self) -> dict[str, Tensor]:
+        """What an average replaces: weights and EMA weights, by name."""
+        states = {"raw": self.model.state_dict(), "ema": self.ema.module.state_dict()}
+        return {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
+
+    def load_shared(self, state: dict[str, Tensor]) -> None:
+        """Take over what `shared` gave, here or elsewhere."""
+        for kind, module in (("raw", self.model), ("ema", self.ema.module)):
+            module.load_state_dict(
+                {name.removeprefix(f"{kind}."): t for name, t in state.items() if name.startswith(f"{kind}.")}
+            )
+
+    def own(self) -> dict[str, Tensor]:
+        """What stays with the member: optimizer moments, loss bank, schedule position, counts."""
+        moments = {
+            f"optimizer.{kind}.{name}": value
+            for name, parameter in self.model.named_parameters()
+            for kind, value in self.optimizer.state[parameter].items()
+        }
+        counts = {"seen": self.seen, "skipped": self.skipped, "step": torch.tensor(self.step)}
+        return {**moments, **counts, "agc.mean_loss": self.agc.mean_loss}
+
+    def load_own(self, state: dict[str, Tensor]) -> None:
+        """Take over what `own` gave."""
+        for name, parameter in self.model.named_parameters():
+            kinds = ("step", "exp_avg", "exp_avg_sq")
+            moments = {kind: state[f"optimizer.{kind}.{name}"] for kind in kinds if f"optimizer.{kind}.{name}" in state}
+            if moments:
+                self.optimizer.state[parameter] = moments
+        self.agc.mean_loss.copy_(state["agc.mean_loss"])
+        self.seen, self.skipped, self.step = state["seen"], state["skipped"], int(state["step"])
+
+
+def warmup(step: int, warmup_steps: int) -> float:
+    """Learning rate of a step (counted from 0) over that after the warm-up: min(step / warmup, 1)."""
+    return min(step / warmup_steps, 1.0) if warmup_steps else 1.0

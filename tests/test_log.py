@@ -1,0 +1,67 @@
+"""Curves on disk and the sums behind them."""
+
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from iet_agc.log import BANDS, Curves, Meter, progress_bar, read_curve, say
+
+
+def test_a_meter_counts_by_bands_and_means_over_steps():
+    meter = Meter(1000, torch.device("cpu"))
+    meter.add(torch.tensor([1.0, 3.0]), torch.tensor([True, False]), torch.tensor([0, 99]))
+    meter.add(torch.tensor([4.0, 6.0]), torch.tensor([True, True]), torch.tensor([100, 999]))
+    point = meter.point()
+    assert point["loss"] == pytest.approx((2 + 5) / 2)
+    assert point["skip_rate"] == 0.25
+    assert point["skip_rate_bands"] == [0.5, 0.0, *[None] * (BANDS - 3), 0.0]
+    meter.reset()
+    meter.add(torch.tensor([7.0]), torch.tensor([True]), torch.tensor([5]))
+    assert meter.point()["loss"] == 7
+
+
+def curve_of(run, steps, start=0):
+    curves = Curves(run, 1, start)
+    for step in steps:
+        curves.add({"step": step, "loss": step / 2, "skip_rate_bands": [None, 0.5]})
+    curves.close()
+    return curves
+
+
+def test_points_are_kept_up_to_where_the_member_stands(tmp_path):
+    curves = curve_of(tmp_path, [2, 4, 6])
+    curve_of(tmp_path, [6, 8], start=4)
+    assert [point["step"] for point in read_curve(curves.file)] == [2, 4, 6, 8]
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    curves = curve_of(tmp_path, [2, 4])
+    with curves.file.open("a") as stream:
+        stream.write('{"step": 6, "lo')
+    assert [point["step"] for point in read_curve(curves.file)] == [2, 4]
+    curve_of(tmp_path, [6], start=4)
+    assert [json.loads(line)["step"] for line in curves.file.read_text().splitlines()] == [2, 4, 6]
+
+
+def test_tensorboard_gets_the_same_numbers_and_the_grids(tmp_path):
+    curves = Curves(tmp_path, 1, 0)
+    curves.add({"step": 3, "loss": 0.5, "skip_rate_bands": [None, 0.25]})
+    curves.add_grid(torch.zeros(3, 4, 4, dtype=torch.uint8), 3)
+    curves.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "member-0001")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "skip_rate_bands/1"}
+    assert [(event.step, event.value) for event in events.Scalars("skip_rate_bands/1")] == [(3, 0.25)]
+    assert events.Tags()["images"] == ["preview"]
+
+
+def test_progress_and_words_go_to_stderr(capsys):
+    with progress_bar("work", 4, done=2) as bar:
+        bar.delay = 0
+        bar.update(1)
+    say("a line")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "a line" in captured.err
+    assert bar.n == 3
