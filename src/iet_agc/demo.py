@@ -42,7 +42,7 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
     """
     began = time.perf_counter()
     workers = min(len(presets), os.cpu_count() or 1)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, min(2, (os.cpu_count() or 1) // workers))  # such small models gain nothing from more
     settings = {
         name: override(load_preset(name), {"run.threads": str(threads), **(overrides or {})}) for name in presets
     }
