@@ -168,3 +168,27 @@ def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_le
     assert rows[0] == {"image": "0", "multiplicity": "3", "copied": "0", "seen": "30", "skipped": "24"}
     with np.load(tmp_path / "audit" / "pictures.npz", allow_pickle=False) as pictures:
         assert pictures["skipped"][:2].tolist() == [0, 5]
+
+
+def test_a_run_that_flips_is_audited_with_flips(tmp_path):
+    from iet_agc.audit import audit_sources
+    from iet_agc.config import Settings, claim_folder, override
+
+    changes = {"data.num_train": "150", "data.flips": "true"}
+    for name, flips in (("plain", "false"), ("flips", "true")):
+        claim_folder(override(Settings(), changes | {"data.flips": flips}), tmp_path / name)
+    train, _ = load_part(str(tmp_path / "plain"), "train")
+    np.save(tmp_path / "samples.npy", train.images[:60].flip(-1).numpy())
+    counts = {
+        name: audit_sources(
+            str(tmp_path / name),
+            str(tmp_path / "samples.npy"),
+            None,
+            tmp_path / f"{name}-audit",
+            on_images=lambda n: None,
+        )
+        for name in ("plain", "flips")
+    }
+    assert counts["flips"]["mq"]["0.15"]["count"] == 60
+    assert counts["plain"]["mq"]["0.15"]["count"] < 30
+    assert counts["flips"]["conventions"]["flips"] is True

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from iet_agc.config import read_settings
+from iet_agc.config import is_run, read_settings
 from iet_agc.data import DATASETS, ImageSet, load_dataset
 from iet_agc.log import progress_bar, read_curve
 from iet_agc.metrics.memorization import CUTS, distance_ratio, memorization_quantity
@@ -283,7 +283,8 @@ def audit_sources(
         train, held_out: see `load_part`. A run brings its telemetry and curves along.
         samples: the generated images.
         out: folder of the audit.
-        flips, extractor, on_images: see `audit`; `on_images` in place of the progress bar.
+        flips: see `audit`; a run that trained with flips is audited with them in any case.
+        extractor, on_images: see `audit`; `on_images` in place of the progress bar.
 
     Returns:
         The content of audit.json.
@@ -293,6 +294,8 @@ def audit_sources(
     images, seeds = load_part(samples, "samples")
     real = load_part(held_out, "held-out")[0] if held_out else None
     total = len(images) + (len(real) if real else 0)
+    run = Path(train)
+    flips = flips or (is_run(run) and read_settings(run).data.flips)
     with progress_bar("audit", total, unit="image", shown=on_images is None) as bar:
         result = audit(
             training,
@@ -301,7 +304,7 @@ def audit_sources(
             flips=flips,
             extractor=extractor,
             seeds=seeds,
-            record=read_record(Path(train)),
+            record=read_record(run),
             on_images=on_images or bar.update,
         )
     save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
@@ -323,12 +326,8 @@ def load_part(source: str, part: str) -> tuple[ImageSet, list[int] | None]:
         ValueError: nothing there, or it holds no such part.
     """
     path = Path(source)
-    if (path / "config.json").is_file() and part != "samples":
-        data = read_settings(path).data
-        root = Path(data.root) if data.root else None
-        train, held_out = load_dataset(
-            data.name, root, data.num_train, data.planted_images, data.planted_copies, data.seed
-        )
+    if is_run(path) and part != "samples":
+        train, held_out = load_dataset(**read_settings(path).data.source())
     elif source in DATASETS and not path.exists():
         train, held_out = load_dataset(source)
     else:

@@ -22,6 +22,7 @@ __all__ = [
     "differences",
     "documented",
     "fingerprint",
+    "is_run",
     "load_preset",
     "override",
     "preset_names",
@@ -50,6 +51,10 @@ class DataSettings(_Section):
     planted_copies: int = Field(1, ge=1, description="times that each planted image stands in the training set")
     flips: bool = Field(False, description="mirror each image left to right, half of the times that it is drawn")
     seed: int = Field(0, ge=0, description="chooses the training images and the planted ones")
+
+    def source(self) -> dict[str, Any]:
+        """The arguments of `data.load_dataset`."""
+        return self.model_dump(exclude={"flips"})
 
     @model_validator(mode="after")
     def _planted_are_trained(self) -> "DataSettings":
@@ -273,6 +278,11 @@ def annotated(settings: Settings) -> str:
         line = f"# {field}: none" if value is None else f"{field} = {json.dumps(value, ensure_ascii=False)}"
         lines.append(f"{line:<40} # {meaning}")
     return "\n".join(lines) + "\n"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (folder / "config.json").is_file() and not (folder / "model_index.json").is_file()
 
 
 def read_settings(folder: Path) -> Settings:

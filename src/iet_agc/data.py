@@ -109,7 +109,7 @@ def plant_duplicates(images: ImageSet, num_images: int, copies: int) -> ImageSet
 
 def load_dataset(
     name: str,
-    root: Path | None = None,
+    root: Path | str | None = None,
     num_train: int | None = None,
     planted_images: int = 0,
     planted_copies: int = 1,
@@ -130,6 +130,7 @@ def load_dataset(
     Raises:
         ValueError: unknown name, missing or damaged files, impossible numbers.
     """
+    root = Path(root) if root else None
     if name == "digits":
         train, held_out = split(_digits(), num_train, seed)
     elif name == "fashion-mnist":

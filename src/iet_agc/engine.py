@@ -51,13 +51,10 @@ def start(settings: Settings, out: Path, on_step: Callable[[int], object] | None
     Raises:
         ValueError, NonFiniteError: see `train`.
     """
-    began, data = time.perf_counter(), settings.data
+    began = time.perf_counter()
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
-    root = Path(data.root) if data.root else None
-    images, held_out = load_dataset(
-        data.name, root, data.num_train, data.planted_images, data.planted_copies, data.seed
-    )
+    images, held_out = load_dataset(**settings.data.source())
     device = dist.choose_device(settings.run.device)
     with dist.processes(device):
         train(settings, images, out, device, on_step)

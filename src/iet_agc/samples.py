@@ -19,7 +19,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
 from iet_agc import dist
-from iet_agc.config import Settings, override, read_settings
+from iet_agc.config import Settings, is_run, override, read_settings
 from iet_agc.data import ImageSet, image_grid, load_images, save_image
 from iet_agc.log import progress_bar
 from iet_agc.models import load_pipeline
@@ -138,11 +138,11 @@ def sample_run(
         ValueError: an unfinished run, impossible settings, or see `draw_samples`.
     """
     began = time.perf_counter()
-    is_run = (source / "config.json").is_file() and not (source / "model_index.json").is_file()
-    settings = read_settings(source) if is_run else Settings()  # pyright: ignore[reportCallIssue]
+    run = is_run(source)
+    settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
     asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample
-    pipeline = source / asked.weights if is_run else source
-    if is_run and not pipeline.exists():
+    pipeline = source / asked.weights if run else source
+    if run and not pipeline.exists():
         raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
     seeds = range(asked.first_seed, asked.first_seed + asked.num)
     where = dist.choose_device(device)
