@@ -213,7 +213,7 @@ def test_train_sample_audit_report_compare(capsys, tmp_path):
 def test_torchrun_is_the_same_run_on_more_processes(tmp_path):
     """Two real processes: one JSON on stdout, and the weights of a run in one process."""
     alone = run("train", "digits-iet-agc", "--out", tmp_path / "alone", *SETTINGS)
-    launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29431", "-m", "iet_agc"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "iet_agc"]
     command = [*launcher, "train", "digits-iet-agc", "--out", tmp_path / "two", *SETTINGS]
     two = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True, check=False)
     assert (alone.returncode, two.returncode) == (0, 0), two.stderr
