@@ -128,7 +128,7 @@ def test_alone_everything_is_the_identity():
     state = {"w": torch.ones(2)}
     assert (dist.rank(), dist.size(), dist.gather(3)) == (0, 1, [3])
     assert dist.broadcast_state(state, 0) is state
-    assert dist.replicas_of(1) == dist.Replicas()
+    assert dist.replicas_of(1, 8) == dist.Replicas()
 
 
 def test_a_device_that_is_not_there_is_refused():
@@ -138,3 +138,9 @@ def test_a_device_that_is_not_there_is_refused():
         with pytest.raises(ValueError, match=r"run\.device is 'cuda', but torch sees no GPU"):
             dist.choose_device("cuda")
     assert dist.choose_device("cpu") == CPU
+
+
+def test_more_replicas_than_rows_are_refused(monkeypatch):
+    monkeypatch.setattr(dist, "size", lambda: 9)
+    with pytest.raises(ValueError, match="5 processes cannot share batches of 4: start at most 8 processes"):
+        dist.replicas_of(2, 4)

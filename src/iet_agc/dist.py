@@ -52,7 +52,10 @@ def processes(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Members rest on the host, so states are broadcast from there also where gradients travel by nccl.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
@@ -149,15 +152,27 @@ class Replicas:
         dist.all_reduce(tensor, group=self.group)  # pyright: ignore[reportArgumentType]
 
 
-def replicas_of(num_members: int) -> Replicas:
+def replicas_of(num_members: int, batch_size: int) -> Replicas:
     """This process's place among those that train the same member.
 
     Member m is trained by the ranks r with r % num_members == m; alone, where there are no more
     processes than members. Every process must call this, since groups are made together.
+
+    Args:
+        num_members: how many members the run has.
+        batch_size: of one member; each replica needs a row of it.
+
+    Raises:
+        ValueError: more replicas than rows.
     """
     if size() <= num_members:
         return Replicas()
     teams = [list(range(member, size(), num_members)) for member in range(num_members)]
+    if len(teams[0]) > batch_size:
+        raise ValueError(
+            f"{len(teams[0])} processes cannot share batches of {batch_size}: start at most {num_members * batch_size} "
+            "processes, or raise train.batch_size"
+        )
     groups = [dist.new_group(team) for team in teams]
     member = rank() % num_members
     return Replicas(teams[member].index(rank()), len(teams[member]), groups[member])

@@ -136,7 +136,7 @@ class _Run:
             model.dropout,
             model.groups,
         )
-        self.replicas = dist.replicas_of(method.members)
+        self.replicas = dist.replicas_of(method.members, settings.train.batch_size)
         mine = range(dist.rank() % method.members, method.members, dist.size())
         self.members = [
             Member(m, initial, images.images[self.shards[m]], settings, device, self.replicas) for m in mine
