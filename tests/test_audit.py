@@ -192,3 +192,36 @@ def test_a_run_that_flips_is_audited_with_flips(tmp_path):
     assert counts["flips"]["mq"]["0.15"]["count"] == 60
     assert counts["plain"]["mq"]["0.15"]["count"] < 30
     assert counts["flips"]["conventions"]["flips"] is True
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("call", range(1, 6))
+def test_a_killed_audit_can_be_repeated(tmp_path, monkeypatch, call, again):
+    """Died at each of the five files in turn, of a first audit and of a second one over it."""
+    import os
+
+    result, calls, honest = audit(image_set(TRAIN), image_set(FRESH)), [], os.replace
+    if again:
+        save_audit(result, tmp_path / "audit")
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        honest(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            save_audit(result, tmp_path / "audit")
+    assert not (tmp_path / "audit" / "audit.json").exists()
+    save_audit(result, tmp_path / "audit")
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["num_samples"] == 60
+
+
+def test_mirrored_training_images_are_not_held_out_where_flips_count():
+    leaked = image_set(torch.cat([TRAIN[:3].flip(-1), noise(200, 2)]))
+    numbers = audit(image_set(TRAIN), image_set(FRESH), leaked, flips=True).numbers
+    assert numbers["num_held_out_in_train"] == 3
+    assert numbers["calibrated"]["cut"] > 0
+    assert audit(image_set(TRAIN), image_set(FRESH), leaked).numbers["num_held_out_in_train"] == 0

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from iet_agc import checkpoint
-from iet_agc.checkpoint import BundleError, read_bundle, seal, stage, write_text
+from iet_agc.checkpoint import BundleError, read_bundle, seal, stage
+from iet_agc.files import holds_others, replace_text
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
@@ -120,7 +121,7 @@ def test_a_truncated_or_missing_file_is_noticed(bundle: Path) -> None:
 
 def test_a_file_of_something_else_is_no_tensors(bundle: Path) -> None:
     (bundle / "shared.safetensors").write_bytes(b"not tensors")
-    digest = checkpoint._sha256(bundle / "shared.safetensors")
+    digest = checkpoint.sha256(bundle / "shared.safetensors")
     _change(bundle, files={"shared.safetensors": digest})
     with pytest.raises(BundleError, match=r"shared.safetensors holds no tensors"):
         read_bundle(bundle)
@@ -166,14 +167,14 @@ def test_names_that_leave_the_folder_are_refused(bundle: Path, name: str) -> Non
     outside.write_bytes((bundle / "shared.safetensors").read_bytes())
     (bundle / "sub").mkdir()
     name = name.format(root=bundle.parent)
-    _change(bundle, files={name: checkpoint._sha256(outside)})
+    _change(bundle, files={name: checkpoint.sha256(outside)})
     with pytest.raises(BundleError, match="damaged"):
         read_bundle(bundle)
 
 
 def test_text_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "state.json"
-    write_text(file, "old")
+    replace_text(file, "old")
 
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
@@ -181,9 +182,9 @@ def test_text_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
-            write_text(file, "new")
+            replace_text(file, "new")
     assert file.read_text() == "old"
-    write_text(file, "new")
+    replace_text(file, "new")
     assert file.read_text() == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
 
@@ -219,3 +220,12 @@ def test_nothing_in_the_package_unpickles() -> None:
         "np.load(f, allow_pickle=True)",
     ):
         assert _unpickles(bad)  # the check can fail
+
+
+def test_what_a_kill_leaves_of_our_own_files_is_ours(tmp_path: Path) -> None:
+    assert not holds_others(tmp_path / "missing", {"a"})
+    for name in ("a", ".a.unfinished", ".b.unfinished"):
+        (tmp_path / name).write_text("")
+    assert not holds_others(tmp_path, {"a", "b"})
+    (tmp_path / "c").write_text("")
+    assert holds_others(tmp_path, {"a", "b"})

@@ -24,6 +24,7 @@ TINY = {
     "sample.steps": "2",
     "run.preview_images": "0",
     "run.threads": "1",
+    "run.device": "cpu",
 }
 SETTINGS = [word for name, value in TINY.items() for word in (f"--{name}", value)]
 

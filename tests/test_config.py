@@ -382,3 +382,10 @@ def test_a_preset_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> 
     with pytest.raises(ValueError, match=r"mine\.toml is no preset: ") as error:
         load_preset(str(file))
     assert "\n" not in str(error.value)
+
+
+def test_seeds_that_would_repeat_are_refused() -> None:
+    override(BASE, {"sample.first_seed": str(2**32 - 10), "sample.num": "10"})
+    for first in (2**32 - 9, 2**32, 2**64):
+        with pytest.raises(ValueError, match=r"more than 2\^32, so seeds would repeat"):
+            override(BASE, {"sample.first_seed": str(first), "sample.num": "10"})

@@ -19,6 +19,7 @@ SMALL = {
     "sample.num": "64",
     "sample.steps": "2",
     "run.preview_images": "4",
+    "run.device": "cpu",
 }
 
 
@@ -85,3 +86,20 @@ def test_a_run_is_a_pipeline_for_people_who_do_not_have_this_package(result):
         folder = result[0] / "digits-iet-agc" / kind
         done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_demo_that_fails_says_so_before_the_other_preset_is_done(tmp_path):
+    """IET-AGC asks for more shards than images; default training has hours before it."""
+    from iet_agc import demo as module
+    from iet_agc.config import override as honest
+
+    def spoil(settings, changes):
+        changed = honest(settings, changes)
+        members = {"method.members": "2081"} if settings.name == "digits-iet-agc" else {"train.steps": "100000"}
+        return honest(changed, members)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "override", spoil)
+        with pytest.raises(ValueError, match="cannot cut 2080 images into 2081 shards"):
+            demo(tmp_path, overrides=SMALL)
+    assert not (tmp_path / "digits-default" / "raw").exists()

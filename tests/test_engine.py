@@ -243,3 +243,45 @@ def test_weights_stand_still_from_the_bad_step_on():
                 member.images = member.images.float() * torch.inf
     assert_same(seen[1], seen[4])
     assert not torch.equal(seen[0]["conv_in.weight"], seen[1]["conv_in.weight"])
+
+
+def test_only_the_member_being_trained_is_on_the_device(tmp_path, monkeypatch):
+    """Each of three members goes there and back before the next one goes."""
+    moves, honest = [], Member.to
+
+    def to(member, device):
+        moves.append((member.index, device.index))
+        honest(member, CPU)
+
+    monkeypatch.setattr(Member, "to", to)
+    chosen = settings(method__members=3, method__rounds=1)
+    train(chosen, images(), tmp_path / "run", torch.device("cpu", 0))  # told apart from the host by its index
+    assert moves == [(0, 0), (0, None), (1, 0), (1, None), (2, 0), (2, None)]
+
+
+def test_images_that_are_not_square_are_refused_before_anything_is_written(tmp_path):
+    wide = ImageSet(images().images.repeat(1, 1, 1, 2), "wide")
+    with pytest.raises(ValueError, match="wide is 16 x 8: only square images"):
+        train(settings(), wide, tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_reads_nothing_on_the_host():
+    """`item` and `nonzero` wait for the device; blocking copies do as well, but a CPU cannot show them."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = str(function)
+            assert "_local_scalar_dense" not in name
+            assert "nonzero" not in name
+            return function(*args, **(kwargs or {}))
+
+    torch.manual_seed(0)
+    initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
+    member, bad = Member(0, initial, images().images, settings(method__members=1), CPU), torch.zeros(())
+    member._one_step(make_scheduler(), bad)
+    with Watch():
+        member._one_step(make_scheduler(), bad)
+    with pytest.raises(AssertionError), Watch():
+        bad.item()

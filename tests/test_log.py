@@ -65,3 +65,13 @@ def test_progress_and_words_go_to_stderr(capsys):
     assert captured.out == ""
     assert "a line" in captured.err
     assert bar.n == 3
+
+
+def test_a_kill_while_a_curve_is_cut_back_loses_nothing(tmp_path, monkeypatch):
+    import os
+
+    curves = curve_of(tmp_path, [2, 4, 6])
+    monkeypatch.setattr(os, "replace", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        Curves(tmp_path, 1, 4)
+    assert [point["step"] for point in read_curve(curves.file)] == [2, 4, 6]

@@ -60,7 +60,7 @@ def test_every_residual_block_drops_with_the_batch() -> None:
 
 @pytest.mark.parametrize(("size", "channels", "multipliers"), [(8, 1, (1, 2)), (28, 1, (1, 2, 2)), (12, 3, (1,))])
 def test_output_has_the_shape_of_the_input(size: int, channels: int, multipliers: tuple[int, ...]) -> None:
-    model = build_unet(size, channels, **(TINY | {"multipliers": multipliers})).eval()  # pyright: ignore[reportArgumentType]
+    model = build_unet(size, channels, **(TINY | {"multipliers": multipliers, "attention": (size,)})).eval()  # pyright: ignore[reportArgumentType]
     x = torch.zeros(2, channels, size, size)
     assert model(x, torch.tensor([0, 999])).sample.shape == x.shape
 
@@ -276,3 +276,8 @@ def test_use_rows_reaches_every_dropout_and_can_be_undone() -> None:
     assert {module.rows for module in dropouts} == {(2, 8)}
     use_rows(model, None)
     assert {module.rows for module in dropouts} == {None}
+
+
+def test_attention_at_a_height_that_no_level_has_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.attention 5: no level has that height, they have 8, 4"):
+        build_unet(8, 1, **(TINY | {"attention": (4, 5)}))  # pyright: ignore[reportArgumentType]

@@ -139,8 +139,10 @@ def test_other_settings_are_refused_by_name(tmp_path, whole, change):
 def test_other_images_are_refused(tmp_path, whole):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
+    before = (out / "config.json").read_bytes()
     with pytest.raises(checkpoint.BundleError, match="other settings or images"):
-        train(CHOSEN, images(seed=1), out, CPU)
+        train(override(CHOSEN, {"data.root": "elsewhere"}), images(seed=1), out, CPU)
+    assert (out / "config.json").read_bytes() == before
 
 
 def test_settings_that_change_no_weight_may_change(tmp_path, whole):
@@ -153,3 +155,28 @@ def test_settings_that_change_no_weight_may_change(tmp_path, whole):
 
 def test_only_what_a_resume_needs_is_kept(tmp_path, whole):
     assert sorted(folder.name for folder in (whole / "bundles").iterdir()) == ["round-0001", "round-0002"]
+
+
+def test_other_files_beside_the_bundles_do_no_harm(tmp_path, whole):
+    (tmp_path / "run").mkdir()
+    stopped_after(tmp_path / "run", 20)
+    (tmp_path / "run" / "bundles" / ".DS_Store").write_text("")
+    (tmp_path / "run" / "bundles" / "notes").mkdir()
+    train(CHOSEN, images(), tmp_path / "run", CPU)
+    assert_ends_like(whole, tmp_path / "run")
+
+
+def test_a_bundle_without_one_before_it_says_so(tmp_path, capsys):
+    (tmp_path / "round-0001").mkdir()
+    assert checkpoint.newest_bundle(tmp_path, "round-????", {}, print) is None
+    assert capsys.readouterr().out.rstrip().endswith("there is none before it")
+
+
+@pytest.mark.parametrize("step", [13, 23])
+def test_every_round_has_its_preview_after_a_kill(tmp_path, step):
+    chosen, out, steps = override(CHOSEN, {"run.preview_images": "2"}), tmp_path / "run", []
+    in_child(
+        lambda: train(chosen, images(), out, CPU, lambda n: die() if len(steps) + n > step else steps.extend([1] * n))
+    )
+    train(chosen, images(), out, CPU)
+    assert sorted(file.name for file in (out / "previews").iterdir()) == ["round-0001.png", "round-0002.png"]

@@ -102,3 +102,43 @@ def test_what_drew_it_is_written_down(pipeline, tmp_path):
     about = json.loads((tmp_path / "a" / "samples.json").read_text())
     assert about["scheduler"]["steps_offset"] == 1
     assert (about["steps"], about["sampler"], about["num"]) == (3, "DDIM, eta 0", 10)
+
+
+def test_another_kind_of_device_does_not_go_on_with_a_set(pipeline, tmp_path, monkeypatch, small_parts):
+    """Its rows round differently, and its parts would be of other seeds."""
+    monkeypatch.setattr(samples, "_assemble", lambda *arguments: None)
+    draw_samples(pipeline, range(10), tmp_path / "a", steps=3)
+    monkeypatch.setattr(samples, "rows_at_a_time", lambda shape, device: 4)
+    with pytest.raises(ValueError, match=r"another sample set \(rows is 2, not 4\)"):
+        draw_samples(pipeline, range(10), tmp_path / "a", steps=3)
+
+
+def test_a_set_belongs_to_the_weights_that_drew_it(tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), tmp_path / "pipeline")
+        if seed == 0:
+            draw(tmp_path / "pipeline", tmp_path / "a")
+    with pytest.raises(ValueError, match=r"another sample set \(weights_sha256 is "):
+        draw(tmp_path / "pipeline", tmp_path / "a")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "3", '{"format": "iet-agc samples", "version": 1}'])
+def test_a_damaged_description_is_named(pipeline, tmp_path, content):
+    draw(pipeline, tmp_path / "a")
+    (tmp_path / "a" / "samples.json").write_text(content)
+    for action in (lambda: load_samples(tmp_path / "a"), lambda: draw(pipeline, tmp_path / "a")):
+        with pytest.raises(ValueError, match=r"samples\.json is damaged \(.*: sample again"):
+            action()
+
+
+def test_a_set_of_another_version_or_length_is_refused(pipeline, tmp_path):
+    draw(pipeline, tmp_path / "a")
+    file = tmp_path / "a" / "samples.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps(about | {"version": 2}))
+    with pytest.raises(ValueError, match="'iet-agc samples' version 2, not 'iet-agc samples' version 1"):
+        load_samples(tmp_path / "a")
+    file.write_text(json.dumps(about | {"num": 11}))
+    with pytest.raises(ValueError, match=r"holds 10 images, its samples\.json says 11"):
+        load_samples(tmp_path / "a")

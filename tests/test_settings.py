@@ -9,6 +9,7 @@ from iet_agc import checkpoint
 from iet_agc.compare import compare
 from iet_agc.config import Settings, documented, load_preset, override, preset_names
 from iet_agc.data import load_dataset, save_image
+from iet_agc.dist import choose_device
 from iet_agc.engine import start
 from iet_agc.samples import load_samples, sample_run
 from tests.test_engine import one_thread, weights  # noqa: F401
@@ -39,6 +40,7 @@ BASE = override(
         "run.save_every": "2",
         "run.preview_images": "2",
         "run.threads": "1",
+        "run.device": "cpu",
     },
 )
 
@@ -114,10 +116,14 @@ def observe(settings, folder):
     torch.set_num_threads(1)
     run = folder / "run"
     (run / "audit").mkdir()
-    quality = {"frechet_held_out": 1, "frechet_train": 1}
-    (run / "audit" / "audit.json").write_text(
-        json.dumps({"mq": {"0.15": {"share": 0}}, "calibrated": None, "quality": quality})
-    )
+    numbers = {
+        "version": 1,
+        "mq": {cut: {"share": 0} for cut in ("0.15", "0.30")},
+        "calibrated": None,
+        "held_out": None,
+    }
+    numbers["quality"] = {"frechet_held_out": 1, "frechet_train": 1}
+    (run / "audit" / "audit.json").write_text(json.dumps(numbers))
     return {
         "weights": {name: tensor.numpy().tobytes() for name, tensor in weights(run).items()},
         "ema": {name: tensor.numpy().tobytes() for name, tensor in weights(run, "ema").items()},
@@ -135,21 +141,39 @@ def test_every_setting_is_in_the_table():
     assert set(CHANGES) == {name for name, *_ in documented(BASE)}
 
 
-@pytest.mark.parametrize("name", CHANGES)
+def folder_of(folder, invert):
+    """80 digits as PNGs, or their negatives."""
+    folder.mkdir()
+    for number, image in enumerate(load_dataset("digits")[0].images[:80]):
+        save_image(255 - image if invert else image, folder / f"{number:03d}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name not in {"data.root", "run.device"}])
 def test_every_setting_has_an_effect(name, base, tmp_path):
     value, seen = CHANGES[name]
-    if name in {"data.name", "data.root"}:
-        (tmp_path / "images").mkdir()
-        for number, image in enumerate(load_dataset("digits")[0].images[:80]):
-            save_image(255 - image, tmp_path / "images" / f"{number:03d}.png")
-        changed = override(BASE, {"data.name": "folder", "data.root": str(tmp_path / "images")})
-    else:
-        changed = override(BASE, {name: value})
-    if name == "run.device" and not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="torch sees no GPU"):
-            start(changed, tmp_path / "run")
+    changes = {name: value}
+    if name == "data.name":  # a folder has to be somewhere
+        changes["data.root"] = folder_of(tmp_path / "images", invert=False)
+    assert observe(override(BASE, changes), tmp_path)[seen] != base[seen]
+
+
+def test_the_root_has_an_effect(tmp_path):
+    found = []
+    for name, invert in (("plain", False), ("inverted", True)):
+        (tmp_path / name).mkdir()
+        root = folder_of(tmp_path / name / "images", invert)
+        found.append(observe(override(BASE, {"data.name": "folder", "data.root": root}), tmp_path / name)["weights"])
+    assert found[0] != found[1]
+
+
+def test_the_device_has_an_effect(tmp_path):
+    changed = override(BASE, {"run.device": "cuda"})
+    if torch.cuda.is_available():
+        assert choose_device(changed.run.device).type == "cuda"
         return
-    assert observe(changed, tmp_path)[seen if seen in base else "weights"] != base[seen if seen in base else "weights"]
+    with pytest.raises(ValueError, match="torch sees no GPU"):
+        start(changed, tmp_path / "run")
 
 
 def test_settings_of_section_run_change_no_weight(base, tmp_path):

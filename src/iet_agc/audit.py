@@ -6,7 +6,6 @@ since a cut alone says nothing: real images, too, have near neighbours.
 
 import csv
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,9 @@ from torch import Tensor
 
 from iet_agc.config import is_run, read_settings
 from iet_agc.data import DATASETS, ImageSet, load_dataset
+from iet_agc.files import holds_others, replace_text, replacing
 from iet_agc.log import progress_bar, read_curve
-from iet_agc.metrics.memorization import CUTS, distance_ratio, memorization_quantity
+from iet_agc.metrics.memorization import CUTS, distance_ratio
 from iet_agc.metrics.neighbors import nearest
 from iet_agc.metrics.quality import default_extractor, features, frechet_distance
 from iet_agc.samples import load_samples
@@ -43,6 +43,10 @@ FALSE_ALARM_PERCENT = 1
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
+
+
+#: What an audit's folder holds; a kill may have left a part of it.
+_FILES = {"audit.json", "samples.csv", "training-images.csv", "pictures.npz", "curves.json", "report.html"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def audit(
     first, inverse = unique_images(train.images)
     unique = train.images[first]
     given = len(held_out) if held_out else 0
-    held_out = _without(held_out, unique)
+    held_out = _without(held_out, unique, flips)
     k = min(NEIGHBORS, len(unique))
     distances, indices = nearest(samples.images, unique, k, flips, on_queries=on_images)
     ratios = distance_ratio(distances)
@@ -165,7 +169,9 @@ def audit(
         "quality": _quality(unique, samples, held_out, extractor),
     }
     closest = first[indices[:, 0]]
-    mirrored = _is_mirrored(samples.images, train.images[closest], distances[:, 0])
+    mirrored = torch.zeros(len(samples), dtype=torch.bool)
+    if flips:
+        mirrored = _is_mirrored(samples.images, train.images, closest, distances[:, 0])
     return AuditResult(
         numbers, ratios, closest, distances[:, 0], mirrored, held_ratios, samples, train, first, inverse, seeds, record,
     )  # fmt: skip
@@ -219,7 +225,7 @@ def _conventions(k: int, flips: bool) -> dict[str, Any]:
 
 
 def _quantities(ratios: Tensor) -> dict[str, Any]:
-    return {f"{cut:.2f}": share_below(ratios, cut) for cut in memorization_quantity(ratios)}
+    return {f"{cut:.2f}": share_below(ratios, cut) for cut in CUTS}
 
 
 def _calibrated(ratios: Tensor, held_out: Tensor) -> dict[str, Any] | None:
@@ -235,11 +241,11 @@ def _calibrated(ratios: Tensor, held_out: Tensor) -> dict[str, Any] | None:
     return {"false_alarm": FALSE_ALARM_PERCENT / 100, "cut": cut, **share_below(ratios, cut)}
 
 
-def _without(held_out: ImageSet | None, unique: Tensor) -> ImageSet | None:
+def _without(held_out: ImageSet | None, unique: Tensor, flips: bool) -> ImageSet | None:
     """The held-out images that do not stand in the training set: the others are not held out."""
     if held_out is None:
         return None
-    trained = nearest(held_out.images, unique, 1)[0][:, 0] == 0
+    trained = nearest(held_out.images, unique, 1, flips)[0][:, 0] == 0
     if trained.all():
         raise ValueError(f"every held-out image of {held_out.name} stands in the training set: give other images")
     return held_out.take((~trained).nonzero()[:, 0])
@@ -259,10 +265,11 @@ def _quality(unique: Tensor, samples: ImageSet, held_out: ImageSet | None, extra
     }
 
 
-def _is_mirrored(samples: Tensor, originals: Tensor, distances: Tensor) -> Tensor:
+def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor) -> Tensor:
     """Where the plain difference is larger than the distance found, the mirror image was the nearer one."""
-    plain = (samples.double() - originals.double()).flatten(1).square().sum(1) / 255.0**2
-    return plain > distances
+    parts = zip(samples.split(1024), closest.split(1024), strict=True)
+    plain = [(part.double() - train[own].double()).flatten(1).square().sum(1) / 255.0**2 for part, own in parts]
+    return torch.cat(plain) > distances
 
 
 # Where image sets come from ---------------------------------------------------------------------------
@@ -372,21 +379,25 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     rows = zip(*(column.tolist() for column in table.values()), strict=True)
     _write_table(out / "samples.csv", _sample_rows(result))
     _write_table(out / "training-images.csv", [dict(zip(table, row, strict=True)) for row in rows])
-    np.savez_compressed(
-        out / "pictures.npz",
-        worst=worst.numpy(), worst_samples=result.samples.images[worst].numpy(),
-        worst_originals=result.train.images[result.nearest[worst]].numpy(),
-        top=top.numpy(), top_images=result.train.images[top].numpy(),
-        skipped=skipped.numpy(), skipped_images=result.train.images[skipped].numpy(),
-        held_out_ratios=np.empty(0) if result.held_out_ratios is None else result.held_out_ratios.numpy(),
-    )  # fmt: skip
-    _write(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
-    _write(out / "audit.json", json.dumps(result.numbers | {"names": dict(names)}, indent=1) + "\n")
+    pictures = {
+        "worst": worst,
+        "worst_samples": result.samples.images[worst],
+        "worst_originals": result.train.images[result.nearest[worst]],
+        "top": top,
+        "top_images": result.train.images[top],
+        "skipped": skipped,
+        "skipped_images": result.train.images[skipped],
+        "held_out_ratios": torch.empty(0) if result.held_out_ratios is None else result.held_out_ratios,
+    }
+    with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **{name: tensor.numpy() for name, tensor in pictures.items()})
+    replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
+    replace_text(out / "audit.json", json.dumps(result.numbers | {"names": dict(names)}, indent=1) + "\n")
     return out
 
 
 def _check_out(out: Path) -> None:
-    if out.exists() and any(out.iterdir()) and not (out / "audit.json").exists():
+    if not (out / "audit.json").exists() and holds_others(out, _FILES):
         raise ValueError(f"{out} is not empty and holds no audit: choose another --out")
 
 
@@ -427,15 +438,7 @@ def _sample_rows(result: AuditResult) -> list[Mapping[str, Any]]:
 
 
 def _write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    unfinished = file.with_name(f".{file.name}")
-    with unfinished.open("w", newline="") as stream:
+    with replacing(file) as unfinished, unfinished.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(unfinished, file)
-
-
-def _write(file: Path, text: str) -> None:
-    unfinished = file.with_name(f".{file.name}")
-    unfinished.write_text(text)
-    os.replace(unfinished, file)

@@ -9,7 +9,6 @@ A bundle is a folder that appears whole or not at all:
 Files are written into a staging folder, flushed to the disk, and the folder is renamed at the end.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,7 +21,9 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-__all__ = ["Bundle", "BundleError", "newest_bundle", "read_bundle", "seal", "stage", "write_text"]
+from iet_agc.files import flush, replace_text, sha256
+
+__all__ = ["Bundle", "BundleError", "newest_bundle", "read_bundle", "seal", "stage"]
 
 _FORMAT = "iet-agc bundle"
 _VERSION = 1
@@ -64,20 +65,20 @@ def stage(staging: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str,
     for name, tensors in parts.items():
         file = staging / f"{name}.safetensors"
         safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-        _flush(file)
-        digests[file.name] = _sha256(file)
+        flush(file)
+        digests[file.name] = sha256(file)
     return digests
 
 
 def seal(staging: Path, folder: Path, files: Mapping[str, str], about: Mapping[str, Any]) -> None:
     """Turn a staging folder into the bundle `folder`, which must not exist yet."""
     content = {"format": _FORMAT, "version": _VERSION, **about, "files": dict(files)}
-    write_text(staging / "bundle.json", json.dumps(content, indent=1))
-    _flush(staging)
+    replace_text(staging / "bundle.json", json.dumps(content, indent=1))
+    flush(staging)
     if folder.exists():  # a damaged one of the same name
         shutil.rmtree(folder)
     os.rename(staging, folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -95,7 +96,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder} is {kind!r} version {version}; this program reads {_FORMAT!r} version {_VERSION}")
     for name, digest in files.items():
         file = folder / name
-        if file.parent != folder or not file.is_file() or _sha256(file) != digest:
+        if file.parent != folder or not file.is_file() or sha256(file) != digest:
             raise BundleError(f"{folder} is damaged: {name} is not as it was written")
         try:
             with safetensors.safe_open(file, "pt"):
@@ -119,34 +120,15 @@ def newest_bundle(
     Raises:
         BundleError: a bundle is whole, but of another run.
     """
-    for candidate in sorted(folder.glob(pattern), reverse=True):
+    candidates = sorted(folder.glob(pattern))
+    while candidates:
+        candidate = candidates.pop()
         try:
             bundle = read_bundle(candidate)
         except BundleError as error:
-            warn(f"{error}; going on from the one before it")
+            warn(f"{error}; " + (f"trying {candidates[-1].name}" if candidates else "there is none before it"))
             continue
         if any(bundle.about.get(key) != value for key, value in identity.items()):
             raise BundleError(f"{candidate} belongs to a run with other settings or images: choose another --out")
         return bundle
     return None
-
-
-def write_text(file: Path, text: str) -> None:
-    """Replace a text file in one step, on the disk when this returns."""
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(text)
-    _flush(unfinished)
-    os.replace(unfinished, file)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

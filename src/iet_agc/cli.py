@@ -228,11 +228,11 @@ def _add_compare(verbs: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.compare import compare, table
+    from iet_agc.compare import compare, paired_differences, table
 
     rows = compare(arguments.runs)
     print(table(rows), file=sys.stderr)
-    return 0, {"presets": rows}
+    return 0, {"presets": rows, "differences": paired_differences(rows)}
 
 
 def _add_presets(verbs: Any) -> None:

@@ -15,9 +15,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from iet_agc.files import holds_others, replace_text
+
 __all__ = [
     "Settings",
     "annotated",
+    "check_folder",
     "claim_folder",
     "differences",
     "documented",
@@ -80,7 +83,7 @@ class MethodSettings(_Section):
     """Iterative Ensemble Training and Anti-Gradient Control."""
 
     members: int = Field(1, ge=1, description="learners, and so shards, that are averaged; 1: no ensemble")
-    rounds: int = Field(1, ge=1, description="times that the members are trained and averaged")
+    rounds: int = Field(1, ge=1, le=9999, description="times that the members are trained and averaged")
     sharding: Literal["stratified", "random", "contiguous"] = Field(
         "stratified", description="how the training set is cut into shards"
     )
@@ -113,6 +116,12 @@ class SampleSettings(_Section):
     steps: int = Field(50, ge=1, le=500, description="DDIM steps per image")
     weights: Literal["raw", "ema"] = Field("raw", description="which weights draw: as trained, or their average")
     first_seed: int = Field(0, ge=0, description="seed of the first image; the others count on from it")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "SampleSettings":
+        if self.first_seed + self.num > 2**32:  # torch's CPU generator would take them modulo 2^32
+            raise ValueError(f"first_seed {self.first_seed} + num {self.num} is more than 2^32, so seeds would repeat")
+        return self
 
 
 class RunSettings(_Section):
@@ -242,30 +251,36 @@ def differences(old: Settings, new: Settings) -> list[str]:
     ]
 
 
+def check_folder(settings: Settings, folder: Path) -> None:
+    """Find out whether `folder` is free or holds the run of these settings. Writes nothing.
+
+    Raises:
+        ValueError: it holds another run, or something else; the message says what differs.
+    """
+    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+        raise ValueError(f"{folder} cannot be a folder: there is a file of that name")
+    if (folder / "config.json").exists():
+        if changed := differences(read_settings(folder), settings):
+            raise ValueError(
+                f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
+            )
+    elif holds_others(folder, {"config.json", "settings.toml"}):
+        raise ValueError(f"{folder} is not empty and holds no run: choose another --out")
+
+
 def claim_folder(settings: Settings, folder: Path) -> None:
-    """Make `folder` the run of these settings: write them there, or find the same run.
+    """Make `folder` the run of these settings, after `check_folder`.
 
     config.json is what a resume reads; settings.toml says the same to people, with the meaning of each
     setting, and is a preset.
 
     Raises:
-        ValueError: it holds another run, or something else; the message says what differs.
+        ValueError: see `check_folder`.
     """
-    file, unfinished = folder / "config.json", folder / ".config.json.unfinished"
-    ours = {unfinished.name, "settings.toml"}
-    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
-        raise ValueError(f"{folder} cannot be a folder: there is a file of that name")
-    if file.exists():
-        if changed := differences(read_settings(folder), settings):
-            raise ValueError(
-                f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
-            )
-    elif folder.exists() and any(entry.name not in ours for entry in folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no run: choose another --out")
+    check_folder(settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.toml").write_text(annotated(settings))
-    unfinished.write_text(settings.model_dump_json(indent=1) + "\n")
-    unfinished.replace(file)
+    replace_text(folder / "settings.toml", annotated(settings))
+    replace_text(folder / "config.json", settings.model_dump_json(indent=1) + "\n")
 
 
 def annotated(settings: Settings) -> str:

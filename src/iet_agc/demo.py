@@ -113,7 +113,10 @@ def _watch(done: "Synchronized[float]", total: float, futures: "list[Future[dict
     with progress_bar("demo", 1000, unit="‰") as bar:
         while not all(future.done() for future in futures):
             bar.update(min(1000, int(1000 * done.value / total)) - bar.n)
-            if any(future.done() and future.exception() for future in futures):
-                return
+            for future in futures:
+                if future.done() and (error := future.exception()):
+                    for worker in multiprocessing.active_children():
+                        worker.terminate()  # what the others have done is in their bundles
+                    raise error
             time.sleep(0.5)
         bar.update(1000 - bar.n)

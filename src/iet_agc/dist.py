@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+#: A process with few members waits this long for one with more; torchrun ends the others where one dies.
+_PATIENCE = timedelta(days=30)
 
 __all__ = [
     "Replicas",
@@ -55,7 +59,7 @@ def processes(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # Members rest on the host, so states are broadcast from there also where gradients travel by nccl.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield
     finally:
@@ -173,6 +177,6 @@ def replicas_of(num_members: int, batch_size: int) -> Replicas:
             f"{len(teams[0])} processes cannot share batches of {batch_size}: start at most {num_members * batch_size} "
             "processes, or raise train.batch_size"
         )
-    groups = [dist.new_group(team) for team in teams]
+    groups = [dist.new_group(team, timeout=_PATIENCE) for team in teams]
     member = rank() % num_members
     return Replicas(teams[member].index(rank()), len(teams[member]), groups[member])

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from iet_agc import checkpoint, dist
 from iet_agc.average import average_states
-from iet_agc.config import Settings, claim_folder, fingerprint
+from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data import ImageSet, image_grid, load_dataset, save_image
 from iet_agc.diffusion import NUM_TIMESTEPS, make_scheduler
 from iet_agc.log import Curves, Meter, progress_bar, say
@@ -94,10 +94,12 @@ def train(
             holds another run; nothing is written then.
     """
     run = _Run(settings, images, out, device, on_step)  # refuses what is impossible before anything is written
+    check_folder(settings, out)
+    run.resume()
+    dist.barrier()
     if dist.rank() == 0:
         claim_folder(settings, out)
     dist.barrier()
-    run.resume()
     run.to_the_end()
 
 
@@ -118,24 +120,14 @@ class _Run:
         self.scheduler = make_scheduler()
         self.curves: dict[int, Curves] = {}
         self.round = 0
-        method, model = settings.method, settings.model
-        self.shards = partition(
-            len(images) if images.labels is None else images.labels,
-            method.members,
-            method.sharding,
-            settings.train.seed,
-        )
+        channels, height, width = images.shape
+        if height != width:
+            raise ValueError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
+        method = settings.method
+        labels = len(images) if images.labels is None else images.labels
+        self.shards = partition(labels, method.members, method.sharding, settings.train.seed)
         torch.manual_seed(key_of("weights", settings.train.seed))
-        initial = build_unet(
-            images.shape[1],
-            images.shape[0],
-            model.channels,
-            model.multipliers,
-            model.blocks,
-            model.attention,
-            model.dropout,
-            model.groups,
-        )
+        initial = build_unet(height, channels, **settings.model.model_dump())
         self.replicas = dist.replicas_of(method.members, settings.train.batch_size)
         mine = range(dist.rank() % method.members, method.members, dist.size())
         self.members = [
@@ -145,7 +137,7 @@ class _Run:
     # Where a run stands on disk -------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Load the newest bundle that is whole, then what members saved after it."""
+        """Load the newest bundle that is whole, then what members saved after it. Writes nothing."""
         if whole := self._newest("round-????"):
             self.round = whole.about["round"]
             for member in self.members:
@@ -153,9 +145,6 @@ class _Run:
         for member in self.members:
             if partial := self._newest(f"{self._name(member)}-step-*"):
                 _load(member, partial)
-            if self.replicas.index == 0:
-                self.curves[member.index] = Curves(self.out, member.index, member.step)
-        dist.barrier()
 
     def _newest(self, pattern: str) -> checkpoint.Bundle | None:
         return checkpoint.newest_bundle(self.bundles, pattern, self.identity, say)
@@ -165,6 +154,8 @@ class _Run:
         return f"round-{self.round:04d}" + (f"-{_file(member)}" if member else "")
 
     def _seal(self, name: str, files: dict[str, str], step: int) -> None:
+        for curves in self.curves.values():
+            curves.flush()
         about = {**self.identity, "round": self.round, "step": step}
         checkpoint.seal(self.bundles / f".{name}", self.bundles / name, files, about)
 
@@ -193,7 +184,7 @@ class _Run:
 
     def _drop_old(self) -> None:
         """Keep this round's bundle and the one before, in case this one gets damaged."""
-        for old in self.bundles.iterdir():
+        for old in (*self.bundles.glob("round-*"), *self.bundles.glob(".round-*")):
             number = int(old.name.lstrip(".").split("-")[1])
             if number < self.round - 1 or (number < self.round and "member" in old.name):
                 shutil.rmtree(old)
@@ -202,6 +193,8 @@ class _Run:
 
     def to_the_end(self) -> None:
         """Train, average and save until all rounds are done; then export."""
+        if self.replicas.index == 0:
+            self.curves = {member.index: Curves(self.out, member.index, member.step) for member in self.members}
         rounds, steps = self.settings.method.rounds, self.settings.train.steps
         total = rounds * steps * len(self.members)
         done = sum(member.step for member in self.members)
@@ -214,8 +207,8 @@ class _Run:
                     self._train_round(member, on_step)
                 self._average()
                 self.round += 1
+                self._preview()  # before the bundle: a resume does not draw it again
                 self.save_round()
-                self._preview()
         for curves in self.curves.values():
             curves.close()
         if dist.rank() == 0:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from iet_agc.files import replace_text
+
 __all__ = ["BANDS", "Curves", "Meter", "progress_bar", "read_curve", "say"]
 
 #: The timesteps are told apart in this many bands of equal width, from little noise to much.
@@ -83,7 +85,7 @@ class Curves:
         self.file = run / "curves" / f"{name}.jsonl"
         self.file.parent.mkdir(parents=True, exist_ok=True)
         kept = [point for point in read_curve(self.file) if point["step"] <= step]
-        self.file.write_text("".join(json.dumps(point) + "\n" for point in kept))
+        replace_text(self.file, "".join(json.dumps(point) + "\n" for point in kept))
         self.board = SummaryWriter(str(run / "tensorboard" / name), purge_step=step + 1)
 
     def add(self, point: dict[str, Any]) -> None:
@@ -102,8 +104,12 @@ class Curves:
         """Show a preview grid, uint8 (3, H, W)."""
         self.board.add_image("preview", grid, step)
 
+    def flush(self) -> None:
+        """Write what TensorBoard holds back: a resume that starts here must find it."""
+        self.board.flush()
+
     def close(self) -> None:
-        """Flush what TensorBoard holds back."""
+        """Flush, and close TensorBoard's file."""
         self.board.close()
 
 

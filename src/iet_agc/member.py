@@ -57,7 +57,7 @@ def draw_batch(
     start = first - epochs[0] * shard_size
     rng = generator("step", seed, member, step, device=device)
     return Batch(
-        positions=torch.cat(orders)[start : start + batch_size].to(device),
+        positions=torch.cat(orders)[start : start + batch_size].to(device, non_blocking=True),
         flips=torch.rand(batch_size, generator=rng, device=device) < 0.5,
         timesteps=torch.randint(NUM_TIMESTEPS, (batch_size,), generator=rng, device=device),
         noise=torch.randn((batch_size, *shape), generator=rng, device=device),

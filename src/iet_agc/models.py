@@ -42,12 +42,17 @@ def build_unet(
         A freshly initialised model from torch's global generator, in training mode.
 
     Raises:
-        ValueError: the size does not halve evenly, or `groups` does not divide a width.
+        ValueError: the size does not halve evenly, `groups` does not divide a width, or no level has a
+            height of `attention`.
     """
     heights = [image_size // 2**level for level in range(len(multipliers))]
     if heights[-1] * 2 ** (len(multipliers) - 1) != image_size:
         raise ValueError(
             f"images of {image_size} px cannot be halved {len(multipliers) - 1} times: use fewer model.multipliers"
+        )
+    if absent := [height for height in attention if height not in heights]:
+        raise ValueError(
+            f"model.attention {absent[0]}: no level has that height, they have {', '.join(map(str, heights))}"
         )
     widths = tuple(channels * multiplier for multiplier in multipliers)
     if odd := [width for width in widths if width % groups]:

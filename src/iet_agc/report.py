@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import shlex
 import zipfile
@@ -33,6 +32,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import beta
+
+from iet_agc.files import replace_text
 
 __all__ = ["render", "write_report"]
 
@@ -123,9 +124,7 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
     """
     page = render(audits, title)
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, file)
+    replace_text(file, page)
     return file
 
 
@@ -442,8 +441,8 @@ def _command(audit: _Audit) -> str:
 def _differences(audits: Sequence[_Audit]) -> list[str]:
     """In what audits on one page differ, so that their numbers do not compare."""
     facts: dict[str, Callable[[_Audit], object]] = {
-        "the training set": lambda audit: audit.numbers["sha256"]["train"],
-        "the held-out set": lambda audit: audit.numbers["sha256"]["held_out"],
+        "the training set": lambda audit: (audit.numbers.get("sha256") or {}).get("train"),
+        "the held-out set": lambda audit: (audit.numbers.get("sha256") or {}).get("held_out"),
         "the number of samples": lambda audit: audit.numbers["num_samples"],
         "the extractor": lambda audit: audit.numbers["quality"]["extractor"],
         "the conventions": lambda audit: audit.numbers["conventions"],

@@ -7,7 +7,6 @@ grid.png          the first 64, to look at
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -21,13 +20,14 @@ from diffusers import DDIMScheduler, UNet2DModel
 from iet_agc import dist
 from iet_agc.config import Settings, is_run, override, read_settings
 from iet_agc.data import ImageSet, image_grid, load_images, save_image
+from iet_agc.files import holds_others, replace_text, replacing, sha256
 from iet_agc.log import progress_bar
 from iet_agc.models import load_pipeline
 from iet_agc.sampling import rows_at_a_time, sample
 
 __all__ = ["draw_samples", "load_samples", "sample_run"]
 
-_FORMAT = "iet-agc samples"
+_FORMAT, _VERSION = "iet-agc samples", 1
 
 #: A part on disk holds so many batches of the sampler.
 _PART = 8
@@ -62,8 +62,11 @@ def draw_samples(
     """
     device = device or torch.device("cpu")
     model, scheduler = load_pipeline(pipeline, device)
+    about = _about(pipeline, model, scheduler, seeds, steps, file_format, device)
+    _check(out, about)
+    dist.barrier()
     if dist.rank() == 0:
-        _claim(out, _about(pipeline, scheduler, seeds, steps, file_format))
+        _claim(out, about)
     dist.barrier()
     if not (out / ".parts").exists():
         on_images(len(seeds))
@@ -76,18 +79,36 @@ def draw_samples(
     return out
 
 
-def _about(pipeline: Path, scheduler: DDIMScheduler, seeds: range, steps: int, file_format: str) -> dict[str, Any]:
+def _about(
+    pipeline: Path,
+    model: UNet2DModel,
+    scheduler: DDIMScheduler,
+    seeds: range,
+    steps: int,
+    file_format: str,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What the images follow from; a set is only gone on with where all of it is the same."""
+    weights = sorted((pipeline / "unet").glob("*.safetensors"))
     return {
         "format": _FORMAT,
-        "version": 1,
+        "version": _VERSION,
         "pipeline": str(pipeline.resolve()),
+        "weights_sha256": {file.name: sha256(file) for file in weights},
         "first_seed": seeds.start,
         "num": len(seeds),
         "steps": steps,
         "sampler": "DDIM, eta 0",
         "scheduler": dict(scheduler.config),
+        "device": device.type,
+        "rows": rows_at_a_time(_shape(model), device),
         "file_format": file_format,
     }
+
+
+def _shape(model: UNet2DModel) -> tuple[int, int, int]:
+    size: int = model.config.sample_size  # pyright: ignore[reportAttributeAccessIssue]
+    return int(model.config.in_channels), size, size  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _draw_parts(
@@ -100,8 +121,7 @@ def _draw_parts(
     on_images: Callable[[float], object],
 ) -> None:
     """Draw this process's share of the parts that are not there yet."""
-    size: int = model.config.sample_size  # pyright: ignore[reportAttributeAccessIssue]
-    shape = (int(model.config.in_channels), size, size)  # pyright: ignore[reportAttributeAccessIssue]
+    shape = _shape(model)
     length = _PART * rows_at_a_time(shape, device)
     for number, start in enumerate(range(0, len(seeds), length)):
         part, own = parts / f"{number:06d}.npy", seeds[start : start + length]
@@ -110,7 +130,9 @@ def _draw_parts(
         if part.exists():
             on_images(len(own))
         else:
-            _save_array(part, sample(model, scheduler, own, shape, steps, device, on_images).numpy())
+            images = sample(model, scheduler, own, shape, steps, device, on_images)
+            with replacing(part) as unfinished, unfinished.open("wb") as stream:
+                np.save(stream, images.numpy())
 
 
 def sample_run(
@@ -170,42 +192,48 @@ def load_samples(folder: Path) -> tuple[ImageSet, list[int] | None]:
         return load_images(folder), None
     if (folder / ".parts").exists():
         raise ValueError(f"{folder} is an unfinished sample set: run the same 'iet-agc sample' again to finish it")
-    about = json.loads((folder / "samples.json").read_text())
+    about = _read_about(folder / "samples.json")
     images = load_images(folder / ("samples.npz" if about["file_format"] == "npz" else "images"))
+    if len(images) != about["num"]:
+        raise ValueError(f"{folder} holds {len(images)} images, its samples.json says {about['num']}: sample again")
     return images, list(range(about["first_seed"], about["first_seed"] + about["num"]))
 
 
-def _claim(out: Path, about: dict[str, Any]) -> None:
-    file = out / "samples.json"
-    if file.exists():
-        there = json.loads(file.read_text())
+def _read_about(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(file.read_text())
+        kind = (about["format"], about["version"])
+        usable = isinstance(about["num"] + about["first_seed"], int) and about["file_format"] in ("npz", "png")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__} {error}): sample again") from None
+    if kind != (_FORMAT, _VERSION) or not usable:
+        raise ValueError(f"{file} is {kind[0]!r} version {kind[1]}, not {_FORMAT!r} version {_VERSION}: sample again")
+    return about
+
+
+def _check(out: Path, about: dict[str, Any]) -> None:
+    """Refuse a folder that holds another sample set or other things; writes nothing."""
+    if (out / "samples.json").exists():
+        there = _read_about(out / "samples.json")
         if odd := [key for key in about if there.get(key) != about[key]]:
             change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
             raise ValueError(f"{out} holds another sample set ({change}): choose another --out")
-        return
-    parts, unfinished = out / ".parts", out / ".samples.json.unfinished"
-    if out.exists() and any(entry not in (parts, unfinished) for entry in out.iterdir()):
+    elif holds_others(out, {"samples.json", ".parts"}):
         raise ValueError(f"{out} is not empty and holds no sample set: choose another --out")
-    parts.mkdir(parents=True, exist_ok=True)
-    unfinished.write_text(json.dumps(about, indent=1) + "\n")
-    os.replace(unfinished, file)
 
 
-def _save_array(file: Path, array: np.ndarray) -> None:
-    unfinished = file.with_name(f".{file.name}")
-    with unfinished.open("wb") as stream:
-        np.save(stream, array)
-    os.replace(unfinished, file)
+def _claim(out: Path, about: dict[str, Any]) -> None:
+    if not (out / "samples.json").exists():
+        (out / ".parts").mkdir(parents=True, exist_ok=True)
+        replace_text(out / "samples.json", json.dumps(about, indent=1) + "\n")
 
 
 def _assemble(out: Path, seeds: range, file_format: str) -> None:
     parts = out / ".parts"
-    images = torch.from_numpy(np.concatenate([np.load(part) for part in sorted(parts.glob("*.npy"))]))
+    images = torch.from_numpy(np.concatenate([np.load(part) for part in sorted(parts.glob("[0-9]*.npy"))]))
     if file_format == "npz":
-        unfinished = out / ".samples.npz"
-        with unfinished.open("wb") as stream:
+        with replacing(out / "samples.npz") as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, images=images.numpy(), seeds=np.array(seeds))
-        os.replace(unfinished, out / "samples.npz")
     else:
         (out / "images").mkdir(exist_ok=True)
         for seed, image in zip(seeds, images, strict=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iet_agc.checkpoint import write_text
+from iet_agc.files import replace_text
 
 __all__ = ["read_telemetry", "write_telemetry"]
 
@@ -34,7 +34,7 @@ def write_telemetry(file: Path, shards: Sequence[Tensor], seen: Sequence[Tensor]
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image", "member", "seen", "skipped"])
     table.writerows(sorted(rows))
-    write_text(file, text.getvalue())
+    replace_text(file, text.getvalue())
 
 
 def read_telemetry(file: Path) -> tuple[Tensor, Tensor]:
