@@ -83,7 +83,7 @@ def test_killed_while_writing(tmp_path, whole, function, call, monkeypatch):
         monkeypatch.setattr(os, function, deadly)
         train(CHOSEN, images(), out, CPU)
 
-    in_child(doomed)
+    assert in_child(doomed) == signal.SIGKILL
     train(CHOSEN, images(), out, CPU)
     assert_ends_like(whole, out)
 
@@ -180,3 +180,11 @@ def test_every_round_has_its_preview_after_a_kill(tmp_path, step):
     )
     train(chosen, images(), out, CPU)
     assert sorted(file.name for file in (out / "previews").iterdir()) == ["round-0001.png", "round-0002.png"]
+
+
+def test_a_finished_run_opens_no_further_curves(tmp_path, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    before = sorted((out / "tensorboard").rglob("*"))
+    train(CHOSEN, images(), out, CPU)
+    assert sorted((out / "tensorboard").rglob("*")) == before

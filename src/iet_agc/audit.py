@@ -141,37 +141,24 @@ def audit(
     _check_sets(train, samples, held_out)
     first, inverse = unique_images(train.images)
     unique = train.images[first]
-    given = len(held_out) if held_out else 0
-    held_out = _without(held_out, unique, flips)
     k = min(NEIGHBORS, len(unique))
     distances, indices = nearest(samples.images, unique, k, flips, on_queries=on_images)
-    ratios = distance_ratio(distances)
-    held_ratios = (
-        distance_ratio(nearest(held_out.images, unique, k, flips, on_queries=on_images)[0]) if held_out else None
-    )
-    extractor = extractor or default_extractor(train.shape)
+    ratios, closest = distance_ratio(distances), first[indices[:, 0]]
+    truly_held_out, held_ratios = None, None
+    if held_out:
+        held_distances, _ = nearest(held_out.images, unique, k, flips, on_queries=on_images)
+        truly_held_out, held_ratios = _not_trained_on(held_out, held_distances)
+    mirrored = torch.zeros(len(samples), dtype=torch.bool)
+    if flips:
+        mirrored = _is_mirrored(samples.images, train.images, closest, distances[:, 0])
     numbers = {
-        "version": 1,
-        "num_samples": len(samples),
-        "num_train": len(train),
-        "num_train_unique": len(unique),
-        "num_held_out": len(held_out) if held_out else 0,
-        "num_held_out_in_train": given - (len(held_out) if held_out else 0),
-        "sha256": {
-            "train": train.fingerprint,
-            "samples": samples.fingerprint,
-            "held_out": held_out.fingerprint if held_out else None,
-        },
+        **_sizes(train, unique, samples, held_out, truly_held_out),
         "conventions": _conventions(k, flips),
         "mq": _quantities(ratios),
         "held_out": None if held_ratios is None else {"mq": _quantities(held_ratios)},
         "calibrated": None if held_ratios is None else _calibrated(ratios, held_ratios),
-        "quality": _quality(unique, samples, held_out, extractor),
+        "quality": _quality(unique, samples, truly_held_out, extractor or default_extractor(train.shape)),
     }
-    closest = first[indices[:, 0]]
-    mirrored = torch.zeros(len(samples), dtype=torch.bool)
-    if flips:
-        mirrored = _is_mirrored(samples.images, train.images, closest, distances[:, 0])
     return AuditResult(
         numbers, ratios, closest, distances[:, 0], mirrored, held_ratios, samples, train, first, inverse, seeds, record,
     )  # fmt: skip
@@ -211,6 +198,26 @@ def _size(images: ImageSet) -> str:
     return " x ".join(str(extent) for extent in images.shape)
 
 
+def _sizes(
+    train: ImageSet, unique: Tensor, samples: ImageSet, given: ImageSet | None, held_out: ImageSet | None
+) -> dict[str, Any]:
+    """What was audited: how many images, and which, by their fingerprints."""
+    num_held_out = len(held_out) if held_out else 0
+    return {
+        "version": 1,
+        "num_samples": len(samples),
+        "num_train": len(train),
+        "num_train_unique": len(unique),
+        "num_held_out": num_held_out,
+        "num_held_out_in_train": (len(given) if given else 0) - num_held_out,
+        "sha256": {
+            "train": train.fingerprint,
+            "samples": samples.fingerprint,
+            "held_out": held_out.fingerprint if held_out else None,
+        },
+    }
+
+
 def _conventions(k: int, flips: bool) -> dict[str, Any]:
     return {
         "distance": "squared L2 on [0, 1] pixels, exact",
@@ -241,14 +248,12 @@ def _calibrated(ratios: Tensor, held_out: Tensor) -> dict[str, Any] | None:
     return {"false_alarm": FALSE_ALARM_PERCENT / 100, "cut": cut, **share_below(ratios, cut)}
 
 
-def _without(held_out: ImageSet | None, unique: Tensor, flips: bool) -> ImageSet | None:
-    """The held-out images that do not stand in the training set: the others are not held out."""
-    if held_out is None:
-        return None
-    trained = nearest(held_out.images, unique, 1, flips)[0][:, 0] == 0
-    if trained.all():
+def _not_trained_on(held_out: ImageSet, distances: Tensor) -> tuple[ImageSet, Tensor]:
+    """Leave out the held-out images that stand in the training set; the others, and their ratios."""
+    fresh = (distances[:, 0] > 0).nonzero()[:, 0]
+    if len(fresh) == 0:
         raise ValueError(f"every held-out image of {held_out.name} stands in the training set: give other images")
-    return held_out.take((~trained).nonzero()[:, 0])
+    return held_out.take(fresh), distance_ratio(distances[fresh])
 
 
 def _quality(unique: Tensor, samples: ImageSet, held_out: ImageSet | None, extractor: str) -> dict[str, Any]:

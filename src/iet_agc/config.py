@@ -156,6 +156,11 @@ class Settings(_Section):
     sample: SampleSettings = SampleSettings()  # pyright: ignore[reportCallIssue]
     run: RunSettings = RunSettings()  # pyright: ignore[reportCallIssue]
 
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all members in all rounds."""
+        return self.method.members * self.method.rounds * self.train.steps
+
 
 def preset_names() -> list[str]:
     """The presets that come with the package, sorted."""

@@ -46,11 +46,16 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
     settings = {
         name: override(load_preset(name), {"run.threads": str(threads), **(overrides or {})}) for name in presets
     }
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     done = context.Value("d", 0.0)
     with ProcessPoolExecutor(workers, context, _share, (done,)) as pool:
         futures = {name: pool.submit(run_preset, settings[name], out / name) for name in presets}
-        _watch(done, sum(_work(one) for one in settings.values()), list(futures.values()))
+        try:
+            _watch(done, sum(_work(one) for one in settings.values()), list(futures.values()))
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()  # what it has done is in its bundles
+            raise
         audits = {name: future.result() for name, future in futures.items()}
     report = write_report(
         {name: out / name / "audit" for name in presets},
@@ -104,7 +109,7 @@ def _advance(work: float) -> None:
 
 def _work(settings: Settings) -> float:
     """All that a preset has to do, in model evaluations of one image."""
-    images_seen = settings.method.members * settings.method.rounds * settings.train.steps * settings.train.batch_size
+    images_seen = settings.total_steps * settings.train.batch_size
     return images_seen * _TRAINING_COST + settings.sample.num * settings.sample.steps
 
 
@@ -114,9 +119,7 @@ def _watch(done: "Synchronized[float]", total: float, futures: "list[Future[dict
         while not all(future.done() for future in futures):
             bar.update(min(1000, int(1000 * done.value / total)) - bar.n)
             for future in futures:
-                if future.done() and (error := future.exception()):
-                    for worker in multiprocessing.active_children():
-                        worker.terminate()  # what the others have done is in their bundles
-                    raise error
+                if future.done():
+                    future.result()
             time.sleep(0.5)
         bar.update(1000 - bar.n)

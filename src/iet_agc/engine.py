@@ -58,15 +58,14 @@ def start(settings: Settings, out: Path, on_step: Callable[[int], object] | None
     device = dist.choose_device(settings.run.device)
     with dist.processes(device):
         train(settings, images, out, device, on_step)
-    steps = settings.method.members * settings.method.rounds * settings.train.steps
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {
         "run": str(out),
         "preset": settings.name,
         "training_images": len(images),
         "held_out_images": len(held_out),
-        "steps": steps,
-        "images_seen": steps * settings.train.batch_size,
+        "steps": settings.total_steps,
+        "images_seen": settings.total_steps * settings.train.batch_size,
         "skip_rate": int(skipped.sum()) / int(seen.sum()),
         "seconds": round(time.perf_counter() - began, 1),
     }

@@ -1,5 +1,6 @@
 """Curves and progress: JSON lines and TensorBoard on disk, one bar on stderr."""
 
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -86,7 +87,12 @@ class Curves:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         kept = [point for point in read_curve(self.file) if point["step"] <= step]
         replace_text(self.file, "".join(json.dumps(point) + "\n" for point in kept))
-        self.board = SummaryWriter(str(run / "tensorboard" / name), purge_step=step + 1)
+        self._folder, self._purge_step = run / "tensorboard" / name, step + 1
+
+    @functools.cached_property
+    def board(self) -> SummaryWriter:
+        """TensorBoard's writer, opened with the first point: a finished run adds none."""
+        return SummaryWriter(str(self._folder), purge_step=self._purge_step)
 
     def add(self, point: dict[str, Any]) -> None:
         """Append a point, which has a "step"."""
@@ -106,11 +112,13 @@ class Curves:
 
     def flush(self) -> None:
         """Write what TensorBoard holds back: a resume that starts here must find it."""
-        self.board.flush()
+        if "board" in self.__dict__:
+            self.board.flush()
 
     def close(self) -> None:
         """Flush, and close TensorBoard's file."""
-        self.board.close()
+        if "board" in self.__dict__:
+            self.board.close()
 
 
 def read_curve(file: Path) -> list[dict[str, Any]]:
