@@ -1,13 +1,19 @@
 """Distances to the last bit, and an order that is the same however the work is cut."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iet_agc.metrics import nearest
+from iet_agc.metrics import nearest, neighbors
 from iet_agc.metrics.neighbors import mirror
+
+integer_products = neighbors._has_integer_products(torch.device("cpu"))
 
 
 def _images(count: int, channels: int = 1, size: int = 8, seed: int = 0, high: int = 256) -> Tensor:
@@ -119,6 +125,92 @@ def test_far_images_are_exact_too() -> None:
     distances, indices = nearest(black, torch.cat([white, greyish]), k=2)
     assert distances.tolist() == [[squared / 255**2, 3 * 64 * 64]]
     assert indices.tolist() == [[1, 0]]
+
+
+@pytest.fixture
+def float_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Take the path of a device without integer products; lists the features of each product."""
+    seen: list[int] = []
+
+    def product(rows: Tensor, columns: Tensor) -> Tensor:
+        seen.append(rows.shape[1])
+        return float_product(rows, columns)
+
+    float_product = neighbors._float_product
+    monkeypatch.setattr(neighbors, "_has_integer_products", lambda device: False)
+    monkeypatch.setattr(neighbors, "_float_product", product)
+    return seen
+
+
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("size", [8, 40])
+def test_float_products_give_the_same_bits(float_products: list[int], size: int, flips: bool) -> None:
+    queries, references = _images(3, 3, size), _images(20, 3, size, seed=1)
+    queries[0], references[:2] = 255, torch.tensor([0, 255])[:, None, None, None]  # the largest sums that there are
+    distances, indices = nearest(queries, references, k=4, flips=flips)
+    assert (distances.tolist(), indices.tolist()) == _literal(queries, references, 4, flips)
+    assert max(float_products) <= 1024  # the condition under which float32 is exact
+    assert sum(float_products) % (3 * size * size) == 0
+
+
+def test_integer_products_are_used_where_they_are_fast() -> None:
+    assert integer_products == torch.cpu._is_vnni_supported()
+
+
+@pytest.mark.parametrize("by_integers", [False, True])
+@pytest.mark.parametrize("size", [121, 150])  # 43,923 features need 64-bit scores, 67,500 more than one product
+def test_large_images(size: int, by_integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_integers and not integer_products:
+        pytest.skip("no fast integer products here")
+    monkeypatch.setattr(neighbors, "_has_integer_products", lambda device: by_integers)
+    queries, references = _images(2, 3, size), _images(5, 3, size, seed=1)
+    queries[0], references[0], references[1] = 255, 0, 255
+    references[2], references[2, 0, 0, 0] = 255, 254
+    assert queries[0].numel() > neighbors._SHORT
+    distances, indices = nearest(queries, references, k=5, flips=True)
+    assert (distances.tolist(), indices.tolist()) == _literal(queries, references, 5, flips=True)
+    assert distances[0, [0, 1, 4]].tolist() == [0, 1 / 255**2, 3 * size * size]
+
+
+@pytest.mark.parametrize("features", [1, 43_690])
+def test_scores_fit_their_type(features: int) -> None:
+    assert features <= neighbors._SHORT
+    most = features * (128**2 + 2 * 128 * 128)  # |b|^2 - 2 ab with b = -128, a = 128, one more than there is
+    assert most <= neighbors._MOST * features < 2**31 - 1
+    assert neighbors._MOST * (neighbors._SHORT + 1) + 1 > 2**31 - 1
+
+
+def test_many_groups_and_a_border_between_equal_distances() -> None:
+    """100 equal references around the border of what is taken: the lowest indices win."""
+    image = _images(1)
+    references = _images(1000, seed=1)
+    equal = torch.randperm(1000, generator=torch.Generator().manual_seed(2))[:100].sort().values
+    references[equal] = image
+    distances, indices = nearest(image, references, k=60)
+    assert distances.eq(0).all()
+    assert indices[0].tolist() == equal[:60].tolist()
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no way to measure the peak here")
+@pytest.mark.parametrize("by_integers", [False, True])
+def test_working_memory_is_bounded(by_integers: bool) -> None:
+    """2,000 x 20,000 scores take 160 MB at once; 24 MB are allowed, and the process grows by no more."""
+    measure = f"""
+import re, torch
+from pathlib import Path
+from iet_agc.metrics import nearest, neighbors
+def status(key): return 1024 * int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+images = torch.randint(256, (22_000, 1, 16, 16), dtype=torch.uint8)
+if not {by_integers}: neighbors._has_integer_products = lambda device: False
+nearest(images[:40], images[:400], k=50, flips=True, memory=2**20)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+nearest(images[:2000], images[2000:], k=50, flips=True, memory=24 * 2**20)
+result = 2000 * 50 * 8 * 5  # the best so far, its copies, distances and indices
+print(status("VmHWM") - before - result)
+"""
+    out = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True)
+    assert 0 < int(out.stdout) < 24 * 2**20
 
 
 def test_no_queries() -> None:

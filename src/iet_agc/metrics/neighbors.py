@@ -1,19 +1,42 @@
-"""Exact nearest neighbours of images in pixel space.
+"""Exact nearest neighbours of images in pixel space, by products of whole numbers.
 
-On uint8 pixels every squared distance is an integer, |a|^2 + |b|^2 - 2 ab. Products of float64
-matrices hold such integers exactly (up to 2^53, images of 138 gigapixels), so nothing is rounded and
-nothing cancels: a copy has distance 0, near copies are told apart to the last bit.
+Shifted by 128, uint8 pixels are int8, and every squared distance |a|^2 + |b|^2 - 2 ab is an integer:
+nothing is rounded and nothing cancels. A copy has distance 0, near copies are told apart to the last
+bit. Products come from the processor's int8 instructions (AVX512-VNNI, tensor cores). Where there are
+none, float32 does the same: any sum of 1,024 such products is at most 2^24, which float32 holds exactly
+in whatever order it is added up.
+
+The k smallest of a row are found without sorting it. References stand in groups of consecutive
+indices, the smallest of each group is kept while the products come in, and the k smallest lie within the k
+groups whose smallest come first: any element of another group has k that precede it, one in each.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 __all__ = ["mirror", "nearest"]
 
 #: Pixels are 0 .. 255; distances are on the [0, 1] scale.
 _UNIT = 255.0**2
+
+#: So many products of int8 numbers, each at most 2^14 in size, add up to what the type holds exactly.
+_EXACT_IN_FLOAT32, _EXACT_IN_INT32 = 2**10, 2**16
+
+#: |b|^2 - 2 ab is at most this for each feature; up to so many features it fits int32.
+_MOST = 3 * 2**14
+_SHORT = (2**31 - 2) // _MOST
+
+#: int8 products want sizes that are multiples of this, and more rows than this.
+_STEP = 16
+
+#: Rows of queries at a time: enough to use each reference often, few enough for the cache of a CPU.
+_ROWS = {"cpu": 512, "cuda": 8192}
 
 
 def mirror(images: Tensor) -> Tensor:
@@ -28,6 +51,7 @@ def nearest(
     flips: bool = False,
     memory: int = 2 * 1024**3,
     on_queries: Callable[[int], object] = lambda count: None,
+    device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k nearest references of every query, exactly.
 
@@ -37,29 +61,32 @@ def nearest(
         k: how many neighbours.
         flips: also look at the references mirrored left to right; a reference then counts once, at
             the smaller of its two distances.
-        memory: bytes of working memory, beyond the images themselves. Changes no result.
+        memory: bytes of working memory on `device`, beyond images and result. Changes no result.
         on_queries: called with a number of finished queries, for progress.
+        device: where to compute; by default where the queries are. Changes no result.
 
     Returns:
-        distances: squared L2 on [0, 1] pixels, float64 (N, k), ascending.
+        distances: squared L2 on [0, 1] pixels, float64 (N, k), ascending; on the queries' device.
         indices: which reference, int64 (N, k). Equal distances go to the lowest index.
 
     Raises:
         ValueError: not uint8, shapes that differ, or fewer references than k.
     """
     _check_images(queries, references, k)
-    features = references[0].numel()
-    # Per pair of a block: product and mirrored product in float64, a key, and the sort's copy of it.
-    block_rows, block_columns = _block_shape(len(queries), len(references), features, memory)
-    distances, indices = [], []
-    for rows in queries.split(block_rows):
-        keys = _nearest_keys(rows, references, k, flips, block_columns)
-        distances.append((keys // len(references)).double() / _UNIT)
-        indices.append(keys % len(references))
-        on_queries(len(rows))
-    if not distances:
-        return torch.empty(0, k, dtype=torch.float64), torch.empty(0, k, dtype=torch.int64)
-    return torch.cat(distances), torch.cat(indices)
+    device = torch.device(device or queries.device)
+    plan = _plan(len(queries), len(references), references[0].numel(), k, memory, device)
+    best = torch.full((len(queries), k), torch.iinfo(torch.int64).max, device=queries.device)
+    done, work = 0, len(queries) * len(references)
+    for start in range(0, len(references), plan.columns):
+        columns = _Columns.of(references[start : start + plan.columns], start, plan.groups, device)
+        for rows in _slices(len(queries), plan.rows):
+            keys = _nearest_keys(queries[rows].to(device), columns, k, flips, len(references)).to(best.device)
+            best[rows] = torch.cat([best[rows], keys], dim=1).topk(k, largest=False).values
+            before, done = done, done + (rows.stop - rows.start) * columns.count
+            if finished := len(queries) * done // work - len(queries) * before // work:
+                on_queries(finished)
+    keys = best.sort(dim=1).values
+    return (keys // len(references)).double() / _UNIT, keys % len(references)
 
 
 def _check_images(queries: Tensor, references: Tensor, k: int) -> None:
@@ -74,28 +101,163 @@ def _check_images(queries: Tensor, references: Tensor, k: int) -> None:
         raise ValueError(f"cannot take the {k} nearest of {len(references)} references")
 
 
-def _block_shape(rows: int, columns: int, features: int, memory: int) -> tuple[int, int]:
-    per_pair, per_image = 40, 24 * features
-    block_columns = max(1, min(columns, memory // 4 // per_image))
-    block_rows = max(1, min(rows, memory // 2 // (per_pair * block_columns + per_image)))
-    return block_rows, block_columns
+def _slices(total: int, length: int) -> Iterator[slice]:
+    for start in range(0, total, length):
+        yield slice(start, min(start + length, total))
 
 
-def _nearest_keys(rows: Tensor, references: Tensor, k: int, flips: bool, block_columns: int) -> Tensor:
-    """One integer per neighbour, distance * M + index: its order is the order of the result."""
-    best = torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
-    for start in range(0, len(references), block_columns):
-        block = references[start : start + block_columns]
-        distances = _squared_distances(rows, block)
-        if flips:
-            distances = torch.minimum(distances, _squared_distances(rows, mirror(block)))
-        index = torch.arange(start, start + len(block), device=rows.device)
-        keys = torch.cat([best, distances * len(references) + index], dim=1)
-        best = keys.topk(min(k, keys.shape[1]), largest=False).values
-    return best.sort(dim=1).values
+@dataclass(frozen=True)
+class _Plan:
+    """How many queries and references are looked at together, and in how many groups these stand."""
+
+    rows: int
+    columns: int
+    groups: int
 
 
-def _squared_distances(rows: Tensor, columns: Tensor) -> Tensor:
-    a, b = rows.flatten(1).double(), columns.flatten(1).double()
-    distances = (a.square().sum(1)[:, None] + b.square().sum(1)[None, :]).addmm_(a, b.T, alpha=-2)
-    return distances.long()
+def _plan(num_queries: int, num_references: int, features: int, k: int, memory: int, device: torch.device) -> _Plan:
+    """An eighth of the memory for references, up to a half for their float32 copies, a quarter for scores."""
+    columns = max(1, min(num_references, memory // 8 // features))
+    length = max(1, round(math.sqrt(columns / k)))  # makes groups + candidates, the cost of selection, smallest
+    groups = -(-columns // length)
+    candidates = length * min(k, groups)
+    per_row = 8 * columns + 40 * groups + 40 * candidates + 8 * features
+    rows = max(1, min(num_queries, _ROWS.get(device.type, _ROWS["cpu"]), memory // 4 // per_row))
+    return _Plan(rows, columns, groups)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """References of which group G holds the indices first + G x length .. + length - 1.
+
+    Attributes:
+        pixels: int8 (length, groups, features); the references at one place of every group lie together.
+        squares: |b|^2 (length, groups); where there is no reference, larger than any score.
+        first: index of the first reference.
+        count: how many references.
+    """
+
+    pixels: Tensor
+    squares: Tensor
+    first: int
+    count: int
+
+    @staticmethod
+    def of(references: Tensor, first: int, groups: int, device: torch.device) -> "_Columns":
+        """Lay references, uint8 (M, C, H, W), out in groups."""
+        count, features = len(references), references[0].numel()
+        length = -(-count // groups)
+        groups = _rounded_up(groups)
+        pixels = torch.full((length, groups, _rounded_up(features)), 128, dtype=torch.uint8, device=device)
+        by_group = pixels.transpose(0, 1)
+        whole, rest = divmod(count, length)
+        by_group[:whole, :, :features] = references[: whole * length].reshape(whole, length, features).to(device)
+        if rest:
+            by_group[whole, :rest, :features] = references[whole * length :].flatten(1).to(device)
+        signed = pixels.bitwise_xor_(128).view(torch.int8)
+        there = _indices(length, groups, device) < count
+        squares = torch.stack([_square_sums(place) for place in signed])
+        kind = torch.int32 if features <= _SHORT else torch.int64
+        return _Columns(signed, torch.where(there, squares, _MOST * features + 1).to(kind), first, count)
+
+
+def _rounded_up(size: int) -> int:
+    return -(-size // _STEP) * _STEP
+
+
+def _indices(length: int, groups: int, device: torch.device) -> Tensor:
+    """Index of the reference at each place of each group, int64 (length, groups)."""
+    return torch.arange(length, device=device)[:, None] + length * torch.arange(groups, device=device)
+
+
+def _square_sums(pixels: Tensor) -> Tensor:
+    """Sum of squares of int8 (N, features), int64 (N,); a piece at a time, as the squares need more room."""
+    parts = pixels.split(max(1, 2**22 // pixels.shape[1]))
+    return torch.cat([part.to(torch.int16).square_().sum(1, dtype=torch.int64) for part in parts])
+
+
+def _nearest_keys(queries: Tensor, columns: _Columns, k: int, flips: bool, num_references: int) -> Tensor:
+    """One integer per neighbour, distance * M + index: its order is the order of the result.
+
+    Returns:
+        int64 (N, min(k, count)), in no order.
+    """
+    rows = _signed(queries, columns.pixels.shape[2])
+    mirrored = _signed(mirror(queries), columns.pixels.shape[2]) if flips else None
+    scores, smallest = _scores(rows, mirrored, columns)
+    chosen = _first_groups(smallest, min(k, smallest.shape[1]))
+    length = len(scores)
+    candidates = scores.gather(2, chosen.expand(length, *chosen.shape)).long()
+    indices = columns.first + chosen * length + torch.arange(length, device=chosen.device)[:, None, None]
+    distances = candidates + _square_sums(rows)[:, None]
+    keys = distances.mul_(num_references).add_(indices).transpose(0, 1).flatten(1)
+    return keys.topk(min(k, columns.count), largest=False, sorted=False).values
+
+
+def _signed(images: Tensor, features: int) -> Tensor:
+    """Pixels shifted by 128, int8 (N, features), with zeros at the end."""
+    flat = images.flatten(1)
+    return pad(flat.bitwise_xor(128).view(torch.int8), (0, features - flat.shape[1]))
+
+
+def _scores(rows: Tensor, mirrored: Tensor | None, columns: _Columns) -> tuple[Tensor, Tensor]:
+    """What orders the references of a query: |b|^2 - 2 ab, and the smallest of each group.
+
+    Returns:
+        scores: (length, N, groups), int32 or int64.
+        smallest: (N, groups).
+    """
+    length, groups = columns.squares.shape
+    scores = torch.empty(length, len(rows), groups, dtype=columns.squares.dtype, device=rows.device)
+    smallest = torch.full_like(scores[0], torch.iinfo(scores.dtype).max)
+    for place, pixels in enumerate(columns.pixels):
+        score = scores[place]
+        _products(rows, pixels, score)
+        if mirrored is not None:
+            torch.maximum(score, _products(mirrored, pixels, torch.empty_like(score)), out=score)
+        torch.sub(columns.squares[place], score, alpha=2, out=score)
+        torch.minimum(smallest, score, out=smallest)
+    return scores, smallest
+
+
+def _first_groups(smallest: Tensor, count: int) -> Tensor:
+    """The groups whose smallest scores come first, lower groups first among equals; int64 (N, count)."""
+    groups = smallest.shape[1]
+    keys = smallest.long().mul_(groups).add_(torch.arange(groups, device=smallest.device))
+    return keys.topk(count, largest=False, sorted=False).values.remainder_(groups)
+
+
+def _products(rows: Tensor, columns: Tensor, out: Tensor) -> Tensor:
+    """Exact inner products of int8 (N, features) and (M, features), into `out`, int32 or int64 (N, M)."""
+    by_integers = _has_integer_products(rows.device)
+    longest = _EXACT_IN_INT32 if by_integers else _EXACT_IN_FLOAT32
+    product = _integer_product if by_integers else _float_product
+    if by_integers and rows.is_cpu and rows.shape[1] <= longest and out.dtype == torch.int32:
+        return torch._int_mm(rows, columns.T, out=out)  # spares a copy
+    out.zero_()
+    for piece in _slices(rows.shape[1], longest):
+        out += product(rows[:, piece], columns[:, piece])
+    return out
+
+
+def _integer_product(rows: Tensor, columns: Tensor) -> Tensor:
+    """int32 (N, M); CUDA refuses few rows."""
+    return torch._int_mm(pad(rows, (0, 0, 0, max(0, 2 * _STEP - len(rows)))), columns.T)[: len(rows)]
+
+
+def _float_product(rows: Tensor, columns: Tensor) -> Tensor:
+    return (rows.float() @ columns.float().T).to(torch.int32)
+
+
+@cache
+def _has_integer_products(device: torch.device) -> bool:
+    """Whether int8 products are fast there, and right: older instructions saturate at the extremes tried here."""
+    if device.type == "cpu":
+        fast = torch.cpu._is_vnni_supported()
+    else:
+        fast = device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (8, 0)
+    if not fast:
+        return False
+    most, least = (torch.full((2 * _STEP, 256), end, dtype=torch.int8, device=device) for end in (127, -128))
+    extremes = ((most, most), (most, least), (least, least))
+    return all(bool((_integer_product(a, b) == _float_product(a, b)).all()) for a, b in extremes)
