@@ -46,7 +46,8 @@ TABLE: dict[str, tuple[str, str]] = {
         "average checkpoint config data diffusion dist log member models sampling seeds shards telemetry text",
         "torch",
     ),
-    "samples": ("config data dist files log models sampling", "torch numpy diffusers"),
+    "parts": ("dist files", "torch numpy"),
+    "samples": ("config data dist files log models parts sampling", "torch numpy diffusers"),
     "audit": (
         "config data files log metrics metrics.memorization metrics.neighbors metrics.quality samples telemetry",
         "torch numpy scipy",

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor
 
 from iet_agc import dist
 from iet_agc.config import Settings, is_run, override, read_settings
@@ -23,6 +24,7 @@ from iet_agc.data import ImageSet, image_grid, load_images, save_image
 from iet_agc.files import holds_others, replace_text, replacing, sha256
 from iet_agc.log import progress_bar
 from iet_agc.models import load_pipeline
+from iet_agc.parts import compute_parts, read_parts
 from iet_agc.sampling import rows_at_a_time, sample
 
 __all__ = ["draw_samples", "load_samples", "sample_run"]
@@ -71,10 +73,15 @@ def draw_samples(
     if not (out / ".parts").exists():
         on_images(len(seeds))
         return out
-    _draw_parts(model, scheduler, seeds, out / ".parts", steps, device, on_images)
-    dist.barrier()
+    shape, length = _shape(model), _part_length(_shape(model), device)
+
+    def draw(items: slice) -> dict[str, Tensor]:
+        return {"images": sample(model, scheduler, seeds[items], shape, steps, device, on_images)}
+
+    compute_parts(out / ".parts", "images", len(seeds), length, draw, on_images)
     if dist.rank() == 0:
-        _assemble(out, seeds, file_format)
+        images = read_parts(out / ".parts", "images", len(seeds), length)["images"]
+        _assemble(out, seeds, images, file_format)
     dist.barrier()
     return out
 
@@ -111,28 +118,8 @@ def _shape(model: UNet2DModel) -> tuple[int, int, int]:
     return int(model.config.in_channels), size, size  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _draw_parts(
-    model: UNet2DModel,
-    scheduler: DDIMScheduler,
-    seeds: range,
-    parts: Path,
-    steps: int,
-    device: torch.device,
-    on_images: Callable[[float], object],
-) -> None:
-    """Draw this process's share of the parts that are not there yet."""
-    shape = _shape(model)
-    length = _PART * rows_at_a_time(shape, device)
-    for number, start in enumerate(range(0, len(seeds), length)):
-        part, own = parts / f"{number:06d}.npy", seeds[start : start + length]
-        if number % dist.size() != dist.rank():
-            continue
-        if part.exists():
-            on_images(len(own))
-        else:
-            images = sample(model, scheduler, own, shape, steps, device, on_images)
-            with replacing(part) as unfinished, unfinished.open("wb") as stream:
-                np.save(stream, images.numpy())
+def _part_length(shape: tuple[int, int, int], device: torch.device) -> int:
+    return _PART * rows_at_a_time(shape, device)
 
 
 def sample_run(
@@ -228,9 +215,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
         replace_text(out / "samples.json", json.dumps(about, indent=1) + "\n")
 
 
-def _assemble(out: Path, seeds: range, file_format: str) -> None:
-    parts = out / ".parts"
-    images = torch.from_numpy(np.concatenate([np.load(part) for part in sorted(parts.glob("[0-9]*.npy"))]))
+def _assemble(out: Path, seeds: range, images: Tensor, file_format: str) -> None:
     if file_format == "npz":
         with replacing(out / "samples.npz") as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, images=images.numpy(), seeds=np.array(seeds))
@@ -239,4 +224,4 @@ def _assemble(out: Path, seeds: range, file_format: str) -> None:
         for seed, image in zip(seeds, images, strict=True):
             save_image(image, out / "images" / f"{seed:010d}.png")
     save_image(image_grid(images), out / "grid.png")
-    shutil.rmtree(parts)
+    shutil.rmtree(out / ".parts")

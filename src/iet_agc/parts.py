@@ -1,0 +1,61 @@
+"""Long work in parts on disk: shared by all processes, and a kill loses no part that was finished."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iet_agc import dist
+from iet_agc.files import replacing
+
+__all__ = ["compute_parts", "read_parts"]
+
+#: What a part holds.
+Arrays = Mapping[str, Tensor]
+
+
+def compute_parts(
+    folder: Path,
+    name: str,
+    total: int,
+    length: int,
+    work: Callable[[slice], Arrays],
+    on_done: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Compute this process's share of the parts that are not there yet; returns when all are there.
+
+    Args:
+        folder: where parts are; must exist.
+        name: of this work; its files are NAME-000000.npz and so on.
+        total: number of items.
+        length: items per part; the last part takes what is left.
+        work: items -> tensors on the CPU, one row per item.
+        on_done: called with the number of items of a part that was found finished, for progress.
+    """
+    for number, start in enumerate(range(0, total, length)):
+        if number % dist.size() != dist.rank():
+            continue
+        part, items = folder / f"{name}-{number:06d}.npz", slice(start, min(start + length, total))
+        if part.exists():
+            on_done(items.stop - items.start)
+            continue
+        arrays = {key: tensor.numpy() for key, tensor in work(items).items()}
+        with replacing(part) as unfinished, unfinished.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+    dist.barrier()
+
+
+def read_parts(folder: Path, name: str, total: int, length: int) -> dict[str, Tensor]:
+    """Join the parts that `compute_parts` left, in their order.
+
+    Returns:
+        What `work` returned, one row per item.
+    """
+    rows: dict[str, list[Tensor]] = {}
+    for number in range(-(-total // length)):
+        with np.load(folder / f"{name}-{number:06d}.npz", allow_pickle=False) as part:
+            for key in part.files:
+                rows.setdefault(key, []).append(torch.from_numpy(part[key]))
+    return {key: torch.cat(tensors) for key, tensors in rows.items()}
