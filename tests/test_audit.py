@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit import TrainingRecord, audit, load_part, read_record, save_audit, share_below, unique_images
+from iet_agc.audit import audit, share_below, unique_images
+from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
+from iet_agc.sources import TrainingRecord, load_part, read_record
 
 
 def noise(count, seed, shape=(1, 8, 8)):
@@ -171,7 +173,7 @@ def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_le
 
 
 def test_a_run_that_flips_is_audited_with_flips(tmp_path):
-    from iet_agc.audit import audit_sources
+    from iet_agc.audits import audit_sources
     from iet_agc.config import Settings, claim_folder, override
 
     changes = {"data.num_train": "150", "data.flips": "true"}

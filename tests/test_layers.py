@@ -48,10 +48,12 @@ TABLE: dict[str, tuple[str, str]] = {
     ),
     "parts": ("dist files", "torch numpy"),
     "samples": ("config data dist files log models parts sampling", "torch numpy diffusers"),
+    "sources": ("config data log samples telemetry", "torch"),
     "audit": (
-        "config data files log metrics metrics.memorization metrics.neighbors metrics.quality samples telemetry",
+        "data metrics metrics.features metrics.memorization metrics.neighbors metrics.quality sources",
         "torch numpy scipy",
     ),
+    "audits": ("audit config data dist files log metrics metrics.features parts sources", "torch numpy"),
     "report": ("config metrics data files", "numpy scipy matplotlib jinja2 markupsafe PIL"),
     "compare": ("config metrics data", "numpy scipy matplotlib"),
     "demo": ("*", "*"),

@@ -19,9 +19,11 @@ import pytest
 import torch
 from PIL import Image
 
-from iet_agc.audit import AuditResult, TrainingRecord, audit, save_audit
+from iet_agc.audit import AuditResult, audit
+from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
 from iet_agc.report import render, write_report
+from iet_agc.sources import TrainingRecord
 
 SHAPES = {"grey": (1, 8, 8), "colour": (3, 16, 16)}
 VOID = {"meta", "img", "br", "link", "input", "hr"}

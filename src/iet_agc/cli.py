@@ -201,7 +201,7 @@ def _add_audit(verbs: Any) -> None:
 
 
 def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.audit import audit_sources
+    from iet_agc.audits import audit_sources
 
     return 0, audit_sources(
         arguments.train, arguments.samples, arguments.held_out, arguments.out, arguments.flips, arguments.extractor

@@ -12,7 +12,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
-from iet_agc.audit import audit_sources
+from iet_agc.audits import audit_sources
 from iet_agc.config import Settings, load_preset, override
 from iet_agc.engine import start
 from iet_agc.log import progress_bar
