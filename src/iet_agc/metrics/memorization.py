@@ -1,20 +1,101 @@
-"""Memorization quantity: how many samples lie suspiciously close to one training image.
+"""How much of a sample set is copied, by the distances from each sample to its nearest training images.
 
     ratio_i = d_1 / mean(d_1, ..., d_50)          d_j: squared L2 to the j-th nearest training image
     MQ(cut) = number of samples with ratio_i < cut
 
-Source: Liu et al., ECCV 2024 (arXiv 2407.15328), section 4.1, after Carlini et al., 2023.
+Source of these two: Liu et al., ECCV 2024 (arXiv 2407.15328), section 4.1, after Carlini et al., 2023. The field's
+other statistics stand beside them: d1/d2, AuthPct and C_T, each with its own source below. All are pure functions
+of distances; none of them knows where the images come from, or whether a distance is one of pixels or of features.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import binomtest, rankdata
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-__all__ = ["CUTS", "distance_ratio", "memorization_quantity"]
+__all__ = [
+    "CUTS",
+    "auth_pct",
+    "calibrated_cut",
+    "cells",
+    "copying_z",
+    "d1_d2",
+    "difference_of_shares",
+    "distance_ratio",
+    "held_out_statistics",
+    "memorization_quantity",
+    "share",
+    "share_below",
+    "statistics",
+]
 
 #: The cuts of the paper's tables.
 CUTS = (0.15, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90)
+
+#: A cell of C_T needs so many samples; the normal approximation of Mann-Whitney's U is good from there on.
+_LEAST_IN_CELL = 20
+
+#: By default C_T has at most so many cells, and so many samples and held-out images in each on average.
+_MOST_CELLS, _PER_CELL = 10, 100
+
+#: k-means looks at no more training images than this, drawn at random; more would move its centres little.
+_CLUSTERED = 10_000
+
+#: Whole numbers a, b below 10^12 that differ do so by more than this, relatively; rounding does by less.
+_ROUNDING = 1e-12
+
+
+# Shares ---------------------------------------------------------------------------------------------------
+
+
+def share(count: int, total: int) -> dict[str, Any]:
+    """A share of independent draws, with Wilson's 95 % score interval (Wilson, 1927).
+
+    Returns:
+        {"count", "share", "ci95": [low, high]}, in [0, 1].
+
+    Raises:
+        ValueError: no draws at all, or more counted than drawn.
+    """
+    if total < 1 or not 0 <= count <= total:
+        raise ValueError(
+            f"there is no share of {count} in {total} images: give at least one image, and count within them"
+        )
+    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return {"count": count, "share": count / total, "ci95": [float(interval.low), float(interval.high)]}
+
+
+def share_below(ratios: Tensor, cut: float) -> dict[str, Any]:
+    """Count and share of ratios strictly below a cut; see `share`."""
+    return share(int((ratios < cut).sum()), len(ratios))
+
+
+def difference_of_shares(count1: int, total1: int, count2: int, total2: int) -> dict[str, Any]:
+    """How much larger the first of two independent shares is, for comparing two runs.
+
+    Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, method 10): with Wilson's limits l, u of each,
+
+        d - sqrt((p1 - l1)^2 + (u2 - p2)^2)  ..  d + sqrt((u1 - p1)^2 + (p2 - l2)^2)
+
+    Returns:
+        {"difference", "ci95": [low, high]}, in [-1, 1]; 95 %. Training seeds differ more than draws of one
+        model do, and this interval knows only the draws.
+    """
+    first, second = share(count1, total1), share(count2, total2)
+    (low1, high1), (low2, high2) = first["ci95"], second["ci95"]
+    p1, p2 = first["share"], second["share"]
+    below, above = math.hypot(p1 - low1, high2 - p2), math.hypot(high1 - p1, p2 - low2)
+    return {"difference": p1 - p2, "ci95": [p1 - p2 - below, p1 - p2 + above]}
+
+
+# The distance ratio ---------------------------------------------------------------------------------------
 
 
 def distance_ratio(distances: Tensor) -> Tensor:
@@ -26,8 +107,7 @@ def distance_ratio(distances: Tensor) -> Tensor:
     Returns:
         (N,), in [0, 1]. 0 where every distance is 0: such a sample is a copy of k images at once.
     """
-    if distances.ndim != 2 or distances.shape[1] == 0:
-        raise ValueError(f"distances must be (N, k), not {tuple(distances.shape)}")
+    _check_distances(distances, 1)
     mean = distances.mean(dim=1)
     return torch.where(mean > 0, distances[:, 0] / mean, torch.zeros_like(mean))
 
@@ -40,3 +120,235 @@ def memorization_quantity(ratios: Tensor, cuts: Sequence[float] = CUTS) -> dict[
         cuts: by default the paper's nine.
     """
     return {cut: int((ratios < cut).sum()) for cut in cuts}
+
+
+def calibrated_cut(held_out_ratios: Tensor, false_alarm: float = 0.01) -> float | None:
+    """The cut under which a further real image falls with a probability of at most `false_alarm`.
+
+    Of H + 1 exchangeable ratios any is equally likely to be the smallest, the second smallest and so on. So a
+    further image lies below the j-th smallest of H with a probability of at most j / (H + 1), and less
+    with ties, as "below" is strict. The largest j that keeps this is floor(false_alarm (H + 1)): the rule of
+    conformal prediction (Vovk et al., 2005). That probability is a mean over held-out sets; given one of
+    them it follows Beta(j, H + 1 - j), with a standard deviation of about false_alarm / sqrt(j).
+
+    Args:
+        held_out_ratios: distance ratios of real images that were not trained on, (H,).
+        false_alarm: in (0, 1), taken as the decimal number that it is written as.
+
+    Returns:
+        The j-th smallest ratio; None where j is 0: at 1 %, fewer than 99 images cannot tell such a cut.
+    """
+    if not 0 < false_alarm < 1:
+        raise ValueError(f"false_alarm {false_alarm} is not between 0 and 1: give a share such as 0.01")
+    rank = math.floor(Fraction(str(false_alarm)) * (len(held_out_ratios) + 1))
+    return float(held_out_ratios.sort().values[rank - 1]) if rank else None
+
+
+# The field's other statistics -------------------------------------------------------------------------------
+
+
+def d1_d2(distances: Tensor) -> dict[str, Any]:
+    """Share of samples with L2 to the nearest / L2 to the second nearest training image < 1/3. Low: less copied.
+
+    Source: Yoon et al., "Diffusion Probabilistic Models Generalize when They Fail to Memorize", 2023; Gu et al.,
+    "On Memorization in Diffusion Models", 2023. Their distances are not squared; on squared ones the cut is 1/9.
+
+    Args:
+        distances: squared L2 to the nearest unique training images, float (N, k), k >= 2, ascending.
+
+    Returns:
+        `share` of the samples. 0 / 0 counts as a copy; it happens with flips, where an image and its
+        mirror image can both stand in the training set. Just 1/3 does not count, whatever rounding says.
+    """
+    _check_distances(distances, 2)
+    first, second = distances[:, 0], distances[:, 1]
+    copied = (9 * first < second * (1 - _ROUNDING)) | (first == 0)
+    return share(int(copied.sum()), len(distances))
+
+
+def auth_pct(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
+    """Share of authentic samples. High: less copied.
+
+    A sample is authentic if it is farther from its nearest training image than that image is from its nearest
+    other training image. Strictly: at equal distances it is not, so a copy is not authentic even where the
+    image has a twin. Samples like new real images score near one half, not 1: read it against held-out images.
+
+    Source: Alaa et al., ICML 2022 (arXiv 2102.08921); the name, and the comparison in the direction from sample to
+    training image, from Stein et al., NeurIPS 2023 (dgm-eval).
+
+    Args:
+        distances: from each sample to its nearest training image, (N,).
+        own_distances: from that training image to its nearest other one, (N,), on the same scale.
+
+    Returns:
+        `share` of the samples, and "percent" = 100 x share.
+    """
+    if distances.ndim != 1 or distances.shape != own_distances.shape:
+        shapes = f"{tuple(distances.shape)} and {tuple(own_distances.shape)}"
+        raise ValueError(f"distances and own_distances must both be (N,), not {shapes}")
+    authentic = share(int((distances > own_distances).sum()), len(distances))
+    return {**authentic, "percent": 100 * authentic["share"]}
+
+
+def copying_z(
+    distances: Tensor,
+    held_out_distances: Tensor,
+    cell_numbers: tuple[Tensor, Tensor] | None = None,
+    tau: float | None = None,
+) -> dict[str, Any] | None:
+    """C_T: are samples nearer to the training set than held-out real images are? Far below 0: they are copied.
+
+    In each cell of space, z = (U - n m / 2) / sd, where Mann-Whitney's U is the number of pairs of a sample and a
+    held-out image of which the sample is the farther one from the training set. C_T is the mean of z over the cells
+    with a share of at least tau of the samples, weighted by the share of the held-out images there. Near 0 is ideal,
+    far above 0 underfit.
+
+    Source: Meehan, Chaudhuri, Dasgupta, "A Three Sample Hypothesis Test for Evaluating Generative Models", AISTATS
+    2020 (arXiv 2004.05675). Their d(x, T) is the distance to the whole training set, and so is ours; their code looks
+    at the part of it that lies in the cell. Pairs at equal distances count one half and sd is corrected for ties, as
+    copies all have distance 0; without ties it is theirs, sd^2 = n m (n + m + 1) / 12. There is no continuity
+    correction (their code adds 0.5 to U). Squaring changes no order, so squared distances give the same.
+
+    Args:
+        distances: from each sample to its nearest training image, (N,).
+        held_out_distances: from each held-out image to its nearest training image, (H,).
+        cell_numbers: the cell of each sample and of each held-out image, int64 (N,) and (H,), as `cells` returns
+            them; None puts all into one cell.
+        tau: by default 20 / N, so that a cell needs 20 samples.
+
+    Returns:
+        {"value", "null_sd", "cells"}: C_T, its standard deviation where samples are like held-out images (that of one
+        z is 1, that of their mean is smaller), and how many cells it is a mean of. It grows with the square root of
+        the number of images: compare at equal sizes. None where no cell has enough samples and a held-out image.
+    """
+    for name, each in (("samples", distances), ("held-out images", held_out_distances)):
+        if each.ndim != 1 or len(each) == 0:
+            raise ValueError(f"distances of {name} must be (N,), N >= 1, not {tuple(each.shape)}")
+    mine, real = cell_numbers or (torch.zeros_like(distances), torch.zeros_like(held_out_distances))
+    if (len(mine), len(real)) != (len(distances), len(held_out_distances)):
+        numbers = f"{len(mine)} and {len(real)} cell numbers, {len(distances)} and {len(held_out_distances)} distances"
+        raise ValueError(f"{numbers} of samples and held-out images: give one cell number for each distance")
+    least = _LEAST_IN_CELL if tau is None else tau * len(distances)
+    scores, weights = [], []
+    for cell in mine.unique():
+        here, held_out_here = distances[mine == cell], held_out_distances[real == cell]
+        if len(here) >= least and len(held_out_here):
+            scores.append(_mann_whitney_z(here.cpu().numpy(), held_out_here.cpu().numpy()))
+            weights.append(len(held_out_here))
+    if not weights:
+        return None
+    share_of = np.array(weights) / sum(weights)
+    return {"value": float(share_of @ scores), "null_sd": float(np.linalg.norm(share_of)), "cells": len(weights)}
+
+
+def _mann_whitney_z(first: np.ndarray, second: np.ndarray) -> float:
+    """Standardised U, corrected for ties: above 0 where the first numbers tend to be the larger ones."""
+    n, m = len(first), len(second)
+    both = np.concatenate([first, second])
+    u = rankdata(both)[:n].sum() - n * (n + 1) / 2
+    ties = np.unique(both, return_counts=True)[1].astype(float)
+    if len(ties) == 1:
+        return 0.0  # all are equal: no side is larger
+    variance = n * m / 12 * (n + m + 1 - (ties**3 - ties).sum() / ((n + m) * (n + m - 1)))
+    return float((u - n * m / 2) / math.sqrt(variance))
+
+
+def cells(
+    train_vectors: Tensor,
+    sample_vectors: Tensor,
+    held_out_vectors: Tensor,
+    count: int | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Cells of space for C_T: k-means of the training set, and the cell of each sample and each held-out image.
+
+    The test holds for any cells that were made without samples and held-out images, so k-means sees 10,000 of the
+    training images at most, drawn at random. It runs in one thread: sums in another order would be other sums.
+
+    Args:
+        train_vectors, sample_vectors, held_out_vectors: pixels or features, any number type, (M, D), (N, D), (H, D).
+        count: how many; by default such that 100 samples and 100 held-out images come on each, 10 at most.
+        seed: of the draw and of k-means' start.
+
+    Returns:
+        Cell numbers, 0 .. count - 1: int64 (N,) and (H,).
+    """
+    if count is None:
+        count = min(_MOST_CELLS, len(sample_vectors) // _PER_CELL, len(held_out_vectors) // _PER_CELL)
+    count = max(1, min(count, len(train_vectors)))
+    chosen = np.random.default_rng(seed).permutation(len(train_vectors))[:_CLUSTERED]
+    with threadpool_limits(1):
+        clusters = KMeans(count, n_init="auto", random_state=seed).fit(_rows(train_vectors[torch.from_numpy(chosen)]))
+        return _cells_of(sample_vectors, clusters), _cells_of(held_out_vectors, clusters)
+
+
+def _cells_of(vectors: Tensor, clusters: KMeans) -> Tensor:
+    parts = [clusters.predict(_rows(part)) for part in vectors.split(4096)]
+    return torch.from_numpy(np.concatenate(parts)).long()
+
+
+def _rows(vectors: Tensor) -> np.ndarray:
+    return vectors.flatten(1).float().cpu().numpy()
+
+
+# Entries of audit.json --------------------------------------------------------------------------------------
+
+
+def statistics(
+    distances: Tensor,
+    own_distances: Tensor,
+    held_out_distances: Tensor | None = None,
+    cell_numbers: tuple[Tensor, Tensor] | None = None,
+) -> dict[str, Any]:
+    """The entry "statistics" of an audit: d1/d2, AuthPct and C_T, each with unit, direction, convention and source.
+
+    Args:
+        distances: squared L2 from each sample to its nearest unique training images, (N, k), k >= 2, ascending.
+        own_distances: from its nearest training image to that one's nearest other, (N,).
+        held_out_distances: as `distances`, of held-out images, (H, k); None where there are none, and C_T is null.
+        cell_numbers: what `cells` returned; None for one cell.
+    """
+    c_t = None
+    if held_out_distances is not None:
+        c_t = copying_z(distances[:, 0], held_out_distances[:, 0], cell_numbers)
+    return {**_shares(distances, own_distances, "samples"), "c_t": c_t and c_t | _C_T}
+
+
+def held_out_statistics(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
+    """The same of held-out images, without C_T: what d1/d2 and AuthPct say of real images. See `statistics`."""
+    return _shares(distances, own_distances, "held-out images")
+
+
+def _shares(distances: Tensor, own_distances: Tensor, what: str) -> dict[str, Any]:
+    return {
+        "d1_d2": d1_d2(distances) | {"unit": f"share of {what}"} | _D1_D2,
+        "auth_pct": auth_pct(distances[:, 0], own_distances) | {"unit": f"percent of {what}"} | _AUTH_PCT,
+    }
+
+
+_D1_D2 = {
+    "direction": "lower is less copied",
+    "convention": "L2, not squared, to the nearest / to the second nearest unique training image < 1/3; 0/0 counts",
+    "source": "Yoon et al., 2023, Diffusion Probabilistic Models Generalize when They Fail to Memorize; "
+    "Gu et al., 2023, On Memorization in Diffusion Models",
+}
+_AUTH_PCT = {
+    "direction": "higher is less copied",
+    "convention": "authentic: farther from its nearest unique training image than that one is from its nearest other; "
+    "at equal distances not authentic",
+    "source": "Alaa et al., ICML 2022, arXiv 2102.08921; name by Stein et al., NeurIPS 2023",
+}
+_C_T = {
+    "unit": "standard deviations",
+    "direction": "far below 0 is copied, near 0 is ideal, far above 0 is underfit",
+    "convention": "Mann-Whitney z of distances to the nearest unique training image, corrected for ties, in k-means "
+    "cells of the training set with at least 20 samples, weighted by held-out share; null_sd: its standard deviation "
+    "where samples are like held-out images",
+    "source": "Meehan, Chaudhuri, Dasgupta, AISTATS 2020, arXiv 2004.05675",
+}
+
+
+def _check_distances(distances: Tensor, least: int) -> None:
+    if distances.ndim != 2 or distances.shape[1] < least:
+        needed = "" if least == 1 else f" with k >= {least}"
+        raise ValueError(f"distances must be (N, k){needed}, not {tuple(distances.shape)}")
