@@ -1,0 +1,46 @@
+"""Shares and differences of shares, with 95 % intervals. No torch here: the audit counts, and the report compares."""
+
+import math
+from typing import Any
+
+from scipy.stats import binomtest
+
+__all__ = ["difference_of_shares", "share"]
+
+
+def share(count: int, total: int) -> dict[str, Any]:
+    """A share of independent draws, with Wilson's 95 % score interval (Wilson, 1927).
+
+    Returns:
+        {"count", "share", "ci95": [low, high]}, in [0, 1].
+
+    Raises:
+        ValueError: no draws at all, or more counted than drawn.
+    """
+    if total < 1 or not 0 <= count <= total:
+        raise ValueError(
+            f"there is no share of {count} in {total} images: give at least one image, and count within them"
+        )
+    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return {"count": count, "share": count / total, "ci95": [float(interval.low), float(interval.high)]}
+
+
+def difference_of_shares(count1: int, total1: int, count2: int, total2: int) -> dict[str, Any]:
+    """How much larger the first of two independent shares is, for comparing two runs.
+
+    Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, method 10): with Wilson's limits l, u of each,
+
+        d - sqrt((p1 - l1)^2 + (u2 - p2)^2)  ..  d + sqrt((u1 - p1)^2 + (p2 - l2)^2)
+
+    Returns:
+        {"difference", "ci95": [low, high]}, in [-1, 1]; 95 %. Training seeds differ more than draws of one
+        model do, and this interval knows only the draws.
+
+    Raises:
+        ValueError: see `share`.
+    """
+    first, second = share(count1, total1), share(count2, total2)
+    (low1, high1), (low2, high2) = first["ci95"], second["ci95"]
+    p1, p2 = first["share"], second["share"]
+    below, above = math.hypot(p1 - low1, high2 - p2), math.hypot(high1 - p1, p2 - low2)
+    return {"difference": p1 - p2, "ci95": [p1 - p2 - below, p1 - p2 + above]}
