@@ -1,11 +1,11 @@
 """Image sets: what is read, what is refused and how, and that nothing is unpickled."""
 
 import gzip
-import io
 import os
 import pickle
-import struct
-import zlib
+import tracemalloc
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from iet_agc import data
-from iet_agc.data import ImageSet, image_grid, load_dataset, load_images, plant_duplicates, save_image, split
+from iet_agc.data import (
+    ImageSet,
+    convert,
+    image_grid,
+    load_dataset,
+    load_images,
+    plant_duplicates,
+    save_image,
+    split,
+)
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -307,88 +316,217 @@ def test_alpha_is_dropped_and_palettes_resolved(tmp_path: Path) -> None:
     assert np.array_equal(images.images[1].numpy(), np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
 
 
-def _cmyk(file: Path) -> None:
-    Image.fromarray(_pixels(4, 4, 3)).convert("CMYK").save(file, format="JPEG")
-
-
-def _sixteen_bits(file: Path) -> None:
-    Image.fromarray(_pixels(4, 4).astype(np.uint16) * 257).save(file, format="PNG")
-    with Image.open(file) as image:
-        assert image.mode.startswith("I")  # the condition under test
-
-
-def _animated(file: Path) -> None:
-    first, second = (Image.fromarray(_pixels(4, 4, 3, seed=i)) for i in range(2))
-    first.save(file, format="WEBP", save_all=True, append_images=[second], duration=100, lossless=True)
-
-
-def _text(file: Path) -> None:
-    file.write_text("no image at all")
-
-
-def _nothing(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def _truncated(file: Path) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(_pixels(32, 32, 3)).save(stream, format="PNG")
-    file.write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
-
-
-def _flipped(file: Path) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(_pixels(32, 32, 3)).save(stream, format="PNG")
-    content = bytearray(stream.getvalue())
-    content[60] ^= 255
-    file.write_bytes(content)
-
-
-def _bomb(file: Path) -> None:
-    """The header of a PNG of 60,000 x 60,000 pixels."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    file.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    )
+def test_grey_palettes_are_grey_and_coloured_ones_are_not(tmp_path: Path) -> None:
+    grey = Image.fromarray(_pixels(4, 4) // 16)
+    grey.putpalette([value for level in range(16) for value in (level * 17,) * 3])
+    grey.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"  # the condition under test
+    images = load_images(tmp_path)
+    assert images.shape == (1, 4, 4)
+    assert np.array_equal(images.images[0, 0].numpy(), _pixels(4, 4) // 16 * 17)
+    grey.putpalette([value for level in range(16) for value in (level * 17, 0, 0)])
+    grey.save(tmp_path / "a.png")
+    assert load_images(tmp_path).shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize(
-    ("write", "message"),
+    ("mode", "how"),
     [
-        (_cmyk, "colour mode CMYK: convert it"),
-        (_sixteen_bits, "colour mode I.*: convert it to 8-bit"),
-        (_animated, "is animated: give single images"),
-        (_text, "cannot be read as an image"),
-        (_nothing, "cannot be read as an image"),
-        (_truncated, "cannot be read as an image"),
-        (_flipped, "cannot be read as an image"),
-        (_bomb, "cannot be read as an image"),
+        ("RGBA", {"format": "PNG"}),
+        ("LA", {"format": "PNG"}),
+        ("L", {"format": "PNG", "transparency": 7}),
+        ("RGB", {"format": "PNG", "transparency": (1, 2, 3)}),
+        ("P", {"format": "PNG", "transparency": 250}),
+        ("P", {"format": "GIF", "transparency": 250}),
+        ("RGBA", {"format": "WEBP", "lossless": True}),
+        ("RGBA", {"format": "TIFF"}),
     ],
 )
-def test_what_is_no_plain_image_is_refused_by_name(tmp_path: Path, write: Any, message: str) -> None:
-    _save(tmp_path / "a.png", _pixels(4, 4, 3))
-    write(tmp_path / "odd.webp" if write is _animated else tmp_path / "odd.png")
-    with pytest.raises(ValueError, match=rf"odd\.\w+ .*{message}") as error:
-        load_images(tmp_path)
-    assert "\n" not in str(error.value)
+def test_opaque_transparency_is_accepted(tmp_path: Path, mode: str, how: dict[str, Any]) -> None:
+    grey = Image.fromarray(np.arange(100, 116, dtype=np.uint8).reshape(4, 4))
+    whole = grey.convert(mode) if mode != "P" else grey.convert("RGB").quantize(16)
+    whole.save(tmp_path / f"a.{how['format']}", **how)
+    images = load_images(tmp_path)
+    assert images.shape[0] == (1 if mode in {"L", "LA", "P"} else 3)
+    assert (images.images[0].numpy() == np.asarray(grey)).all()
 
 
-def test_mixed_sizes_name_both_files(tmp_path: Path) -> None:
-    _save(tmp_path / "a.png", _pixels(4, 6))
-    _save(tmp_path / "b.png", _pixels(6, 4))
-    with pytest.raises(ValueError, match=r"b\.png is 4 x 6, .*a\.png is 6 x 4: all images of a set must have one size"):
-        load_images(tmp_path)
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "tif", "tiff", "ppm", "pgm", "apng", "jfif"])
+def test_further_formats_are_read_not_left_out(tmp_path: Path, suffix: str) -> None:
+    pixels = _pixels(6, 5, 3) if suffix not in {"gif", "pgm", "jfif"} else _pixels(6, 5)
+    form = {"apng": "PNG", "jfif": "JPEG", "pgm": "PPM", "ppm": "PPM", "tif": "TIFF"}.get(suffix, suffix.upper())
+    _save(tmp_path / f"a.{suffix}", pixels, format=form)
+    found = load_images(tmp_path).images[0].permute(1, 2, 0).numpy()
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        expected = np.asarray(image.convert("L" if pixels.ndim == 2 else "RGB")).reshape(found.shape)
+    assert np.array_equal(found, expected)
+    assert suffix == "jfif" or np.array_equal(found, pixels.reshape(found.shape))
+
+
+def test_other_files_are_no_images(tmp_path: Path) -> None:
+    _save(tmp_path / "a.png", _pixels(4, 4))
+    for name in ("labels.json", "notes.txt", "features.npz", "README", ".hidden", "movie.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    assert len(load_images(tmp_path)) == 1
+
+
+def test_links_are_followed_and_count_by_their_paths(tmp_path: Path) -> None:
+    _save(tmp_path / "elsewhere" / "deep" / "a.png", _pixels(4, 4))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "twice.png").symlink_to(tmp_path / "elsewhere" / "deep" / "a.png")
+    images = load_images(folder).images
+    assert len(images) == 2
+    assert torch.equal(images[0], images[1])
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(150):
+        _save(tmp_path / f"{i % 7}" / f"{i}.png", _pixels(4, 5, 3, seed=i))
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(data, "_NUM_THREADS", threads)
+        found.append(load_images(tmp_path).images)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    order = [int(file.stem) for file in sorted(tmp_path.rglob("*.png"))]
+    expected = np.stack([_pixels(4, 5, 3, seed=i) for i in order]).transpose(0, 3, 1, 2)
+    assert np.array_equal(found[0].numpy(), expected)
+
+
+def test_progress_adds_up(tmp_path: Path) -> None:
+    for i in range(70):
+        _save(tmp_path / f"{i}.png", _pixels(4, 4, seed=i))
+    told: list[int] = []
+    load_images(tmp_path, on_images=told.append)
+    assert len(told) > 1
+    assert sum(told) == 70
+    np.save(tmp_path / "a.npy", _pixels(9, 1, 4, 4))
+    told.clear()
+    load_images(tmp_path / "a.npy", on_images=told.append)
+    assert sum(told) == 9
+
+
+def test_a_folder_takes_the_memory_of_its_images_once(tmp_path: Path) -> None:
+    for i in range(64):
+        _save(tmp_path / f"{i}.bmp", _pixels(128, 128, 3, seed=i))
+    load_images(tmp_path)  # imports and caches
+    tracemalloc.start()
+    try:
+        images = load_images(tmp_path).images
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert images.numel() < peak < 1.3 * images.numel()
 
 
 def test_folders_without_images(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no images \(\.jpeg, \.jpg, \.png, \.webp\)"):
+    with pytest.raises(ValueError, match=r"holds no images \(\.apng, .*\.jpg, .*\.png, .*\.webp\)"):
         load_images(tmp_path)
-    with pytest.raises(ValueError, match=r"is not a folder of images, nor an .npz or .npy file"):
-        load_images(tmp_path / "missing")
+    for missing in (tmp_path / "missing", tmp_path / ("x" * 300), Path("a\0b")):
+        with pytest.raises(ValueError, match=r"is not a folder of images, nor an .npz or .npy file"):
+            load_images(missing)
+
+
+def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        _save(tmp_path / f"{i}.png", _pixels(4, 4, seed=i))
+    np.save(tmp_path / "a.npy", _pixels(3, 1, 4, 4))
+    monkeypatch.setattr(data, "_memory", lambda: 47)
+    for read in (
+        lambda: load_images(tmp_path),
+        lambda: load_images(tmp_path / "a.npy"),
+        lambda: convert(_image_set(3), (1, 4, 5)),
+    ):
+        with pytest.raises(ValueError, match=r"need 0\.0 GiB, this machine has 0\.0: give fewer or smaller images"):
+            read()
+    monkeypatch.setattr(data, "_memory", lambda: 48)
+    assert len(load_images(tmp_path)) == len(load_images(tmp_path / "a.npy")) == 3
+
+
+# -- one size for all
+
+
+def _mixed_bag(folder: Path) -> list[Path]:
+    """Images of several sizes, proportions and colours, each in a folder of its own."""
+    shapes = [(9, 14, 3), (14, 9), (8, 8, 3), (5, 5), (20, 31, 3), (16, 16), (1, 40, 3)]
+    for i, shape in enumerate(shapes):
+        _save(folder / str(i) / "a.png", _pixels(*shape, seed=i))
+    return [folder / str(i) for i in range(len(shapes))]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 8, 8), (1, 5, 5), (3, 6, 10), (1, 30, 7), (3, 1, 1)])
+def test_converted_in_memory_is_converted_while_reading(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    folders = _mixed_bag(tmp_path)
+    each = torch.cat([convert(load_images(folder), shape).images for folder in folders])
+    together = load_images(tmp_path, shape)
+    assert together.shape == shape
+    assert torch.equal(together.images, each)
+    for i in range(4):  # uniform in size, grey among colours
+        _save(tmp_path / "uniform" / f"{i}.png", _pixels(*((9, 7, 3) if i % 2 else (9, 7)), seed=i))
+    assert torch.equal(
+        load_images(tmp_path / "uniform", shape).images, convert(load_images(tmp_path / "uniform"), shape).images
+    )
+
+
+def test_what_has_the_shape_is_unchanged_to_the_bit(tmp_path: Path) -> None:
+    images = replace(_image_set(6, size=5), name="x")
+    assert convert(images, (1, 5, 5)) is images
+    colour = _pixels(5, 5, 3)
+    _save(tmp_path / "a.png", colour)
+    _save(tmp_path / "b.png", _pixels(7, 5, 3))
+    assert np.array_equal(load_images(tmp_path, (3, 5, 5)).images[0].numpy(), colour.transpose(2, 0, 1))
+
+
+def test_conversion_keeps_labels_and_name() -> None:
+    converted = convert(_image_set(20), (3, 2, 2))
+    assert converted.name == "numbers"
+    assert converted.labels is not None
+    assert converted.labels.tolist() == list(range(20))
+
+
+def test_conversion_in_closed_form() -> None:
+    flat = ImageSet(torch.full((2, 1, 9, 30), 77, dtype=torch.uint8), "flat")
+    assert (convert(flat, (3, 32, 16)).images == 77).all()
+    red = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    red[:, 0] = 255
+    assert (convert(ImageSet(red, "red"), (1, 4, 4)).images == round(255 * 0.299)).all()  # ITU-R 601-2
+    grey = ImageSet(torch.from_numpy(_pixels(3, 1, 4, 4)), "grey")
+    assert torch.equal(convert(grey, (3, 4, 4)).images, grey.images.expand(-1, 3, -1, -1))
+    assert torch.equal(convert(convert(grey, (3, 4, 4)), (1, 4, 4)).images, grey.images)
+
+
+def test_conversion_cuts_the_ends_and_squeezes_nothing() -> None:
+    wide = torch.zeros(1, 1, 16, 48, dtype=torch.uint8)
+    wide[..., 20:28] = 200  # a bar of 8 in the middle 16 columns
+    wide[..., :8] = 255  # far outside of the middle
+    found = convert(ImageSet(wide, "wide"), (1, 16, 16)).images
+    assert torch.equal(found, wide[..., 16:32])
+    tall = ImageSet(wide.permute(0, 1, 3, 2).contiguous(), "tall")
+    assert torch.equal(convert(tall, (1, 16, 16)).images, wide[..., 16:32].permute(0, 1, 3, 2))
+
+
+def test_conversion_has_no_aliasing() -> None:
+    stripes = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    stripes[..., ::2] = 255
+    small = convert(ImageSet(stripes, "stripes"), (1, 8, 8)).images.int()
+    assert (small[..., 1:-1] - 128).abs().max() <= 2  # picking pixels would give 0 or 255
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (0, 8, 8), (3, 0, 8), (3, 8, -1), (8, 8)])
+def test_impossible_shapes_are_refused(tmp_path: Path, shape: Any) -> None:
+    _save(tmp_path / "a.png", _pixels(4, 4))
+    for read in (lambda: load_images(tmp_path, shape), lambda: convert(_image_set(3), shape)):
+        with pytest.raises(ValueError, match=r"cannot bring images to [-x0-9]+: give CxHxW with 1 or 3 channels"):
+            read()
+
+
+def test_only_grey_and_colour_can_be_converted() -> None:
+    odd = ImageSet(torch.zeros(2, 4, 8, 8, dtype=torch.uint8), "odd")
+    with pytest.raises(ValueError, match="odd has images of 4 channels: only 1 or 3 can be converted"):
+        convert(odd, (3, 8, 8))
 
 
 # -- arrays
@@ -398,35 +536,122 @@ def test_folders_without_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_arrays_in_both_orders(tmp_path: Path, suffix: str, channels: int) -> None:
     pixels = _pixels(5, channels, 6, 7)
-    for order, array in (("nchw", pixels), ("nhwc", pixels.transpose(0, 2, 3, 1))):
+    for order, array in (("nchw", pixels), ("nhwc", pixels.transpose(0, 2, 3, 1)), ("f", np.asfortranarray(pixels))):
         file = tmp_path / f"{order}.{suffix}"
         if suffix == "npy":
             np.save(file, array)
         else:
             np.savez(file, images=array, seeds=np.arange(5))
-        assert np.array_equal(load_images(file).images.numpy(), pixels)
+        images = load_images(file).images
+        assert images.is_contiguous()
+        assert np.array_equal(images.numpy(), pixels)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("name", ["arr_0", "images", "pictures"])
+def test_a_lone_array_may_have_any_name(tmp_path: Path, save: Any, name: str) -> None:
+    save(tmp_path / "A.NPZ.npz", **{name: _pixels(5, 6, 7)})
+    (tmp_path / "A.NPZ.npz").rename(tmp_path / "A.NPZ")
+    images = load_images(tmp_path / "A.NPZ")
+    assert images.shape == (1, 6, 7)
+    assert np.array_equal(images.images[:, 0].numpy(), _pixels(5, 6, 7))
+
+
+def test_arrays_are_converted_as_well(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", _pixels(5, 6, 7))
+    found = load_images(tmp_path / "a.npy", (3, 4, 4)).images
+    assert torch.equal(found, convert(load_images(tmp_path / "a.npy"), (3, 4, 4)).images)
 
 
 @pytest.mark.parametrize(
-    "array",
+    ("array", "message"),
     [
-        np.zeros((2, 1, 4, 4)),
-        np.zeros((2, 1, 4, 4), np.int64),
-        np.zeros((2, 4, 4), np.uint8),
-        np.zeros((2, 4, 4, 4), np.uint8),
+        (np.zeros((2, 1, 4, 4)), r"holds float64 \(2, 1, 4, 4\), not uint8"),
+        (np.zeros((2, 1, 4, 4), np.int64), "holds int64 .*, not uint8"),
+        (np.zeros((2, 1, 4, 4), np.uint16), "holds uint16 .*, not uint8"),
+        (np.zeros((2, 1, 4, 4), bool), "holds bool .*, not uint8"),
+        (np.zeros((2, 4, 4, 4), np.uint8), r"holds uint8 \(2, 4, 4, 4\), not uint8 .* of 1 or 3 channels"),
+        (np.zeros((2, 4), np.uint8), r"holds uint8 \(2, 4\), not uint8 \(N, C, H, W\) or \(N, H, W, C\)"),
+        (np.zeros((), np.uint8), r"holds uint8 \(\), not"),
+        (np.zeros((8, 8, 3), np.uint8), "holds .*; one image alone needs a first axis of 1"),
+        (np.zeros((3, 8, 8), np.uint8), "holds .*; one image alone needs a first axis of 1"),
+        (np.zeros((0, 1, 4, 4), np.uint8), r"holds no images, its shape is \(0, 1, 4, 4\)"),
+        (np.zeros((4, 1, 0, 4), np.uint8), "holds no images"),
+        (np.zeros(3, [("a", np.uint8)]), "holds .*, not uint8"),
     ],
-    ids=["float", "int64", "no channels", "four channels"],
 )
-def test_arrays_of_something_else_are_refused(tmp_path: Path, array: np.ndarray) -> None:
-    np.save(tmp_path / "odd.npy", array)
-    with pytest.raises(ValueError, match=r"odd\.npy holds .*, not uint8 \(N, C, H, W\) or \(N, H, W, C\)"):
-        load_images(tmp_path / "odd.npy")
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_arrays_of_something_else_are_refused(tmp_path: Path, array: np.ndarray, message: str, suffix: str) -> None:
+    (np.save if suffix == "npy" else np.savez)(tmp_path / f"odd.{suffix}", array)
+    with pytest.raises(ValueError, match=rf"odd\.{suffix} {message}"):
+        load_images(tmp_path / f"odd.{suffix}")
 
 
-def test_an_npz_without_images_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "odd.npz", pictures=_pixels(2, 1, 4, 4))
-    with pytest.raises(ValueError, match=r"odd\.npz has no array named 'images'"):
+def test_an_npz_of_several_arrays_has_to_name_the_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "odd.npz", pictures=_pixels(2, 1, 4, 4), labels=np.arange(2))
+    with pytest.raises(
+        ValueError, match=r"odd\.npz has no array named 'images'.*it has 'pictures', 'labels'.*: name it"
+    ):
         load_images(tmp_path / "odd.npz")
+    zipfile.ZipFile(tmp_path / "none.npz", "w").close()
+    with pytest.raises(ValueError, match=r"none\.npz has no array named 'images'.*it has none"):
+        load_images(tmp_path / "none.npz")
+
+
+def _npy(shape: str, body: bytes = b"", kind: str = "|u1") -> bytes:
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + body
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_npy("(50000000, 3, 4096, 4096)"), "holds 0 bytes of pixels, its header says 2516582400000000"),
+        (_npy("(2, 1, 4, 4)", bytes(31)), "holds 31 bytes of pixels, its header says 32"),
+        (_npy("(2, 1, 4, 4)", bytes(33)), "holds 33 bytes of pixels, its header says 32"),
+        (_npy("(-2, 1, -4, 4)", bytes(32)), "holds no images"),
+        (_npy("(" * 9000), "cannot be read as an array"),
+        (_npy("__import__('os').getpid()"), "cannot be read as an array"),
+        (_npy("(2, 1, 4, 4)", bytes(32)).replace(b"NUMPY\x01", b"NUMPY\x03"), "is an .npy file of version"),
+    ],
+    ids=["huge", "short", "long", "negative", "nested", "code", "version"],
+)
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_headers_that_lie_are_refused_before_memory_is_taken(
+    tmp_path: Path, content: bytes, message: str, suffix: str
+) -> None:
+    file = tmp_path / f"odd.{suffix}"
+    if suffix == "npy":
+        file.write_bytes(content)
+    else:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("images.npy", content)
+    with pytest.raises(ValueError, match=rf"odd\.{suffix} .*{message}") as error:
+        load_images(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_changed_pixel_in_an_archive_is_found_by_its_checksum(tmp_path: Path) -> None:
+    pixels = _pixels(4, 1, 8, 8)
+    np.savez(tmp_path / "odd.npz", images=pixels)
+    content = (tmp_path / "odd.npz").read_bytes()
+    at = content.index(pixels.tobytes()) + 100
+    (tmp_path / "odd.npz").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(ValueError, match=r"odd\.npz cannot be read as an array: Bad CRC-32"):
+        load_images(tmp_path / "odd.npz")
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((200, 1, 128, 128), np.uint8))
+    assert (tmp_path / "bomb.npz").stat().st_size < 200 * 128 * 128 // 100  # the condition under test
+    monkeypatch.setattr(data, "_memory", lambda: 2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"bomb\.npz cannot be read as an array: its pixels need 0\.0 GiB"):
+            load_images(tmp_path / "bomb.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "cut", "flipped", "missing"])
@@ -469,7 +694,7 @@ def test_pickles_are_never_executed(tmp_path: Path, suffix: str) -> None:
         np.savez(file, images=array)
     else:  # a bare pickle under the name of an array, which numpy would also load
         file.write_bytes(pickle.dumps(_Malicious(victim)))
-    with pytest.raises(ValueError, match=r"evil\.np. cannot be read as an array"):
+    with pytest.raises(ValueError, match=r"evil\.np. (holds Python objects|cannot be read as an array)"):
         load_images(file)
     assert not victim.exists()
     loaded = np.load(file, allow_pickle=True)  # the condition under test: the file does execute when it is let

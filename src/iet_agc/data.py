@@ -3,15 +3,23 @@
 import gzip
 import hashlib
 import math
-import tokenize
+import os
+import sys
+import warnings
 import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import IO, BinaryIO, TypeVar
+from zipfile import ZipFile
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from numpy.lib import format as npy
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
@@ -21,6 +29,7 @@ from iet_agc.seeds import generator
 __all__ = [
     "DATASETS",
     "ImageSet",
+    "convert",
     "image_grid",
     "load_dataset",
     "load_images",
@@ -30,8 +39,26 @@ __all__ = [
 ]
 
 DATASETS = ("digits", "fashion-mnist")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
+
+#: What is read: formats whose plugins in Pillow decode and do nothing else (EPS, for one, would run Ghostscript).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_SUFFIXES = set(
+    ".apng .bmp .dib .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
+)
+#: Images that are not read: they are named, so that nobody takes them for counted.
+_OTHER_SUFFIXES = set(
+    ".arw .avif .avifs .cr2 .cr3 .dds .dng .eps .exr .hdr .heic .heif .hif .ico .j2k .jp2 .jpf .jpx .jxl "  # noqa: SIM905
+    ".jxr .nef .orf .pcx .pfm .psd .qoi .raf .rw2 .sgi .svg .tga .xcf".split()
+)
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
+_MOST_NAMED = 5
+_NUM_THREADS = min(16, os.cpu_count() or 1)
+_PIECE = 2**20
+_NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -144,73 +171,420 @@ def load_dataset(
     return plant_duplicates(train, planted_images, planted_copies), held_out
 
 
-def load_images(path: Path) -> ImageSet:
+def load_images(
+    path: Path,
+    shape: tuple[int, int, int] | None = None,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> ImageSet:
     """Images of a folder (any depth), or of one .npz or .npy file.
 
-    A folder's images all have one size; files come in the order of their paths. Grey images stay
-    one-channel when all are grey. Arrays are uint8, (N, C, H, W) or (N, H, W, C); an .npz names
-    them "images". Nothing is unpickled.
+    Folders: PNG, JPEG, WebP, BMP, GIF, TIFF and netpbm files in the order of their paths, whatever the number of
+    threads; other files are no images. Links are followed, and a file with two paths counts twice. A set is grey
+    when every image is, by its colour mode or by a palette without colours; otherwise grey images get three equal
+    channels. Pixels are taken as stored: colour profiles are not applied. No image is left out and nothing
+    guessed: a file that is damaged, animated, transparent in places, to be turned by its EXIF data, of more than 8
+    bits or of other colours than grey and RGB is an error.
+
+    Arrays: uint8 (N, C, H, W), (N, H, W, C) or grey (N, H, W); of an .npz the array "images", or the only one.
+    Nothing is unpickled.
+
+    Args:
+        path: the folder or the file.
+        shape: (C, H, W) to bring every image to, as `convert` does; None takes images of one size as they are.
+        on_images: called with a number of images that were read, for progress.
 
     Raises:
-        ValueError: nothing there, or a file that is not what it should be; the message names it.
+        ValueError: nothing there, files that cannot be used (how many, and what is wrong with the first five),
+            images of several sizes, or more than the machine's memory holds.
     """
-    if path.suffix in {".npz", ".npy"}:
-        return ImageSet(_array_images(path), name=str(path))
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a folder of images, nor an .npz or .npy file")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-    if not files:
-        raise ValueError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
-    arrays = [_decode(file) for file in files]
-    channels = max(array.shape[2] for array in arrays)
-    for file, array in zip(files, arrays, strict=True):
-        if array.shape[:2] != arrays[0].shape[:2]:
-            this, other = (f"{one.shape[1]} x {one.shape[0]}" for one in (array, arrays[0]))
-            raise ValueError(f"{file} is {this}, {files[0]} is {other}: all images of a set must have one size")
-    stacked = np.stack([np.repeat(array, channels // array.shape[2], axis=2) for array in arrays])
-    return ImageSet(torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), name=str(path))
+    if shape is not None:
+        _check_shape(shape)
+    if os.path.isdir(path):
+        return ImageSet(_folder_images(path, shape, on_images), name=str(path))
+    if path.suffix.lower() not in {".npz", ".npy"}:
+        raise ValueError(f"{_shown(path)} is not a folder of images, nor an .npz or .npy file")
+    images = ImageSet(_array_images(path), name=str(path))
+    on_images(len(images))
+    return convert(images, shape) if shape else images
 
 
-def _decode(file: Path) -> np.ndarray:
+def convert(images: ImageSet, shape: tuple[int, int, int]) -> ImageSet:
+    """Bring all images to one shape; `load_images(path, shape)` gives the same pixels.
+
+    Colour becomes grey by Pillow's luma (ITU-R 601-2), grey three equal channels. The largest centred part with
+    the proportions of `shape` is then resized, bicubic with antialiasing; what stands outside of that part is
+    lost. Images that have the shape stay as they are, to the bit.
+
+    Args:
+        images: of one channel or three.
+        shape: (C, H, W), C 1 or 3.
+
+    Raises:
+        ValueError: another shape or number of channels, or more than the machine's memory holds.
+    """
+    _check_shape(shape)
+    if images.shape == shape:
+        return images
+    if images.shape[0] not in (1, 3):
+        raise ValueError(f"{images.name} has images of {images.shape[0]} channels: only 1 or 3 can be converted")
+    out = _room((len(images), *shape), f"{len(images)} images of {images.name}")
+
+    def fill(at: int) -> None:
+        out[at] = _planes(_fit(to_pil_image(images.images[at]), shape))
+
+    _in_order(fill, range(len(images)))
+    return replace(images, images=torch.from_numpy(out))
+
+
+def _check_shape(shape: tuple[int, int, int]) -> None:
+    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
+        given = "x".join(str(extent) for extent in shape)
+        raise ValueError(f"cannot bring images to {given}: give CxHxW with 1 or 3 channels, such as 3x32x32")
+
+
+def _fit(image: Image.Image, shape: tuple[int, int, int]) -> Image.Image:
+    channels, height, width = shape
+    mode = "L" if channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
+def _planes(image: Image.Image) -> np.ndarray:
+    """uint8 (C, H, W) of a grey or RGB image."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _in_order(
+    work: Callable[[Item], Result], items: Sequence[Item], on_images: Callable[[int], object] = lambda count: None
+) -> list[Result]:
+    """The work on every item, done by threads; results in the order of the items."""
+    length = max(1, min(64, len(items) // (4 * _NUM_THREADS)))
+    results: list[Result] = []
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        starts = range(0, len(items), length)
+        for part in pool.map(lambda start: [work(item) for item in items[start : start + length]], starts):
+            results += part
+            on_images(len(part))
+    return results
+
+
+def _room(shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Memory for uint8 pixels; pages are taken as they are filled."""
+    needed = math.prod(shape)
     try:
-        with Image.open(file) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise ValueError(f"{file} is animated: give single images")
-            if image.mode not in {"L", "RGB", "1", "P", "RGBA", "LA"}:
-                raise ValueError(f"{file} has colour mode {image.mode}: convert it to 8-bit grey or RGB")
-            grey = image.mode in {"L", "1"}
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError(f"{file} cannot be read as an image: {error}") from error
-    return pixels[:, :, None] if grey else pixels
+        if needed > _memory():
+            raise MemoryError
+        return np.empty(shape, np.uint8)
+    except MemoryError:
+        sizes = f"{needed / 2**30:.1f} GiB, this machine has {_memory() / 2**30:.1f}"
+        raise ValueError(f"{what} need {sizes}: give fewer or smaller images") from None
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has; where it does not tell, no limit."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
+
+
+def _shown(text: Path | str) -> str:
+    """Names from anywhere on one line, whatever bytes are in them."""
+    return str(text) if str(text).isprintable() else ascii(str(text))
+
+
+class _UnfitError(Exception):
+    """What is wrong with a file and how to mend it, in words that follow its name."""
+
+
+def _folder_images(folder: Path, shape: tuple[int, int, int] | None, on_images: Callable[[int], object]) -> Tensor:
+    files, bad = _list_images(folder)
+    count = len(files) + len(bad)
+    if not count:
+        raise ValueError(f"{_shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
+    with _strict_pillow():
+        looks = _attempt(_look, files, bad) if shape is None else dict.fromkeys(files, shape)
+        # with bad files nothing is kept; the others are decoded all the same, to name all that is wrong at once
+        out = None
+        if not bad:
+            out = _room((count, *(shape or _one_shape(folder, looks))), f"{count} images of {_shown(folder)}")
+        places = {file: at for at, file in enumerate(looks)}
+
+        def fill(file: Path) -> None:
+            image = _decode(file)
+            if out is not None:
+                _put(_planes(_fit(image, shape) if shape else image), out[places[file]])
+
+        _attempt(fill, list(looks), bad, on_images)
+    if bad or out is None:
+        raise ValueError(_complaint(folder, bad, count))
+    return torch.from_numpy(out)
+
+
+def _list_images(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Image files under a folder, in the order of their paths; and what cannot be one, with the reason."""
+    files: list[Path] = []
+    bad: dict[Path, str] = {}
+    todo: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+    while todo:
+        here, chain = todo.pop()
+        try:
+            with os.scandir(here) as entries:
+                paths = [Path(entry.path) for entry in entries]
+        except OSError as error:
+            bad[here] = _reason(error)
+            continue
+        for path in paths:
+            if os.path.isdir(path):
+                real = os.path.realpath(path) if path.is_symlink() else os.path.join(chain[-1], path.name)
+                if path.is_symlink() and any(os.path.commonpath([one, real]) == real for one in chain):
+                    bad[path] = "is a link to a folder that it stands in: remove it"
+                else:
+                    todo.append((path, (*chain, real)))
+            elif reason := _not_a_file(path):
+                bad[path] = reason
+            elif path.suffix.lower() in _SUFFIXES:
+                files.append(path)
+    return sorted(files), bad
+
+
+def _not_a_file(path: Path) -> str | None:
+    """Why something cannot be opened that is named like an image, or may have been a folder of them."""
+    suffix = path.suffix.lower()
+    if suffix in _OTHER_SUFFIXES:
+        return f"is {suffix[1:].upper()}, which is not read: convert it to PNG"
+    if not os.path.exists(path):
+        return "is a link to nothing: mend the link or remove it"
+    if suffix in _SUFFIXES and not os.path.isfile(path):
+        return "is a pipe, a socket or a device, no file: remove it"
+    return None
+
+
+def _attempt(
+    work: Callable[[Path], Result],
+    files: list[Path],
+    bad: dict[Path, str],
+    on_images: Callable[[int], object] = lambda count: None,
+) -> dict[Path, Result]:
+    """The work on every file, by file; those where it fails are entered into `bad` instead."""
+
+    def outcome(file: Path) -> Result | _UnfitError:
+        try:
+            return work(file)
+        except Exception as error:  # damaged files make decoders raise nearly anything
+            return _UnfitError(_reason(error))
+
+    done: dict[Path, Result] = {}
+    for file, result in zip(files, _in_order(outcome, files, on_images), strict=True):
+        if isinstance(result, _UnfitError):
+            bad[file] = str(result)
+        else:
+            done[file] = result
+    return done
+
+
+def _reason(error: Exception) -> str:
+    """What an error says about a file, and the mend."""
+    match error:
+        case _UnfitError():
+            return str(error)
+        case Image.DecompressionBombError():
+            return f"is too large to be decoded safely, {_words(error)}: make it smaller"
+        case UnidentifiedImageError():
+            return "cannot be read as an image, it is damaged or of an unknown format: copy it again or remove it"
+        case PermissionError():
+            return f"cannot be opened, {_words(error)}: make it readable"
+        case _:
+            return f"cannot be read as an image, {_words(error)}: copy it again or remove it"
+
+
+def _words(error: Exception) -> str:
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return _shown(" ".join(words.split())) or type(error).__name__
+
+
+def _complaint(folder: Path, bad: dict[Path, str], count: int) -> str:
+    """One line about all that cannot be used."""
+    named = [f"{_shown(path.relative_to(folder))} {bad[path]}" for path in sorted(bad)[:_MOST_NAMED]]
+    if len(bad) > _MOST_NAMED:
+        named.append(f"and {len(bad) - _MOST_NAMED} more")
+    return f"{_shown(folder)}: {len(bad)} of {count} files cannot be used: {'; '.join(named)}"
+
+
+def _one_shape(folder: Path, looks: dict[Path, tuple[int, int, int]]) -> tuple[int, int, int]:
+    """The (C, H, W) of a set whose images have one size, grey ones among colours counted as colours."""
+    sizes = Counter(look[1:] for look in looks.values())
+    height, width = sizes.most_common(1)[0][0]
+    odd = [file for file, look in looks.items() if look[1:] != (height, width)]
+    if odd:
+        like = next(file for file, look in looks.items() if look[1:] == (height, width))
+        raise ValueError(
+            f"{_shown(folder)}: {len(odd)} of {len(looks)} images have another size: "
+            f"{_shown(odd[0].relative_to(folder))} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
+            f"{_shown(like.relative_to(folder))} is {width} x {height} (width x height): all images of a set must have "
+            "one size; 'iet-agc audit' brings them to one with --convert-to CxHxW"
+        )
+    return max(look[0] for look in looks.values()), height, width
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Pillow with all its plugins and no warnings, refusing cut files whatever the calling program has set."""
+    Image.init()
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+def _look(file: Path) -> tuple[int, int, int]:
+    """(C, H, W) by the header alone."""
+    with file.open("rb") as handle:
+        image = _open(handle)
+        return (1 if _is_grey(image) else 3), image.height, image.width
+
+
+def _decode(file: Path) -> Image.Image:
+    """The pixels, in mode L or RGB."""
+    with file.open("rb") as handle:
+        image = _open(handle)
+        coding = _coding(image)
+        image.load()
+        if _is_turned(image):
+            raise _UnfitError("is to be turned, by its EXIF orientation: turn its pixels or remove the tag")
+        if _is_transparent(image, coding):
+            raise _UnfitError("is transparent in places: put it on a background and save it without alpha")
+        return image.convert("L" if _is_grey(image) else "RGB")
+
+
+def _open(handle: BinaryIO) -> ImageFile.ImageFile:
+    """The header of one image of at most 8 bits, grey or RGB; only plugins that run nothing are let near it."""
+    if not os.fstat(handle.fileno()).st_size:
+        raise _UnfitError("is empty, 0 bytes: copy it again or remove it")
+    image = Image.open(handle, formats=_FORMATS)
+    if (count := getattr(image, "n_frames", 1)) > 1:
+        raise _UnfitError(f"is animated or has pages, {count} pictures: give single images")
+    if image.mode == "F":
+        raise _UnfitError("has floating-point pixels: save it with 8 bits per channel")
+    if (bits := _bits(image)) > 8:
+        raise _UnfitError(f"has {bits} bits per channel: save it with 8")
+    if image.mode not in _MODES:
+        raise _UnfitError(f"has colour mode {image.mode}: convert it to 8-bit grey or RGB")
+    return image
+
+
+def _bits(image: ImageFile.ImageFile) -> int:
+    """Bits per channel in the file; Pillow opens 16-bit colours as 8-bit ones without a word."""
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2").get(258, (1,)))  # noqa: B009
+    coding = _coding(image)
+    deepest = coding[1] if image.format == "PPM" and isinstance(coding, tuple) else 0
+    return 16 if image.mode.startswith("I") or "16B" in str(coding) or deepest > 255 else 8
+
+
+def _coding(image: ImageFile.ImageFile) -> object:
+    """How pixels are packed in the file, in Pillow's words; known until they are loaded."""
+    return image.tile[0][3] if image.tile else ""
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode not in {"P", "PA"}:
+        return image.mode in {"1", "L", "LA"}
+    palette = image.getpalette() or []
+    return palette[0::3] == palette[1::3] == palette[2::3]
+
+
+def _is_transparent(image: Image.Image, coding: object) -> bool:
+    if image.mode not in {"LA", "PA", "RGBA"} and "transparency" not in image.info:
+        return False
+    # grey of 2 or 4 bits: Pillow widens the pixels, but not the value that stands for transparent, so look no closer
+    return coding in {"L;2", "L;4"} or image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether viewers turn it; Pillow itself turns TIFF files, and broken EXIF data says nothing."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:
+        return False
+
+
+def _put(planes: np.ndarray, place: np.ndarray) -> None:
+    if planes.shape[0] > place.shape[0] or planes.shape[1:] != place.shape[1:]:
+        raise _UnfitError("is not what its header says, or changed while it was read: try again")
+    place[...] = planes
 
 
 def _array_images(path: Path) -> Tensor:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        array = loaded if isinstance(loaded, np.ndarray) else loaded["images"]
-    except KeyError:
-        raise ValueError(f"{path} has no array named 'images'") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        RuntimeError,
-        tokenize.TokenError,
-    ) as error:
-        raise ValueError(f"{path} cannot be read as an array: {error}") from error
-    if array.dtype != np.uint8 or array.ndim != 4:
-        raise ValueError(f"{path} holds {array.dtype} {array.shape}, not uint8 (N, C, H, W) or (N, H, W, C)")
-    if array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    if array.shape[1] not in (1, 3):
-        raise ValueError(
-            f"{path} holds {array.dtype} {array.shape}, not uint8 (N, C, H, W) or (N, H, W, C) of 1 or 3 channels"
-        )
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+        array = _read_npz(path) if zipped else _read_npy(path)
+    except _UnfitError as error:
+        raise ValueError(f"{_shown(path)} {error}") from None
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise ValueError(f"{_shown(path)} cannot be read as an array: {_words(error)}") from error
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return _read_pixels(file, os.fstat(file.fileno()).st_size)
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        if len(names) != 1 and "images.npy" not in names:
+            there = ", ".join(repr(name.removesuffix(".npy")) for name in names[:_MOST_NAMED]) or "none"
+            raise _UnfitError(f"has no array named 'images', and not one alone (it has {there}): name it 'images'")
+        member = archive.getinfo("images.npy" if "images.npy" in names else names[0])
+        with archive.open(member) as file:
+            return _read_pixels(file, member.file_size)
+
+
+def _read_pixels(file: IO[bytes], size: int) -> np.ndarray:
+    """uint8 (N, C, H, W) of an .npy file of `size` bytes; its header may ask for no more memory than it fills."""
+    version = npy.read_magic(file)
+    if version not in _NPY_HEADERS:
+        raise _UnfitError(f"is an .npy file of version {version}, not of plain uint8 pixels: save it as uint8")
+    shape, columns_first, dtype = _NPY_HEADERS[version](file)
+    axes = _axes(shape, dtype)
+    if math.prod(shape) != size - file.tell():
+        raise ValueError(f"it holds {size - file.tell()} bytes of pixels, its header says {math.prod(shape)}")
+    pixels = _room((math.prod(shape),), "its pixels")
+    for at in range(0, len(pixels), _PIECE):  # by pieces, so that memory holds one copy
+        place = pixels[at : at + _PIECE]
+        piece = file.read(len(place))  # an archive compares its checksum at the end of a member
+        if len(piece) != len(place):
+            raise EOFError("it is cut short")
+        place[:] = np.frombuffer(piece, np.uint8)
+    array = pixels.reshape(shape, order="F" if columns_first else "C")
+    return array[:, None] if axes is None else array.transpose(axes)
+
+
+def _axes(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | None:
+    """The order of axes that makes it (N, C, H, W); None where C is missing."""
+    if dtype.hasobject:
+        raise _UnfitError("holds Python objects, which are never unpickled: save the pixels as uint8")
+    what = f"holds {dtype} {shape}, not uint8 (N, C, H, W) or (N, H, W, C) of 1 or 3 channels, or grey (N, H, W)"
+    if dtype != np.uint8 or len(shape) not in (3, 4):
+        raise _UnfitError(what)
+    if min(shape) < 1:
+        raise _UnfitError(f"holds no images, its shape is {shape}")
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return (0, 1, 2, 3)
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return (0, 3, 1, 2)
+    if len(shape) == 3 and shape[0] != 3 and shape[2] > 4:
+        return None
+    raise _UnfitError(f"{what}; one image alone needs a first axis of 1" if len(shape) == 3 else what)
 
 
 def image_grid(images: Tensor, most: int = 64, tile: int = 32) -> Tensor:
