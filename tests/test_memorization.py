@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm
 
+from iet_agc.intervals import share
 from iet_agc.metrics.memorization import (
     CUTS,
     auth_pct,
@@ -16,11 +17,9 @@ from iet_agc.metrics.memorization import (
     cells,
     copying_z,
     d1_d2,
-    difference_of_shares,
     distance_ratio,
     held_out_statistics,
     memorization_quantity,
-    share,
     share_below,
     statistics,
 )
@@ -101,54 +100,6 @@ def test_a_near_copy_is_found_among_unique_images_and_missed_among_fifty_copies(
 def test_wrong_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"distances must be \(N, k\), not"):
         distance_ratio(torch.ones(shape))
-
-
-# Shares ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("count", "total", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilsons_interval_as_published(count: int, total: int, low: float, high: float) -> None:
-    """Newcombe, Statistics in Medicine 17 (1998), pp. 857-872, table I, method 3."""
-    found = share(count, total)
-    assert (found["count"], found["share"]) == (count, count / total)
-    assert found["ci95"] == pytest.approx([low, high], abs=5e-5)
-
-
-@pytest.mark.parametrize(
-    ("counts", "low", "high"),
-    [
-        ((56, 70, 48, 80), 0.0524, 0.3339),
-        ((9, 10, 3, 10), 0.1705, 0.8090),
-        ((6, 7, 2, 7), 0.0582, 0.8062),
-        ((5, 56, 0, 29), -0.0381, 0.1926),
-        ((0, 10, 0, 20), -0.1611, 0.2775),
-        ((0, 10, 0, 10), -0.2775, 0.2775),
-        ((10, 10, 0, 20), 0.6791, 1.0),
-        ((10, 10, 0, 10), 0.6075, 1.0),
-    ],
-)
-def test_newcombes_interval_as_published(counts: tuple[int, int, int, int], low: float, high: float) -> None:
-    """Newcombe, Statistics in Medicine 17 (1998), pp. 873-890, table II, method 10."""
-    found = difference_of_shares(*counts)
-    assert found["difference"] == pytest.approx(counts[0] / counts[1] - counts[2] / counts[3])
-    assert found["ci95"] == pytest.approx([low, high], abs=5e-5)
-
-
-def test_a_difference_turned_around_changes_its_sign() -> None:
-    one, other = difference_of_shares(30, 200, 11, 90), difference_of_shares(11, 90, 30, 200)
-    assert other["difference"] == -one["difference"]
-    assert other["ci95"] == pytest.approx([-limit for limit in reversed(one["ci95"])])
-
-
-@pytest.mark.parametrize(("count", "total"), [(0, 0), (3, 2), (-1, 5)])
-def test_a_share_of_nothing_is_refused(count: int, total: int) -> None:
-    with pytest.raises(ValueError, match=f"no share of {count} in {total} images"):
-        share(count, total)
-    with pytest.raises(ValueError, match="no share"):
-        difference_of_shares(1, 2, count, total)
 
 
 def test_a_share_below_a_cut_is_strict_and_json() -> None:

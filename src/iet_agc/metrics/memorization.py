@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, rankdata
+from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
+
+from iet_agc.intervals import share
 
 __all__ = [
     "CUTS",
@@ -27,11 +29,9 @@ __all__ = [
     "cells",
     "copying_z",
     "d1_d2",
-    "difference_of_shares",
     "distance_ratio",
     "held_out_statistics",
     "memorization_quantity",
-    "share",
     "share_below",
     "statistics",
 ]
@@ -50,49 +50,6 @@ _CLUSTERED = 10_000
 
 #: Whole numbers a, b below 10^12 that differ do so by more than this, relatively; rounding does by less.
 _ROUNDING = 1e-12
-
-
-# Shares ---------------------------------------------------------------------------------------------------
-
-
-def share(count: int, total: int) -> dict[str, Any]:
-    """A share of independent draws, with Wilson's 95 % score interval (Wilson, 1927).
-
-    Returns:
-        {"count", "share", "ci95": [low, high]}, in [0, 1].
-
-    Raises:
-        ValueError: no draws at all, or more counted than drawn.
-    """
-    if total < 1 or not 0 <= count <= total:
-        raise ValueError(
-            f"there is no share of {count} in {total} images: give at least one image, and count within them"
-        )
-    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
-    return {"count": count, "share": count / total, "ci95": [float(interval.low), float(interval.high)]}
-
-
-def share_below(ratios: Tensor, cut: float) -> dict[str, Any]:
-    """Count and share of ratios strictly below a cut; see `share`."""
-    return share(int((ratios < cut).sum()), len(ratios))
-
-
-def difference_of_shares(count1: int, total1: int, count2: int, total2: int) -> dict[str, Any]:
-    """How much larger the first of two independent shares is, for comparing two runs.
-
-    Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, method 10): with Wilson's limits l, u of each,
-
-        d - sqrt((p1 - l1)^2 + (u2 - p2)^2)  ..  d + sqrt((u1 - p1)^2 + (p2 - l2)^2)
-
-    Returns:
-        {"difference", "ci95": [low, high]}, in [-1, 1]; 95 %. Training seeds differ more than draws of one
-        model do, and this interval knows only the draws.
-    """
-    first, second = share(count1, total1), share(count2, total2)
-    (low1, high1), (low2, high2) = first["ci95"], second["ci95"]
-    p1, p2 = first["share"], second["share"]
-    below, above = math.hypot(p1 - low1, high2 - p2), math.hypot(high1 - p1, p2 - low2)
-    return {"difference": p1 - p2, "ci95": [p1 - p2 - below, p1 - p2 + above]}
 
 
 # The distance ratio ---------------------------------------------------------------------------------------
@@ -120,6 +77,11 @@ def memorization_quantity(ratios: Tensor, cuts: Sequence[float] = CUTS) -> dict[
         cuts: by default the paper's nine.
     """
     return {cut: int((ratios < cut).sum()) for cut in cuts}
+
+
+def share_below(ratios: Tensor, cut: float) -> dict[str, Any]:
+    """Count and share of ratios strictly below a cut; see `iet_agc.intervals.share`."""
+    return share(int((ratios < cut).sum()), len(ratios))
 
 
 def calibrated_cut(held_out_ratios: Tensor, false_alarm: float = 0.01) -> float | None:
@@ -157,7 +119,7 @@ def d1_d2(distances: Tensor) -> dict[str, Any]:
         distances: squared L2 to the nearest unique training images, float (N, k), k >= 2, ascending.
 
     Returns:
-        `share` of the samples. 0 / 0 counts as a copy; it happens with flips, where an image and its
+        The share of the samples, see `share`. 0 / 0 counts as a copy; it happens with flips, where an image and its
         mirror image can both stand in the training set. Just 1/3 does not count, whatever rounding says.
     """
     _check_distances(distances, 2)
@@ -171,7 +133,7 @@ def auth_pct(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
 
     A sample is authentic if it is farther from its nearest training image than that image is from its nearest
     other training image. Strictly: at equal distances it is not, so a copy is not authentic even where the
-    image has a twin. Samples like new real images score near one half, not 1: read it against held-out images.
+    image has a twin. New real images score far below 1 (56 % on digits, 72 % on Fashion-MNIST): read it beside theirs.
 
     Source: Alaa et al., ICML 2022 (arXiv 2102.08921); the name, and the comparison in the direction from sample to
     training image, from Stein et al., NeurIPS 2023 (dgm-eval).
@@ -181,7 +143,7 @@ def auth_pct(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
         own_distances: from that training image to its nearest other one, (N,), on the same scale.
 
     Returns:
-        `share` of the samples, and "percent" = 100 x share.
+        The share of the samples, see `share`, and "percent" = 100 x share.
     """
     if distances.ndim != 1 or distances.shape != own_distances.shape:
         shapes = f"{tuple(distances.shape)} and {tuple(own_distances.shape)}"
