@@ -1,0 +1,385 @@
+"""What the audit detects, on sample sets whose copies are known because they were planted.
+
+Samples of each kind are made from real training images: exact, mirrored, noised, shifted, compressed and so on.
+Unrelated ones are real images, neither trained on nor used to calibrate: what is detected among them is false
+alarm. For each kind: the share below ratio 0.15, below d1/d2 1/3 and below the calibrated cut (at most 1 % false
+alarms), AuthPct, C_T, and how often the nearest training image is the one that was copied. Then the same of sets
+with a known share of copies.
+
+    python benchmarks/detection.py [--data digits fashion-mnist] [--seeds 0 1 2] [--spaces pixels flips EXTRACTOR]
+
+Tables go to stderr as Markdown, all numbers to stdout as JSON. Each seed splits, plants and draws anew. "distance" is
+no rule of the audit, but what a cut calibrated on the nearest distance itself, not on the ratio, would detect.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from statistics import mean
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as change
+
+from iet_agc.audit import unique_images
+from iet_agc.data import ImageSet, load_dataset, plant_duplicates
+from iet_agc.intervals import share
+from iet_agc.metrics.features import load_extractor, nearest_features
+from iet_agc.metrics.memorization import (
+    CUTS,
+    calibrated_cut,
+    cells,
+    distance_ratio,
+    held_out_statistics,
+    share_below,
+    statistics,
+)
+from iet_agc.metrics.neighbors import mirror, nearest
+from iet_agc.seeds import generator
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many images to train on, how many held-out ones to calibrate by and to count false alarms among, and how
+    many samples of each kind."""
+
+    train: int
+    calibrate: int
+    unrelated: int
+    samples: int
+
+
+SIZES = {"digits": Sizes(900, 399, 498, 400), "fashion-mnist": Sizes(10_000, 4_999, 5_001, 1_000)}
+
+#: Of the training images, one in so many stands there `COPIES` times, and as many again have near copies.
+ONE_IN, COPIES = 500, 50
+
+#: How many neighbours the distance ratio takes, as in the audit.
+NEIGHBORS = 50
+
+#: At most so many cells of C_T, and so many samples of a kind for each.
+CELLS, PER_CELL = 10, 100
+
+#: Planted shares of copies, and the kind that is planted.
+SHARES, PLANTED = (0.0, 0.01, 0.05, 0.20, 1.0), "noise, sd 10"
+
+Search = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+# What is planted --------------------------------------------------------------------------------------------
+
+
+def noised(images: Tensor, deviation: float, rng: torch.Generator) -> Tensor:
+    """Normal noise of so many grey levels, rounded and clipped to 0 .. 255."""
+    noise = torch.randn(images.shape, generator=rng) * deviation
+    return (images + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def one_level(images: Tensor, rng: torch.Generator) -> Tensor:
+    """One random pixel of each image moved by one grey level."""
+    flat = images.flatten(1).clone()
+    places = torch.randint(flat.shape[1], (len(flat), 1), generator=rng)
+    return flat.scatter(1, places, flat.gather(1, places).bitwise_xor(1)).reshape(images.shape)
+
+
+def shifted(images: Tensor, pixels: int) -> Tensor:
+    """Moved to the right; the left edge is repeated."""
+    return change.pad(images, [pixels, 0, 0, 0], padding_mode="edge")[..., : images.shape[-1]]
+
+
+def cropped(images: Tensor, keep: float) -> Tensor:
+    """The middle, enlarged to the old size."""
+    height, width = images.shape[-2:]
+    middle = change.center_crop(images, [round(keep * height), round(keep * width)])
+    return change.resize(middle, [height, width], InterpolationMode.BILINEAR, antialias=True)
+
+
+def compressed(images: Tensor, quality: int) -> Tensor:
+    """Through JPEG, as Pillow writes and reads it."""
+    result = []
+    for image in images:
+        file = BytesIO()
+        change.to_pil_image(image).save(file, "JPEG", quality=quality)
+        with Image.open(file) as read:
+            result.append(change.pil_to_tensor(read))
+    return torch.stack(result)
+
+
+def half(images: Tensor, others: Tensor) -> Tensor:
+    """The left half of an image beside the right half of another."""
+    middle = images.shape[-1] // 2
+    return torch.cat([images[..., :middle], others[..., middle:]], dim=-1)
+
+
+def blended(images: Tensor, others: Tensor, weight: float) -> Tensor:
+    return (weight * images + (1 - weight) * others).round().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set.
+
+    Attributes:
+        train: unique training images, near copies among them; uint8 (U, C, H, W).
+        owner: which of them each one is, or is a near copy of; int64 (U,).
+        single: places of the ordinary ones, (S,); repeated: of those that stood there `COPIES` times; nearly: of those
+            that have `COPIES` - 1 near copies.
+        calibrate, unrelated: held-out images, uint8.
+    """
+
+    train: Tensor
+    owner: Tensor
+    single: Tensor
+    repeated: Tensor
+    nearly: Tensor
+    calibrate: Tensor
+    unrelated: Tensor
+
+
+def split(data: str, seed: int, sizes: Sizes) -> Split:
+    real, held_out = load_dataset(data, num_train=sizes.train, seed=seed)
+    rng = generator("detection", seed)
+    real = real.take(unique_images(real.images)[0])
+    groups = max(1, len(real) // ONE_IN)
+    nearly = torch.arange(groups, 2 * groups)
+    copied = nearly.repeat(COPIES - 1)
+    near_copies = noised(real.images[copied], 2, rng)
+    planted = plant_duplicates(ImageSet(torch.cat([real.images, near_copies]), data), groups, COPIES)
+    train = planted.images[unique_images(planted.images)[0]]
+    owner = torch.cat([torch.arange(len(real)), copied])
+    assert len(train) == len(owner), "a near copy equals another image: choose another seed"
+    fresh = held_out.images[torch.randperm(len(held_out), generator=rng)]
+    single = torch.arange(2 * groups, len(real))
+    calibrate, unrelated, *_ = fresh.split(
+        [sizes.calibrate, sizes.unrelated, len(fresh) - sizes.calibrate - sizes.unrelated]
+    )
+    return Split(train, owner, single, torch.arange(groups), nearly, calibrate, unrelated)
+
+
+def planted(where: Split, count: int, seed: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Samples of every kind.
+
+    Yields:
+        kind: its name.
+        samples: uint8 (N, C, H, W).
+        originals: the images that each was made from, places in the training set, int64 (N, 1) or (N, 2).
+    """
+    rng = generator("planted", seed)
+    own = where.single[torch.randperm(len(where.single), generator=rng)[:count]]
+    others = own.roll(1)
+    images, other_images = where.train[own], where.train[others]
+    strangers = where.unrelated[torch.arange(len(own)) % len(where.unrelated)]
+    ways: dict[str, Callable[[], Tensor]] = {
+        "exact": lambda: images,
+        "mirrored": lambda: mirror(images),
+        "one pixel by one level": lambda: one_level(images, rng),
+        **{f"noise, sd {sd}": lambda sd=sd: noised(images, sd, rng) for sd in (1, 2, 5, 10, 20, 40, 80)},
+        **{f"JPEG, quality {quality}": lambda quality=quality: compressed(images, quality) for quality in (90, 50, 20)},
+        "brightness x 0.8": lambda: change.adjust_brightness(images, 0.8),
+        "32 levels brighter": lambda: images.clamp(max=223) + 32,
+        "contrast halved": lambda: change.adjust_contrast(images, 0.5),
+        **{f"shifted by {pixels} px": lambda pixels=pixels: shifted(images, pixels) for pixels in (1, 2, 4)},
+        **{f"cropped to {keep} %": lambda keep=keep: cropped(images, keep / 100) for keep in (90, 75)},
+        "half of an image": lambda: half(images, strangers),
+    }
+    for kind, make in ways.items():
+        yield kind, make(), own[:, None]
+    pairs = torch.stack([own, others], dim=1)
+    yield "blend 80 : 20 of two", blended(images, other_images, 0.8), pairs
+    yield "blend 50 : 50 of two", blended(images, other_images, 0.5), pairs
+    for kind, group in ((f"stands {COPIES} times", where.repeated), (f"has {COPIES - 1} near copies", where.nearly)):
+        again = group[torch.arange(count) % len(group)]
+        yield f"{kind}; noise, sd 5", noised(where.train[again], 5, rng), again[:, None]
+
+
+# What is found ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """Neighbours of samples.
+
+    Attributes:
+        distances, places: squared distances to the nearest training images, and their places; (N, k).
+        own: from the nearest of them to its nearest other one, (N,).
+        cells: of C_T, (N,).
+    """
+
+    distances: Tensor
+    places: Tensor
+    own: Tensor
+    cells: Tensor
+
+    def of(self, rows: slice | Tensor) -> "Found":
+        return Found(self.distances[rows], self.places[rows], self.own[rows], self.cells[rows])
+
+    def joined(self, other: "Found") -> "Found":
+        return Found(
+            torch.cat([self.distances, other.distances]),
+            torch.cat([self.places, other.places]),
+            torch.cat([self.own, other.own]),
+            torch.cat([self.cells, other.cells]),
+        )
+
+
+def search_in(space: str) -> Search:
+    """Searches pixels, pixels with mirrored references ("flips"), or the features of an extractor."""
+    if space in {"pixels", "flips"}:
+        return lambda queries, references, k: nearest(queries, references, k, flips=space == "flips")
+    extractor = load_extractor(space)
+
+    @cache
+    def features(images: Tensor) -> Tensor:
+        return extractor.extract(images).features
+
+    return lambda queries, references, k: nearest_features(features(queries), features(references), k)
+
+
+def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
+    """All numbers of one seed in one space."""
+    where = split(data, seed, sizes)
+    kinds = list(planted(where, sizes.samples, seed))
+    parts = [where.calibrate, where.unrelated, *(samples for _, samples, _ in kinds)]
+    calibrate, unrelated, *found = find(where, space, parts, min(CELLS, sizes.samples // PER_CELL))
+    calibrate, unrelated = (each.of(each.distances[:, 0] > 0) for each in (calibrate, unrelated))
+    cut = calibrated_cut(distance_ratio(calibrate.distances))
+    assert cut is not None, "too few held-out images"
+    rows = [
+        {"kind": kind, **counts(each, cut, calibrate), "named": int(named(each, originals, where.owner).sum())}
+        for (kind, _, originals), each in zip(kinds, found, strict=True)
+    ]
+    rows.append({"kind": "unrelated", **counts(unrelated, cut, calibrate), "named": None})
+    copies = next(each for (kind, _, _), each in zip(kinds, found, strict=True) if kind == PLANTED)
+    return {
+        "data": data,
+        "seed": seed,
+        "space": space,
+        "images": {"train": len(where.train), "calibrate": len(calibrate.own), "unrelated": len(unrelated.own)},
+        "cut": cut,
+        "kinds": rows,
+        "held_out": held_out_statistics(calibrate.distances, calibrate.own),
+        "mixtures": [
+            {"planted": planted_share, **counts(mixed(planted_share, copies, unrelated), cut, calibrate)}
+            for planted_share in SHARES
+        ],
+    }
+
+
+def find(where: Split, space: str, parts: Sequence[Tensor], num_cells: int) -> Iterator[Found]:
+    """Neighbours of several sets of images, in one search."""
+    search, images = search_in(space), torch.cat(list(parts))
+    distances, places = search(images, where.train, NEIGHBORS)
+    own = search(where.train, where.train, 2)[0][:, 1]
+    cell_of, _ = cells(where.train, images, images[:1], num_cells)
+    everything = Found(distances, places, own[places[:, 0]], cell_of)
+    start = 0
+    for part in parts:
+        yield everything.of(slice(start, start + len(part)))
+        start += len(part)
+
+
+def counts(found: Found, cut: float, calibrate: Found) -> dict[str, Any]:
+    """How many samples each rule of the audit detects, and C_T of all of them."""
+    ratios = distance_ratio(found.distances)
+    entry = statistics(found.distances, found.own, calibrate.distances, (found.cells, calibrate.cells))
+    return {
+        "samples": len(ratios),
+        "calibrated": share_below(ratios, cut)["count"],
+        "below 0.15": share_below(ratios, CUTS[0])["count"],
+        "d1/d2": entry["d1_d2"]["count"],
+        "authentic": entry["auth_pct"]["count"],
+        "distance": share_below(found.distances[:, 0], calibrated_cut(calibrate.distances[:, 0]) or 0)["count"],
+        "c_t": entry["c_t"] and {name: entry["c_t"][name] for name in ("value", "null_sd", "cells")},
+    }
+
+
+def named(found: Found, originals: Tensor, owner: Tensor) -> Tensor:
+    """Whether the nearest training image is one that the sample was made from, or a near copy of it; (N,)."""
+    return (owner[found.places[:, :1]] == owner[originals]).any(dim=1)
+
+
+def mixed(planted_share: float, copies: Found, unrelated: Found) -> Found:
+    """A set of as many samples as there are copies, of which a known share are copies."""
+    count = min(len(copies.own), len(unrelated.own))
+    number = round(planted_share * count)
+    return copies.of(slice(number)).joined(unrelated.of(slice(count - number)))
+
+
+# What is shown ----------------------------------------------------------------------------------------------
+
+
+def pooled(results: Sequence[dict[str, Any]], part: str) -> list[dict[str, Any]]:
+    """The seeds together: counts as shares with intervals, the mean of C_T, and each seed's calibrated share."""
+    rows = []
+    for same in zip(*(result[part] for result in results), strict=True):
+        total = sum(row["samples"] for row in same)
+        rules = [rule for rule, count in same[0].items() if rule != "samples" and isinstance(count, int)]
+        rows.append(
+            {
+                **{key: same[0][key] for key in ("kind", "planted") if key in same[0]},
+                "samples": total,
+                **{rule: share(sum(row[rule] for row in same), total) for rule in rules},
+                "c_t": mean(row["c_t"]["value"] for row in same) if all(row["c_t"] for row in same) else None,
+                "calibrated of each seed": [row["calibrated"] / row["samples"] for row in same],
+            }
+        )
+    return rows
+
+
+def table(by_space: dict[str, list[dict[str, Any]]]) -> str:
+    """One row per kind or planted share, as Markdown; percent but for C_T. Of the first space all rules."""
+    first, *others = by_space
+    columns = [(first, rule) for rule in ("below 0.15", "d1/d2", "authentic", "c_t", "distance", "calibrated", "named")]
+    columns += [(space, rule) for space in others for rule in ("calibrated", "named")]
+    columns = [(space, rule) for space, rule in columns if rule in by_space[space][0]]
+    lines = [["", *(f"{space}: {rule}" for space, rule in columns)], ["---"] * (len(columns) + 1)]
+    for number, row in enumerate(by_space[first]):
+        name = row["kind"] if "kind" in row else f"{100 * row['planted']:.0f} % planted"
+        lines.append([name, *(_shown(by_space[space][number], rule) for space, rule in columns)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _shown(row: dict[str, Any], rule: str) -> str:
+    if rule == "c_t":
+        return "" if row["c_t"] is None else f"{row['c_t']:.1f}"
+    if rule not in row:
+        return ""
+    low, high = row[rule]["ci95"]
+    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if rule == "calibrated" else ""
+    return f"{100 * row[rule]['share']:.1f}{interval}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--spaces", nargs="+", default=["pixels", "flips"], help="pixels, flips, or extractors")
+    parser.add_argument("--sizes", nargs=4, type=int, metavar=("TRAIN", "CALIBRATE", "UNRELATED", "SAMPLES"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    began, results, tables = time.perf_counter(), [], {}
+    for data in arguments.data:
+        sizes = Sizes(*arguments.sizes) if arguments.sizes else SIZES[data]
+        found = {space: [look(data, seed, space, sizes) for seed in arguments.seeds] for space in arguments.spaces}
+        results += [result for each in found.values() for result in each]
+        tables[data] = {
+            part: {space: pooled(each, part) for space, each in found.items()} for part in ("kinds", "mixtures")
+        }
+        for part, by_space in tables[data].items():
+            print(f"{data}, seeds {arguments.seeds}, {part}\n\n{table(by_space)}", file=sys.stderr, flush=True)
+    about = {"torch": torch.__version__, "machine": platform.machine(), "seconds": time.perf_counter() - began}
+    print(json.dumps({**about, "pooled": tables, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
