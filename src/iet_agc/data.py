@@ -403,7 +403,7 @@ def _reason(error: Exception) -> str:
 
 def _words(error: Exception) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return _shown(" ".join(words.split())) or type(error).__name__
+    return _shown(" ".join(words.split()).rstrip(".")) or type(error).__name__
 
 
 def _complaint(folder: Path, bad: dict[Path, str], count: int) -> str:
