@@ -1,44 +1,96 @@
-"""Several runs side by side: grouped by preset, with an interval over seeds."""
+"""Several audits side by side: who belongs together, which interval, and what does not compare."""
 
 import json
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from iet_agc.compare import compare, mean_interval, paired_differences, table
+from iet_agc.compare import COLUMNS, compare, differences_from_first, listed, mean_interval, table, warnings
 from iet_agc.config import Settings, claim_folder, override
 
+SAMPLES, HELD_OUT = 1000, 500
+CONVENTIONS = {"k": 50, "flips": False}
 
-def audited(folder, preset, share, distance, calibrated=True, held_out=True, **changes):
-    changes = {name.replace("__", "."): value for name, value in changes.items()}
-    claim_folder(override(Settings(), {"name": preset, **changes}), folder)
-    numbers = {
+
+def numbers(copied=100, distance=1.0, calibrated=True, held_out=True, **changes):
+    """The content of an audit.json of an earlier version, in which so many of 1,000 samples are copied."""
+    part = {"count": copied, "share": copied / SAMPLES, "ci95": [0, 1]}
+    content = {
         "version": 1,
-        "mq": {"0.15": {"share": share}, "0.30": {"share": share}},
-        "held_out": {"mq": {"0.15": {"share": 0.014}}} if held_out else None,
-        "calibrated": {"share": share / 2} if calibrated else None,
-        "quality": {"frechet_train": distance / 2, "frechet_held_out": distance if held_out else None},
+        "num_samples": SAMPLES,
+        "num_train": 300,
+        "num_train_unique": 200,
+        "num_held_out": HELD_OUT if held_out else 0,
+        "conventions": CONVENTIONS,
+        "mq": {"0.15": part, "0.30": part},
+        "held_out": {"mq": {"0.15": {"count": 7, "share": 0.014, "ci95": [0, 1]}}} if held_out else None,
+        "calibrated": {"false_alarm": 0.01, "cut": 0.1, "count": copied // 2, "share": copied // 2 / SAMPLES}
+        if calibrated
+        else None,
+        "quality": {
+            "extractor": "pixels",
+            "few_images": False,
+            "frechet_train": distance / 2,
+            "frechet_held_out": distance if held_out else None,
+        },
     }
-    (folder / "audit").mkdir()
-    (folder / "audit" / "audit.json").write_text(json.dumps(numbers))
+    return content | changes
+
+
+def newer(copied=100, distance=1.0, sha="a", **changes):
+    """The same as this version writes it."""
+    content = numbers(copied, distance)
+    content["sha256"] = {"train": sha * 64, "samples": "b" * 64, "held_out": "c" * 64}
+    content["statistics"] = {
+        "d1_d2": {"count": 40, "share": 0.04, "ci95": [0, 1]},
+        "auth_pct": {"count": 480, "share": 0.48, "ci95": [0, 1], "percent": 48.0},
+        "c_t": {"value": -3.5, "cells": 4},
+    }
+    content["quality"] |= {
+        "sha256": None,
+        "kid_held_out": {"mean": 0.002, "std": 0.001},
+        "precision_held_out": 0.7,
+        "recall_held_out": 0.6,
+        "mifid_held_out": 2.5,
+        "mifid_train": 2.0,
+        "conventions": {"kid_subset": 100},
+    }
+    return content | changes
+
+
+def write(folder, content):
+    folder.mkdir(parents=True)
+    (folder / "audit.json").write_text(json.dumps(content))
     return folder
 
 
-def test_the_interval_is_students():
-    """Of 1, 2, 3: mean 2, deviation 1, t(0.975, 2) = 4.302653."""
-    interval = mean_interval([1.0, 2.0, 3.0])
-    assert interval["mean"] == 2
-    assert interval["ci95"] == pytest.approx([2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])
-    assert mean_interval([5.0]) == {"values": [5.0], "mean": 5.0, "ci95": None}
+def run(folder, preset, content, **changes):
+    """A run of a preset with settings changed, `train__seed="1"`, and its audit."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    claim_folder(override(Settings(), {"name": preset, **changes}), folder)
+    write(folder / "audit", content)
+    return folder
+
+
+def seeds(folder, preset, copied, distances, first=0):
+    """Runs of consecutive seeds."""
+    each = enumerate(zip(copied, distances, strict=True), first)
+    return [run(folder / f"{preset}-{s}", preset, numbers(*values), train__seed=str(s)) for s, values in each]
+
+
+# Who belongs together -------------------------------------------------------------------------------------
 
 
 def test_runs_are_grouped_by_preset(tmp_path):
     runs = [
-        audited(tmp_path / "a", "x", 0.2, 1.0),
-        audited(tmp_path / "b", "y", 0.1, 2.0),
-        audited(tmp_path / "c", "x", 0.4, 3.0),
+        run(tmp_path / "a", "x", numbers(200, 1.0)),
+        run(tmp_path / "b", "y", numbers(100, 2.0)),
+        run(tmp_path / "c", "x", numbers(400, 3.0)),
     ]
     rows = compare([runs[0], *runs])
     assert list(rows) == ["x", "y"]
+    assert rows["x"]["runs"] == [str(runs[0]), str(runs[2])]
     assert rows["x"]["copied"]["values"] == [0.2, 0.4]
     assert rows["x"]["frechet_held_out"]["mean"] == 2
     assert rows["y"]["calibrated"]["values"] == [0.05]
@@ -51,9 +103,9 @@ def test_runs_are_grouped_by_preset(tmp_path):
 def test_other_settings_are_another_experiment_but_another_seed_is_not(tmp_path):
     rows = compare(
         [
-            audited(tmp_path / "a", "x", 0.2, 1.0, train__seed="0"),
-            audited(tmp_path / "b", "x", 0.1, 1.0, train__seed="1"),
-            audited(tmp_path / "c", "x", 0.01, 1.0, train__seed="1", data__num_train="400"),
+            run(tmp_path / "a", "x", numbers(200), train__seed="0"),
+            run(tmp_path / "b", "x", numbers(100), train__seed="1"),
+            run(tmp_path / "c", "x", numbers(10), train__seed="1", data__num_train="400"),
         ]
     )
     assert list(rows) == ["x", "x (data.num_train None is now 400)"]
@@ -61,29 +113,275 @@ def test_other_settings_are_another_experiment_but_another_seed_is_not(tmp_path)
     assert rows["x"]["copied"]["values"] == [0.2, 0.1]
 
 
-def test_differences_are_paired_by_seed(tmp_path):
-    runs = [audited(tmp_path / f"x{seed}", "x", 0.1 * seed, 1.0, train__seed=str(seed)) for seed in (1, 2)]
-    runs += [audited(tmp_path / f"y{seed}", "y", 0.1 * seed + 0.05, 3.0, train__seed=str(seed)) for seed in (2, 1)]
-    runs += [audited(tmp_path / "z", "z", 0.5, 3.0, train__seed="9")]
-    found = paired_differences(compare(runs))
-    assert list(found) == ["y"]
-    assert found["y"]["copied"]["values"] == pytest.approx([-0.05, -0.05])
-    assert found["y"]["frechet_held_out"]["mean"] == -2
-    assert paired_differences({}) == {}
+def test_an_audit_without_a_run_is_an_experiment_named_after_its_folder(tmp_path):
+    rows = compare([write(tmp_path / "mine", numbers(100)), write(tmp_path / "theirs", numbers(200))])
+    assert list(rows) == ["mine", "theirs"]
+    assert rows["mine"]["seeds"] == [None]
+    assert rows["theirs"]["copied"]["values"] == [0.2]
+
+
+def test_names_of_audits_are_told_apart(tmp_path):
+    """By their parents where folders are called the same, or as a preset is."""
+    own = [write(tmp_path / name / "audit", numbers()) for name in ("one", "two")]
+    assert list(compare(own)) == ["one/audit", "two/audit"]
+    given = [run(tmp_path / "r", "x", numbers()), write(tmp_path / "sets" / "x", numbers(200))]
+    assert list(compare(given)) == ["x", "sets/x"]
+
+
+def test_an_audit_of_a_run_stands_for_the_run_and_counts_once(tmp_path, monkeypatch):
+    folder = run(tmp_path / "r", "x", numbers(), train__seed="5")
+    monkeypatch.chdir(tmp_path)
+    rows = compare([folder / "audit", folder, tmp_path / "." / "r", folder.relative_to(tmp_path)])
+    assert list(rows) == ["x"]
+    assert rows["x"]["runs"] == [str(folder)]
+    assert rows["x"]["seeds"] == [5]
+
+
+# Columns --------------------------------------------------------------------------------------------------
+
+
+def test_columns_of_this_version(tmp_path):
+    row = compare([write(tmp_path / "a", newer())])["a"]
+    means = {name: row[name]["mean"] for name in COLUMNS}
+    assert means["d1_d2"] == 0.04
+    assert means["auth_pct"] == 48
+    assert means["c_t"] == -3.5
+    assert (means["kid_held_out"], means["precision_held_out"], means["recall_held_out"]) == (0.002, 0.7, 0.6)
+    assert (means["mifid_held_out"], means["mifid_train"]) == (2.5, 2.0)
+    assert row["auth_pct"]["interval"]["ci95"] == pytest.approx([44.91, 51.10], abs=0.01)
 
 
 def test_what_an_audit_does_not_know_stays_empty_and_no_more(tmp_path):
-    row = compare([audited(tmp_path / "a", "x", 0.2, 1.0, calibrated=False)])["x"]
-    assert row["calibrated"] is None
+    row = compare([write(tmp_path / "a", numbers(200, calibrated=False))])["a"]
+    assert row["calibrated"] is row["d1_d2"] is row["kid_held_out"] is row["c_t"] is None
     assert row["frechet_held_out"]["mean"] == 1
-    row = compare([audited(tmp_path / "b", "x", 0.2, 1.0, calibrated=False, held_out=False)])["x"]
+    row = compare([write(tmp_path / "b", numbers(200, calibrated=False, held_out=False))])["b"]
     assert row["frechet_held_out"] is row["held_out_copied"] is None
     assert "| - | - | 0.500 (0.500) | - |" in table({"x": row})
 
 
-def test_a_damaged_audit_is_named(tmp_path):
-    run = audited(tmp_path / "a", "x", 0.2, 1.0)
-    for content in ("{", "{}", "[]", '{"version": 2}', '{"version": 1, "mq": 3}'):
-        (run / "audit" / "audit.json").write_text(content)
-        with pytest.raises(ValueError, match=r"audit\.json is damaged"):
-            compare([run])
+def test_a_column_that_one_run_does_not_know_is_empty(tmp_path):
+    """A mean over fewer runs than the others would be of something else."""
+    runs = [
+        run(tmp_path / "a", "x", newer(), train__seed="0"),
+        run(tmp_path / "b", "x", numbers(), train__seed="1"),
+    ]
+    row = compare(runs)["x"]
+    assert row["d1_d2"] is None
+    assert row["copied"]["mean"] == pytest.approx(0.1)
+
+
+def test_audits_without_counts_have_shares_without_intervals(tmp_path):
+    content = numbers()
+    del content["num_samples"], content["mq"]["0.15"]["count"]
+    row = compare([write(tmp_path / "a", content)])["a"]
+    assert row["copied"] == {
+        "values": [0.1],
+        "mean": 0.1,
+        "ci95": None,
+        "interval": None,
+        "counts": None,
+        "totals": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "JSONDecodeError"),
+        ("{}", "'version'"),
+        ("[]", "TypeError"),
+        ('{"version": 2}', "it has version 2, not 1"),
+        ('{"version": 1, "mq": 3}', "TypeError"),
+        (json.dumps(numbers(mq={"0.15": {"share": "0.1"}, "0.30": {"share": 0.1}})), "mq.0.15 is '0.1'"),
+        (json.dumps(numbers(distance=float("nan"))), "quality.frechet_held_out is nan"),
+        (json.dumps(numbers(num_samples=50)), "no share of 100 in 50"),
+        (json.dumps(numbers(num_samples=2000)), "its count is 100 of 2000"),
+        (json.dumps(numbers(conventions=[1])), "conventions is [1]"),
+        (json.dumps(numbers(sha256="abc")), "AttributeError"),
+    ],
+)
+def test_a_damaged_audit_is_named(tmp_path, content, said):
+    folder = write(tmp_path / "a", {})
+    (folder / "audit.json").write_text(content)
+    with pytest.raises(ValueError, match=r"a/audit\.json is damaged: ") as caught:
+        compare([folder])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_audit_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere is not a run: it has no config\.json; and no audit"):
+        compare([tmp_path / "nowhere"])
+    claim_folder(override(Settings(), {"name": "x"}), tmp_path / "r")
+    with pytest.raises(ValueError, match=r"r is not audited: it has no audit/audit\.json"):
+        compare([tmp_path / "r"])
+
+
+# Intervals ------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_students():
+    """Of 1, 2, 3: mean 2, deviation 1, t(0.975, 2) = 4.302653."""
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval["mean"] == 2
+    assert interval["ci95"] == pytest.approx([2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])
+    assert mean_interval([5.0]) == {"values": [5.0], "mean": 5.0, "ci95": None}
+
+
+def test_a_single_run_has_wilsons_interval_of_its_share_and_none_of_its_distance(tmp_path):
+    """Wilson, 100 of 1,000, z = 1.959964: (0.1 + z²/2000 -+ z sqrt(0.09/1000 + z²/4e6)) / (1 + z²/1000)."""
+    row = compare([write(tmp_path / "a", numbers(100))])["a"]
+    z = 1.959964
+    reach = z * (0.09 / 1000 + z**2 / 4e6) ** 0.5
+    bounds = [(0.1 + z**2 / 2000 + side * reach) / (1 + z**2 / 1000) for side in (-1, 1)]
+    assert row["copied"]["interval"]["ci95"] == pytest.approx(bounds, abs=1e-8)
+    assert row["copied"]["interval"]["method"].startswith("Wilson")
+    assert row["copied"]["ci95"] is row["frechet_held_out"]["interval"] is None
+
+
+def test_runs_that_agree_have_the_interval_of_their_samples(tmp_path):
+    """Three times 0 of 1,000: Student's t would claim that the share is 0 for sure; Wilson's of 0 in 3,000 does not."""
+    row = compare(seeds(tmp_path, "x", [0, 0, 0], [1.0, 2.0, 3.0]))["x"]
+    z = 1.959964
+    assert row["copied"]["ci95"] == [0, 0]
+    assert row["copied"]["interval"]["ci95"] == pytest.approx([0, z**2 / (3000 + z**2)], abs=1e-8)
+    assert row["frechet_held_out"]["interval"] == {
+        "ci95": row["frechet_held_out"]["ci95"],
+        "method": "Student's t over runs",
+    }
+
+
+def test_the_same_share_in_every_run_is_no_spread_whatever_the_rounding():
+    assert mean_interval([0.1, 0.1, 0.1])["ci95"] == pytest.approx([0.1, 0.1], abs=1e-15)
+
+
+# Differences ----------------------------------------------------------------------------------------------
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    """100, 200, 300 minus 130, 250, 310 of 1,000: -0.03, -0.05, -0.01; mean -0.03, deviation 0.02."""
+    runs = seeds(tmp_path, "x", [100, 200, 300], [1.0, 1.0, 2.0])
+    runs += seeds(tmp_path, "y", [130, 250, 310], [3.0, 3.0, 4.0])[::-1]
+    found = differences_from_first(compare(runs))
+    assert list(found) == ["y"]
+    assert found["y"]["copied"]["values"] == pytest.approx([-0.03, -0.05, -0.01])
+    reach = 4.302653 * 0.02 / 3**0.5
+    assert found["y"]["copied"]["ci95"] == pytest.approx([-0.03 - reach, -0.03 + reach])
+    assert found["y"]["copied"]["method"] == "Student's t over seeds, paired"
+    assert found["y"]["frechet_held_out"]["mean"] == -2
+    assert differences_from_first({}) == {}
+
+
+def test_other_seeds_are_compared_by_welch(tmp_path):
+    mine, theirs = [1.0, 2.0, 4.0], [2.0, 7.0]
+    runs = seeds(tmp_path, "x", [100, 110, 130], mine) + seeds(tmp_path, "y", [90, 20], theirs, first=1)
+    found = differences_from_first(compare(runs))["y"]["frechet_held_out"]
+    expected = stats.ttest_ind(mine, theirs, equal_var=False).confidence_interval(0.95)
+    assert found["ci95"] == pytest.approx(list(expected))
+    assert (found["values"], found["method"]) == ([], "Welch's t over runs")
+
+
+def test_one_run_against_several_takes_their_spread(tmp_path):
+    """5 minus 1, 2, 3: 3, deviation 1 for the single run and 1/sqrt(3) for the mean."""
+    runs = [run(tmp_path / "a", "x", numbers(100, 5.0)), *seeds(tmp_path, "y", [90, 80, 70], [1.0, 2.0, 3.0])]
+    found = differences_from_first(compare(runs))["y"]["frechet_held_out"]
+    reach = 4.302653 * (1 + 1 / 3) ** 0.5
+    assert found["ci95"] == pytest.approx([3 - reach, 3 + reach])
+    assert found["method"].startswith("Student's t over runs; the single run")
+
+
+def test_two_single_runs_are_compared_by_newcombe_and_their_distances_not(tmp_path):
+    """Newcombe (1998), table II, case (a): 56/70 and 48/80 differ by 0.2, from 0.0524 to 0.3339."""
+    first, second = newer(56, num_samples=70), newer(48, num_samples=80)
+    for content, count, total in ((first, 56, 70), (second, 48, 80)):
+        content["mq"] = {cut: {"count": count, "share": count / total} for cut in ("0.15", "0.30")}
+        content["calibrated"] = content["statistics"] = None
+    rows = compare([write(tmp_path / "a", first), write(tmp_path / "b", second)])
+    found = differences_from_first(rows)["b"]
+    assert found["copied"]["mean"] == pytest.approx(0.2)
+    assert found["copied"]["ci95"] == pytest.approx([0.0524, 0.3339], abs=5e-5)
+    assert found["copied"]["method"] == "Newcombe over the samples of two runs"
+    assert found["frechet_held_out"] == {"values": [], "mean": 0, "ci95": None, "method": None}
+    assert found["calibrated"] is None
+
+
+def test_runs_that_do_not_vary_are_compared_by_their_samples(tmp_path):
+    runs = seeds(tmp_path, "x", [0, 0], [1.0, 2.0]) + seeds(tmp_path, "y", [0, 0], [1.0, 2.0])
+    found = differences_from_first(compare(runs))["y"]["copied"]
+    low, high = found["ci95"]
+    assert low == -high < -0.001
+    assert found["method"].startswith("Newcombe over the samples of all runs")
+
+
+def test_repeated_seeds_are_not_paired(tmp_path):
+    runs = [run(tmp_path / f"x{n}", "x", numbers(100 + n, 1 + n), train__seed="3") for n in range(2)]
+    runs += [run(tmp_path / f"y{n}", "y", numbers(100 + n, 2 + n), train__seed="3") for n in range(2)]
+    rows = compare(runs)
+    assert differences_from_first(rows)["y"]["copied"]["method"] == "Welch's t over runs"
+    assert "x has several runs of seed 3: they are counted as if they were independent." in warnings(rows)
+
+
+# Whether they compare -------------------------------------------------------------------------------------
+
+
+def test_audits_of_the_same_kind_compare(tmp_path):
+    assert warnings(compare([write(tmp_path / "a", newer()), write(tmp_path / "b", newer(7, 3.0))])) == []
+    assert warnings(compare([write(tmp_path / "c", numbers())])) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sha": "d"}, "The training set differs (aaaaaaaaaaaa… in a; dddddddddddd… in b): copies of other images"),
+        ({"num_train_unique": 150}, "The training set differs (200 unique images in a; 150 unique images in b)"),
+        ({"num_held_out": 700, "held_out": None}, "The held-out set differs (500 images in a; 700 images in b)"),
+        ({"conventions": {"k": 50, "flips": True}}, "The convention 'flips' differs (no in a; yes in b)."),
+        ({"conventions": {"k": 20, "flips": False}}, "The convention 'k' differs (50 in a; 20 in b)."),
+    ],
+)
+def test_what_does_not_compare_is_said(tmp_path, change, said):
+    found = warnings(compare([write(tmp_path / "a", newer()), write(tmp_path / "b", newer(**change))]))
+    assert len(found) == 1
+    assert found[0].startswith(said)
+
+
+def test_samples_extractor_and_quality_conventions_are_compared(tmp_path):
+    other = newer(50, num_samples=500, statistics=None)
+    for part in (*other["mq"].values(), other["calibrated"]):
+        part["count"] = round(part["share"] * 500)
+    other["calibrated"] |= {"false_alarm": 0.05, "share": other["calibrated"]["count"] / 500}
+    other["quality"] |= {"extractor": "inception", "sha256": "e" * 64, "few_images": True}
+    other["quality"]["conventions"] = {"kid_subset": 50}
+    found = warnings(compare([write(tmp_path / "a", newer()), write(tmp_path / "b", other)]))
+    assert found == [
+        "The number of samples differs (1,000 in a; 500 in b): Fréchet distances depend on it.",
+        "The extractor differs (pixels in a; inception in b): quality does not compare.",
+        "The false-alarm rate differs (0.01 in a; 0.05 in b): calibrated shares do not compare.",
+        "The convention 'kid_subset' differs (100 in a; 50 in b).",
+        "With no more images than the extractor has dimensions, distances are biased upward: b.",
+    ]
+
+
+def test_seeds_of_one_experiment_are_compared_with_each_other(tmp_path):
+    runs = [run(tmp_path / s, "x", newer(sha=s), train__seed=str(n)) for n, s in enumerate("ad")]
+    assert warnings(compare(runs))[0].startswith("The training set differs (aaaaaaaaaaaa… in x; dddddddddddd… in x)")
+
+
+def test_what_earlier_audits_do_not_say_is_said(tmp_path):
+    found = warnings(compare([write(tmp_path / "a", newer()), write(tmp_path / "b", numbers())]))
+    assert found == ["Audits of an earlier version do not say which images they saw, only how many: b."]
+
+
+def test_many_names_are_cut_short():
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "a", "c"]) == "a, b and c"
+    assert listed(list("abcdef")) == "a, b and 4 others"
+    assert listed(["x" * 60]) == "x" * 47 + "…"
+
+
+def test_rows_are_plain_json(tmp_path):
+    rows = compare([*seeds(tmp_path, "x", [1, 2], [1.0, 2.0]), write(tmp_path / "a", newer())])
+    for found in (rows, differences_from_first(rows)):
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert not any(isinstance(value, np.generic) for value in rows["x"]["copied"].values())

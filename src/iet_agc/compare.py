@@ -1,57 +1,230 @@
-"""Several audited runs side by side: one row per experiment, over its seeds."""
+"""Several audits side by side: one row per experiment over its seeds, differences between experiments, and warnings
+where they do not compare. Imports no torch.
+
+Every number says how its interval was made. Over several seeds it is Student's t: seeds differ more than draws of
+one model do. Of a single run only the draws are known: Wilson's interval of a share, Newcombe's of a difference of
+two. The Fréchet distance of a single run, and whatever else is no share, has none.
+"""
 
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from iet_agc.config import Settings, differences, fingerprint, override, read_settings
+from iet_agc.config import Settings, differences, fingerprint, is_run, override, read_settings
+from iet_agc.intervals import difference_of_shares, share
 
-__all__ = ["compare", "mean_interval", "paired_differences", "table"]
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Rows",
+    "compare",
+    "differences_from_first",
+    "listed",
+    "mean_interval",
+    "table",
+    "warnings",
+]
 
-#: What is compared: name of a column, and where it stands in audit.json.
-_COLUMNS = {
-    "copied": ("mq", "0.15", "share"),
-    "below_0.30": ("mq", "0.30", "share"),
-    "calibrated": ("calibrated", "share"),
-    "frechet_held_out": ("quality", "frechet_held_out"),
-    "frechet_train": ("quality", "frechet_train"),
-    "held_out_copied": ("held_out", "mq", "0.15", "share"),
+#: By experiment, what `compare` tells of it, or `differences_from_first`.
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that is compared.
+
+    Attributes:
+        path: where it stands in audit.json; of a share, where its {"count", "share"} stands.
+        title, better: what people read; `better` is the direction.
+        of: what a share is a share of, "num_samples" or "num_held_out"; empty where it is no share.
+        unit: what one whole is in the column's unit.
+        optional: whether audits of earlier versions may lack it.
+    """
+
+    path: tuple[str, ...]
+    title: str
+    better: str
+    of: str = ""
+    unit: float = 1.0
+    optional: bool = False
+
+
+_LOWER, _HIGHER, _COPIED_LESS = "lower is better", "higher is better", "lower is less copied"
+
+#: What is compared, in the order of tables.
+COLUMNS = {
+    "copied": Column(("mq", "0.15"), "ratio below 0.15", _COPIED_LESS, "num_samples"),
+    "below_0.30": Column(("mq", "0.30"), "ratio below 0.30", _COPIED_LESS, "num_samples"),
+    "calibrated": Column(("calibrated",), "below the calibrated cut", _COPIED_LESS, "num_samples"),
+    "frechet_held_out": Column(("quality", "frechet_held_out"), "Fréchet to held-out", _LOWER),
+    "frechet_train": Column(("quality", "frechet_train"), "Fréchet to train", "copying lowers it, too"),
+    "held_out_copied": Column(
+        ("held_out", "mq", "0.15"), "held-out images below 0.15", "what chance looks like", "num_held_out"
+    ),
+    "d1_d2": Column(("statistics", "d1_d2"), "d1/d2 below 1/3", _COPIED_LESS, "num_samples", optional=True),
+    "auth_pct": Column(
+        ("statistics", "auth_pct"), "AuthPct, percent", "higher is less copied", "num_samples", 100, optional=True
+    ),
+    "c_t": Column(("statistics", "c_t", "value"), "C_T", "near 0 is ideal, far below copied", optional=True),
+    "kid_held_out": Column(("quality", "kid_held_out", "mean"), "KID to held-out", _LOWER, optional=True),
+    "precision_held_out": Column(("quality", "precision_held_out"), "precision to held-out", _HIGHER, optional=True),
+    "recall_held_out": Column(("quality", "recall_held_out"), "recall to held-out", _HIGHER, optional=True),
+    "mifid_held_out": Column(("quality", "mifid_held_out"), "MiFID to held-out", _LOWER, optional=True),
+    "mifid_train": Column(("quality", "mifid_train"), "MiFID to train", _LOWER, optional=True),
 }
+
+#: How an interval was made.
+_T = "Student's t over runs"
+_WILSON = "Wilson over the samples of one run"
+_WILSON_POOLED = "Wilson over the samples of all runs, which agree"
+_PAIRED = "Student's t over seeds, paired"
+_WELCH = "Welch's t over runs"
+_ONE_AGAINST_SEVERAL = "Student's t over runs; the single run is taken to vary like the others"
+_NEWCOMBE = "Newcombe over the samples of two runs"
+_NEWCOMBE_POOLED = "Newcombe over the samples of all runs, whose differences agree"
+
+
+# Rows -----------------------------------------------------------------------------------------------------
 
 
 def compare(runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Gather the audits of runs that differ in nothing but `train.seed`.
+    """Gather the audits of runs that differ in nothing but `train.seed`, and audits without a run.
 
     Args:
-        runs: folders of runs, each with its audit in RUN/audit; one that is named twice counts once.
+        runs: folders of runs, each with its audit in RUN/audit, or folders of audits. An audit that is named twice
+            counts once; RUN/audit stands for its run. Any other audit is an experiment of its own.
 
     Returns:
-        Per experiment "runs", "seeds" and the columns {"values", "mean", "ci95"}, in the order of the
-        runs; None where an audit does not know a column. An experiment is named after its preset, and
-        after what it changes where the same preset was run with other settings before it.
+        Per experiment, in the order of the runs: "runs", "seeds" (None of an audit without a run), "facts" (what the
+        audits were made with; see `warnings`) and the columns, each
+        {"values", "mean", "ci95", "interval", "counts", "totals"}: "ci95" is Student's over runs, None for a single
+        one; "interval" is {"ci95", "method"}, or None where none is known; "counts" of "totals" images are a share's.
+        A column is None where an audit does not know it. A run's experiment is named after its preset, and after what
+        it changes where the same preset was run with other settings before it; an audit's after its folder.
 
     Raises:
-        ValueError: a folder that is no run, or was not audited, or whose audit is damaged.
+        ValueError: a folder that is no run and no audit, a run that was not audited, or a damaged audit.
     """
-    groups: dict[str, list[tuple[Path, int, dict[str, Any]]]] = {}
-    kinds: dict[str, Settings] = {}
-    for run in dict.fromkeys(runs):
-        settings = read_settings(run)
-        kind = override(settings, {"train.seed": "0"})
-        key = f"{kind.name} {fingerprint(kind)}"
-        kinds.setdefault(key, kind)
-        groups.setdefault(key, []).append((run, settings.train.seed, _read_audit(run)))
-    return {_label(kinds, key): _row(members) for key, members in groups.items()}
+    once: dict[Path, _Member] = {}
+    for member in map(_member, runs):
+        once.setdefault(member.file.resolve(), member)
+    members, groups = list(once.values()), dict[str, list[_Member]]()
+    for name, member in zip(_names(members), members, strict=True):
+        groups.setdefault(name, []).append(member)
+    return {name: _row(group) for name, group in groups.items()}
 
 
-def _label(kinds: dict[str, Settings], key: str) -> str:
-    first = next(kind for kind in kinds.values() if kind.name == kinds[key].name)
-    changes = differences(first, kinds[key])
+@dataclass(frozen=True)
+class _Member:
+    """One audit: its folder as it was named, the settings of its run but for the seed, its numbers and facts."""
+
+    folder: Path
+    file: Path
+    kind: Settings | None
+    seed: int | None
+    numbers: dict[str, dict[str, Any] | None]
+    facts: dict[str, Any]
+
+
+def _member(folder: Path) -> _Member:
+    if folder.name == "audit" and is_run(folder.parent):
+        folder = folder.parent
+    own = folder / "audit.json"
+    if own.is_file() and not is_run(folder):
+        return _Member(folder, own, None, None, *_read_audit(own))
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} is not a run: it has no config.json; and no audit: it has no audit.json")
+    settings, file = read_settings(folder), folder / "audit" / "audit.json"
+    if not file.exists():
+        raise ValueError(
+            f"{folder} is not audited: it has no audit/audit.json; run 'iet-agc audit --out {folder}/audit'"
+        )
+    return _Member(folder, file, override(settings, {"train.seed": "0"}), settings.train.seed, *_read_audit(file))
+
+
+def _names(members: Sequence[_Member]) -> list[str]:
+    """The experiment of each: a preset and what it changes, or as much of an audit's path as tells it apart."""
+    first: dict[str, Settings] = {}
+    names = [_label(first.setdefault(m.kind.name, m.kind), m.kind) if m.kind else None for m in members]
+    own = iter(_short_paths([member.folder.resolve() for member in members if member.kind is None], set(names)))
+    return [next(own) if name is None else name for name in names]
+
+
+def _short_paths(folders: Sequence[Path], taken: set[str | None]) -> list[str]:
+    """As many of the last parts of each path as tell it from the others, and from the names that are taken."""
+    for depth in range(1, max((len(folder.parts) for folder in folders), default=0)):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names) and taken.isdisjoint(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _label(first: Settings, kind: Settings) -> str:
+    changes = differences(first, kind) if fingerprint(first) != fingerprint(kind) else []
     return f"{first.name} ({'; '.join(changes)})" if changes else first.name
+
+
+def _read_audit(file: Path) -> tuple[dict[str, dict[str, Any] | None], dict[str, Any]]:
+    try:
+        audit = json.loads(file.read_text(encoding="utf-8"))
+        if audit["version"] != 1:
+            raise ValueError(f"it has version {audit['version']!r}, not 1")
+        return {name: _look_up(audit, column) for name, column in COLUMNS.items()}, _facts(audit)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__} {' '.join(str(error).split())}"
+        raise ValueError(f"{file} is damaged: {reason}; run 'iet-agc audit' again") from None
+
+
+def _look_up(audit: dict[str, Any], column: Column) -> dict[str, Any] | None:
+    """{"value", "count", "total"} of a column; None where a part of its path is null, or may be absent and is."""
+    found: Any = audit
+    for key in column.path:
+        if found is None or (column.optional and key not in found):
+            return None
+        found = found[key]
+    if found is None:
+        return None
+    if not column.of:
+        return {"value": _finite(found, column.path), "count": None, "total": None}
+    value, count, total = _finite(found["share"], column.path), found.get("count"), audit.get(column.of)
+    if count is not None and total is not None and not math.isclose(share(count, total)["share"], value, abs_tol=1e-9):
+        raise ValueError(f"{'.'.join(column.path)} is {value!r}, and its count is {count} of {total}")
+    return {"value": value * column.unit, "count": count, "total": total}
+
+
+def _finite(value: Any, path: Sequence[str]) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{'.'.join(path)} is {value!r}")
+    return float(value)
+
+
+def _row(members: Sequence[_Member]) -> dict[str, Any]:
+    facts = [member.facts for member in members]
+    row: dict[str, Any] = {
+        "runs": [str(member.folder) for member in members],
+        "seeds": [member.seed for member in members],
+        "facts": [fact for number, fact in enumerate(facts) if fact not in facts[:number]],
+    }
+    for name, column in COLUMNS.items():
+        found = [each for member in members if (each := member.numbers[name]) is not None]
+        row[name] = _cell_of(found, column.unit) if len(found) == len(members) else None
+    return row
+
+
+def _cell_of(found: Sequence[Mapping[str, Any]], unit: float) -> dict[str, Any]:
+    """One column of one experiment, from what each of its audits says."""
+    counts, totals = ([each[key] for each in found] for key in ("count", "total"))
+    known = None not in (*counts, *totals)
+    cell = mean_interval([each["value"] for each in found])
+    cell |= {"counts": counts if known else None, "totals": totals if known else None}
+    return cell | {"interval": _interval(cell, unit)}
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, Any]:
@@ -63,79 +236,249 @@ def mean_interval(values: Sequence[float]) -> dict[str, Any]:
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"values": list(values), "mean": mean, "ci95": None}
-    reach = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    reach = _reach(_deviation(values) / len(values) ** 0.5, len(values) - 1)
     return {"values": list(values), "mean": mean, "ci95": [mean - reach, mean + reach]}
 
 
-def paired_differences(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The first experiment minus each other one that has the same seeds, seed by seed.
+def _deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a population that these are drawn from; 0 where they only differ by rounding."""
+    spread = max(values) - min(values)
+    return float(np.std(values, ddof=1)) if spread > 1e-12 * max(map(abs, values)) else 0.0
+
+
+def _reach(standard_error: float, freedom: float) -> float:
+    """Half the width of a 95 % interval by Student's t."""
+    return float(stats.t.ppf(0.975, freedom)) * standard_error if standard_error else 0.0
+
+
+def _interval(cell: Mapping[str, Any], unit: float) -> dict[str, Any] | None:
+    """The interval to show. Runs that agree to the last sample give Student's t no width: then the samples speak."""
+    several = len(cell["values"]) > 1
+    if several and (cell["ci95"][0] < cell["ci95"][1] or not cell["counts"]):
+        return {"ci95": cell["ci95"], "method": _T}
+    if not cell["counts"]:
+        return None
+    pooled = share(sum(cell["counts"]), sum(cell["totals"]))["ci95"]
+    return {"ci95": [unit * bound for bound in pooled], "method": _WILSON_POOLED if several else _WILSON}
+
+
+# Differences ----------------------------------------------------------------------------------------------
+
+
+def differences_from_first(rows: Rows) -> dict[str, dict[str, Any]]:
+    """The first experiment minus each other one, in every column that both know.
 
     Returns:
-        Per other experiment, `mean_interval` of the differences in "copied" and "frechet_held_out".
+        Per other experiment and column {"values", "mean", "ci95", "method"}, or None where one of the two does not
+        know the column. "values" are the differences seed by seed, empty where the two have other seeds.
+        By "method", the interval is Student's t over paired seeds; Welch's t where the seeds are others; Student's
+        t where one side is a single run, which is taken to vary like the other side's runs; Newcombe's interval of two
+        shares where both are single runs. Of two single runs, "ci95" and "method" of what is no share are None.
     """
     names = list(rows)
-    if not names:
-        return {}
-    first = rows[names[0]]
-    return {
-        name: {column: _difference(first, rows[name], column) for column in ("copied", "frechet_held_out")}
-        for name in names[1:]
-        if sorted(rows[name]["seeds"]) == sorted(first["seeds"])
-    }
+    return {name: {column: _difference(rows[names[0]], rows[name], column) for column in COLUMNS} for name in names[1:]}
 
 
-def _difference(first: dict[str, Any], other: dict[str, Any], column: str) -> dict[str, Any] | None:
-    if first[column] is None or other[column] is None:
+#: The name by which the command line asks for them.
+paired_differences = differences_from_first
+
+
+def _difference(first: Mapping[str, Any], other: Mapping[str, Any], column: str) -> dict[str, Any] | None:
+    mine, theirs = first[column], other[column]
+    if mine is None or theirs is None:
         return None
+    pairs = _pairs(first, other, column)
+    found = {"values": pairs, "mean": mine["mean"] - theirs["mean"]}
+    standard_error, freedom, method = _spread(mine["values"], theirs["values"], pairs)
+    if not standard_error and mine["counts"] and theirs["counts"]:
+        return found | _newcombe(mine, theirs, COLUMNS[column].unit)
+    if not method:
+        return found | {"ci95": None, "method": None}
+    reach = _reach(standard_error, freedom)
+    return found | {"ci95": [found["mean"] - reach, found["mean"] + reach], "method": method}
+
+
+def _pairs(first: Mapping[str, Any], other: Mapping[str, Any], column: str) -> list[float]:
+    """Differences seed by seed, in the order of the first; none where the seeds are others, unknown or repeated."""
+    seeds, others = first["seeds"], other["seeds"]
+    if None in seeds or set(seeds) != set(others) or not len(set(seeds)) == len(seeds) == len(others):
+        return []
     mine, theirs = (dict(zip(row["seeds"], row[column]["values"], strict=True)) for row in (first, other))
-    return mean_interval([mine[seed] - theirs[seed] for seed in first["seeds"]])
+    return [mine[seed] - theirs[seed] for seed in seeds]
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The rows as a Markdown table: mean (each run) [95 % interval]."""
-    titles = ["ratio < 0.15", "ratio < 0.30", "below the calibrated cut", "Fréchet, held-out", "Fréchet, train"]
-    titles += ["held-out < 0.15"]
-    lines = [" | ".join(["| preset | runs", *titles]) + " |", "|---" * (2 + len(titles)) + "|"]
+def _spread(mine: Sequence[float], theirs: Sequence[float], pairs: Sequence[float]) -> tuple[float, float, str]:
+    """Standard error of a difference of means, its degrees of freedom, and the method; of single runs, none."""
+    if len(pairs) > 1:
+        return _deviation(pairs) / len(pairs) ** 0.5, len(pairs) - 1, _PAIRED
+    several = [values for values in (mine, theirs) if len(values) > 1]
+    if len(several) == 2:
+        one, two = (_deviation(values) ** 2 / len(values) for values in several)
+        freedom = (one + two) ** 2 / (one**2 / (len(mine) - 1) + two**2 / (len(theirs) - 1)) if one + two else 1
+        return (one + two) ** 0.5, freedom, _WELCH
+    if several:
+        count = len(several[0])
+        return _deviation(several[0]) * (1 + 1 / count) ** 0.5, count - 1, _ONE_AGAINST_SEVERAL
+    return 0.0, 0, ""
+
+
+def _newcombe(mine: Mapping[str, Any], theirs: Mapping[str, Any], unit: float) -> dict[str, Any]:
+    counted = [sum(cell[key]) for cell in (mine, theirs) for key in ("counts", "totals")]
+    single = len(mine["values"]) == len(theirs["values"]) == 1
+    interval = difference_of_shares(*counted)["ci95"]
+    return {"ci95": [unit * bound for bound in interval], "method": _NEWCOMBE if single else _NEWCOMBE_POOLED}
+
+
+# Whether they compare -------------------------------------------------------------------------------------
+
+#: What an audit was made with: name of a fact, where it stands in audit.json.
+_FACTS = {
+    "num_samples": ("num_samples",),
+    "num_train": ("num_train",),
+    "num_train_unique": ("num_train_unique",),
+    "num_held_out": ("num_held_out",),
+    "train_sha256": ("sha256", "train"),
+    "held_out_sha256": ("sha256", "held_out"),
+    "extractor": ("quality", "extractor"),
+    "extractor_sha256": ("quality", "sha256"),
+    "few_images": ("quality", "few_images"),
+    "false_alarm": ("calibrated", "false_alarm"),
+    "conventions": ("conventions",),
+    "quality_conventions": ("quality", "conventions"),
+}
+
+#: What has to be equal, in words; the facts that tell, with the unit of each; and what does not compare otherwise.
+_EQUAL = (
+    (
+        "The training set",
+        {"train_sha256": "", "num_train": " images", "num_train_unique": " unique images"},
+        "copies of other images are counted",
+    ),
+    (
+        "The held-out set",
+        {"held_out_sha256": "", "num_held_out": " images"},
+        "calibrated cuts and distances to held-out images do not compare",
+    ),
+    ("The number of samples", {"num_samples": ""}, "Fréchet distances depend on it"),
+    ("The extractor", {"extractor": "", "extractor_sha256": ""}, "quality does not compare"),
+    ("The false-alarm rate", {"false_alarm": ""}, "calibrated shares do not compare"),
+)
+
+
+def _facts(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """What an audit was made with; None where it does not say."""
+    facts = {}
+    for name, path in _FACTS.items():
+        found: Any = audit
+        for key in path:
+            found = None if found is None else found.get(key)
+        facts[name] = found
+    for name in ("conventions", "quality_conventions"):
+        if not isinstance(facts[name], dict | None):
+            raise ValueError(f"{'.'.join(_FACTS[name])} is {facts[name]!r}")
+    if facts["false_alarm"] is not None and not 0 < _finite(facts["false_alarm"], _FACTS["false_alarm"]) < 1:
+        raise ValueError(f"the rate of false alarms is {facts['false_alarm']!r}")
+    return facts
+
+
+def warnings(rows: Rows) -> list[str]:
+    """Why the numbers of these experiments do not all compare; empty where nothing speaks against it.
+
+    Compared are SHA-256 and sizes of the training and held-out sets, number of samples, extractor, false-alarm rate
+    and conventions. What an audit of an earlier version does not say is taken for equal, which is said as well.
+    """
+    found = []
+    for what, facts, consequence in _EQUAL:
+        parts = (_differing(rows, fact, unit=unit) for fact, unit in facts.items())
+        if part := next(filter(None, parts), ""):
+            found.append(f"{what} differs ({part}): {consequence}.")
+    for kind in ("conventions", "quality_conventions"):
+        keys = dict.fromkeys(key for _, fact in _each_fact(rows) for key in fact[kind] or {})
+        found += [f"The convention '{key}' differs ({part})." for key in keys if (part := _differing(rows, kind, key))]
+    return [*found, *_unsaid(rows), *_few_images(rows), *_repeated(rows)]
+
+
+def _each_fact(rows: Rows) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield from ((name, fact) for name, row in rows.items() for fact in row["facts"])
+
+
+def _differing(rows: Rows, fact: str, key: str = "", unit: str = "") -> str:
+    """Who has which value, where there are several: "1,024 in a and b; 512 in c"."""
+    holders: dict[str, list[str]] = {}
+    for name, facts in _each_fact(rows):
+        value = (facts[fact] or {}).get(key) if key else facts[fact]
+        if value is not None:
+            holders.setdefault(_said(value), []).append(name)
+    parts = [f"{value}{unit} in {listed(names)}" for value, names in holders.items()]
+    return "; ".join(parts) if len(parts) > 1 else ""
+
+
+def _said(value: Any) -> str:
+    """A fact as people read it; of a hash, its beginning."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value[:12]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else str(value)
+
+
+def listed(names: Sequence[str], most: int = 2, longest: int = 48) -> str:
+    """Names as people list them, "a, b and 5 others"; long ones are cut off."""
+    names = [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in dict.fromkeys(names)]
+    shown = names if len(names) <= most + 1 else [*names[:most], f"{len(names) - most} others"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _unsaid(rows: Rows) -> list[str]:
+    silent = [name for name, fact in _each_fact(rows) if fact["train_sha256"] is None]
+    if not silent or len(list(_each_fact(rows))) < 2:
+        return []
+    return [f"Audits of an earlier version do not say which images they saw, only how many: {listed(silent)}."]
+
+
+def _few_images(rows: Rows) -> list[str]:
+    few = [name for name, fact in _each_fact(rows) if fact["few_images"]]
+    if not few:
+        return []
+    return [f"With no more images than the extractor has dimensions, distances are biased upward: {listed(few)}."]
+
+
+def _repeated(rows: Rows) -> list[str]:
+    """Runs of the same settings and the same seed are no independent draws."""
+    repeats = {
+        name: sorted({seed for seed in row["seeds"] if seed is not None and row["seeds"].count(seed) > 1})
+        for name, row in rows.items()
+    }
+    return [
+        f"{name} has several runs of seed {', '.join(map(str, seeds))}: they are counted as if they were independent."
+        for name, seeds in repeats.items()
+        if seeds
+    ]
+
+
+# Tables ---------------------------------------------------------------------------------------------------
+
+
+def table(rows: Rows) -> str:
+    """The rows as a Markdown table: mean (each run) [95 % interval over runs]."""
+    titles = {
+        "copied": "ratio < 0.15",
+        "below_0.30": "ratio < 0.30",
+        "calibrated": "below the calibrated cut",
+        "frechet_held_out": "Fréchet, held-out",
+        "frechet_train": "Fréchet, train",
+        "held_out_copied": "held-out < 0.15",
+    }
+    lines = [" | ".join(["| preset | runs", *titles.values()]) + " |", "|---" * (2 + len(titles)) + "|"]
     for name, row in rows.items():
-        cells = [_cell(row[column], "{:.3f}" if "frechet" in column else "{:.1%}") for column in _COLUMNS]
+        cells = [_cell(row[column], "{:.3f}" if "frechet" in column else "{:.1%}") for column in titles]
         lines.append(" | ".join([f"| {name}", str(len(row["runs"])), *cells]) + " |")
     return "\n".join(lines)
 
 
-def _cell(values: dict[str, Any] | None, form: str) -> str:
+def _cell(values: Mapping[str, Any] | None, form: str) -> str:
     if values is None:
         return "-"
     each = ", ".join(form.format(value) for value in values["values"])
     interval = f" [{', '.join(form.format(bound) for bound in values['ci95'])}]" if values["ci95"] else ""
     return f"{form.format(values['mean'])} ({each}){interval}"
-
-
-def _read_audit(run: Path) -> dict[str, Any]:
-    file = run / "audit" / "audit.json"
-    try:
-        audit = json.loads(file.read_text())
-        if audit["version"] != 1:
-            raise ValueError(f"it has version {audit['version']!r}, not 1")
-        return {column: _look_up(audit, path) for column, path in _COLUMNS.items()}
-    except OSError:
-        raise ValueError(
-            f"{run} is not audited: it has no audit/audit.json; run 'iet-agc audit --out {run}/audit'"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {type(error).__name__} {error}; audit {run} again") from None
-
-
-def _look_up(audit: dict[str, Any], path: Sequence[str]) -> float | None:
-    """The number at the end of a path; None where a part of the path is null."""
-    value: Any = audit
-    for key in path:
-        value = None if value is None else value[key]
-    return None if value is None else float(value)
-
-
-def _row(members: list[tuple[Path, int, dict[str, Any]]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"runs": [str(run) for run, *_ in members], "seeds": [seed for _, seed, _ in members]}
-    for column in _COLUMNS:
-        values = [audit[column] for *_, audit in members]
-        row[column] = None if None in values else mean_interval(values)
-    return row

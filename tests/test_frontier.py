@@ -1,0 +1,317 @@
+"""The plot, the page and the tables of a comparison say what the audits say, and stand alone."""
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import matplotlib.style
+import numpy as np
+import pytest
+from PIL import Image
+
+from iet_agc import frontier
+from iet_agc.compare import COLUMNS, compare, differences_from_first
+from iet_agc.frontier import front, write_comparison
+from tests.test_compare import newer, numbers, run, seeds, write
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, visible text, and whether every element was closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open and "svg" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def written(audits, out):
+    """Compare, write, and read the page back."""
+    rows = compare(audits)
+    paths = write_comparison(rows, differences_from_first(rows), out)
+    return rows, Page((out / "comparison.html").read_text(encoding="utf-8")), paths
+
+
+def table(file):
+    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+
+
+# The front ------------------------------------------------------------------------------------------------
+
+
+def test_front_by_pencil():
+    """c is beaten by b in both; d by b, at the same y; e stands where a does, and neither beats the other."""
+    points = {"a": (1, 5), "b": (2, 3), "c": (3, 4), "d": (4, 3), "e": (1, 5), "f": (6, 0), "g": (1, 6)}
+    assert front(points) == ["a", "e", "b", "f"]
+    assert front({"a": (1, 1)}) == ["a"]
+    assert front({}) == []
+
+
+def test_nothing_on_the_front_is_beaten_and_everything_else_is():
+    random = np.random.default_rng(0)
+    points = {str(number): tuple(map(float, random.integers(0, 12, 2))) for number in range(60)}
+    found = front(points)
+
+    def beaten(name):
+        x, y = points[name]
+        return any(a <= x and b <= y and (a < x or b < y) for a, b in points.values())
+
+    assert [beaten(name) for name in found] == [False] * len(found)
+    assert all(beaten(name) for name in points if name not in found)
+
+
+# The plot -------------------------------------------------------------------------------------------------
+
+
+def plot_of(audits):
+    return frontier._plot(compare(audits))
+
+
+def test_axes_are_the_calibrated_share_and_the_held_out_distance(tmp_path):
+    plot = plot_of([write(tmp_path / "a", numbers(100, 2.0))])
+    assert (plot.share.column, plot.quality.column) == ("calibrated", "frechet_held_out")
+    assert plot.quality.label == "Fréchet distance to held-out images (pixels)"
+    assert plot.chances == [0.01]
+
+
+def test_axes_fall_back_where_one_audit_knows_less_and_say_so(tmp_path):
+    audits = [write(tmp_path / "a", numbers()), write(tmp_path / "b", numbers(calibrated=False, held_out=False))]
+    plot = plot_of(audits)
+    assert (plot.share.column, plot.quality.column, plot.chances) == ("copied", "frechet_train", [])
+    assert "not calibrated" in plot.share.label
+    assert "TRAINING" in plot.quality.label
+    text = written(audits, tmp_path / "out")[1].text
+    assert "Not every audit has a calibrated cut." in text
+    assert "here, a model that copies looks better" in text
+
+
+def test_points_have_means_intervals_and_runs(tmp_path):
+    audits = [*seeds(tmp_path, "x", [100, 300], [1.0, 3.0]), write(tmp_path / "b", numbers(0, 2.0))]
+    one, single = plot_of(audits).points
+    assert (one.number, one.x, one.y, one.each) == (1, 2.0, 0.1, [(1.0, 0.05), (3.0, 0.15)])
+    assert one.x_bar == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)
+    assert one.y_bar == (0, pytest.approx(0.1 + 12.7062 * 0.05, abs=1e-5))
+    assert single.x_bar is None
+    assert single.y_bar == (0, pytest.approx(0.00383, abs=1e-5))
+
+
+def test_front_line_goes_down_in_steps(tmp_path):
+    audits = [
+        write(tmp_path / name, numbers(copied, x))
+        for name, copied, x in (("a", 400, 1.0), ("b", 100, 2.0), ("c", 200, 3.0))
+    ]
+    _, axes = frontier._draw(plot_of(audits), 4, 4)
+    (line,) = [line for line in axes.get_lines() if line.get_drawstyle() == "steps-post"]
+    (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+    assert list(line.get_xdata()) == [1, 1, 2, right]
+    assert list(line.get_ydata()) == [top, 0.2, 0.05, 0.05]
+    assert left < 1
+    assert top > 0.2
+
+
+def test_share_axis_shows_zero_and_small_shares(tmp_path):
+    audits = [write(tmp_path / "a", numbers(0, 1.0)), write(tmp_path / "b", numbers(400, 2.0))]
+    _, axes = frontier._draw(plot_of(audits), 4, 4)
+    height = axes.transAxes.inverted().transform(axes.transData.transform([(1, 0), (1, 0.01), (1, 0.2)]))[:, 1]
+    assert 0.02 < height[0] < 0.1  # 0 is on the axes, with room for the mark
+    assert height[1] - height[0] > 0.15  # 1 % is far from 0, though 20 % is shown
+    assert axes.get_yticks()[0] == 0
+    assert np.diff(np.sqrt(axes.get_yticks())).min() > 0.04
+
+
+@pytest.mark.parametrize("most", [0.02, 0.07, 0.3, 1.0])
+def test_ticks_are_few_and_within(most):
+    ticks = frontier._share_ticks(most)
+    assert 4 <= len(ticks) <= 10
+    assert ticks == sorted(set(ticks))
+    assert ticks[-1] <= 1
+
+
+def test_long_intervals_end_in_arrows_and_leave_room_for_the_marks(tmp_path):
+    plot = plot_of(seeds(tmp_path, "x", [100, 120], [1.0, 3.0]))
+    assert plot.points[0].x_bar[1] > 14
+    _, axes = frontier._draw(plot, 4, 4)
+    assert axes.get_xlim()[1] < 6
+    assert {"<", ">"} <= {line.get_marker() for line in axes.get_lines()}
+
+
+def test_labels_do_not_collide(tmp_path):
+    """Twelve experiments, most of them at nearly the same place."""
+    random = np.random.default_rng(3)
+    audits = [
+        write(tmp_path / f"e{number}", numbers(int(copied), 1 + 0.05 * number))
+        for number, copied in enumerate(random.integers(0, 14, 12))
+    ]
+    plot = plot_of(audits)
+    with matplotlib.style.context(["default", frontier._STYLE]):
+        figure, axes = frontier._draw(plot, 4.3, 3.7)
+        boxes = frontier._label(figure, axes, plot.points)
+    assert len(boxes) == 12
+    assert all(frontier._overlap(a, b) == 0 for n, a in enumerate(boxes) for b in boxes[:n])
+    assert [text.get_text() for text in axes.texts] == [str(number) for number in range(1, 13)]
+
+
+def test_overlap_by_pencil():
+    assert frontier._overlap((0, 0, 2, 2), (1, 1, 5, 5)) == 1
+    assert frontier._overlap((0, 0, 2, 2), (2, 0, 3, 3)) == 0
+
+
+# Files ----------------------------------------------------------------------------------------------------
+
+
+def test_page_stands_alone_and_is_accessible(tmp_path):
+    audits = [*seeds(tmp_path, "x", [100, 200], [1.0, 2.0]), *seeds(tmp_path, "y", [20, 30], [1.0, 1.5])]
+    rows, page, paths = written(audits, tmp_path / "out")
+    text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert paths["html"] == str(tmp_path / "out" / "comparison.html")
+    assert not re.search(r"""(src|href)\s*=\s*["']?[^"'#\s]|url\((?!#)|@import|<script|<link|\son\w+=""", text)
+    tags = [tag for tag, _ in page.tags]
+    assert (tags.count("h1"), tags.count("svg"), tags.count("main")) == (1, 1, 1)
+    assert ("html", {"lang": "en"}) in page.tags
+    (picture,) = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert picture["role"] == "img"
+    assert "1 x: 7.5 % (0 % to 39.3 %), 1.500" in picture["aria-label"]
+    assert picture["aria-label"].endswith("On the front: y.")
+    assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
+    identifiers = re.findall(r'\bid="([^"]+)"', text)
+    assert len(identifiers) == len(set(identifiers))
+    assert list(rows) == ["x", "y"]
+
+
+def test_page_says_the_numbers(tmp_path):
+    audits = [*seeds(tmp_path, "x", [100, 200], [1.0, 2.0]), *seeds(tmp_path, "y", [20, 30], [1.0, 1.5])]
+    text = written(audits, tmp_path / "out")[1].text.replace("\u00a0", " ")
+    assert "y: copied share 1.2 %, Fréchet to held-out 1.250" in text
+    assert "For the other experiment, this one is copied no more and is no worse in quality." in text
+    assert "Differences from x" in text
+    assert "+12.5 −44.7 to +69.7" in text  # 8 and 17 points: mean 12.5, deviation 6.364, t(0.975, 1) = 12.706
+    assert "Student's t over seeds, paired" in text
+    assert "of 20 of them" not in text
+    assert "Before you compare" in text
+
+
+def test_single_runs_say_that_their_distance_has_no_interval(tmp_path):
+    audits = [write(tmp_path / "mine", newer(100, 1.0)), write(tmp_path / "theirs", newer(200, 2.0))]
+    text = written(audits, tmp_path / "out")[1].text.replace("\u00a0", " ")
+    assert "Newcombe over the samples of two runs" in text
+    assert "for Fréchet distances of one run none is known" in text
+    assert "−1.000 no interval" in text
+    assert "−5.0 −7.3 to −2.7" in text  # Newcombe, 50 and 100 of 1,000
+    assert "Before you compare" not in text
+    assert "AuthPct" in text
+
+
+def test_names_are_escaped_everywhere(tmp_path):
+    audits = [write(tmp_path / "<b>&\"'$x$", newer()), write(tmp_path / "plain", newer(5, 2.0, extractor="$a_b$"))]
+    rows, page, _ = written(audits, tmp_path / "<i>out")
+    assert "<b>&\"'$x$" in page.text
+    assert not {"b", "i"} & {tag for tag, _ in page.tags}
+    assert len(rows) == 2
+
+
+def test_picture_is_large_and_described(tmp_path):
+    audits = [*seeds(tmp_path, "x", [100, 200], [1.0, 2.0]), write(tmp_path / "other", numbers())]
+    written(audits, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert picture.width == 1440
+        assert 900 < picture.height < 1300
+        assert picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+        assert picture.info["Description"].startswith("Scatter plot of copied share")
+        assert len(np.unique(np.asarray(picture.convert("RGB"))[::8, ::8].reshape(-1, 3), axis=0)) > 100
+
+
+def test_tables_have_every_run_and_every_mean(tmp_path):
+    audits = [*seeds(tmp_path, "x", [100, 200], [1.0, 2.0]), write(tmp_path / "own", newer(10, 3.0))]
+    _, _, paths = written(audits, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        ["comparison.html", "comparison.png", "comparison.csv", "comparison-means.csv"]
+    )
+    runs = table(tmp_path / "out" / "comparison.csv")
+    assert [(line["experiment"], line["run"], line["seed"]) for line in runs] == [
+        ("x", str(audits[0]), "0"),
+        ("x", str(audits[1]), "1"),
+        ("own", str(audits[2]), ""),
+    ]
+    assert set(COLUMNS) <= set(runs[0])
+    assert (runs[1]["copied"], runs[1]["copied_count"], runs[1]["frechet_held_out"]) == ("0.2", "200", "2.0")
+    assert float(runs[1]["copied_low"]) < 0.2 < float(runs[1]["copied_high"])
+    assert (runs[0]["d1_d2"], runs[2]["d1_d2"], runs[2]["auth_pct_count"]) == ("", "0.04", "480")
+    assert float(runs[2]["auth_pct_low"]) == pytest.approx(44.91, abs=0.01)
+    means = {(line["experiment"], line["column"]): line for line in table(tmp_path / "out" / "comparison-means.csv")}
+    assert len(means) == 2 * len(COLUMNS)
+    assert float(means["x", "copied"]["mean"]) == pytest.approx(0.15)
+    assert means["x", "copied"]["interval"] == "Student's t over runs"
+    assert means["x", "copied"]["first_minus_this"] == ""
+    assert float(means["own", "frechet_held_out"]["first_minus_this"]) == -1.5
+    assert means["own", "frechet_held_out"]["low"] == ""
+    assert means["own", "copied"]["interval"] == "Wilson over the samples of one run"
+    assert paths["means"].endswith("comparison-means.csv")
+
+
+def test_one_experiment_is_no_comparison_but_a_page(tmp_path):
+    _, page, _ = written([run(tmp_path / "r", "x", numbers(0, 1.0))], tmp_path / "out")
+    assert "One experiment" in page.text
+    assert "Differences from" not in page.text
+
+
+def test_same_audits_give_the_same_bytes_and_replace_an_earlier_comparison(tmp_path):
+    audits = [write(tmp_path / name, newer(copied)) for name, copied in (("a", 100), ("b", 50))]
+    out = tmp_path / "new" / "out"
+    written(audits, out)
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / ".comparison.png.unfinished").write_bytes(b"what a kill left")
+    written(audits[:1], out)
+    assert (out / "comparison.csv").read_bytes() != first["comparison.csv"]
+    written(audits, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name in first} == first
+
+
+def test_other_folders_are_refused_untouched(tmp_path):
+    audits = [write(tmp_path / "a", newer())]
+    for taken, said in ((audits[0], "holds other things"), (audits[0] / "audit.json", "there is a file of that name")):
+        with pytest.raises(ValueError, match=said):
+            written(audits, taken)
+    assert [path.name for path in audits[0].iterdir()] == ["audit.json"]
+    with pytest.raises(ValueError, match="nothing to compare"):
+        write_comparison({}, {}, tmp_path / "out")
+
+
+def test_a_failed_drawing_leaves_the_earlier_comparison(tmp_path, monkeypatch):
+    audits = [write(tmp_path / "a", newer())]
+    written(audits, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(frontier, "_svg", lambda plot: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        written(audits, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_drawing_imports_no_torch():
+    program = "import sys, iet_agc.frontier; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
