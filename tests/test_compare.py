@@ -252,6 +252,13 @@ def test_runs_that_agree_have_the_interval_of_their_samples(tmp_path):
     }
 
 
+def test_held_out_images_count_once_however_many_runs_saw_them(tmp_path):
+    rows = compare([*seeds(tmp_path, "x", [1, 2, 3], [1.0, 2.0, 3.0]), write(tmp_path / "a", numbers())])
+    assert rows["x"]["held_out_copied"]["interval"] == rows["a"]["held_out_copied"]["interval"]
+    assert rows["a"]["held_out_copied"]["interval"]["method"] == "Wilson over the held-out images"
+    assert differences_from_first(rows)["a"]["held_out_copied"] is None
+
+
 def test_the_same_share_in_every_run_is_no_spread_whatever_the_rounding():
     assert mean_interval([0.1, 0.1, 0.1])["ci95"] == pytest.approx([0.1, 0.1], abs=1e-15)
 

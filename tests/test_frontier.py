@@ -302,6 +302,17 @@ def test_other_folders_are_refused_untouched(tmp_path):
         write_comparison({}, {}, tmp_path / "out")
 
 
+def test_an_experiment_without_any_distance_is_named(tmp_path):
+    """An audit of one image knows none."""
+    audits = [
+        write(tmp_path / "a", newer()),
+        write(tmp_path / "few", newer(quality={"frechet_train": None, "frechet_held_out": None})),
+    ]
+    with pytest.raises(ValueError, match="few has no Fréchet distance"):
+        written(audits, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failed_drawing_leaves_the_earlier_comparison(tmp_path, monkeypatch):
     audits = [write(tmp_path / "a", newer())]
     written(audits, tmp_path / "out")

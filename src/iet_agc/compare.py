@@ -84,6 +84,7 @@ COLUMNS = {
 _T = "Student's t over runs"
 _WILSON = "Wilson over the samples of one run"
 _WILSON_POOLED = "Wilson over the samples of all runs, which agree"
+_WILSON_HELD_OUT = "Wilson over the held-out images"
 _PAIRED = "Student's t over seeds, paired"
 _WELCH = "Welch's t over runs"
 _ONE_AGAINST_SEVERAL = "Student's t over runs; the single run is taken to vary like the others"
@@ -214,17 +215,17 @@ def _row(members: Sequence[_Member]) -> dict[str, Any]:
     }
     for name, column in COLUMNS.items():
         found = [each for member in members if (each := member.numbers[name]) is not None]
-        row[name] = _cell_of(found, column.unit) if len(found) == len(members) else None
+        row[name] = _cell_of(found, column) if len(found) == len(members) else None
     return row
 
 
-def _cell_of(found: Sequence[Mapping[str, Any]], unit: float) -> dict[str, Any]:
+def _cell_of(found: Sequence[Mapping[str, Any]], column: Column) -> dict[str, Any]:
     """One column of one experiment, from what each of its audits says."""
     counts, totals = ([each[key] for each in found] for key in ("count", "total"))
     known = None not in (*counts, *totals)
     cell = mean_interval([each["value"] for each in found])
     cell |= {"counts": counts if known else None, "totals": totals if known else None}
-    return cell | {"interval": _interval(cell, unit)}
+    return cell | {"interval": _interval(cell, column)}
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, Any]:
@@ -251,15 +252,19 @@ def _reach(standard_error: float, freedom: float) -> float:
     return float(stats.t.ppf(0.975, freedom)) * standard_error if standard_error else 0.0
 
 
-def _interval(cell: Mapping[str, Any], unit: float) -> dict[str, Any] | None:
+def _interval(cell: Mapping[str, Any], column: Column) -> dict[str, Any] | None:
     """The interval to show. Runs that agree to the last sample give Student's t no width: then the samples speak."""
-    several = len(cell["values"]) > 1
-    if several and (cell["ci95"][0] < cell["ci95"][1] or not cell["counts"]):
+    several, counts, totals = len(cell["values"]) > 1, cell["counts"], cell["totals"]
+    if several and (cell["ci95"][0] < cell["ci95"][1] or not counts):
         return {"ci95": cell["ci95"], "method": _T}
-    if not cell["counts"]:
+    if not counts:
         return None
-    pooled = share(sum(cell["counts"]), sum(cell["totals"]))["ci95"]
-    return {"ci95": [unit * bound for bound in pooled], "method": _WILSON_POOLED if several else _WILSON}
+    if column.of == "num_held_out":  # all runs see the same held-out images, which count once
+        counts, totals, method = counts[:1], totals[:1], _WILSON_HELD_OUT
+    else:
+        method = _WILSON_POOLED if several else _WILSON
+    found = share(sum(counts), sum(totals))["ci95"]
+    return {"ci95": [column.unit * bound for bound in found], "method": method}
 
 
 # Differences ----------------------------------------------------------------------------------------------
@@ -269,11 +274,12 @@ def differences_from_first(rows: Rows) -> dict[str, dict[str, Any]]:
     """The first experiment minus each other one, in every column that both know.
 
     Returns:
-        Per other experiment and column {"values", "mean", "ci95", "method"}, or None where one of the two does not
-        know the column. "values" are the differences seed by seed, empty where the two have other seeds.
-        By "method", the interval is Student's t over paired seeds; Welch's t where the seeds are others; Student's
-        t where one side is a single run, which is taken to vary like the other side's runs; Newcombe's interval of two
-        shares where both are single runs. Of two single runs, "ci95" and "method" of what is no share are None.
+        Per other experiment and column {"values", "mean", "ci95", "method"}; None where one of the two does not know
+        the column, and of the share of held-out images, which are no result of a run. "values" are the differences
+        seed by seed, empty where the two have other seeds. By "method", the interval is Student's t over paired seeds;
+        Welch's t where the seeds are others; Student's t where one side is a single run, which is taken to vary like
+        the other side's runs; Newcombe's interval of two shares where both are single runs. Of two single runs,
+        "ci95" and "method" of what is no share are None.
     """
     names = list(rows)
     return {name: {column: _difference(rows[names[0]], rows[name], column) for column in COLUMNS} for name in names[1:]}
@@ -285,7 +291,7 @@ paired_differences = differences_from_first
 
 def _difference(first: Mapping[str, Any], other: Mapping[str, Any], column: str) -> dict[str, Any] | None:
     mine, theirs = first[column], other[column]
-    if mine is None or theirs is None:
+    if mine is None or theirs is None or COLUMNS[column].of == "num_held_out":
         return None
     pairs = _pairs(first, other, column)
     found = {"values": pairs, "mean": mine["mean"] - theirs["mean"]}

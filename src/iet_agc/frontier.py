@@ -53,7 +53,7 @@ def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]
         The paths, by "html", "png", "csv" and "means".
 
     Raises:
-        ValueError: nothing to compare, or a folder that is taken.
+        ValueError: nothing to compare, an experiment of which no Fréchet distance is known, or a folder that is taken.
     """
     if not rows:
         raise ValueError("there is nothing to compare: give at least one audited run, or the folder of an audit")
@@ -221,6 +221,9 @@ def _quality_axis(rows: Rows) -> _Axis:
     features = f" ({listed([extractors.pop()], longest=24)})" if len(extractors) == 1 else ""
     if all(row["frechet_held_out"] for row in rows.values()):
         return _Axis("frechet_held_out", f"Fréchet distance to held-out images{features}", "Fréchet to held-out", True)
+    for name, row in rows.items():
+        if not row["frechet_train"]:
+            raise ValueError(f"{name} has no Fréchet distance, so it has no place in the plot: leave it out")
     label, hint = f"Fréchet distance to TRAINING images{features}", "lower is better, but copying lowers it, too"
     return _Axis("frechet_train", label, "Fréchet to train", False, hint)
 
