@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit import audit, share_below, unique_images
+from iet_agc.audit import audit, calibrate, unique_images
 from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
-from iet_agc.sources import TrainingRecord, load_part, read_record
+from iet_agc.metrics.memorization import share_below
+from iet_agc.sources import load_part, read_record
+from iet_agc.telemetry import TrainingRecord
 
 
 def noise(count, seed, shape=(1, 8, 8)):
@@ -82,7 +84,43 @@ def test_held_out_images_that_were_trained_on_are_not_held_out():
 def test_pixels_of_large_images_are_refused_as_features():
     large = image_set(noise(3, 0, (3, 64, 64)))
     with pytest.raises(ValueError, match="for at most 4096 values, not 3 x 64 x 64: choose a network"):
-        audit(large, large, extractor="pixels")
+        audit(large, large, extractors=["pixels"])
+
+
+def test_the_cut_is_that_of_calibrate():
+    leaked = image_set(torch.cat([TRAIN[:30], noise(399, 5)]))
+    for flips in (False, True):
+        expected = audit(image_set(TRAIN), image_set(FRESH), leaked, flips=flips).numbers["calibrated"]["cut"]
+        assert calibrate(image_set(TRAIN), leaked, flips) == expected
+    assert calibrate(image_set(TRAIN), image_set(noise(98, 5))) is None
+
+
+def test_the_fields_other_numbers_see_copies():
+    train, held_out = image_set(TRAIN), image_set(noise(200, 2))
+    copies, fresh = image_set(TRAIN[torch.arange(60) % 30]), image_set(noise(200, 4))
+    copied, clean = audit(train, copies, held_out).numbers, audit(train, fresh, held_out).numbers
+    assert copied["statistics"]["d1_d2"]["share"] == 1
+    assert clean["statistics"]["d1_d2"]["share"] == clean["held_out"]["statistics"]["d1_d2"]["share"] == 0
+    assert copied["statistics"]["auth_pct"]["percent"] == 0
+    assert 30 < clean["statistics"]["auth_pct"]["percent"] <= 100
+    assert copied["statistics"]["c_t"]["value"] < -10 < -4 < clean["statistics"]["c_t"]["value"] < 4
+    assert audit(train, copies).numbers["statistics"]["c_t"] is None
+
+
+def test_authentic_is_measured_against_the_nearest_other_training_image():
+    """Image 1 is image 0 with one level changed; image 2 is far. By pencil: own distances 1, 1 and far."""
+    near = TRAIN[:1].clone()
+    near[0, 0, 0, 0] ^= 1
+    train = image_set(torch.cat([TRAIN[:1], near, TRAIN[5:6]]))
+    two_off = TRAIN[:1].clone()
+    two_off[0, 0, 1, :2] ^= 1
+    samples = image_set(torch.cat([two_off, TRAIN[5:6]]))  # at 2 > 1 from image 0; at 0 < far from image 2
+    assert audit(train, samples).numbers["statistics"]["auth_pct"]["count"] == 1
+
+
+def test_a_set_of_one_repeated_image_is_refused():
+    with pytest.raises(ValueError, match="holds one image only, repeated"):
+        audit(image_set(TRAIN[[3, 3, 3]]), image_set(FRESH))
 
 
 def test_without_held_out_images_nothing_is_calibrated():
@@ -141,7 +179,9 @@ def test_the_folder_holds_what_the_audit_found(tmp_path):
     assert [row["seed"] for row in rows[-2:]] == ["160", "161"]
     assert [float(row["ratio"]) for row in rows] == result.ratios.tolist()
     images = list(csv.DictReader((tmp_path / "audit" / "training-images.csv").open()))
-    assert images[7] == {"image": "7", "multiplicity": "1", "copied": "2", "seen": "10", "skipped": "9"}
+    assert images[7] == {
+        "image": "7", "multiplicity": "1", "copied": "2", "seen": "10", "skipped": "9", "samples": "60 61",
+    }  # fmt: skip
     with np.load(tmp_path / "audit" / "pictures.npz", allow_pickle=False) as pictures:
         assert set(pictures["worst"][:2]) == {60, 61}
         assert np.array_equal(pictures["worst_samples"][0], TRAIN[7].numpy())
@@ -167,7 +207,7 @@ def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_le
     save_audit(audit(train, image_set(FRESH), record=TrainingRecord(seen, skipped, {})), tmp_path / "audit")
     rows = list(csv.DictReader((tmp_path / "audit" / "training-images.csv").open()))
     assert len(rows) == 120
-    assert rows[0] == {"image": "0", "multiplicity": "3", "copied": "0", "seen": "30", "skipped": "24"}
+    assert rows[0] == {"image": "0", "multiplicity": "3", "copied": "0", "seen": "30", "skipped": "24", "samples": ""}
     with np.load(tmp_path / "audit" / "pictures.npz", allow_pickle=False) as pictures:
         assert pictures["skipped"][:2].tolist() == [0, 5]
 
@@ -187,7 +227,7 @@ def test_a_run_that_flips_is_audited_with_flips(tmp_path):
             str(tmp_path / "samples.npy"),
             None,
             tmp_path / f"{name}-audit",
-            on_images=lambda n: None,
+            on_done=lambda share: None,
         )
         for name in ("plain", "flips")
     }
@@ -197,9 +237,9 @@ def test_a_run_that_flips_is_audited_with_flips(tmp_path):
 
 
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize("call", range(1, 7))
 def test_a_killed_audit_can_be_repeated(tmp_path, monkeypatch, call, again):
-    """Died at each of the five files in turn, of a first audit and of a second one over it."""
+    """Died at each of the six files in turn, of a first audit and of a second one over it."""
     import os
 
     result, calls, honest = audit(image_set(TRAIN), image_set(FRESH)), [], os.replace

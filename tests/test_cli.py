@@ -67,12 +67,18 @@ def test_the_options_are_these(capsys):
     expected = {
         "demo": {"--out"},
         "train": {"--out"},
-        "sample": {"--out", "--num", "--steps", "--weights", "--first-seed", "--format", "--device"},
-        "audit": {"--train", "--samples", "--held-out", "--out", "--flips", "--extractor"},
+        "sample": {
+            "--out", "--num", "--steps", "--weights", "--first-seed", "--format", "--device",
+            "--guard", "--held-out", "--flips",
+        },
+        "audit": {
+            "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
+            "--convert-to", "--memory", "--device", "--fail-above",
+        },
         "report": {"--out"},
-        "compare": set(),
+        "compare": {"--out"},
         "presets": set(),
-    }
+    }  # fmt: skip
     verbs = cli._parser()._subparsers._group_actions[0].choices
     found = {
         name: {option for action in verb._actions for option in action.option_strings} for name, verb in verbs.items()

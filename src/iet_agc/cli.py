@@ -165,20 +165,36 @@ def _add_sample(verbs: Any) -> None:
         "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
     )
     parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to sample (default: %(default)s)"
+        "--guard",
+        metavar="TRAIN",
+        help="draw again, with further seeds, what the audit would call a copy of TRAIN: a run, or training images",
+    )
+    parser.add_argument("--held-out", metavar="Z", help="of a guard: real images that set its cut (default: TRAIN's)")
+    parser.add_argument("--flips", action="store_true", help="of a guard: turn mirrored copies down, too")
+    _add_device(parser, "sample")
+
+
+def _add_device(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help=f"where to {what} (default: %(default)s)"
     )
 
 
 def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
+    if not arguments.guard and (arguments.held_out or arguments.flips):
+        raise ValueError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
+
     from iet_agc import dist
     from iet_agc.samples import sample_run
+    from iet_agc.sources import load_guard
 
     given = {
         name: getattr(arguments, name)
         for name in ("num", "steps", "weights", "first_seed")
         if getattr(arguments, name) is not None
     }
-    summary = sample_run(arguments.source, arguments.out, given, arguments.format, arguments.device)
+    guard = load_guard(arguments.guard, arguments.held_out, arguments.flips) if arguments.guard else None
+    summary = sample_run(arguments.source, arguments.out, given, arguments.format, arguments.device, guard=guard)
     return 0, summary if dist.is_first() else None
 
 
@@ -196,16 +212,65 @@ def _add_audit(verbs: Any) -> None:
     parser.add_argument("--flips", action="store_true", help="look for mirrored copies, too")
     parser.add_argument(
         "--extractor",
-        help="features of the Fréchet distance: pixels, or a network of torch-fidelity (default: by image size)",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="features of quality (the first) and in which to look for copies, too (all): pixels, efficientnet-lite0, "
+        "a network of torch-fidelity, or a TorchScript file; may be repeated (default: by image size)",
     )
+    parser.add_argument(
+        "--convert-to", type=_shape, metavar="CxHxW", help="bring every image to this size, such as 3x64x64"
+    )
+    parser.add_argument(
+        "--memory", type=_bytes, default="2", metavar="GIB", help="working memory of a search (default: %(default)s)"
+    )
+    _add_device(parser, "compute")
+    parser.add_argument(
+        "--fail-above",
+        type=_share,
+        metavar="SHARE",
+        help="exit with status 1 if a larger share of samples is below the calibrated cut, such as 0.02",
+    )
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    sizes = [int(size) for size in text.lower().split("x")]
+    if len(sizes) != 3 or sizes[0] not in (1, 3) or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not CxHxW with 1 or 3 channels, such as 3x64x64")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _bytes(text: str) -> int:
+    if not 0 < float(text) < 2**20:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB above 0")
+    return int(float(text) * 1024**3)
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return float(text)
 
 
 def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.audits import audit_sources
+    from iet_agc import dist
+    from iet_agc.audits import audit_sources, check_share
 
-    return 0, audit_sources(
-        arguments.train, arguments.samples, arguments.held_out, arguments.out, arguments.flips, arguments.extractor
+    if arguments.fail_above is not None and not arguments.held_out:
+        raise ValueError("--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z")
+    numbers = audit_sources(
+        arguments.train,
+        arguments.samples,
+        arguments.held_out,
+        arguments.out,
+        flips=arguments.flips,
+        extractors=arguments.extractor,
+        convert_to=arguments.convert_to,
+        memory=arguments.memory,
+        device=arguments.device,
     )
+    status = 0 if arguments.fail_above is None else check_share(numbers, arguments.fail_above)
+    return status, numbers if dist.is_first() else None
 
 
 def _add_report(verbs: Any) -> None:
@@ -223,16 +288,29 @@ def _report(arguments: argparse.Namespace) -> tuple[int, Any]:
 
 
 def _add_compare(verbs: Any) -> None:
-    parser = _verb(verbs, "compare", _compare, "put audited runs side by side, by preset")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run that holds its audit in RUN/audit")
+    parser = _verb(verbs, "compare", _compare, "put audits side by side, by experiment: differences, frontier, table")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="a run that holds its audit in RUN/audit, or an audit's folder",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the comparison there: HTML, PNG and CSV")
 
 
 def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.compare import compare, paired_differences, table
+    from iet_agc.compare import compare, differences_from_first, table, warnings
 
     rows = compare(arguments.runs)
+    differences = differences_from_first(rows)
+    result = {"presets": rows, "differences": differences, "warnings": warnings(rows)}
+    if arguments.out:
+        from iet_agc.frontier import write_comparison
+
+        result["files"] = write_comparison(rows, differences, arguments.out)
     print(table(rows), file=sys.stderr)
-    return 0, {"presets": rows, "differences": paired_differences(rows)}
+    return 0, result
 
 
 def _add_presets(verbs: Any) -> None:

@@ -32,13 +32,12 @@ def compute_parts(
         total: number of items.
         length: items per part; the last part takes what is left.
         work: items -> tensors on the CPU, one row per item.
-        on_done: called with the number of items of a part that was found finished, for progress.
+        on_done: called with the number of items of a part that was found finished, or is another process's, for
+            progress: these are as fast.
     """
     for number, start in enumerate(range(0, total, length)):
-        if number % dist.size() != dist.rank():
-            continue
         part, items = folder / f"{name}-{number:06d}.npz", slice(start, min(start + length, total))
-        if part.exists():
+        if part.exists() or number % dist.size() != dist.rank():
             on_done(items.stop - items.start)
             continue
         arrays = {key: tensor.numpy() for key, tensor in work(items).items()}

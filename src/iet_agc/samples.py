@@ -1,15 +1,17 @@
 """Sample sets: generated images with the seed of each, drawn in parts so that a kill loses little.
 
-samples.json      what drew them
+samples.json      what drew them; with a guard, which seeds it turned down
 samples.npz       images uint8 (N, C, H, W), seeds int64 (N,)
 images/*.png      instead of the .npz, when asked; named by seed
 grid.png          the first 64, to look at
 """
 
+import itertools
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ from iet_agc import dist
 from iet_agc.config import Settings, is_run, override, read_settings
 from iet_agc.data import ImageSet, image_grid, load_images, save_image
 from iet_agc.files import holds_others, replace_text, replacing, sha256
+from iet_agc.guard import Guard
 from iet_agc.log import progress_bar
 from iet_agc.models import load_pipeline
 from iet_agc.parts import compute_parts, read_parts
@@ -34,6 +37,9 @@ _FORMAT, _VERSION = "iet-agc samples", 1
 #: A part on disk holds so many batches of the sampler.
 _PART = 8
 
+#: A guard that lets through fewer than one image in so many is given up with.
+_MOST_DRAWN = 10
+
 
 def draw_samples(
     pipeline: Path,
@@ -43,6 +49,7 @@ def draw_samples(
     file_format: Literal["npz", "png"] = "npz",
     device: torch.device | None = None,
     on_images: Callable[[float], object] = lambda count: None,
+    guard: Guard | None = None,
 ) -> Path:
     """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
 
@@ -55,16 +62,21 @@ def draw_samples(
         device: where to sample.
         on_images: called with finished fractions of images, for progress; what a resumed call finds
             already done counts at once.
+        guard: images that it turns down are left out, and the seeds go on after the last one until there are enough
+            that pass. The set is then that of the first seeds that pass.
 
     Returns:
         `out`.
 
     Raises:
         ValueError: no pipeline, or `out` holds something else or another sample set.
+        ArithmeticError: the guard turns down nearly everything.
     """
     device = device or torch.device("cpu")
     model, scheduler = load_pipeline(pipeline, device)
     about = _about(pipeline, model, scheduler, seeds, steps, file_format, device)
+    about["guard"] = guard.about if guard else None
+    _check_guard(guard, _shape(model))
     _check(out, about)
     dist.barrier()
     if dist.rank() == 0:
@@ -73,17 +85,56 @@ def draw_samples(
     if not (out / ".parts").exists():
         on_images(len(seeds))
         return out
-    shape, length = _shape(model), _part_length(_shape(model), device)
+    shape, length = _shape(model), _PART * rows_at_a_time(_shape(model), device)
 
     def draw(items: slice) -> dict[str, Tensor]:
-        return {"images": sample(model, scheduler, seeds[items], shape, steps, device, on_images)}
+        own = range(seeds.start + items.start, seeds.start + items.stop)
+        images = sample(model, scheduler, own, shape, steps, device, on_images)
+        return {"images": images} | ({"passes": guard.passes(images)} if guard else {})
 
-    compute_parts(out / ".parts", "images", len(seeds), length, draw, on_images)
+    if guard:
+        chosen, images = _first_that_pass(out / ".parts", seeds, length, draw, on_images)
+    else:
+        compute_parts(out / ".parts", "images", len(seeds), length, draw, on_images)
+        chosen, images = seeds, read_parts(out / ".parts", "images", len(seeds), length)["images"]
     if dist.rank() == 0:
-        images = read_parts(out / ".parts", "images", len(seeds), length)["images"]
-        _assemble(out, seeds, images, file_format)
+        _assemble(out, about, chosen, images)
     dist.barrier()
     return out
+
+
+def _check_guard(guard: Guard | None, shape: tuple[int, int, int]) -> None:
+    if guard and tuple(guard.references.shape[1:]) != shape:
+        sizes = [" x ".join(map(str, one)) for one in (guard.references.shape[1:], shape)]
+        raise ValueError(f"the guard's training images are {sizes[0]}, the model draws {sizes[1]}: sizes must agree")
+
+
+def _first_that_pass(
+    parts: Path,
+    seeds: range,
+    length: int,
+    draw: Callable[[slice], dict[str, Tensor]],
+    on_images: Callable[[float], object],
+) -> tuple[list[int], Tensor]:
+    """The first seeds whose images pass, as many as there are in `seeds`, and those images.
+
+    Whole parts are drawn, so that a part stays the same when more seeds are needed.
+    """
+    num, drawn = len(seeds), 0
+    found = {"passes": torch.zeros(0, dtype=torch.bool)}
+    while (passed := int(found["passes"].sum())) < num:
+        if drawn >= _MOST_DRAWN * num:
+            raise ArithmeticError(
+                f"of {drawn} images only {passed} pass the guard, and {num} are needed: this model copies too much"
+            )
+        rate = max(passed / drawn, 1 / _MOST_DRAWN) if drawn else 1.0
+        drawn += length * math.ceil((num - passed) / rate / length)
+        if seeds.start + drawn > 2**32:
+            raise ValueError(f"the guard needs seeds beyond 2^32: choose a --first-seed lower than {seeds.start}")
+        compute_parts(parts, "images", drawn, length, draw, on_images)
+        found = read_parts(parts, "images", drawn, length)
+    chosen = found["passes"].nonzero()[:num, 0]
+    return (seeds.start + chosen).tolist(), found["images"][chosen]
 
 
 def _about(
@@ -118,10 +169,6 @@ def _shape(model: UNet2DModel) -> tuple[int, int, int]:
     return int(model.config.in_channels), size, size  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _part_length(shape: tuple[int, int, int], device: torch.device) -> int:
-    return _PART * rows_at_a_time(shape, device)
-
-
 def sample_run(
     source: Path,
     out: Path,
@@ -129,6 +176,7 @@ def sample_run(
     file_format: Literal["npz", "png"] = "npz",
     device: str = "auto",
     on_images: Callable[[float], object] | None = None,
+    guard: Guard | None = None,
 ) -> dict[str, Any]:
     """Sample a run as its settings say: what `iet-agc sample` does.
 
@@ -139,6 +187,7 @@ def sample_run(
         file_format: see `draw_samples`.
         device: "auto", "cpu" or "cuda".
         on_images: see `draw_samples`; in place of the progress bar.
+        guard: see `draw_samples`.
 
     Returns:
         A summary, JSON values only.
@@ -159,31 +208,37 @@ def sample_run(
         dist.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
     ):
-        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, on_images or bar.update)
-    return {
-        "samples": str(out),
-        "num": asked.num,
-        "first_seed": asked.first_seed,
-        "steps": asked.steps,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, on_images or bar.update, guard)
+    summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
+    if guard:
+        turned_down = len(_read_about(out / "samples.json")["turned_down"])
+        summary["guard"] = {"cut": guard.cut, "turned_down": turned_down, "drawn": asked.num + turned_down}
+    return summary | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def load_samples(folder: Path) -> tuple[ImageSet, list[int] | None]:
+def load_samples(
+    folder: Path, shape: tuple[int, int, int] | None = None, on_images: Callable[[int], object] = lambda count: None
+) -> tuple[ImageSet, list[int] | None]:
     """The images of a sample set and their seeds; of any other folder or array, the images and None.
+
+    Args:
+        folder: of the sample set, or what else `load_images` reads.
+        shape, on_images: see `load_images`.
 
     Raises:
         ValueError: an unfinished set, or what `load_images` refuses.
     """
     if not (folder / "samples.json").is_file():
-        return load_images(folder), None
+        return load_images(folder, shape, on_images), None
     if (folder / ".parts").exists():
         raise ValueError(f"{folder} is an unfinished sample set: run the same 'iet-agc sample' again to finish it")
     about = _read_about(folder / "samples.json")
-    images = load_images(folder / ("samples.npz" if about["file_format"] == "npz" else "images"))
+    images = load_images(folder / ("samples.npz" if about["file_format"] == "npz" else "images"), shape, on_images)
     if len(images) != about["num"]:
         raise ValueError(f"{folder} holds {len(images)} images, its samples.json says {about['num']}: sample again")
-    return images, list(range(about["first_seed"], about["first_seed"] + about["num"]))
+    turned_down = {*about.get("turned_down", [])}
+    seeds = (seed for seed in itertools.count(about["first_seed"]) if seed not in turned_down)
+    return images, list(itertools.islice(seeds, about["num"]))
 
 
 def _read_about(file: Path) -> dict[str, Any]:
@@ -215,8 +270,8 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
         replace_text(out / "samples.json", json.dumps(about, indent=1) + "\n")
 
 
-def _assemble(out: Path, seeds: range, images: Tensor, file_format: str) -> None:
-    if file_format == "npz":
+def _assemble(out: Path, about: dict[str, Any], seeds: Sequence[int], images: Tensor) -> None:
+    if about["file_format"] == "npz":
         with replacing(out / "samples.npz") as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, images=images.numpy(), seeds=np.array(seeds))
     else:
@@ -224,4 +279,6 @@ def _assemble(out: Path, seeds: range, images: Tensor, file_format: str) -> None
         for seed, image in zip(seeds, images, strict=True):
             save_image(image, out / "images" / f"{seed:010d}.png")
     save_image(image_grid(images), out / "grid.png")
+    turned_down = sorted({*range(about["first_seed"], seeds[-1] + 1)} - {*seeds})
+    replace_text(out / "samples.json", json.dumps(about | {"turned_down": turned_down}, indent=1) + "\n")
     shutil.rmtree(out / ".parts")

@@ -1,41 +1,33 @@
-"""Sources: what a person calls an image set (a path, a run, a name) -> the images, and what a run tells."""
+"""Sources: what a person calls an image set (a path, a run, a name) -> the images, and what comes with them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Literal
 
 from iet_agc.config import is_run, read_settings
-from iet_agc.data import DATASETS, ImageSet, load_dataset
+from iet_agc.data import DATASETS, ImageSet, convert, load_dataset
+from iet_agc.guard import Guard, make_guard
 from iet_agc.log import read_curve
 from iet_agc.samples import load_samples
-from iet_agc.telemetry import read_telemetry
+from iet_agc.telemetry import TrainingRecord, read_telemetry
 
-__all__ = ["TrainingRecord", "load_part", "read_record"]
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What a run can tell about its training.
-
-    Attributes:
-        seen, skipped: how often each training image was drawn, and left out by AGC; int64 (M,).
-        curves: per member, the points of its curve.
-    """
-
-    seen: Tensor
-    skipped: Tensor
-    curves: dict[str, list[dict[str, Any]]]
+__all__ = ["load_guard", "load_part", "read_record"]
 
 
-def load_part(source: str, part: str) -> tuple[ImageSet, list[int] | None]:
+def load_part(
+    source: str,
+    part: Literal["train", "samples", "held-out"],
+    shape: tuple[int, int, int] | None = None,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> tuple[ImageSet, list[int] | None]:
     """Images of a run, a sample set, a folder, an array or a named image set.
 
     Args:
         source: a path, or one of `iet_agc.data.DATASETS`.
-        part: "train" or "held-out", which part of a run or a named image set; "samples" takes the
-            images as they are.
+        part: of a run or a named image set, what it trains on or what it holds out; "samples" are those in RUN/samples,
+            and any other images as they are.
+        shape: bring every image to this (C, H, W); see `load_images`.
+        on_images: called with a number of images that were read, for progress.
 
     Returns:
         The images and, of a sample set, their seeds.
@@ -44,16 +36,20 @@ def load_part(source: str, part: str) -> tuple[ImageSet, list[int] | None]:
         ValueError: nothing there, or it holds no such part.
     """
     path = Path(source)
-    if is_run(path) and part != "samples":
+    if is_run(path) and part == "samples":
+        if not (path / "samples").exists():
+            raise ValueError(f"{source} has no samples yet: run 'iet-agc sample {source} --out {source}/samples'")
+        path = path / "samples"
+    if is_run(path):
         train, held_out = load_dataset(**read_settings(path).data.source())
     elif source in DATASETS and not path.exists():
         train, held_out = load_dataset(source)
     else:
-        return load_samples(path)
-    images = train if part != "held-out" else held_out
+        return load_samples(path, shape, on_images)
+    images = held_out if part == "held-out" else train
     if len(images) == 0:
         raise ValueError(f"{source} holds out no images: set data.num_train lower, or give other images")
-    return images, None
+    return (images if shape is None else convert(images, shape)), None
 
 
 def read_record(run: Path) -> TrainingRecord | None:
@@ -63,3 +59,21 @@ def read_record(run: Path) -> TrainingRecord | None:
         return None
     curves = {file.stem: read_curve(file) for file in sorted((run / "curves").glob("*.jsonl"))}
     return TrainingRecord(*read_telemetry(table), curves)
+
+
+def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> Guard:
+    """The guard against copies from a training set.
+
+    Args:
+        train: see `load_part`.
+        held_out: real images that were not trained on, at least 99; by default what a run `train` holds out.
+        flips: whether mirrored copies count; they do in any case where the run `train` was trained with flips.
+
+    Raises:
+        ValueError: no held-out images, too few, or what `load_part` refuses.
+    """
+    run = Path(train)
+    if held_out is None and not is_run(run):
+        raise ValueError(f"the guard by {train} needs real images to set its cut on: give --held-out")
+    flips = flips or (is_run(run) and read_settings(run).data.flips)
+    return make_guard(load_part(train, "train")[0], load_part(held_out or train, "held-out")[0], flips)

@@ -6,14 +6,30 @@ image,member,seen,skipped        one row per training image, in the order of the
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from iet_agc.files import replace_text
 
-__all__ = ["read_telemetry", "write_telemetry"]
+__all__ = ["TrainingRecord", "read_telemetry", "write_telemetry"]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a run can tell about its training.
+
+    Attributes:
+        seen, skipped: how often each training image was drawn, and left out by AGC; int64 (M,).
+        curves: per member, the points of its curve.
+    """
+
+    seen: Tensor
+    skipped: Tensor
+    curves: dict[str, list[dict[str, Any]]]
 
 
 def write_telemetry(file: Path, shards: Sequence[Tensor], seen: Sequence[Tensor], skipped: Sequence[Tensor]) -> None:

@@ -1,0 +1,60 @@
+"""Guard: lets through the generated images that the audit would not call copies."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from iet_agc.audit import NEIGHBORS, calibrate, unique_images
+from iet_agc.data import ImageSet
+from iet_agc.metrics.memorization import distance_ratio
+from iet_agc.metrics.neighbors import nearest
+
+__all__ = ["Guard", "make_guard"]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A training set and the cut below which an image counts as a copy from it.
+
+    Attributes:
+        references: unique training images, uint8 (U, C, H, W).
+        cut: of the distance ratio.
+        flips: whether mirrored copies count.
+        about: what the guard follows from, JSON values only.
+    """
+
+    references: Tensor
+    cut: float
+    flips: bool
+    about: dict[str, Any]
+
+    def passes(self, images: Tensor) -> Tensor:
+        """Whether each image, uint8 (N, C, H, W), is no copy; bool (N,)."""
+        distances, _ = nearest(images, self.references, min(NEIGHBORS, len(self.references)), self.flips)
+        return distance_ratio(distances) >= self.cut
+
+
+def make_guard(train: ImageSet, held_out: ImageSet, flips: bool = False) -> Guard:
+    """The guard that an audit against the same sets agrees with.
+
+    Args:
+        train: the training set.
+        held_out: real images that were not trained on, at least 99.
+        flips: whether mirrored copies count.
+
+    Raises:
+        ValueError: empty or mismatched sets, or too few held-out images.
+    """
+    cut = calibrate(train, held_out, flips)
+    if cut is None:
+        few = f"{held_out.name} has {len(held_out)} images that are not in the training set"
+        raise ValueError(f"a guard needs at least 99 held-out images to set its cut, and {few} at most: give more")
+    about = {
+        "train": train.name,
+        "held_out": held_out.name,
+        "sha256": {"train": train.fingerprint, "held_out": held_out.fingerprint},
+        "cut": cut,
+        "flips": flips,
+    }
+    return Guard(train.images[unique_images(train.images)[0]], cut, flips, about)
