@@ -85,19 +85,9 @@ def test_parts_of_another_audit_are_not_taken(tmp_path, monkeypatch):
 def test_processes_share_an_audit(tmp_path, monkeypatch):
     """By torchrun, from the command line: two processes, three parts of samples."""
     np.save("samples.npy", torch.cat([noise(130, 1)[[7, 9, 7]], noise(4500, 3)]).numpy())
-    arguments = [
-        "--train",
-        "train.npy",
-        "--samples",
-        "samples.npy",
-        "--held-out",
-        "real.npy",
-        "--flips",
-        "--out",
-        "many",
-    ]
+    given = ["--train", "train.npy", "--samples", "samples.npy", "--held-out", "real.npy"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, "-m", "iet_agc", "audit", *sources, "--flips", "--out", "many"]
+    command = [*torchrun, "-m", "iet_agc", "audit", *given, "--flips", "--out", "many"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["num_samples"] == 4503  # one process speaks for all
     monkeypatch.setattr(audits, "_PART", 2048)

@@ -285,10 +285,6 @@ def differences_from_first(rows: Rows) -> dict[str, dict[str, Any]]:
     return {name: {column: _difference(rows[names[0]], rows[name], column) for column in COLUMNS} for name in names[1:]}
 
 
-#: The name by which the command line asks for them.
-paired_differences = differences_from_first
-
-
 def _difference(first: Mapping[str, Any], other: Mapping[str, Any], column: str) -> dict[str, Any] | None:
     mine, theirs = first[column], other[column]
     if mine is None or theirs is None or COLUMNS[column].of == "num_held_out":
