@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from iet_agc.audit import AuditResult, audit
+from iet_agc.audit import audit
 from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
+from iet_agc.reading import read_audit
 from iet_agc.report import render, write_report
-from iet_agc.sources import TrainingRecord
+from tests.audit_folders import SHA, WARNINGS, WORDS, Folder, noise, points, write_audit
 
 SHAPES = {"grey": (1, 8, 8), "colour": (3, 16, 16)}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -63,77 +67,46 @@ class Page(HTMLParser):
         return [attributes for found, attributes in self.tags if found == tag]
 
 
+KINDS = {
+    "full": {},
+    "not held out": {"held_out": 0, "record": False, "spaces": ()},
+    "colour": {"shape": (3, 16, 16), "extractor": "inception-v3-compat", "spaces": ("inception-v3-compat", "other")},
+    "old": {"old": True},
+    "old, not held out": {"old": True, "held_out": 0, "record": False, "shape": (3, 16, 16)},
+}
+
+
 @dataclass
 class Case:
-    folder: Path
-    train: torch.Tensor
-    result: AuditResult
+    folder: Folder
+    text: str
 
-    @property
-    def numbers(self) -> dict[str, Any]:
-        return json.loads((self.folder / "audit.json").read_text())
-
-
-def noise(count: int, shape: tuple[int, int, int], seed: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    @cached_property
+    def page(self) -> Page:
+        return Page(self.text)
 
 
-def points(member: int) -> list[dict[str, Any]]:
-    """A curve as the engine writes it."""
-    same = {"round": 0, "learning_rate": 2e-4, "images_per_second": 9.0, "skip_rate": 0.1}
-    bands = [None, *[0.1] * 9]
-    return [
-        {"step": s, "images_seen": 8 * s, "loss": 1 / (s + member), "skip_rate_bands": bands, **same} for s in (1, 2, 3)
-    ]
-
-
-def build(
-    folder: Path,
-    shape: tuple[int, int, int] = (1, 8, 8),
-    held_out: int = 300,
-    record: bool = True,
-    copies: int = 8,
-    members: int = 2,
-    samples: int = 32,
-) -> Case:
-    """An audit with known copies: sample i < copies is training image i, the first one mirrored and exact."""
-    train = noise(70, shape, 0)
-    train = torch.cat([train, train[:2].repeat(3, 1, 1, 1)])
-    images = noise(samples, shape, 1)
-    images[:copies] = (train[:copies].int() + torch.arange(copies)[:, None, None, None]).clamp(max=255).byte()
-    if copies:
-        images[0] = train[0].flip(-1)
-    telemetry = TrainingRecord(
-        torch.full((76,), 10), torch.arange(76) % 5, {f"member-{m:04d}": points(m) for m in range(1, members + 1)}
-    )
-    result = audit(
-        ImageSet(train, "photos/my train"),
-        ImageSet(images, "samples"),
-        ImageSet(noise(held_out, shape, 2), "held") if held_out else None,
-        flips=True,
-        extractor="pixels",
-        seeds=range(1000, 1000 + samples),
-        record=telemetry if record else None,
-    )
-    names = {"train": "photos/my train", "samples": "samples", "held_out": "held" if held_out else ""}
-    return Case(save_audit(result, folder, names), train, result)
-
-
-KINDS = [(shape, held_out, record) for shape in SHAPES for held_out, record in ((300, True), (0, False))]
-
-
-@pytest.fixture(scope="module", params=KINDS, ids=str)
+@pytest.fixture(scope="module", params=KINDS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    shape, held_out, record = request.param
-    return build(tmp_path_factory.mktemp("audit") / "it", SHAPES[shape], held_out, record)
+    folder = write_audit(tmp_path_factory.mktemp("audit") / "it", **KINDS[request.param])
+    return Case(folder, render({"it": folder.path}))
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Case:
-    return build(tmp_path / "audit")
+def one(tmp_path: Path) -> Folder:
+    return write_audit(tmp_path / "audit", record=False, pictures=10)
 
 
-def decode(uri: str | None, shape: tuple[int, ...]) -> torch.Tensor:
+def small(folder: Path, **options: Any) -> Folder:
+    """An audit of pixels only, with few charts and pictures, so that its page is made in no time."""
+    return write_audit(folder, **{"record": False, "spaces": (), "pictures": 4} | options)
+
+
+def page_of(folder: Folder) -> Page:
+    return Page(render({"it": folder.path}))
+
+
+def decode(uri: str | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The picture behind a data URI, with the nearest enlargement undone and checked."""
     assert uri is not None
     assert uri.startswith("data:image/png;base64,")
@@ -142,13 +115,23 @@ def decode(uri: str | None, shape: tuple[int, ...]) -> torch.Tensor:
     times = pixels.shape[1] // shape[1]
     small = pixels[:, ::times, ::times]
     assert np.array_equal(small.repeat(times, 1).repeat(times, 2), pixels)
-    assert pixels.shape[1] >= 64
-    return torch.from_numpy(small.copy())
+    assert pixels.shape[1] >= 128
+    return small
+
+
+def shown(entry: dict[str, Any]) -> str:
+    """A share as the page writes it, with its interval."""
+    share, low, high = (
+        re.sub(r"\b(0|100)\.0$", r"\1", f"{100 * value:.1f}") for value in (entry["share"], *entry["ci95"])
+    )
+    return f"{share} % {low} to {high} %"
+
+
+# One audit ----------------------------------------------------------------------------------------------
 
 
 def test_page_stands_alone_and_is_accessible(case: Case) -> None:
-    text = render({"it": case.folder})
-    page = Page(text)
+    text, page = case.text, case.page
     links = [
         value
         for _, attributes in page.tags
@@ -161,81 +144,197 @@ def test_page_stands_alone_and_is_accessible(case: Case) -> None:
     assert all(link.startswith("url(#") for link in re.findall(r"url\([^)]*", text))
     assert all(attributes.get("alt") for attributes in page.all("img"))
     assert all(attributes.get("aria-label") and attributes["role"] == "img" for attributes in page.all("svg"))
+    assert all(attributes.get("scope") for attributes in page.all("th"))
     assert page.all("html") == [{"lang": "en"}]
     headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert headings.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(headings))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
 
 
 def test_verdict_counts_what_audit_json_counts(case: Case) -> None:
-    text = Page(render({"it": case.folder})).text
-    numbers = case.numbers
+    text, numbers = case.page.text, case.folder.numbers
     if numbers["calibrated"]:
-        assert f"it: {numbers['calibrated']['count']} of 32 samples (" in text
+        assert f"{numbers['calibrated']['count']} of 32 samples (25.0 %, 95 % interval 13.3 to 42.1 %) are " in text
         assert "than 99 % of held-out real images are; expected by chance: 1 %." in text
         assert "Copies found" in text
+        assert "3 more held-out images stand in the training set and were left out." in text
     else:
-        assert f"it: {numbers['mq']['0.15']['count']} of 32 samples (" in text
+        assert "8 of 32 samples (25.0 %, 95 % interval 13.3 to 42.1 %) have a distance ratio below 0.15" in text
         assert "Not calibrated" in text
         assert "No held-out images were given" in text
         assert "expected by chance" not in text
+    assert "32 samples, 76 training images (70 unique), " in text
     assert numbers["mq"]["0.15"]["count"] == 8
 
 
-def test_closest_pair_shows_the_copied_pixels(case: Case) -> None:
-    images = Page(render({"it": case.folder})).all("img")
-    shape = tuple(case.train.shape[1:])
+def test_closest_pair_shows_the_copied_pixels_and_the_difference(case: Case) -> None:
+    images, folder, shape = case.page.all("img"), case.folder, case.folder.train.shape[1:]
     assert images[0]["alt"] == "sample 0"
-    assert torch.equal(decode(images[0]["src"], shape), case.train[0].flip(-1))
+    assert np.array_equal(decode(images[0]["src"], shape), folder.train[0, :, :, ::-1])
     assert str(images[1]["alt"]).startswith("training image 0,")
-    assert torch.equal(decode(images[1]["src"], shape), case.train[0])
-    assert torch.equal(decode(images[3]["src"], shape), case.train[1])
+    assert np.array_equal(decode(images[1]["src"], shape), folder.train[0])
+    assert images[2]["alt"] == "difference of the two, 0\u00a0% on average"
+    assert (decode(images[2]["src"], shape) == 255).all()
+    assert np.array_equal(decode(images[4]["src"], shape), folder.train[1])
+    differences = np.abs(folder.samples[1].astype(int) - folder.train[1])
+    assert np.array_equal(decode(images[5]["src"], shape)[0], 255 - differences.max(axis=0))
+    assert images[5]["alt"] == f"difference of the two, {100 * differences.mean() / 255:.1f}\u00a0% on average"
 
 
 def test_sections_follow_what_is_known(case: Case) -> None:
-    page = Page(render({"it": case.folder}))
-    with_record = case.result.record is not None
-    assert ("Most often skipped training images" in page.text) == with_record
-    assert ("Training" in page.words) == with_record
-    assert len(page.all("svg")) == (6 if with_record else 2)
-    worst = case.result.ratios.argsort(stable=True)[:24]
-    assert case.result.mirrored[worst[0]]
-    assert page.words.count("mirrored") == int(case.result.mirrored[worst].sum()) < 24
-    assert "4× in the training set" in page.text
+    page, numbers = case.page, case.folder.numbers
+    recorded = bool(json.loads((case.folder.path / "curves.json").read_text()))
+    spaces = numbers.get("feature_spaces", {})
+    assert ("Most often skipped training images" in page.text) == recorded
+    assert ("Training" in page.words) == recorded
+    assert len(page.all("svg")) == 2 + len(spaces) + (4 if recorded else 0)
+    assert page.words.count("mirrored") == 1
     assert "seed 1000" in page.text
-    assert "extractor pixels" in page.text
-    assert "Few images." in page.text  # 32 samples, 64 or 768 dimensions
-    held_out = " --held-out held" if case.result.held_out_ratios is not None else ""
-    command = f"iet-agc audit --train 'photos/my train' --samples samples{held_out} --flips --extractor pixels --out it"
-    assert command in page.text
+    assert "4× in the training set" in page.text
+    assert ("Other statistics of copying" in page.text) == ("statistics" in numbers)
+    assert ("Copies in feature spaces" in page.text) == bool(spaces)
+    assert all(f"Features of {name}" in page.text for name in spaces)
+    assert ("Inception score" in page.text) == bool(spaces)  # pixels have none
+    extractor = numbers["quality"]["extractor"]
+    assert ("Quality, in pixels" if extractor == "pixels" else f"Quality, in the features of {extractor}") in page.text
+    assert page.text.count("Quality in these features stands above.") == int(extractor in spaces)
 
 
-def test_table_has_all_nine_cuts(one: Case) -> None:
-    text = Page(render({"it": one.folder})).text
-    for cut, entry in one.numbers["mq"].items():
-        share, held_out = (
-            f"{100 * e['share']:.1f} %".replace("100.0", "100") for e in (entry, one.numbers["held_out"]["mq"][cut])
-        )
-        share, held_out = (re.sub(r"^0\.0 %", "0 %", s) for s in (share, held_out))
-        assert re.search(rf"{cut} {entry['count']} {re.escape(share)} .*? to .*? {re.escape(held_out)} ", text)
+def test_command_is_the_one_that_was_given(case: Case) -> None:
+    numbers = case.folder.numbers
+    held_out = " --held-out held" if numbers["num_held_out"] else ""
+    extractors = dict.fromkeys([numbers["quality"]["extractor"], *numbers.get("feature_spaces", {})])
+    given = " ".join(f"--extractor {name}" for name in extractors)
+    command = f"iet-agc audit --train 'photos/my train' --samples samples{held_out} --flips {given} --out it"
+    assert f"{command} iet-agc report it" in case.page.text
+
+
+def test_command_says_how_images_were_converted(tmp_path: Path) -> None:
+    folder = small(tmp_path / "it", convert_to="3x64x64")
+    assert "--flips --extractor pixels --convert-to 3x64x64 --out it" in page_of(folder).text
+    folder.edit(conventions=folder.numbers["conventions"] | {"flips": False})
+    assert "--held-out held --extractor pixels --convert-to" in page_of(folder).text
+
+
+def test_table_has_all_nine_cuts(one: Folder) -> None:
+    text, numbers = page_of(one).text, one.numbers
+    for cut, entry in numbers["mq"].items():
+        real = numbers["held_out"]["mq"][cut]
+        assert f" {cut} {entry['count']} {shown(entry)} {real['count']} {shown(real)} " in text
+    calibrated = numbers["calibrated"]
+    assert f" {calibrated['cut']:.3g} calibrated {calibrated['count']} {shown(calibrated)} set on them" in text
+
+
+def test_other_statistics_stand_with_interval_held_out_direction_and_source(one: Folder) -> None:
+    text, numbers = page_of(one).text, one.numbers
+    for key in ("d1_d2", "auth_pct"):
+        mine, real = numbers["statistics"][key], numbers["held_out"]["statistics"][key]
+        assert f"{WORDS[key]['direction']} {shown(mine)} {shown(real)} " in text
+    assert f"{WORDS['c_t']['direction']} −12.35 in 3 cells expected −0.98 to +0.98" in text
+    for words in WORDS.values():
+        assert text.count(words["source"]) == text.count(words["convention"]) == 1
+    assert text.count("how much farther than held-out images") == 2  # in pixels, and in a feature space
+
+
+def test_a_statistic_of_few_or_no_held_out_images_is_left_out(tmp_path: Path) -> None:
+    text = page_of(small(tmp_path / "a", held_out=0)).text
+    assert "C_T" not in text
+    assert "AuthPct" in text
+    folder = small(tmp_path / "b")
+    statistics = folder.numbers["statistics"]
+    del statistics["c_t"]["null_sd"]
+    folder.edit(statistics=statistics | {"new": statistics["d1_d2"]})
+    text = page_of(folder).text
+    assert "−12.35 in 3 cells –" in text
+    assert f" new {WORDS['d1_d2']['direction']}" in text
+
+
+def test_quality_has_every_number_and_its_warnings(tmp_path: Path) -> None:
+    text = page_of(small(tmp_path / "a", extractor="big-net", spaces=("big-net",))).text
+    for line in (
+        "Fréchet distance how far the two sets are apart as a whole lower is better 7.125 12.2",
+        "KID the same aim; small sets do not bias it lower is better −0.0004 ± 0.0009 0.0321 ± 0.0012",
+        "Precision share of samples that lie among real images higher is better 0.750 0.625",
+        "Recall share of real images that lie among samples higher is better 0.500 0.375",
+        "MiFID Fréchet distance, raised where samples lie too near to real images lower is better 55.5 77.5",
+        "Inception score clear and varied; not compared with real images higher is better 4.321 ± 0.123",
+        "the Fréchet distance between training and held-out images is 3.500",
+        f"Warnings {WARNINGS[0].capitalize()[:10]}",
+        f"{WARNINGS[1].capitalize()}.",
+        "quality: kid 100 subsets of 32 images",
+        f"weights big-net sha256 {SHA}",
+    ):
+        assert text.count(line) == 1, line
+
+
+def test_missing_numbers_of_quality_are_dashes(one: Folder) -> None:
+    quality = one.numbers["quality"] | {"frechet_train": None, "kid_train": None, "warnings": ["one thing."]}
+    one.edit(quality=quality | {"precision_train": None, "precision_held_out": None})
+    text = page_of(one).text
+    assert "as a whole lower is better – 12.2 KID" in text
+    assert "do not bias it lower is better – 0.0321 ± 0.0012" in text
+    assert "Warning. One thing. " in text
+    assert text.count("Precision") == 1  # that of the feature space
+    old = small(one.path.parent / "old", old=True)
+    assert "Warning. There are no more images than dimensions (64): the Fréchet" in page_of(old).text
+
+
+def test_feature_space_says_what_it_found(tmp_path: Path) -> None:
+    folder = write_audit(tmp_path / "a", samples=400, copies=0, spaces=("net",), record=False)
+    text, found = page_of(folder).text, folder.numbers["feature_spaces"]["net"]
+    assert "No copying shown 0 of 400 samples" in text
+    assert "In the features of net: no copying shown, 0 % (95 % interval 0 to 1.0 %)." in text
+    spaces = {"net": found | {"calibrated": found["calibrated"] | {"count": 200, "share": 0.5, "ci95": [0.45, 0.55]}}}
+    folder.edit(feature_spaces=spaces)
+    text = page_of(folder).text
+    assert "Copies found in the features of net, no copying shown in pixels" in text
+    assert "In the features of net: copies found, 50.0 % (95 % interval 45.0 to 55.0 %)." in text
+    assert "Copies found. 200 of 400 samples (50.0 %, 95 % interval 45.0 to 55.0 %) are closer to one" in text
+    assert 'class="verdict copies"' in render({"it": folder.path})
+
+
+def test_most_copied_images_name_the_samples_that_copied_them(tmp_path: Path) -> None:
+    folder = small(tmp_path / "a", train=3, samples=30, copies=26)
+    text = page_of(folder).text
+    assert "copied 9× by samples 0, 3, 6, 9, 12, 15 and 3 more training image 0 4× in the training set" in text
+    assert "copied 8× by samples 2, 5, 8, 11, 14, 17 and 2 more training image 2" in text
+    text = page_of(small(tmp_path / "b", copies=1)).text
+    assert "copied 1× by sample 0 training image 0" in text
+    assert "copied 0×" not in text
+    assert "No sample is below the cut" in page_of(small(tmp_path / "c", copies=0)).text
+
+
+def test_all_that_was_compared_is_named_with_its_hash(one: Folder) -> None:
+    text = page_of(one).text
+    assert f"samples 32, samples sha256 {SHA[::-1]}" in text
+    assert f"training images 76 (70 unique), photos/my train sha256 {SHA}" in text
+    assert f"held-out images 300, held sha256 {SHA}" in text
+    assert f"weights efficientnet-lite0 sha256 {SHA}" in text
+    one.edit(sha256=None)
+    assert "photos/my train weights" in page_of(one).text.replace(" held-out images 300, held", "")
 
 
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
-    folder, bad = tmp_path / "a", "$\\frac$<script>alert(1)</script>"  # the first part is no valid mathtext
-    case = build(folder)
-    save_audit(case.result, folder, {"train": bad, "samples": "'\"", "held_out": ""})
+    bad = "$\\frac$<script>alert(1)</script>"  # the first part is no valid mathtext
+    names = {"train": bad, "samples": "'\"", "held_out": ""}
     curves = {bad: points(1), "member-0001": points(2)}
-    (folder / "curves.json").write_text(json.dumps(curves))
+    folder = write_audit(tmp_path / "a", names=names, curves=curves, spaces=(bad,)).path
     text = render({bad: folder, "b": folder}, title=bad)
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)" in text
     Page(text)
 
 
+# Several audits -----------------------------------------------------------------------------------------
+
+
 def test_several_audits_are_compared(tmp_path: Path) -> None:
     folders = {
-        "copies": build(tmp_path / "a").folder,
-        "plain": build(tmp_path / "b", held_out=0, copies=0, record=False).folder,
+        "copies": small(tmp_path / "a").path,
+        "plain": small(tmp_path / "b", held_out=0, copies=0).path,
     }
     page = Page(render(folders))
     assert "Comparison" in page.text
@@ -243,131 +342,233 @@ def test_several_audits_are_compared(tmp_path: Path) -> None:
     assert [link["href"] for link in page.all("a")] == ["#audit-1", "#audit-2"]
     assert {"audit-1", "audit-2"} <= {section.get("id") for section in page.all("section")}
     assert "No sample is below the cut 0.15." in page.text
-    assert "differ" not in Page(render({"a": folders["copies"], "b": folders["copies"]})).text
+    assert "Copied: below the cut 0.15, as not every audit is calibrated." in page.text
+    assert "differ in" not in Page(render({"a": folders["copies"], "b": folders["copies"]})).text
 
 
-def test_same_audit_gives_the_same_bytes(one: Case, tmp_path: Path) -> None:
-    first = write_report({"it": one.folder}, tmp_path / "new" / "report.html")
-    again = write_report({"it": one.folder}, tmp_path / "again.html")
+def test_difference_of_two_audits_has_an_interval(tmp_path: Path) -> None:
+    """8 of 32 against 0 of 32 and 9 of 32, by the formulas of Wilson and Newcombe, worked out beforehand."""
+    folders = {str(copies): small(tmp_path / str(copies), copies=copies).path for copies in (8, 0, 9)}
+    text = Page(render(folders)).text
+    assert "The copied share of 0 is 25.0 percentage points lower than that of 8 (95 % interval 9.1 to 42.1)." in text
+    differs = "are not shown to differ: {} percentage points (95 % interval {})."
+    assert f"The copied shares of 9 and 8 {differs.format('3.1', '−18.1 to 24.0')}" in text
+    text = Page(render(dict(reversed(folders.items())))).text
+    assert f"The copied shares of 8 and 9 {differs.format('−3.1', '−24.0 to 18.1')}" in text
+    text = Page(render({"0": folders["0"], "8": folders["8"]})).text
+    assert "The copied share of 8 is 25.0 percentage points higher than that of 0 (95 % interval 9.1 to 42.1)." in text
+    assert "Copied: below the calibrated cut of each audit." in text
+
+
+def test_same_audit_gives_the_same_bytes(one: Folder, tmp_path: Path) -> None:
+    first = write_report({"it": one.path}, tmp_path / "new" / "report.html")
+    again = write_report({"it": one.path}, tmp_path / "again.html")
     assert first.read_bytes() == again.read_bytes()
     assert [file.name for file in first.parent.iterdir()] == ["report.html"]
     assert str(tmp_path) not in first.read_text()
 
 
-def edit(folder: Path, **changes: Any) -> None:
-    numbers = json.loads((folder / "audit.json").read_text())
-    (folder / "audit.json").write_text(json.dumps(numbers | changes))
+# What the numbers allow to say --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("held_out", "low", "label"),
     [
         (497, 0.05, "Copies found"),
-        (497, 0.015, "Undecided"),  # 3 of 497 below the cut: the true rate may be 1.8 %
-        (497, 0.01, "No excess over real images shown"),
-        (497, 0.0, "No excess over real images shown"),
-        (100, 0.03, "Undecided"),  # none of 100 below the cut: the true rate may be 3.6 %
+        (497, 0.015, "Undecided"),  # the 4th smallest of 497: the true rate may be 1.8 %
+        (497, 0.01, "No copying shown"),
+        (497, 0.0, "No copying shown"),
+        (100, 0.03, "Undecided"),  # the smallest of 100: the true rate may be 3.6 %
         (100, 0.04, "Copies found"),
     ],
 )
 def test_verdict_claims_no_more_than_is_known(tmp_path: Path, held_out: int, low: float, label: str) -> None:
-    case = build(tmp_path / "audit", held_out=held_out, record=False)
-    edit(case.folder, calibrated=case.numbers["calibrated"] | {"ci95": [low, 0.9]})
-    page = Page(render({"it": case.folder}))
+    folder = small(tmp_path / "audit", held_out=held_out)
+    folder.edit(calibrated=folder.numbers["calibrated"] | {"ci95": [low, 0.9]})
+    page = page_of(folder)
     assert label in page.words
     assert (
         f"may be up to {'1.8' if held_out == 497 else '3.6'} %" in page.text
     )  # Clopper and Pearson's table: 0 of 20 gives 0.1684
-    assert ("a share of 90.0 % is not ruled out" in page.text) == (label == "No excess over real images shown")
+    assert ("a share of 90.0 % is not ruled out" in page.text) == (label == "No copying shown")
+
+
+def test_upper_end_of_false_alarms_is_clopper_and_pearsons(tmp_path: Path) -> None:
+    """Of 99 held-out images the cut is the smallest: none is below it, and 1 - 0.025^(1/99) = 3.66 % may be."""
+    copies = read_audit("it", small(tmp_path / "a", held_out=99).path).copies
+    assert copies.most_false_alarms == pytest.approx(1 - 0.025 ** (1 / 99))
 
 
 def test_few_held_out_images_cannot_calibrate(tmp_path: Path) -> None:
-    case = build(tmp_path / "audit", held_out=98)
-    page = Page(render({"it": case.folder}))
+    page = page_of(small(tmp_path / "audit", held_out=98))
     assert "Not calibrated" in page.words
-    below = case.numbers["mq"]["0.15"]["count"]
-    assert f"it: {below} of 32 samples" in page.text
+    assert "8 of 32 samples" in page.text
     assert "Only 98 held-out images were given, too few" in page.text
     assert "expected by chance" not in page.text
 
 
-def test_nothing_skipped_draws_no_skip_rate(one: Case) -> None:
-    curves = {"member-0001": [point | {"skip_rate": 0.0} for point in points(1)], "member-0002": []}
-    (one.folder / "curves.json").write_text(json.dumps(curves))
-    page = Page(render({"it": one.folder}))
+@pytest.mark.parametrize(
+    ("copies", "share"), [(0, "0 of 32 samples (0 %, 95 % interval 0 to 10.7 %)"), (32, "32 of 32")]
+)
+def test_none_and_all_copied(tmp_path: Path, copies: int, share: str) -> None:
+    text = page_of(small(tmp_path / "audit", copies=copies)).text
+    assert share in text
+    assert ("None is below" if copies == 0 else "All are below") in text
+
+
+def test_one_copy_is_spoken_of_in_the_singular(tmp_path: Path) -> None:
+    text = page_of(small(tmp_path / "audit", copies=1)).text
+    assert "1 of 32 samples (3.1 %, 95 % interval 0.6 to 15.7 %) is closer" in text
+    assert "The first is below" in text
+
+
+# Size ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_skipped_draws_no_skip_rate(tmp_path: Path) -> None:
+    folder = write_audit(tmp_path / "a", curves={"member-0001": points(1, skip_rate=0.0), "member-0002": []}, spaces=())
+    page = page_of(folder)
     assert len(page.all("svg")) == 4
     assert "No sample was skipped." in page.text
 
 
-def test_many_members_and_long_curves_stay_small(one: Case) -> None:
+def test_many_members_and_long_curves_stay_small(tmp_path: Path) -> None:
     long = [points(1)[0] | {"images_seen": number} for number in range(1, 4001)]
-    (one.folder / "curves.json").write_text(json.dumps({f"member-{m:04d}": long for m in range(10)}))
-    text = render({"it": one.folder})
+    folder = small(tmp_path / "a", record=True, curves={f"member-{m:04d}": long for m in range(10)})
+    text = render({"it": folder.path})
     assert "one line for each of 10 members" in text
     assert len(text) < 1_500_000
 
 
-def test_large_pictures_are_shrunk(one: Case) -> None:
-    with np.load(one.folder / "pictures.npz") as pictures:
+@pytest.mark.parametrize("train", [7_000, 1], ids=["many", "one image copied by all"])
+def test_the_papers_size_is_written_in_seconds_and_stays_small(tmp_path: Path, train: int) -> None:
+    folder = small(tmp_path / "a", shape=(3, 8, 8), samples=65_536, copies=65_536, held_out=10_000, train=train)
+    began = time.perf_counter()
+    file = write_report({"it": folder.path}, tmp_path / "report.html")
+    assert time.perf_counter() - began < 20  # 2 on an idle machine
+    assert file.stat().st_size < 1_500_000
+
+
+def test_large_pictures_are_shrunk(one: Folder) -> None:
+    with np.load(one.path / "pictures.npz") as pictures:
         large = {
             key: array.repeat(40, 2).repeat(35, 3) if array.ndim == 4 else array for key, array in pictures.items()
         }
-    np.savez(one.folder / "pictures.npz", **large)  # 320 high, 280 wide
-    page = Page(render({"it": one.folder}))
-    shown = Image.open(io.BytesIO(base64.b64decode(str(page.all("img")[0]["src"]).partition(",")[2])))
-    assert shown.size == (224, 256)
+    np.savez(one.path / "pictures.npz", **large)  # 320 high, 280 wide
+    text = render({"it": one.path})
+    page = Page(text)
+    drawn = Image.open(io.BytesIO(base64.b64decode(str(page.all("img")[0]["src"]).partition(",")[2])))
+    assert drawn.size == (224, 256)
     assert "Pictures are made smaller here." in page.text
+    assert len(text) < 4_000_000
+
+
+# Damage -------------------------------------------------------------------------------------------------
 
 
 def drop_row(file: Path) -> None:
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "audit.json": lambda file: file.write_text('{"version": 1,'),
-    "audit.json ": lambda file: file.write_text("[]"),
-    "audit.json  ": lambda file: file.write_text('{"version": 1}'),
-    "audit.json   ": lambda file: edit(file.parent, num_train="many"),
-    "audit.json    ": lambda file: edit(file.parent, calibrated={"cut": None}),
-    "audit.json     ": lambda file: edit(file.parent, mq={}),
-    "audit.json      ": lambda file: edit(file.parent, conventions=3),
-    "audit.json       ": lambda file: edit(file.parent, names={}),
-    "samples.csv": drop_row,
-    "samples.csv ": lambda file: file.write_text(file.read_text().replace("ratio", "number")),
-    "samples.csv  ": lambda file: file.write_text(re.sub(r"(\n9,1009,)[^,]*", r"\g<1>0.01", file.read_text())),
-    "training-images.csv": drop_row,
-    "training-images.csv ": lambda file: file.unlink(),
-    "pictures.npz": lambda file: file.write_bytes(file.read_bytes()[:200]),
-    "pictures.npz ": lambda file: file.write_bytes(b""),
-    "pictures.npz  ": lambda file: np.savez(file, worst=np.arange(3)),
-    "curves.json": lambda file: file.write_text('{"member-0001": [{"step": 1}]}'),
-    "curves.json ": lambda file: file.write_bytes(b"\xff\xfe"),
-}
+def change(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_folder_is_refused_in_one_line(one: Case, damage: str) -> None:
-    file = one.folder / damage.strip()
-    DAMAGES[damage](file)
-    with pytest.raises(ValueError, match=r"again") as caught:
-        render({"it": one.folder})
+def change_in(file: Path, key: str, **changes: Any) -> None:
+    change(file, **{key: json.loads(file.read_text())[key] | changes})
+
+
+def without_held_out_ratios(file: Path) -> None:
+    with np.load(file) as pictures:
+        parts = dict(pictures) | {"held_out_ratios": np.empty(0)}
+    np.savez(file, **parts)
+
+
+DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
+    ("audit.json", lambda file: file.write_text('{"version": 1,')),
+    ("audit.json", lambda file: file.write_text("[]")),
+    ("audit.json", lambda file: file.write_text('{"version": 1}')),
+    ("audit.json", lambda file: change(file, num_train="many")),
+    ("audit.json", lambda file: change(file, calibrated={"cut": None})),
+    ("audit.json", lambda file: change_in(file, "calibrated", cut=-0.1)),
+    ("audit.json", lambda file: change_in(file, "calibrated", false_alarm=0.001)),
+    ("audit.json", lambda file: change(file, mq={})),
+    ("audit.json", lambda file: change(file, conventions=3)),
+    ("audit.json", lambda file: change(file, names={})),
+    ("audit.json", lambda file: change(file, statistics={"d1_d2": {"share": 0.5}})),
+    ("audit.json", lambda file: change(file, statistics={"c_t": WORDS["c_t"] | {"value": "low", "cells": 1}})),
+    ("audit.json", lambda file: change(file, feature_spaces={"net": {}})),
+    ("audit.json", lambda file: change(file, feature_spaces=["net"])),
+    ("audit.json", lambda file: change_in(file, "quality", kid_train={"mean": 0.5})),
+    ("audit.json", lambda file: change_in(file, "quality", mifid_train="low")),
+    ("audit.json", lambda file: change_in(file, "quality", warnings="few")),
+    ("audit.json", lambda file: change(file, quality={"extractor": "pixels", "few_images": False})),
+    ("samples.csv", drop_row),
+    ("samples.csv", lambda file: file.write_text(file.read_text().replace("ratio", "number"))),
+    ("samples.csv", lambda file: file.write_text(re.sub(r"(\n9,1009,)[^,]*", r"\g<1>0.01", file.read_text()))),
+    ("training-images.csv", drop_row),
+    ("training-images.csv", lambda file: file.unlink()),
+    ("training-images.csv", lambda file: file.write_text(file.read_text().replace("\n5,1,1,", "\n5,1,many,"))),
+    ("pictures.npz", lambda file: file.write_bytes(file.read_bytes()[:200])),
+    ("pictures.npz", lambda file: file.write_bytes(b"")),
+    ("pictures.npz", lambda file: np.savez(file, worst=np.arange(3))),
+    ("pictures.npz", without_held_out_ratios),
+    ("curves.json", lambda file: file.write_text('{"member-0001": [{"step": 1}]}')),
+    ("curves.json", lambda file: file.write_bytes(b"\xff\xfe")),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_damaged_folder_is_refused_in_one_line(one: Folder, name: str, damage: Callable[[Path], object]) -> None:
+    file = one.path / name
+    damage(file)
+    with pytest.raises(ValueError, match=r"run the same 'iet-agc audit' again") as caught:
+        render({"it": one.path})
     message = str(caught.value)
     assert message.startswith(str(file))
     assert "\n" not in message
 
 
-def test_absent_other_and_no_audits(one: Case, tmp_path: Path) -> None:
+def test_tables_that_contradict_each_other_are_refused(one: Folder) -> None:
+    file = one.path / "training-images.csv"
+    file.write_text(file.read_text().replace("\n5,1,1,", "\n5,1,2,"))
+    with pytest.raises(ValueError, match=r"1 samples copied training image 5, training-images.csv counts 2"):
+        render({"it": one.path})
+
+
+def test_absent_other_and_no_audits(one: Folder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'no' / 'audit.json'} is not there: give a folder")):
         render({"it": tmp_path / "no"})
-    edit(one.folder, version=2)
+    one.edit(version=2)
     with pytest.raises(ValueError, match="version 2, this iet-agc reads 1: run 'iet-agc audit' again"):
-        write_report({"it": one.folder}, tmp_path / "report.html")
+        write_report({"it": one.path}, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
     with pytest.raises(ValueError, match="at least one audit"):
         render({})
 
 
-@pytest.mark.parametrize(("module", "free"), [("iet_agc.report", True), ("iet_agc.audit", False)])
+# With the audit -----------------------------------------------------------------------------------------
+
+
+def test_an_audit_as_it_is_written_becomes_a_page(tmp_path: Path) -> None:
+    """Folders made to order could differ from what `audit` makes; this one does not."""
+    train, samples, held_out = (torch.from_numpy(noise(count, (1, 8, 8), count)) for count in (70, 32, 300))
+    samples[:8] = train[:8]
+    samples[0] = train[0].flip(-1)
+    sets = ImageSet(train, "digits"), ImageSet(samples, "samples"), ImageSet(held_out, "held")
+    result = audit(*sets, flips=True, extractors=["pixels"], seeds=range(1000, 1032))
+    folder = save_audit(result, tmp_path / "it", {"train": "digits", "samples": "samples", "held_out": "held"})
+    page = Page(render({"it": folder}))
+    assert "8 of 32 samples (25.0 %, 95 % interval 13.3 to 42.1 %) are closer" in page.text
+    assert "ratio 0 , seed 1000 mirrored" in page.text
+    assert np.array_equal(decode(page.all("img")[1]["src"], (1, 8, 8)), train[0].numpy())
+    assert "copied 1× by sample 0 training image 0" in page.text
+    for title in ("d1/d2 below 1/3", "AuthPct", "C_T", "Fréchet distance", "KID", "Precision", "Recall", "MiFID"):
+        assert title in page.words
+    assert "--train digits --samples samples --held-out held --flips --extractor pixels --out it" in page.text
+
+
+@pytest.mark.parametrize(("module", "free"), [("iet_agc.report", True), ("iet_agc.seeds", False)])
 def test_report_imports_no_torch(module: str, free: bool) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     done = subprocess.run(

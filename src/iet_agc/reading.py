@@ -1,0 +1,447 @@
+"""Audits read back: a folder that `iet-agc audit` wrote -> what a report needs of it, checked. No torch here.
+
+Version 1 of audit.json has grown: statistics, feature spaces and the newer numbers of quality may be absent.
+"""
+
+import csv
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+__all__ = ["CUT", "Audit", "Copies", "Pair", "Quality", "Share", "Space", "Statistic", "Trained", "read_audit"]
+
+#: The cut that every audit has, calibrated or not.
+CUT = "0.15"
+
+#: Numbers of quality, as audit.json names them; each is null, a number, or {"mean", "std"}.
+_SETS = ("train", "held_out")
+_MEASURES = (
+    *(f"{measure}_{images}" for measure in ("frechet", "kid", "precision", "recall", "mifid") for images in _SETS),
+    "frechet_train_to_held_out",
+    "inception_score",
+)
+
+#: What a report takes from names, from the points of a curve, and from the words of a statistic.
+_NAMES = ("train", "samples", "held_out")
+_POINT = ("images_seen", "loss", "learning_rate", "skip_rate", "skip_rate_bands")
+_WORDS = ("direction", "convention", "source")
+
+#: One training image may have been copied by every sample, and a cell of the table names them all.
+_LONGEST_CELL = 2**31 - 1
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of images with its 95 % interval."""
+
+    count: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One of the field's other statistics: a share of samples and of held-out images, or (C_T) a value.
+
+    Attributes:
+        key: its name in audit.json.
+        share, held_out: None where the statistic is no share, or was not taken.
+        value: in standard deviations, with null_sd, that of samples which are like held-out images.
+        cells: how many cells of space the value is a mean of.
+        direction, convention, source: words.
+    """
+
+    key: str
+    direction: str
+    convention: str
+    source: str
+    share: Share | None = None
+    held_out: Share | None = None
+    value: float = math.nan
+    null_sd: float | None = None
+    cells: int | None = None
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How much is copied in one space, that of pixels or of a network's features.
+
+    Attributes:
+        samples, held_out: how many images.
+        mq, held_out_mq: shares below the nine cuts; None where no held-out images were given.
+        calibrated: share below the calibrated cut; None where held-out images are too few.
+        cut: below it a sample is called a copy: the calibrated cut, or 0.15.
+        false_alarm: the share of real images that the calibrated cut calls copies, by its making; else NaN.
+        statistics: those that the audit has.
+    """
+
+    samples: int
+    held_out: int
+    mq: dict[str, Share]
+    held_out_mq: dict[str, Share] | None
+    calibrated: Share | None
+    cut: float
+    false_alarm: float
+    statistics: list[Statistic]
+
+    @property
+    def copied(self) -> Share:
+        """The share below `cut`."""
+        return self.calibrated or self.mq[CUT]
+
+    @property
+    def most_false_alarms(self) -> float:
+        """Upper end of the 95 % interval of the share of all real images that fall below the calibrated cut.
+
+        The cut is the j-th smallest of H held-out ratios, so that share follows Beta(j, H + 1 - j) (Wilks, 1941).
+        """
+        rank = _rank(self.false_alarm, self.held_out)
+        return float(beta.ppf(0.975, rank, self.held_out + 1 - rank))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good the samples are in one space.
+
+    Attributes:
+        extractor: whose features, or "pixels".
+        sha256: of its weights; None for pixels, and in old audits.
+        dimensions: of a feature; None in old audits.
+        values: number by its name in audit.json, with its standard deviation or None; nulls are left out.
+        few_images: no more images than dimensions.
+        warnings: sentences.
+        conventions: words by name.
+    """
+
+    extractor: str
+    sha256: str | None
+    dimensions: int | None
+    values: dict[str, tuple[float, float | None]]
+    few_images: bool
+    warnings: list[str]
+    conventions: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Space:
+    """What was found in the features of one network."""
+
+    name: str
+    sha256: str | None
+    dimensions: int
+    copies: Copies
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample and the training image nearest to it; pictures uint8 (C, H, W)."""
+
+    sample: int
+    seed: str
+    ratio: float
+    nearest: int
+    mirrored: bool
+    picture: NDArray[np.uint8]
+    original: NDArray[np.uint8]
+
+    @property
+    def differences(self) -> NDArray[np.uint8]:
+        """Absolute differences, (C, H, W); of a mirrored pair, after the original is mirrored."""
+        original = self.original[:, :, ::-1] if self.mirrored else self.original
+        return np.maximum(self.picture, original) - np.minimum(self.picture, original)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training image; samples are the numbers of those that copied it; seen and skipped are None without a run."""
+
+    image: int
+    multiplicity: int
+    copied: int
+    picture: NDArray[np.uint8]
+    samples: list[int] = field(default_factory=list)
+    seen: int | None = None
+    skipped: int | None = None
+
+    @property
+    def skip_share(self) -> float:
+        """Of the times that it was seen."""
+        return (self.skipped or 0) / max(self.seen or 0, 1)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All of an audit's folder.
+
+    Attributes:
+        name: for people.
+        folder: where it lies.
+        numbers: the content of audit.json.
+        copies: in pixels.
+        quality: in the space that was asked for first.
+        spaces: of the networks.
+        ratios, held_out_ratios: distance ratios in pixels, float64 (N,) and (H,).
+        pairs: the closest ones, closest first.
+        top, skipped: training images, most often copied or skipped first.
+        curves: points by member.
+    """
+
+    name: str
+    folder: Path
+    numbers: dict[str, Any]
+    copies: Copies
+    quality: Quality
+    spaces: list[Space]
+    ratios: NDArray[np.float64]
+    held_out_ratios: NDArray[np.float64]
+    pairs: list[Pair]
+    top: list[Trained]
+    skipped: list[Trained]
+    curves: dict[str, list[dict[str, Any]]]
+
+
+def read_audit(name: str, folder: Path) -> Audit:
+    """Read an audit's folder.
+
+    Args:
+        name: for people.
+        folder: that `iet-agc audit` wrote.
+
+    Raises:
+        ValueError: the folder holds no audit, one of another version, or a damaged one.
+    """
+    file = folder / "audit.json"
+    if not file.is_file():
+        raise ValueError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
+    numbers = _attempt(file, _read_json)
+    if numbers.get("version") != 1:
+        raise ValueError(
+            f"{file} has version {numbers.get('version')!r}, this iet-agc reads 1: run 'iet-agc audit' again"
+        )
+    copies, quality, spaces = _attempt(file, lambda _: _read_numbers(numbers))
+    rows = _attempt(folder / "samples.csv", partial(_sample_rows, copies=copies))
+    training = _attempt(folder / "training-images.csv", partial(_training_rows, numbers=numbers))
+    pictures = _attempt(folder / "pictures.npz", partial(_read_pictures, copies=copies))
+    curves = _attempt(folder / "curves.json", _read_curves)
+    pairs = _attempt(folder / "pictures.npz", lambda _: _pairs(rows, pictures))
+    copying = _copying(rows, copies.cut)
+    top, skipped = (
+        _attempt(folder / "pictures.npz", partial(_trained, training, copying, pictures, kind))
+        for kind in ("top", "skipped")
+    )
+    ratios, held_out_ratios = np.array([row["ratio"] for row in rows]), pictures["held_out_ratios"]
+    return Audit(name, folder, numbers, copies, quality, spaces, ratios, held_out_ratios, pairs, top, skipped, curves)
+
+
+def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
+    """Call `read`; whatever shows that the file is damaged becomes one clear line."""
+    try:
+        return read(file)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+        csv.Error,
+    ) as error:
+        reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged: {type(error).__name__}: {error}"
+        raise ValueError(f"{file} is {' '.join(reason.split())}; run the same 'iet-agc audit' again") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__} where an object belongs")
+    return content
+
+
+# audit.json ---------------------------------------------------------------------------------------------
+
+
+def _read_numbers(numbers: Mapping[str, Any]) -> tuple[Copies, Quality, list[Space]]:
+    """Whatever a report takes from audit.json is there, and of the right kind."""
+    for key in ("num_samples", "num_train", "num_train_unique", "num_held_out"):
+        _number(numbers, key)
+    for key in ("conventions", "names"):
+        _object(numbers, key)
+    _ = [_string(numbers["names"], key) for key in _NAMES]
+    given = numbers["num_samples"], numbers["num_held_out"]
+    spaces = _object(numbers, "feature_spaces") if "feature_spaces" in numbers else {}
+    read = [_read_space(name, space, *given) for name, space in spaces.items()]
+    return _read_copies(numbers, *given), _read_quality(_object(numbers, "quality")), read
+
+
+def _read_space(name: str, entry: Mapping[str, Any], samples: int, held_out: int) -> Space:
+    copies, quality = _read_copies(entry, samples, held_out), _read_quality(_object(entry, "quality"))
+    return Space(name, entry["sha256"], int(_number(entry, "dimensions")), copies, quality)
+
+
+def _read_copies(entry: Mapping[str, Any], samples: int, num_held_out: int) -> Copies:
+    held_out, calibrated = entry["held_out"], entry["calibrated"]
+    mq = {cut: _share(entry["mq"][cut]) for cut in sorted({*entry["mq"], CUT}, key=float)}
+    held_out_mq = {cut: _share(held_out["mq"][cut]) for cut in mq} if held_out else None
+    cut, false_alarm = float(CUT), math.nan
+    if calibrated:
+        cut, false_alarm = _number(calibrated, "cut"), _number(calibrated, "false_alarm")
+        if cut < 0 or not 0 < false_alarm < 1 or _rank(false_alarm, num_held_out) < 1:
+            raise ValueError(f"calibrated is {calibrated!r} on {num_held_out} held-out images")
+    of_held_out = (held_out or {}).get("statistics") or {}
+    found = [_statistic(key, each, of_held_out.get(key)) for key, each in entry.get("statistics", {}).items() if each]
+    share = _share(calibrated) if calibrated else None
+    return Copies(samples, num_held_out, mq, held_out_mq, share, cut, false_alarm, found)
+
+
+def _rank(false_alarm: float, held_out: int) -> int:
+    """Which of the smallest held-out ratios the calibrated cut is."""
+    return math.floor(Fraction(str(false_alarm)) * (held_out + 1))
+
+
+def _share(entry: Mapping[str, Any]) -> Share:
+    low, high = entry["ci95"]
+    return Share(int(entry["count"]), float(entry["share"]), float(low), float(high))
+
+
+def _statistic(key: str, entry: Mapping[str, Any], held_out: Mapping[str, Any] | None) -> Statistic:
+    direction, convention, source = (_string(entry, word) for word in _WORDS)
+    if "value" not in entry:
+        real = _share(held_out) if held_out else None
+        return Statistic(key, direction, convention, source, share=_share(entry), held_out=real)
+    null_sd = _number(entry, "null_sd") if "null_sd" in entry else None
+    value, cells = _number(entry, "value"), int(_number(entry, "cells"))
+    return Statistic(key, direction, convention, source, value=value, null_sd=null_sd, cells=cells)
+
+
+def _read_quality(entry: Mapping[str, Any]) -> Quality:
+    _ = entry["frechet_train"]  # every audit has it, if only as null
+    values = {name: _spread(entry, name) for name in _MEASURES if entry.get(name) is not None}
+    dimensions = int(_number(entry, "dimensions")) if "dimensions" in entry else None
+    warnings = entry.get("warnings", [])
+    if not isinstance(warnings, list) or not all(isinstance(each, str) for each in warnings):
+        raise ValueError(f"warnings is {warnings!r}")
+    conventions = _object(entry, "conventions") if "conventions" in entry else {}
+    extractor, few_images = _string(entry, "extractor"), bool(entry["few_images"])
+    return Quality(extractor, entry.get("sha256"), dimensions, values, few_images, warnings, conventions)
+
+
+def _spread(entry: Mapping[str, Any], name: str) -> tuple[float, float | None]:
+    """A number with its standard deviation, if it has one."""
+    each = entry[name]
+    return (_number(each, "mean"), _number(each, "std")) if isinstance(each, dict) else (_number(entry, name), None)
+
+
+def _number(entry: Mapping[str, Any], key: str) -> float:
+    return _of_kind(entry, key, (int, float))
+
+
+def _string(entry: Mapping[str, Any], key: str) -> str:
+    return _of_kind(entry, key, str)
+
+
+def _object(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return _of_kind(entry, key, dict)
+
+
+def _of_kind(entry: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+    if not isinstance(entry[key], kind):
+        raise ValueError(f"{key} is {entry[key]!r}")
+    return entry[key]
+
+
+# The tables, pictures and curves ------------------------------------------------------------------------
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {
+            "sample": int(row["sample"]),
+            "seed": row["seed"],
+            "ratio": float(row["ratio"]),
+            "nearest": int(row["nearest"]),
+            "mirrored": row["mirrored"] == "1",
+        }
+        for row in _rows(file)
+    ]
+    if len(rows) != copies.samples:
+        raise ValueError(f"{len(rows)} rows, audit.json counts {copies.samples} samples")
+    below, told = sum(row["ratio"] < float(CUT) for row in rows), copies.mq[CUT].count
+    if below != told:
+        raise ValueError(f"{below} ratios are below {CUT}, audit.json counts {told}")
+    return rows
+
+
+def _training_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, int]]:
+    columns = ("image", "multiplicity", "copied", "seen", "skipped")
+    rows = [{column: int(row[column]) for column in columns if column in row} for row in _rows(file)]
+    if len(rows) != numbers["num_train_unique"]:
+        raise ValueError(f"{len(rows)} rows, audit.json counts {numbers['num_train_unique']} unique training images")
+    return rows
+
+
+def _read_pictures(file: Path, copies: Copies) -> dict[str, NDArray[Any]]:
+    with np.load(file, allow_pickle=False) as archive:
+        pictures = {key: archive[key] for key in archive.files}
+    if len(pictures["held_out_ratios"]) != copies.held_out:
+        raise ValueError(f"{len(pictures['held_out_ratios'])} held-out ratios, audit.json counts {copies.held_out}")
+    return pictures
+
+
+def _read_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
+    curves = _read_json(file)
+    absent = [key for points in curves.values() for point in points for key in _POINT if key not in point]
+    if absent:
+        raise ValueError(f"a point without {absent[0]}")
+    return curves
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]], pictures: Mapping[str, NDArray[Any]]) -> list[Pair]:
+    found = zip(pictures["worst"].tolist(), pictures["worst_samples"], pictures["worst_originals"], strict=True)
+    return [Pair(**rows[number], picture=picture, original=original) for number, picture, original in found]
+
+
+def _copying(rows: Sequence[Mapping[str, Any]], cut: float) -> dict[int, list[int]]:
+    """Of each training image that was copied, the samples that copied it."""
+    samples: dict[int, list[int]] = {}
+    for row in rows:
+        if row["ratio"] < cut:
+            samples.setdefault(row["nearest"], []).append(row["sample"])
+    return samples
+
+
+def _trained(
+    rows: Sequence[Mapping[str, int]],
+    copying: Mapping[int, list[int]],
+    pictures: Mapping[str, NDArray[Any]],
+    kind: str,
+    _: Path,
+) -> list[Trained]:
+    found = zip(pictures[kind].tolist(), pictures[f"{kind}_images"], strict=True)
+    by_image = {row["image"]: row for row in rows}
+    trained = [Trained(**by_image[image], picture=picture, samples=copying.get(image, [])) for image, picture in found]
+    for each in trained:
+        if len(each.samples) != each.copied:
+            told = f"training-images.csv counts {each.copied}"
+            raise ValueError(f"{len(each.samples)} samples copied training image {each.image}, {told}")
+    return trained
