@@ -75,3 +75,15 @@ def test_a_kill_while_a_curve_is_cut_back_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Curves(tmp_path, 1, 4)
     assert [point["step"] for point in read_curve(curves.file)] == [2, 4, 6]
+
+
+def test_a_bar_takes_fractions_and_shows_whole_numbers(capsys):
+    with progress_bar("draw", 10, done=2, unit="image") as bar:
+        bar.delay = 0
+        for _ in range(80):
+            bar.update(0.1)
+            assert isinstance(bar.n, int)
+        assert bar.n == 10
+    with progress_bar("draw", 10, unit="image", shown=False) as bar:
+        bar.update(0.5)  # a bar that is not shown takes them, too
+    assert "10/10" in capsys.readouterr().err
