@@ -83,14 +83,15 @@ def audit_sources(
     _check_out(out)
     where = dist.choose_device(device)
     networks = [load_extractor(name, where) for name in extractors]
-    training, _ = load_part(train, "train", convert_to)
-    networks = networks or [load_extractor(default_extractor(training.shape), where)]
-    images, seeds = load_part(samples, "samples", convert_to)
-    real = load_part(held_out, "held-out", convert_to)[0] if held_out else None
+    shown = on_done is None and dist.is_first()
+    with progress_bar("read", None, unit="image", shown=shown) as bar:
+        training, _ = load_part(train, "train", convert_to, bar.update)
+        networks = networks or [load_extractor(default_extractor(training.shape), where)]
+        images, seeds = load_part(samples, "samples", convert_to, bar.update)
+        real = load_part(held_out, "held-out", convert_to, bar.update)[0] if held_out else None
     run = Path(train)
     flips = flips or (is_run(run) and read_settings(run).data.flips)
     total = len(images) + (len(real) if real else 0)
-    shown = on_done is None and dist.is_first()
     with dist.processes(where), progress_bar("audit", total, unit="image", shown=shown) as bar:
         key = _key([training, images, *([real] if real else [])], flips, networks, where)
         on_done = on_done or (lambda share: bar.update(share * total))

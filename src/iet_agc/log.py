@@ -43,7 +43,7 @@ class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
 def progress_bar(
     what: str, total: int | None, done: int = 0, unit: str = "step", shown: bool = True
 ) -> Iterator["tqdm[Any]"]:
-    """A bar on stderr that tells the time left, from the speed of this session's work only; with no total, the speed."""
+    """A bar on stderr that tells the time left, from the speed of this session's work only."""
     with _Bar(
         total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=not shown, smoothing=0.05, delay=1
     ) as bar:
