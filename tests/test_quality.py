@@ -281,7 +281,7 @@ def test_without_held_out_images_or_class_scores_there_are_no_such_numbers() -> 
     assert not any("held" in warning or "inception" in warning for warning in entry["warnings"])
 
 
-def test_the_order_and_number_of_repeats_change_nothing() -> None:
+def test_the_same_features_give_the_same_entry() -> None:
     samples, train, held = _sets()
     assert _entry(samples, train, held) == _entry(samples, train, held)
 
