@@ -14,6 +14,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
+from iet_agc.metrics import quality as quality_module
 from iet_agc.metrics.features import Extractor, Features, load_extractor
 from iet_agc.metrics.quality import (
     frechet_distance,
@@ -254,6 +255,23 @@ def test_the_entry_is_json_and_says_its_conventions() -> None:
     assert entry["conventions"]["features"] == "as they come"
     for name in ("frechet", "kid", "inception_score", "precision_recall", "mifid"):
         assert "better" in entry["conventions"][name]
+
+
+def test_pairs_are_of_a_fixed_part_of_a_large_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, train, held = _sets()
+    whole = _entry(samples, train, held)
+    monkeypatch.setattr(quality_module, "_MOST_IN_PAIRS", 30)
+    part = _entry(samples, train, held)
+    assert part == _entry(samples, train, held)
+    mine, theirs = (quality_module._some(rows) for rows in (samples, train))
+    assert len(mine) == len(theirs) == 30
+    assert {tuple(row) for row in mine.tolist()} < {tuple(row) for row in samples.tolist()}
+    shares = precision_recall(mine.double(), theirs.double())
+    assert (part["precision_train"], part["recall_train"]) == (shares["precision"], shares["recall"])
+    distance = memorization_distance(mine.double(), train.double())  # to all of the training set
+    assert part["mifid_train"] == mifid(part["frechet_train"], distance)
+    for name in ("frechet_train", "kid_train", "inception_score"):
+        assert part[name] == whole[name]
 
 
 def test_a_set_against_itself() -> None:

@@ -294,7 +294,7 @@ def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor]) -> Work:
     """The same work, whose progress counts images and comes to 1 in the end."""
     looked_at = len(sets.samples) + (len(sets.held_out) if sets.held_out else 0)
     extracted = looked_at + len(sets.unique) * (2 if sets.flips else 1)
-    total = 2 * looked_at + sum(2 * looked_at + extracted for one in networks if one.name != "pixels")
+    total = 2 * looked_at + sum(looked_at if one.name == "pixels" else 3 * looked_at + extracted for one in networks)
     return Work(work.compute, work.memory, work.device, lambda images: work.on_done(images / total))
 
 
@@ -363,7 +363,8 @@ def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> dict[str, Any
     samples = _extracted(extractor, "samples", sets.samples.images, work)
     train = _extracted(extractor, "train", sets.unique.images, work)
     held_out = None if sets.real is None else _extracted(extractor, "held-out", sets.real, work)
-    entry = {"quality": quality(samples, train, held_out, extractor)}
+    entry = {"quality": quality(samples, train, held_out, extractor, work.memory)}
+    work.on_done(len(sets.samples) + (0 if sets.real is None else len(sets.real)))
     if extractor.name == "pixels":
         return entry
     references = [train.features]
