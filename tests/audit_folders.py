@@ -88,14 +88,20 @@ def write_audit(
     convert_to: str | None = None,
     extractor: str = "pixels",
     pictures: int = 24,
+    exact: bool = True,
 ) -> Folder:
-    """Sample i < copies is training image i, or i less all of them, some levels brighter; the first is mirrored."""
+    """Sample i < copies is training image i, or i less all of them, some levels brighter; the first is mirrored.
+
+    The first is an exact copy, or not quite.
+    """
     trained = noise(train, shape, 0) if isinstance(train, int) else train
     images = noise(samples, trained.shape[1:], 1)  # pyright: ignore[reportArgumentType]
     nearest = np.arange(samples) % len(trained)
     for number in range(copies):
         brighter = trained[nearest[number]].astype(int) + number % 20
         images[number] = trained[0, :, :, ::-1] if number == 0 else brighter.clip(max=255)
+    if not exact:
+        images[0, 0, 0, 0] ^= 1
     mirrored = np.arange(samples) == (0 if copies else -1)
     below = 0.1 * np.arange(copies) / max(copies, 1)
     ratios = np.concatenate([below, np.linspace(0.2, 0.95, samples - copies) if samples > copies else []])
@@ -112,14 +118,7 @@ def write_audit(
     numbers |= {"names": names or given}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "audit.json").write_text(json.dumps(numbers, indent=1))
-    rows = zip(ratios.tolist(), nearest.tolist(), mirrored.tolist(), strict=True)
-    _write_table(
-        folder / "samples.csv",
-        [
-            {"sample": n, "seed": 1000 + n, "ratio": repr(r), "nearest": i, "distance": "0.5", "mirrored": int(m)}
-            for n, (r, i, m) in enumerate(rows)
-        ],
-    )
+    _write_table(folder / "samples.csv", _sample_rows(ratios, nearest, mirrored, mirrored & exact))
     limit = cut if cut is not None else CUTS[0]
     table = _training_rows(len(trained), nearest[ratios < limit], record, old)
     _write_table(folder / "training-images.csv", table)
@@ -194,7 +193,12 @@ def _quality(extractor: str, held_out: bool, old: bool) -> dict[str, Any]:
             "recall_train": 0.5,
             "mifid_train": 55.5,
             "warnings": list(WARNINGS),
-            "conventions": {"kid": "100 subsets of 32 images, polynomial kernel of degree 3", "precision": "k = 3"},
+            "conventions": {
+                "features": "pixels / 255" if extractor == "pixels" else "scaled to 224 pixels",
+                "kid": "100 subsets of 32 images, polynomial kernel of degree 3",
+                "precision_recall": "k = 3",
+                "arithmetic": "float64",
+            },
         }
         | (also if held_out else dict.fromkeys(also))
     )
@@ -204,6 +208,15 @@ def _space(name: str, ratios: NDArray[np.float64], real: NDArray[np.float64]) ->
     halved = real / 2
     about = {"sha256": SHA, "dimensions": 1280, "quality": _quality(name, bool(len(real)), False)}
     return about | _copies(ratios / 2, halved, _calibrated_cut(halved), False)
+
+
+def _sample_rows(ratios: NDArray[np.float64], *columns: NDArray[Any]) -> list[dict[str, Any]]:
+    rows = zip(ratios.tolist(), *(column.tolist() for column in columns), strict=True)
+    return [
+        {"sample": n, "seed": 1000 + n, "ratio": repr(ratio), "nearest": nearest}
+        | {"distance": 0.0 if equal else 0.5, "mirrored": int(mirrored)}
+        for n, (ratio, nearest, mirrored, equal) in enumerate(rows)
+    ]
 
 
 def _training_rows(count: int, copied: NDArray[np.int64], record: bool, old: bool) -> list[dict[str, int | str]]:

@@ -27,7 +27,7 @@ from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
 from iet_agc.reading import read_audit
 from iet_agc.report import render, write_report
-from tests.audit_folders import SHA, WARNINGS, WORDS, Folder, noise, points, write_audit
+from tests.audit_folders import SHA, WORDS, Folder, noise, points, write_audit
 
 SHAPES = {"grey": (1, 8, 8), "colour": (3, 16, 16)}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -163,7 +163,7 @@ def test_verdict_counts_what_audit_json_counts(case: Case) -> None:
         assert "3 more held-out images stand in the training set and were left out." in text
     else:
         assert "8 of 32 samples (25.0 %, 95 % interval 13.3 to 42.1 %) have a distance ratio below 0.15" in text
-        assert "Not calibrated" in text
+        assert "1 exact copy found, not calibrated" in text
         assert "No held-out images were given" in text
         assert "expected by chance" not in text
     assert "32 samples, 76 training images (70 unique), " in text
@@ -177,6 +177,7 @@ def test_closest_pair_shows_the_copied_pixels_and_the_difference(case: Case) -> 
     assert str(images[1]["alt"]).startswith("training image 0,")
     assert np.array_equal(decode(images[1]["src"], shape), folder.train[0])
     assert images[2]["alt"] == "difference of the two, 0\u00a0% on average"
+    assert "equal after mirroring" in case.page.text
     assert (decode(images[2]["src"], shape) == 255).all()
     assert np.array_equal(decode(images[4]["src"], shape), folder.train[1])
     differences = np.abs(folder.samples[1].astype(int) - folder.train[1])
@@ -193,7 +194,7 @@ def test_sections_follow_what_is_known(case: Case) -> None:
     assert len(page.all("svg")) == 2 + len(spaces) + (4 if recorded else 0)
     assert page.words.count("mirrored") == 1
     assert "seed 1000" in page.text
-    assert "4× in the training set" in page.text
+    assert "present 4×" in page.text
     assert ("Other statistics of copying" in page.text) == ("statistics" in numbers)
     assert ("Copies in feature spaces" in page.text) == bool(spaces)
     assert all(f"Features of {name}" in page.text for name in spaces)
@@ -262,9 +263,12 @@ def test_quality_has_every_number_and_its_warnings(tmp_path: Path) -> None:
         "MiFID Fréchet distance, raised where samples lie too near to real images lower is better 55.5 77.5",
         "Inception score clear and varied; not compared with real images higher is better 4.321 ± 0.123",
         "the Fréchet distance between training and held-out images is 3.500",
-        f"Warnings {WARNINGS[0].capitalize()[:10]}",
-        f"{WARNINGS[1].capitalize()}.",
-        "quality: kid 100 subsets of 32 images",
+        "Warnings The sample set has 32 images for 64 features: biased upward. ",
+        "KID to training images: every subset holds all images. ",
+        "KID 100 subsets of 32 images",
+        "Precision and recall k = 3",
+        "big-net scaled to 224 pixels",
+        "quality: arithmetic float64",
         f"weights big-net sha256 {SHA}",
     ):
         assert text.count(line) == 1, line
@@ -277,7 +281,7 @@ def test_missing_numbers_of_quality_are_dashes(one: Folder) -> None:
     assert "as a whole lower is better – 12.2 KID" in text
     assert "do not bias it lower is better – 0.0321 ± 0.0012" in text
     assert "Warning. One thing. " in text
-    assert text.count("Precision") == 1  # that of the feature space
+    assert text.count("Precision share of samples") == 1  # that of the feature space
     old = small(one.path.parent / "old", old=True)
     assert "Warning. There are no more images than dimensions (64): the Fréchet" in page_of(old).text
 
@@ -285,12 +289,12 @@ def test_missing_numbers_of_quality_are_dashes(one: Folder) -> None:
 def test_feature_space_says_what_it_found(tmp_path: Path) -> None:
     folder = write_audit(tmp_path / "a", samples=400, copies=0, spaces=("net",), record=False)
     text, found = page_of(folder).text, folder.numbers["feature_spaces"]["net"]
-    assert "No copying shown 0 of 400 samples" in text
-    assert "In the features of net: no copying shown, 0 % (95 % interval 0 to 1.0 %)." in text
+    assert "No copying beyond chance shown 0 of 400 samples" in text
+    assert "In the features of net: no copying beyond chance shown, 0 % (95 % interval 0 to 1.0 %)." in text
     spaces = {"net": found | {"calibrated": found["calibrated"] | {"count": 200, "share": 0.5, "ci95": [0.45, 0.55]}}}
     folder.edit(feature_spaces=spaces)
     text = page_of(folder).text
-    assert "Copies found in the features of net, no copying shown in pixels" in text
+    assert "Copies found in the features of net, no copying beyond chance shown in pixels" in text
     assert "In the features of net: copies found, 50.0 % (95 % interval 45.0 to 55.0 %)." in text
     assert "Copies found. 200 of 400 samples (50.0 %, 95 % interval 45.0 to 55.0 %) are closer to one" in text
     assert 'class="verdict copies"' in render({"it": folder.path})
@@ -299,7 +303,7 @@ def test_feature_space_says_what_it_found(tmp_path: Path) -> None:
 def test_most_copied_images_name_the_samples_that_copied_them(tmp_path: Path) -> None:
     folder = small(tmp_path / "a", train=3, samples=30, copies=26)
     text = page_of(folder).text
-    assert "copied 9× by samples 0, 3, 6, 9, 12, 15 and 3 more training image 0 4× in the training set" in text
+    assert "copied 9× by samples 0, 3, 6, 9, 12, 15 and 3 more training image 0 present 4×" in text
     assert "copied 8× by samples 2, 5, 8, 11, 14, 17 and 2 more training image 2" in text
     text = page_of(small(tmp_path / "b", copies=1)).text
     assert "copied 1× by sample 0 training image 0" in text
@@ -376,21 +380,21 @@ def test_same_audit_gives_the_same_bytes(one: Folder, tmp_path: Path) -> None:
     [
         (497, 0.05, "Copies found"),
         (497, 0.015, "Undecided"),  # the 4th smallest of 497: the true rate may be 1.8 %
-        (497, 0.01, "No copying shown"),
-        (497, 0.0, "No copying shown"),
+        (497, 0.01, "No copying beyond chance shown"),
+        (497, 0.0, "No copying beyond chance shown"),
         (100, 0.03, "Undecided"),  # the smallest of 100: the true rate may be 3.6 %
         (100, 0.04, "Copies found"),
     ],
 )
 def test_verdict_claims_no_more_than_is_known(tmp_path: Path, held_out: int, low: float, label: str) -> None:
-    folder = small(tmp_path / "audit", held_out=held_out)
+    folder = small(tmp_path / "audit", held_out=held_out, exact=False)
     folder.edit(calibrated=folder.numbers["calibrated"] | {"ci95": [low, 0.9]})
     page = page_of(folder)
     assert label in page.words
     assert (
         f"may be up to {'1.8' if held_out == 497 else '3.6'} %" in page.text
     )  # Clopper and Pearson's table: 0 of 20 gives 0.1684
-    assert ("a share of 90.0 % is not ruled out" in page.text) == (label == "No copying shown")
+    assert ("a share of 90.0 % is not ruled out" in page.text) == (label == "No copying beyond chance shown")
 
 
 def test_upper_end_of_false_alarms_is_clopper_and_pearsons(tmp_path: Path) -> None:
@@ -399,8 +403,20 @@ def test_upper_end_of_false_alarms_is_clopper_and_pearsons(tmp_path: Path) -> No
     assert copies.most_false_alarms == pytest.approx(1 - 0.025 ** (1 / 99))
 
 
+def test_exact_copies_are_told_whatever_the_share_is(tmp_path: Path) -> None:
+    folder = small(tmp_path / "audit", samples=400, copies=1)
+    page = page_of(folder)
+    assert "1 exact copy found, no copying beyond chance shown" in page.words
+    assert "1 sample equals a training image pixel by pixel, mirrored or not." in page.words
+    assert "a share of 1.4 % is not ruled out, and single copies may be among the closest pairs." in page.text
+    file = folder.path / "samples.csv"
+    file.write_text(file.read_text().replace(",0.5,", ",0.0,"))
+    assert "400 exact copies found, no copying beyond chance shown" in page_of(folder).words
+    assert "equal a training image" not in page_of(small(tmp_path / "b", exact=False)).text
+
+
 def test_few_held_out_images_cannot_calibrate(tmp_path: Path) -> None:
-    page = page_of(small(tmp_path / "audit", held_out=98))
+    page = page_of(small(tmp_path / "audit", held_out=98, exact=False))
     assert "Not calibrated" in page.words
     assert "8 of 32 samples" in page.text
     assert "Only 98 held-out images were given, too few" in page.text

@@ -154,6 +154,7 @@ class Pair:
     seed: str
     ratio: float
     nearest: int
+    distance: float
     mirrored: bool
     picture: NDArray[np.uint8]
     original: NDArray[np.uint8]
@@ -194,6 +195,7 @@ class Audit:
         copies: in pixels.
         quality: in the space that was asked for first.
         spaces: of the networks.
+        exact: how many samples equal a training image, pixel by pixel, as it is or mirrored.
         ratios, held_out_ratios: distance ratios in pixels, float64 (N,) and (H,).
         pairs: the closest ones, closest first.
         top, skipped: training images, most often copied or skipped first.
@@ -206,6 +208,7 @@ class Audit:
     copies: Copies
     quality: Quality
     spaces: list[Space]
+    exact: int
     ratios: NDArray[np.float64]
     held_out_ratios: NDArray[np.float64]
     pairs: list[Pair]
@@ -243,8 +246,9 @@ def read_audit(name: str, folder: Path) -> Audit:
         _attempt(folder / "pictures.npz", partial(_trained, training, copying, pictures, kind))
         for kind in ("top", "skipped")
     )
-    ratios, held_out_ratios = np.array([row["ratio"] for row in rows]), pictures["held_out_ratios"]
-    return Audit(name, folder, numbers, copies, quality, spaces, ratios, held_out_ratios, pairs, top, skipped, curves)
+    exact, ratios = sum(row["distance"] == 0 for row in rows), np.array([row["ratio"] for row in rows])
+    real = pictures["held_out_ratios"]
+    return Audit(name, folder, numbers, copies, quality, spaces, exact, ratios, real, pairs, top, skipped, curves)
 
 
 def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
@@ -380,6 +384,7 @@ def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
             "seed": row["seed"],
             "ratio": float(row["ratio"]),
             "nearest": int(row["nearest"]),
+            "distance": float(row["distance"]),
             "mirrored": row["mirrored"] == "1",
         }
         for row in _rows(file)

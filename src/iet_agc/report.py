@@ -6,6 +6,7 @@ the one of false alarms, and no page says that there are none: it says what is n
 """
 
 import math
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -31,14 +32,14 @@ _Outcome = Literal["copies", "undecided", "chance", "uncalibrated"]
 _LABELS: dict[_Outcome, str] = {
     "copies": "Copies found",
     "undecided": "Undecided",
-    "chance": "No copying shown",
+    "chance": "No copying beyond chance shown",
     "uncalibrated": "Not calibrated",
 }
 
 #: Of each of the field's other statistics: its title, and what it counts, in plain words.
 _STATISTICS = {
     "d1_d2": ("d1/d2 below 1/3", "nearest training image less than a third as far as the second nearest"),
-    "auth_pct": ("AuthPct", "authentic: farther from the nearest training image than that image is from its nearest"),
+    "auth_pct": ("AuthPct", "authentic: farther from the nearest training image than that one is from its own nearest"),
     "c_t": ("C_T", "how much farther than held-out images samples are from the training images"),
 }
 
@@ -51,6 +52,15 @@ _QUALITY = (
     ("MiFID", "Fréchet distance, raised where samples lie too near to real images", "lower", "mifid"),
     ("Inception score", "clear and varied; not compared with real images", "higher", "inception_score"),
 )
+
+
+#: How audit.json names what its numbers of quality compare, and what a convention is about, in words.
+_COMPARED = {
+    "_train_to_held_out": " of training and held-out images",
+    "_train": " to training images",
+    "_held_out": " to held-out images",
+}
+_TITLES = {key: title for title, _, _, key in _QUALITY} | {"precision_recall": "Precision and recall"}
 
 
 def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str:
@@ -113,10 +123,11 @@ def _section(audit: Audit) -> dict[str, Any]:
     histogram = drawings.histogram(audit.ratios, audit.held_out_ratios, copies)
     return {
         "audit": audit,
-        "outcome": "copies" if any(_outcome(space.copies) == "copies" for space in audit.spaces) else outcome,
+        "outcome": "copies" if _found(audit) else outcome,
         "label": _label(audit),
         "verdict": _verdict(copies),
         "note": _note(copies, outcome),
+        "exact": _exact(audit.exact),
         "elsewhere": [_in_short(space) for space in audit.spaces],
         "pairs": [_shown_pair(pair, copies.cut) for pair in audit.pairs],
         "pairs_below": sum(pair.ratio < copies.cut for pair in audit.pairs),
@@ -138,9 +149,11 @@ def _section(audit: Audit) -> dict[str, Any]:
 
 def _space(space: Space, shown: Quality) -> dict[str, Any]:
     """What the template knows of one feature space; its quality is None where the audit's quality is just that."""
+    outcome = _outcome(space.copies)
     return {
         "space": space,
-        "summary": f"{_LABELS[_outcome(space.copies)]}. {_verdict(space.copies)}",
+        "summary": f"{_LABELS[outcome]}. {_verdict(space.copies)}",
+        "note": _note(space.copies, outcome),
         "chart": drawings.mq_chart(space.copies, f"features of {space.name}"),
         "rows": _mq_rows(space.copies),
         "statistics": _statistics(space.copies),
@@ -157,14 +170,29 @@ def _outcome(copies: Copies) -> _Outcome:
     return "copies" if copies.calibrated.low > copies.most_false_alarms else "undecided"
 
 
+def _found(audit: Audit) -> list[str]:
+    """What shows copies, in words: distance ratios in pixels; else equal pixels, or features."""
+    if _outcome(audit.copies) == "copies":
+        return [_LABELS["copies"]]
+    exact = f"{_count(audit.exact)} exact {'copy' if audit.exact == 1 else 'copies'} found"
+    spaces = [space.name for space in audit.spaces if _outcome(space.copies) == "copies"]
+    features = f"copies found in the features of {' and '.join(spaces)}"
+    return [exact] * bool(audit.exact) + [features] * bool(spaces)
+
+
 def _label(audit: Audit) -> str:
-    """The verdict in two words, or in more where features show copies and pixels do not."""
-    outcome = _outcome(audit.copies)
-    found = [space.name for space in audit.spaces if _outcome(space.copies) == "copies"]
-    if outcome == "copies" or not found:
-        return _LABELS[outcome]
-    pixels = "undecided in pixels" if outcome == "undecided" else "no copying shown in pixels"
-    return f"Copies found in the features of {' and '.join(found)}, {pixels}"
+    """The verdict in two words, or in more where something shows copies and distance ratios in pixels do not."""
+    found, outcome = _found(audit), _outcome(audit.copies)
+    if outcome != "copies":
+        found = [*found, _LABELS[outcome].lower() + (" in pixels" if found and audit.spaces else "")]
+    label = ", ".join(found)
+    return f"{label[:1].upper()}{label[1:]}"
+
+
+def _exact(count: int) -> str:
+    """Of copies that need no statistics, one sentence; none of none."""
+    equal = "sample equals a training image" if count == 1 else "samples equal training images"
+    return f"{_count(count)} {equal} pixel by pixel, mirrored or not." if count else ""
 
 
 def _of_all(copies: Copies) -> str:
@@ -199,11 +227,12 @@ def _note(copies: Copies, outcome: _Outcome) -> str:
     held_out, most = _count(copies.held_out), _percent(copies.most_false_alarms)
     known = f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images"
     known += f", so its true false-alarm rate may be up to {most}"
+    single = ", and single copies may be among the closest pairs" if copies.copied.count else ""
     return {
         "copies": f"{known}; the samples' interval lies above that.",
         "undecided": f"{known}, within the samples' interval or above it: give more held-out images to decide.",
         "chance": f"{known}. The samples' interval reaches down to the rate of real images: copying beyond that is not "
-        f"shown; a share of {_percent(copies.copied.high)} is not ruled out.",
+        f"shown; a share of {_percent(copies.copied.high)} is not ruled out{single}.",
     }[outcome]
 
 
@@ -264,9 +293,17 @@ def _quality(quality: Quality) -> dict[str, Any]:
             rows.append({"title": title, "plain": plain, "better": better} | {"train": train, "held_out": held_out})
             rows[-1]["alone"] = alone
     warnings = quality.warnings or ([_few_images(quality)] if quality.few_images else [])
-    warnings = [f"{warning[:1].upper()}{warning[1:].rstrip('.')}" for warning in warnings]
+    warnings = [_in_words(warning) for warning in warnings]
     scale = quality.values.get("frechet_train_to_held_out")
     return {"extractor": quality.extractor, "rows": rows, "warnings": warnings, "scale": scale}
+
+
+def _in_words(warning: str) -> str:
+    """A warning for people: "kid_train" is "KID to training images", and the first letter is large."""
+    for key, title in _TITLES.items():
+        for ending, words in _COMPARED.items():
+            warning = re.sub(rf"\b{key}{ending}\b", f"{title}{words}", warning)
+    return f"{warning[:1].upper()}{warning[1:].rstrip('.')}"
 
 
 def _few_images(quality: Quality) -> str:
@@ -295,11 +332,16 @@ def _conventions(audit: Audit) -> list[tuple[str, Any]]:
     rows = [(key, value) for key, value in audit.numbers["conventions"].items() if value is not None]
     rows += [(_STATISTICS.get(each.key, (each.key,))[0], _sourced(each)) for each in _every_statistic(audit)]
     common = audit.quality.conventions
-    rows += [(f"quality: {key}", value) for key, value in common.items()]
+    rows += [_convention(audit.quality.extractor, key, value) for key, value in common.items()]
     for space in audit.spaces:
         own = {key: value for key, value in space.quality.conventions.items() if common.get(key) != value}
-        rows += [(f"quality in the features of {space.name}: {key}", value) for key, value in own.items()]
+        rows += [_convention(space.name, key, value) for key, value in own.items()]
     return rows
+
+
+def _convention(extractor: str, key: str, value: object) -> tuple[str, object]:
+    """A convention of quality; that of the features goes by the name of the extractor."""
+    return (extractor if key == "features" else _TITLES.get(key, f"quality: {key}")), value
 
 
 def _sourced(statistic: Statistic) -> str:
