@@ -163,7 +163,7 @@ def test_verdict_counts_what_audit_json_counts(case: Case) -> None:
         assert "3 more held-out images stand in the training set and were left out." in text
     else:
         assert "8 of 32 samples (25.0 %, 95 % interval 13.3 to 42.1 %) have a distance ratio below 0.15" in text
-        assert "1 exact copy found, not calibrated" in text
+        assert "1 exact copy found, the share in pixels is not calibrated" in text
         assert "No held-out images were given" in text
         assert "expected by chance" not in text
     assert "32 samples, 76 training images (70 unique), " in text
@@ -294,7 +294,7 @@ def test_feature_space_says_what_it_found(tmp_path: Path) -> None:
     spaces = {"net": found | {"calibrated": found["calibrated"] | {"count": 200, "share": 0.5, "ci95": [0.45, 0.55]}}}
     folder.edit(feature_spaces=spaces)
     text = page_of(folder).text
-    assert "Copies found in the features of net, no copying beyond chance shown in pixels" in text
+    assert "Copies found in the features of net, the share in pixels is not shown to exceed chance" in text
     assert "In the features of net: copies found, 50.0 % (95 % interval 45.0 to 55.0 %)." in text
     assert "Copies found. 200 of 400 samples (50.0 %, 95 % interval 45.0 to 55.0 %) are closer to one" in text
     assert 'class="verdict copies"' in render({"it": folder.path})
@@ -406,12 +406,12 @@ def test_upper_end_of_false_alarms_is_clopper_and_pearsons(tmp_path: Path) -> No
 def test_exact_copies_are_told_whatever_the_share_is(tmp_path: Path) -> None:
     folder = small(tmp_path / "audit", samples=400, copies=1)
     page = page_of(folder)
-    assert "1 exact copy found, no copying beyond chance shown" in page.words
+    assert "1 exact copy found, the share in pixels is not shown to exceed chance" in page.words
     assert "1 sample equals a training image pixel by pixel, mirrored or not." in page.words
     assert "a share of 1.4 % is not ruled out, and single copies may be among the closest pairs." in page.text
     file = folder.path / "samples.csv"
     file.write_text(file.read_text().replace(",0.5,", ",0.0,"))
-    assert "400 exact copies found, no copying beyond chance shown" in page_of(folder).words
+    assert "400 exact copies found, the share in pixels is not shown to exceed chance" in page_of(folder).words
     assert "equal a training image" not in page_of(small(tmp_path / "b", exact=False)).text
 
 

@@ -36,6 +36,9 @@ _LABELS: dict[_Outcome, str] = {
     "uncalibrated": "Not calibrated",
 }
 
+#: What is said of the share in pixels where something else shows copies.
+_BESIDES = {"undecided": "undecided", "chance": "not shown to exceed chance", "uncalibrated": "not calibrated"}
+
 #: Of each of the field's other statistics: its title, and what it counts, in plain words.
 _STATISTICS = {
     "d1_d2": ("d1/d2 below 1/3", "nearest training image less than a third as far as the second nearest"),
@@ -183,9 +186,9 @@ def _found(audit: Audit) -> list[str]:
 def _label(audit: Audit) -> str:
     """The verdict in two words, or in more where something shows copies and distance ratios in pixels do not."""
     found, outcome = _found(audit), _outcome(audit.copies)
-    if outcome != "copies":
-        found = [*found, _LABELS[outcome].lower() + (" in pixels" if found and audit.spaces else "")]
-    label = ", ".join(found)
+    if outcome == "copies" or not found:
+        return _LABELS[outcome]
+    label = ", ".join([*found, f"the share in pixels is {_BESIDES[outcome]}"])
     return f"{label[:1].upper()}{label[1:]}"
 
 
