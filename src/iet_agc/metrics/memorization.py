@@ -228,7 +228,8 @@ def cells(
     training images at most, drawn at random. It runs in one thread: sums in another order would be other sums.
 
     Args:
-        train_vectors, sample_vectors, held_out_vectors: pixels or features, any number type, (M, D), (N, D), (H, D).
+        train_vectors, sample_vectors, held_out_vectors: pixels or features, any number type, (M, ...), (N, ...) and
+            (H, ...), flattened.
         count: how many; by default such that 100 samples and 100 held-out images come on each, 10 at most.
         seed: of the draw and of k-means' start.
 
