@@ -183,7 +183,11 @@ def test_the_folder_holds_what_the_audit_found(tmp_path):
         "image": "7", "multiplicity": "1", "copied": "2", "seen": "10", "skipped": "9", "samples": "60 61",
     }  # fmt: skip
     with np.load(tmp_path / "audit" / "pictures.npz", allow_pickle=False) as pictures:
-        assert set(pictures["worst"][:2]) == {60, 61}
+        ratios, nearest = result.ratios[pictures["worst"]], result.nearest[pictures["worst"]]
+        assert pictures["worst"][0] == 60  # and 61 is another copy of the same image
+        assert (len(ratios), len(nearest.unique())) == (5, 5)
+        assert ratios.tolist() == sorted(ratios.tolist())
+        assert ratios[1] == result.ratios[result.nearest != 7].min()
         assert np.array_equal(pictures["worst_samples"][0], TRAIN[7].numpy())
         assert np.array_equal(pictures["worst_originals"][0], TRAIN[7].numpy())
         assert pictures["top"][0] == pictures["skipped"][0] == 7

@@ -171,14 +171,15 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         result: the audit.
         out: folder; an earlier audit in it is replaced, anything else refused.
         names: what was audited, as the person who asked for it wrote it: "train", "samples", "held_out".
-        most: how many pairs and training images to keep pictures of.
+        most: how many pairs and training images to keep pictures of. A training image stands in one pair only, with the
+            sample closest to it.
     """
     _check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "audit.json").unlink(missing_ok=True)  # it comes last: with it, the folder is whole
     names = names or {"train": result.train.name, "samples": result.samples.name, "held_out": ""}
     table = _per_unique_image(result)
-    worst = result.ratios.argsort(stable=True)[:most]
+    worst = _closest_pairs(result)[:most]
     top = result.unique[table["copied"].argsort(descending=True, stable=True)[:most]]
     skipped = top[:0]
     if result.record:
@@ -202,6 +203,13 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
     replace_text(out / "audit.json", json.dumps(result.numbers | {"names": dict(names)}, indent=1) + "\n")
     return out
+
+
+def _closest_pairs(result: AuditResult) -> Tensor:
+    """For each training image that is nearest to any sample, the one of lowest ratio; the lowest first, int64."""
+    order = result.ratios.argsort(stable=True)
+    _, first = np.unique(result.nearest[order].numpy(), return_index=True)
+    return order[torch.from_numpy(np.sort(first))]
 
 
 def _check_out(out: Path) -> None:
