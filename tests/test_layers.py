@@ -42,7 +42,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "intervals": ("", "scipy"),
     "reading": ("", "numpy scipy"),
     "drawings": ("reading", "numpy matplotlib markupsafe PIL"),
-    "frontier": ("compare files intervals", "numpy matplotlib jinja2 markupsafe"),
+    "frontier": ("compare drawings files intervals", "numpy matplotlib jinja2 markupsafe"),
     # plumbing
     "files": ("", ""),
     "config": ("files", "pydantic"),

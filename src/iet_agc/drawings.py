@@ -26,7 +26,18 @@ from PIL import Image
 
 from iet_agc.reading import Copies, Share
 
-__all__ = ["LARGEST", "Drawing", "compared", "curve_charts", "difference", "histogram", "mq_chart", "picture", "style"]
+__all__ = [
+    "LARGEST",
+    "Drawing",
+    "compared",
+    "curve_charts",
+    "difference",
+    "histogram",
+    "inline",
+    "mq_chart",
+    "picture",
+    "style",
+]
 
 #: Pictures are enlarged to at least, and shrunk to at most, this many pixels a side.
 _SMALLEST, LARGEST = 128, 256
@@ -113,8 +124,18 @@ def _axes(height: float = 2.7, width: float = 4.3) -> Axes:
 
 
 def _drawing(axes: Axes, alt: str, caption: str) -> Drawing:
-    """Inline SVG, without dates, and with ids that repeat in no other chart."""
-    figure, stream = axes.figure, io.StringIO()
+    assert isinstance(axes.figure, Figure)
+    return Drawing(inline(axes.figure, alt), caption)
+
+
+def inline(figure: Figure, alt: str) -> Markup:
+    """A figure as inline SVG: without dates and style sheets, and with ids that repeat in no other chart.
+
+    Args:
+        figure: the chart.
+        alt: what it shows, for those who cannot see it.
+    """
+    stream = io.StringIO()
     FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})  # pyright: ignore
     svg = stream.getvalue()
     svg = re.sub(
@@ -126,7 +147,7 @@ def _drawing(axes: Axes, alt: str, caption: str) -> Drawing:
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
     opening = f'<svg {box[0]} role="img" aria-label="{escape(alt)}">'
-    return Drawing(Markup(re.sub(r"^<svg[^>]*>", lambda _: opening, svg, count=1).strip()), caption)
+    return Markup(re.sub(r"^<svg[^>]*>", lambda _: opening, svg, count=1).strip())
 
 
 def _in_percent(value: float, _: object = None) -> str:

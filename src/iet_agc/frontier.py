@@ -6,7 +6,6 @@ The front is Pareto's, of the means: the experiments than which no other is both
 import csv
 import io
 import math
-import re
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,20 +14,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from iet_agc.compare import COLUMNS, Rows, listed, warnings
+from iet_agc.drawings import inline, style
 from iet_agc.files import holds_others, replace_text, replacing
-from iet_agc.intervals import share
+from iet_agc.intervals import hundredths, share
 
 __all__ = ["front", "write_comparison"]
 
@@ -58,7 +56,7 @@ def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]
     if not rows:
         raise ValueError("there is nothing to compare: give at least one audited run, or the folder of an audit")
     _check_out(out)
-    with matplotlib.style.context(["default", _STYLE]):
+    with style():
         picture, page = _png(rows), _page(rows, differences, out)
     out.mkdir(parents=True, exist_ok=True)
     (out / _FILES["html"]).unlink(missing_ok=True)  # it comes last: with it, the folder is whole
@@ -239,14 +237,7 @@ def _point(name: str, number: int, x: Mapping[str, Any], y: Mapping[str, Any]) -
 #: Okabe and Ito's colours, told apart by colour-blind readers; with the shapes, 42 experiments look different.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#1c1f23")
 _MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}
-_INK, _SOFT, _GRID, _BEATEN, _CHANCE = "#1c1f23", "#555b63", "#e3e6ea", "#f1f2f5", "#0072B2"
-
-_STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "iet-agc", "font.size": 9, "axes.labelsize": 9, "axes.edgecolor": "#8a9099",
-    "text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.color": _GRID, "axes.axisbelow": True, "legend.frameon": False,
-    "figure.constrained_layout.use": True, "axes.formatter.useoffset": False,
-}  # fmt: skip
+_INK, _SOFT, _BEATEN, _CHANCE = "#1c1f23", "#555b63", "#f1f2f5", "#0072B2"
 
 
 def _draw(plot: _Plot, width: float, height: float, bottom: float = 0) -> tuple[Figure, Axes]:
@@ -408,20 +399,9 @@ def _overlap(one: _Box, other: _Box) -> float:
 
 
 def _svg(plot: _Plot) -> Markup:
-    """The plot inline: without dates, and without ids and styles that the page does not need."""
     figure, axes = _draw(plot, 4.3, 3.7)
     _label(figure, axes, plot.points)
-    stream = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = stream.getvalue()
-    svg = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL
-    )
-    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", svg)
-    box = re.search(r'viewBox="[^"]*"', svg)
-    assert box is not None
-    opening = f'<svg {box[0]} role="img" aria-label="{escape(_alt(plot))}">'
-    return Markup(re.sub(r"^<svg[^>]*>", lambda _: opening, svg, count=1).strip())
+    return inline(figure, _alt(plot))
 
 
 #: The picture: inches wide, dots per inch, and inches high of the plot, of a name, of a further line of it, of a note.
@@ -524,13 +504,7 @@ def _methods(rows: Rows, differences: Rows) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    """0 and 1 only where they are exact."""
-    hundred = 100 * share
-    if 0 < hundred < 0.05:
-        return "<\u00a00.1\u00a0%"
-    if 99.95 <= hundred < 100:
-        return ">\u00a099.9\u00a0%"
-    return f"{hundred:.0f}\u00a0%" if hundred in (0, 100) else f"{hundred:.1f}\u00a0%"
+    return f"{hundredths(share)}\u00a0%"
 
 
 def _decimal(value: float) -> str:

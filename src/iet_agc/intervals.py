@@ -5,7 +5,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-__all__ = ["difference_of_shares", "share"]
+__all__ = ["difference_of_shares", "hundredths", "share"]
 
 
 def share(count: int, total: int) -> dict[str, Any]:
@@ -44,3 +44,13 @@ def difference_of_shares(count1: int, total1: int, count2: int, total2: int) -> 
     p1, p2 = first["share"], second["share"]
     below, above = math.hypot(p1 - low1, high2 - p2), math.hypot(high1 - p1, p2 - low2)
     return {"difference": p1 - p2, "ci95": [p1 - p2 - below, p1 - p2 + above]}
+
+
+def hundredths(share: float) -> str:
+    """A share in percent, for people, with one decimal; 0 and 100 only where they are exact."""
+    percent = 100 * share
+    if 0 < percent < 0.05:
+        return "<\u00a00.1"
+    if 99.95 <= percent < 100:
+        return ">\u00a099.9"
+    return f"{percent:.0f}" if percent in (0, 100) else f"{percent:.1f}"

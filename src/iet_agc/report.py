@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 
 from iet_agc import drawings
 from iet_agc.files import replace_text
-from iet_agc.intervals import difference_of_shares
+from iet_agc.intervals import difference_of_shares, hundredths
 from iet_agc.reading import CUT, Audit, Copies, Pair, Quality, Share, Space, Statistic, Trained, read_audit
 
 __all__ = ["render", "write_report"]
@@ -423,20 +423,11 @@ def _count(value: int) -> str:
 
 def _percent(share: float) -> str:
     """0 and 1 only where they are exact."""
-    return f"{_hundredths(share)}\u00a0%"
+    return f"{hundredths(share)}\u00a0%"
 
 
 def _interval(share: Share) -> str:
-    return f"{_hundredths(share.low)} to {_hundredths(share.high)}\u00a0%"
-
-
-def _hundredths(share: float) -> str:
-    hundred = 100 * share
-    if 0 < hundred < 0.05:
-        return "<\u00a00.1"
-    if 99.95 <= hundred < 100:
-        return ">\u00a099.9"
-    return f"{hundred:.0f}" if hundred in (0, 100) else f"{hundred:.1f}"
+    return f"{hundredths(share.low)} to {hundredths(share.high)}\u00a0%"
 
 
 def _ratio(value: float) -> str:
