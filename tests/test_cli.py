@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from iet_agc import cli
+from iet_agc.sources import load_part
 
 TINY = {
     "data.num_train": "200",
@@ -149,6 +150,38 @@ def test_presets_are_listed_with_their_meaning(capsys):
         (["sample", "nowhere", "--out", "y", "--frob"], "unknown argument '--frob'"),
         (["sample", "nowhere"], "the following arguments are required: --out"),
         (["audit", "--train", "digits", "--samples", "nowhere", "--out", "a"], "nowhere is not a folder of images"),
+        (["audit", "--train", "nowhere", "--samples", "digits", "--out", "a"], "nowhere is not a folder of images"),
+        (
+            ["audit", "--train", "digits", "--samples", "digits", "--out", "a", "--convert-to", "8x8"],
+            "argument --convert-to: '8x8' is not CxHxW with 1 or 3 channels, such as 3x64x64",
+        ),
+        (
+            ["audit", "--train", "digits", "--samples", "digits", "--out", "a", "--memory", "0"],
+            "argument --memory: '0' is not a number of GiB above 0",
+        ),
+        (
+            ["audit", "--train", "digits", "--samples", "digits", "--out", "a", "--memory", "much"],
+            "argument --memory: 'much' is not a number of GiB above 0",
+        ),
+        (
+            ["audit", "--train", "digits", "--samples", "digits", "--out", "a", "--fail-above", "2"],
+            "argument --fail-above: '2' is not a share from 0 to 1",
+        ),
+        (
+            ["audit", "--train", "digits", "--samples", "digits", "--out", "a", "--fail-above", "0.02"],
+            "--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z",
+        ),
+        (
+            ["audit", "--train", "digits", "--samples", "digits", "--out", "a", "--extractor", "sscd.pt"],
+            "there is no file sscd.pt: give the path of a TorchScript file, such as SSCD's",
+        ),
+        (
+            ["audit", "--train", "digits", "--samples", "digits", "--out", "a", "--extractor", "resnet"],
+            "unknown extractor 'resnet': use the path of a TorchScript file (.pt) or one of pixels, efficientnet-lite0",
+        ),
+        (["sample", "nowhere", "--out", "y", "--flips"], "--flips are those of a guard: give --guard TRAIN as well"),
+        (["sample", "nowhere", "--out", "y", "--guard", "digits"], "give --held-out"),
+        (["sample", "nowhere", "--out", "y", "--guard", "nowhere", "--held-out", "digits"], "nowhere is not a folder"),
         (["report", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere is not a run: it has no config.json"),
         (["dance"], "invalid choice: 'dance'"),
@@ -215,6 +248,42 @@ def test_train_sample_audit_report_compare(capsys, tmp_path):
 
     assert list(result("compare", runs[0])["presets"]) == ["digits-iet-agc"]
     assert "is not audited" in call(capsys, "compare", *runs)[2]
+
+
+def test_a_build_fails_by_an_audit_and_a_guard_mends_it(capsys, tmp_path):
+    """Samples of a run that are copies of its training images: status 1, with the JSON and one line."""
+    run = tmp_path / "run"
+    assert call(capsys, "train", "digits-iet-agc", "--out", run, *SETTINGS, "--train.steps", "1")[0] == 0
+    copies = load_part(str(run), "train")[0].images[:40]
+    np.save(tmp_path / "copies.npy", copies.numpy())
+    sources = ("audit", "--train", run, "--held-out", run, "--memory", "0.01")
+    status, out, err = call(
+        capsys, *sources, "--samples", tmp_path / "copies.npy", "--out", tmp_path / "a", "--fail-above", "0.5"
+    )
+    assert status == 1
+    assert json.loads(out)["calibrated"]["count"] == 40
+    line = "iet-agc: check failed: 100.00% of samples are below the calibrated cut (95 % interval 91.24% to 100.00%)"
+    assert f"{line}, more than 50.00%" in err
+
+    drawn = ("sample", run, "--out", tmp_path / "guarded", "--num", "30", "--guard", run)
+    status, out, _ = call(capsys, *drawn)
+    guard = json.loads(out)["guard"]
+    assert status == 0
+    assert guard["drawn"] == 30 + guard["turned_down"]
+    status, out, _ = call(
+        capsys, *sources, "--samples", tmp_path / "guarded", "--out", tmp_path / "b", "--fail-above", "0"
+    )
+    assert (status, json.loads(out)["calibrated"]["count"]) == (0, 0)
+    assert json.loads(out)["calibrated"]["cut"] == guard["cut"]
+
+    status, out, _ = call(capsys, "compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "compared")
+    assert status == 0
+    assert {Path(file).name for file in json.loads(out)["files"].values()} == {
+        "comparison.html", "comparison.png", "comparison.csv", "comparison-means.csv",
+    }  # fmt: skip
+    difference = json.loads(out)["differences"]["b"]["calibrated"]
+    assert difference["mean"] == 1
+    assert "Newcombe" in difference["method"]
 
 
 def test_torchrun_is_the_same_run_on_more_processes(tmp_path):

@@ -5,6 +5,7 @@ Exit status: 0; 1 when a check failed or training broke; 2 on bad input, with on
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -234,22 +235,28 @@ def _add_audit(verbs: Any) -> None:
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    sizes = [int(size) for size in text.lower().split("x")]
-    if len(sizes) != 3 or sizes[0] not in (1, 3) or min(sizes) < 1:
+    sizes = [int(size) for size in text.lower().split("x") if size.isdecimal()]
+    if len(sizes) != 3 or text.lower() != "x".join(map(str, sizes)) or sizes[0] not in (1, 3) or 0 in sizes:
         raise argparse.ArgumentTypeError(f"{text!r} is not CxHxW with 1 or 3 channels, such as 3x64x64")
     return sizes[0], sizes[1], sizes[2]
 
 
 def _bytes(text: str) -> int:
-    if not 0 < float(text) < 2**20:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB above 0")
-    return int(float(text) * 1024**3)
+    return int(1024**3 * _number(text, 2**-20, 2**20, "a number of GiB above 0"))
 
 
 def _share(text: str) -> float:
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
-    return float(text)
+    return _number(text, 0, 1, "a share from 0 to 1")
+
+
+def _number(text: str, least: float, most: float, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return number
 
 
 def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
