@@ -133,7 +133,7 @@ def auth_pct(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
 
     A sample is authentic if it is farther from its nearest training image than that image is from its nearest
     other training image. Strictly: at equal distances it is not, so a copy is not authentic even where the
-    image has a twin. New real images score far below 1 (56 % on digits, 72 % on Fashion-MNIST): read it beside theirs.
+    image has a twin. New real images score far below 1 (55 % on digits, 72 % on Fashion-MNIST): read it beside theirs.
 
     Source: Alaa et al., ICML 2022 (arXiv 2102.08921); the name, and the comparison in the direction from sample to
     training image, from Stein et al., NeurIPS 2023 (dgm-eval).
