@@ -20,6 +20,7 @@ from iet_agc.metrics.memorization import (
     distance_ratio,
     held_out_statistics,
     memorization_quantity,
+    near,
     share_below,
     statistics,
 )
@@ -315,7 +316,7 @@ def test_the_entries_say_what_they_are() -> None:
     own, real_own = _own_distances(train, mine[1][:, 0]), _own_distances(train, real[1][:, 0])
     found = statistics(mine[0], own, real[0], cells(train, samples, held_out))
     assert json.loads(json.dumps(found)) == found
-    assert list(found) == ["d1_d2", "auth_pct", "c_t"]
+    assert list(found) == ["d1_d2", "auth_pct", "near", "c_t"]
     assert all({"unit", "direction", "convention", "source"} <= set(entry) for entry in found.values())
     assert found["d1_d2"]["count"] == 10
     assert found["auth_pct"]["count"] <= 30
@@ -334,3 +335,17 @@ def test_the_entries_say_what_they_are() -> None:
 def test_one_unique_training_image_has_no_second_nearest() -> None:
     with pytest.raises(ValueError, match=r"distances must be \(N, k\) with k >= 2, not \(4, 1\)"):
         statistics(torch.ones(4, 1), torch.ones(4))
+
+
+def test_nearness_sees_the_copy_that_a_ratio_is_blind_to() -> None:
+    """50 neighbours at distance 1 or so give ratio 1; real images are at 10, 20, .. 1,990."""
+    held_out = torch.arange(1, 200).double() * 10
+    distances = torch.cat([torch.ones(3, 50), torch.full((7, 50), 500.0)]).double()
+    assert distance_ratio(distances).tolist() == [1.0] * 10
+    found = near(distances[:, 0], held_out)
+    assert found == {"false_alarm": 0.01, "cut": 20.0, **share_below(distances[:, 0], 20.0)}  # the 2nd of 199
+    assert found["count"] == 3
+    assert near(distances[:, 0], held_out[:98]) is None
+    entry = statistics(distances, torch.ones(10).double(), torch.stack([held_out] * 2, dim=1))
+    assert entry["near"]["count"] == 3
+    assert {"unit", "direction", "convention", "source"} <= set(entry["near"])

@@ -79,7 +79,7 @@ def run_preset(settings: Settings, run: Path) -> dict[str, Any]:
         device=settings.run.device,
         on_images=lambda images: _advance(images * settings.sample.steps),
     )
-    return audit_sources(str(run), str(run / "samples"), str(run), run / "audit", on_images=lambda images: None)
+    return audit_sources(str(run), str(run / "samples"), str(run), run / "audit", on_done=lambda share: None)
 
 
 def table(audits: dict[str, dict[str, Any]]) -> str:

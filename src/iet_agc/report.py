@@ -43,6 +43,7 @@ _BESIDES = {"undecided": "undecided", "chance": "not shown to exceed chance", "u
 _STATISTICS = {
     "d1_d2": ("d1/d2 below 1/3", "nearest training image less than a third as far as the second nearest"),
     "auth_pct": ("AuthPct", "authentic: farther from the nearest training image than that one is from its own nearest"),
+    "near": ("Nearness", "nearer to a training image than 99\u00a0% of held-out images are to any"),
     "c_t": ("C_T", "how much farther than held-out images samples are from the training images"),
 }
 

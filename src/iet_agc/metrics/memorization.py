@@ -32,6 +32,7 @@ __all__ = [
     "distance_ratio",
     "held_out_statistics",
     "memorization_quantity",
+    "near",
     "share_below",
     "statistics",
 ]
@@ -257,24 +258,49 @@ def _rows(vectors: Tensor) -> np.ndarray:
 # Entries of audit.json --------------------------------------------------------------------------------------
 
 
+def near(distances: Tensor, held_out_distances: Tensor, false_alarm: float = 0.01) -> dict[str, Any] | None:
+    """Share of samples nearer to a training image than nearly all held-out images are to any. Low: less copied.
+
+    It sees what every ratio is blind to: a copy of an image that has many near copies in the training set, whose other
+    neighbours are as near as the first. It is blind where a ratio is not: to a noised copy of an image that is
+    far from all others.
+
+    Args:
+        distances: from each sample to its nearest training image, (N,).
+        held_out_distances: from each held-out image to its nearest training image, (H,).
+        false_alarm: see `calibrated_cut`.
+
+    Returns:
+        {"false_alarm", "cut"} and `share` of the samples below the cut; None where held-out images are too few.
+    """
+    cut = calibrated_cut(held_out_distances, false_alarm)
+    return None if cut is None else {"false_alarm": false_alarm, "cut": cut, **share_below(distances, cut)}
+
+
 def statistics(
     distances: Tensor,
     own_distances: Tensor,
     held_out_distances: Tensor | None = None,
     cell_numbers: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """The entry "statistics" of an audit: d1/d2, AuthPct and C_T, each with unit, direction, convention and source.
+    """The entry "statistics" of an audit, each number with its unit, direction, convention and source.
 
     Args:
         distances: squared L2 from each sample to its nearest unique training images, (N, k), k >= 2, ascending.
         own_distances: from its nearest training image to that one's nearest other, (N,).
-        held_out_distances: as `distances`, of held-out images, (H, k); None where there are none, and C_T is null.
+        held_out_distances: as `distances`, of held-out images, (H, k); None where there are none: then
+            nearness and C_T are null.
         cell_numbers: what `cells` returned; None for one cell.
     """
-    c_t = None
+    closer, c_t = None, None
     if held_out_distances is not None:
         c_t = copying_z(distances[:, 0], held_out_distances[:, 0], cell_numbers)
-    return {**_shares(distances, own_distances, "samples"), "c_t": c_t and c_t | _C_T}
+        closer = near(distances[:, 0], held_out_distances[:, 0])
+    return {
+        **_shares(distances, own_distances, "samples"),
+        "near": closer and closer | _NEAR,
+        "c_t": c_t and c_t | _C_T,
+    }
 
 
 def held_out_statistics(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
@@ -300,6 +326,13 @@ _AUTH_PCT = {
     "convention": "authentic: farther from its nearest unique training image than that one is from its nearest other; "
     "at equal distances not authentic",
     "source": "Alaa et al., ICML 2022, arXiv 2102.08921; name by Stein et al., NeurIPS 2023",
+}
+_NEAR = {
+    "unit": "share of samples",
+    "direction": "lower is less copied",
+    "convention": "squared L2 to the nearest unique training image below the floor((H + 1) / 100)-th smallest one of H "
+    "held-out images",
+    "source": "split conformal prediction, Vovk et al., 2005",
 }
 _C_T = {
     "unit": "standard deviations",
