@@ -7,12 +7,11 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
-import matplotlib.style
 import numpy as np
 import pytest
 from PIL import Image
 
-from iet_agc import frontier
+from iet_agc import drawings, frontier
 from iet_agc.compare import COLUMNS, compare, differences_from_first
 from iet_agc.frontier import front, write_comparison
 from tests.test_compare import newer, numbers, run, seeds, write
@@ -167,7 +166,7 @@ def test_labels_do_not_collide(tmp_path):
         for number, copied in enumerate(random.integers(0, 14, 12))
     ]
     plot = plot_of(audits)
-    with matplotlib.style.context(["default", frontier._STYLE]):
+    with drawings.style():
         figure, axes = frontier._draw(plot, 4.3, 3.7)
         boxes = frontier._label(figure, axes, plot.points)
     assert len(boxes) == 12

@@ -64,7 +64,7 @@ def test_nothing_is_left_out(installed):
         }
 
     assert content(installed / "iet_agc") == content(CHECKOUT / "src" / "iet_agc")
-    assert len([name for name in content(installed / "iet_agc") if name.endswith(".j2")]) == 1
+    assert len([name for name in content(installed / "iet_agc") if name.endswith(".j2")]) == 2
 
 
 def test_the_licence_comes_along(installed):

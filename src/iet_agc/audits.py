@@ -106,6 +106,7 @@ def audit_sources(
             work=Work(_in_parts(out / ".parts", key), memory, where, on_done),
         )
         result.numbers["conventions"]["convert_to"] = convert_to and "x".join(map(str, convert_to))
+        dist.barrier()  # others may still be reading parts
         if dist.rank() == 0:
             save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
             shutil.rmtree(out / ".parts")

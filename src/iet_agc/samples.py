@@ -97,6 +97,7 @@ def draw_samples(
     else:
         compute_parts(out / ".parts", "images", len(seeds), length, draw, on_images)
         chosen, images = seeds, read_parts(out / ".parts", "images", len(seeds), length)["images"]
+    dist.barrier()  # others may still be reading parts
     if dist.rank() == 0:
         _assemble(out, about, chosen, images)
     dist.barrier()
