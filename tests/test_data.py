@@ -727,3 +727,13 @@ def test_saved_images_come_back(tmp_path: Path, channels: int) -> None:
     images = torch.from_numpy(_pixels(1, channels, 5, 7))
     save_image(images[0], tmp_path / "a.png")
     assert torch.equal(load_images(tmp_path).images, images)
+
+
+def test_a_folder_keeps_the_names_of_its_files(tmp_path: Path) -> None:
+    for name in ("b/one.png", "a.png", "odd\n.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / name)
+    images = load_images(tmp_path)
+    assert images.files == ("a.png", "b/one.png", r"'odd\n.png'")
+    assert images.take(torch.tensor([1, 1])).files == ("b/one.png", "b/one.png")
+    assert convert(images, (1, 4, 4)).files == images.files

@@ -23,7 +23,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "shards": ("seeds", "torch"),
     "average": ("dist", "torch"),
     # images and models know no AGC and no shards
-    "data": ("seeds", "torch torchvision PIL numpy sklearn"),
+    "data": ("files seeds", "torch torchvision PIL numpy sklearn"),
     "diffusion": ("", "torch diffusers"),
     "models": ("diffusion", "torch diffusers"),
     "sampling": ("diffusion", "torch diffusers"),

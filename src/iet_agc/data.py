@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, BinaryIO, TypeVar
 from zipfile import ZipFile
@@ -24,6 +25,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from iet_agc.files import shown
 from iet_agc.seeds import generator
 
 __all__ = [
@@ -69,11 +71,13 @@ class ImageSet:
         images: uint8 (N, C, H, W).
         name: where they come from, for people.
         labels: class of each, int64 (N,), or None.
+        files: path of each below the folder that they were read from, or None.
     """
 
     images: Tensor
     name: str
     labels: Tensor | None = None
+    files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -90,7 +94,7 @@ class ImageSet:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over shape and pixels, hexadecimal."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
@@ -99,7 +103,9 @@ class ImageSet:
 
     def take(self, indices: Tensor) -> "ImageSet":
         """The images at `indices`, int64 (M,), in that order."""
-        return replace(self, images=self.images[indices], labels=None if self.labels is None else self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        files = None if self.files is None else tuple(self.files[index] for index in indices.tolist())
+        return replace(self, images=self.images[indices], labels=labels, files=files)
 
 
 def split(images: ImageSet, num_train: int | None, seed: int = 0) -> tuple[ImageSet, ImageSet]:
@@ -200,10 +206,10 @@ def load_images(
     if shape is not None:
         _check_shape(shape)
     if os.path.isdir(path):
-        return ImageSet(_folder_images(path, shape, on_images), name=str(path))
+        return _folder_images(path, shape, on_images)
     if path.suffix.lower() not in {".npz", ".npy"}:
-        raise ValueError(f"{_shown(path)} is not a folder of images, nor an .npz or .npy file")
-    images = ImageSet(_array_images(path), name=str(path))
+        raise ValueError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
+    images = ImageSet(_array_images(path), name=shown(path))
     on_images(len(images))
     return convert(images, shape) if shape else images
 
@@ -291,26 +297,21 @@ def _memory() -> int:
         return sys.maxsize
 
 
-def _shown(text: Path | str) -> str:
-    """Names from anywhere on one line, whatever bytes are in them."""
-    return str(text) if str(text).isprintable() else ascii(str(text))
-
-
 class _UnfitError(Exception):
     """What is wrong with a file and how to mend it, in words that follow its name."""
 
 
-def _folder_images(folder: Path, shape: tuple[int, int, int] | None, on_images: Callable[[int], object]) -> Tensor:
+def _folder_images(folder: Path, shape: tuple[int, int, int] | None, on_images: Callable[[int], object]) -> ImageSet:
     files, bad = _list_images(folder)
     count = len(files) + len(bad)
     if not count:
-        raise ValueError(f"{_shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
+        raise ValueError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
     with _strict_pillow():
         looks = _attempt(_look, files, bad) if shape is None else dict.fromkeys(files, shape)
         # with bad files nothing is kept; the others are decoded all the same, to name all that is wrong at once
         out = None
         if not bad:
-            out = _room((count, *(shape or _one_shape(folder, looks))), f"{count} images of {_shown(folder)}")
+            out = _room((count, *(shape or _one_shape(folder, looks))), f"{count} images of {shown(folder)}")
         places = {file: at for at, file in enumerate(looks)}
 
         def fill(file: Path) -> None:
@@ -321,7 +322,8 @@ def _folder_images(folder: Path, shape: tuple[int, int, int] | None, on_images: 
         _attempt(fill, list(looks), bad, on_images)
     if bad or out is None:
         raise ValueError(_complaint(folder, bad, count))
-    return torch.from_numpy(out)
+    names = tuple(shown(file.relative_to(folder)) for file in looks)
+    return ImageSet(torch.from_numpy(out), name=shown(folder), files=names)
 
 
 def _list_images(folder: Path) -> tuple[list[Path], dict[Path, str]]:
@@ -403,15 +405,15 @@ def _reason(error: Exception) -> str:
 
 def _words(error: Exception) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return _shown(" ".join(words.split()).rstrip(".")) or type(error).__name__
+    return shown(" ".join(words.split()).rstrip(".")) or type(error).__name__
 
 
 def _complaint(folder: Path, bad: dict[Path, str], count: int) -> str:
     """One line about all that cannot be used."""
-    named = [f"{_shown(path.relative_to(folder))} {bad[path]}" for path in sorted(bad)[:_MOST_NAMED]]
+    named = [f"{shown(path.relative_to(folder))} {bad[path]}" for path in sorted(bad)[:_MOST_NAMED]]
     if len(bad) > _MOST_NAMED:
         named.append(f"and {len(bad) - _MOST_NAMED} more")
-    return f"{_shown(folder)}: {len(bad)} of {count} files cannot be used: {'; '.join(named)}"
+    return f"{shown(folder)}: {len(bad)} of {count} files cannot be used: {'; '.join(named)}"
 
 
 def _one_shape(folder: Path, looks: dict[Path, tuple[int, int, int]]) -> tuple[int, int, int]:
@@ -422,9 +424,9 @@ def _one_shape(folder: Path, looks: dict[Path, tuple[int, int, int]]) -> tuple[i
     if odd:
         like = next(file for file, look in looks.items() if look[1:] == (height, width))
         raise ValueError(
-            f"{_shown(folder)}: {len(odd)} of {len(looks)} images have another size: "
-            f"{_shown(odd[0].relative_to(folder))} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
-            f"{_shown(like.relative_to(folder))} is {width} x {height} (width x height): all images of a set must have "
+            f"{shown(folder)}: {len(odd)} of {len(looks)} images have another size: "
+            f"{shown(odd[0].relative_to(folder))} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
+            f"{shown(like.relative_to(folder))} is {width} x {height} (width x height): all images of a set must have "
             "one size; 'iet-agc audit' brings them to one with --convert-to CxHxW"
         )
     return max(look[0] for look in looks.values()), height, width
@@ -527,9 +529,9 @@ def _array_images(path: Path) -> Tensor:
             zipped = file.read(2) == b"PK"
         array = _read_npz(path) if zipped else _read_npy(path)
     except _UnfitError as error:
-        raise ValueError(f"{_shown(path)} {error}") from None
+        raise ValueError(f"{shown(path)} {error}") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise ValueError(f"{_shown(path)} cannot be read as an array: {_words(error)}") from error
+        raise ValueError(f"{shown(path)} cannot be read as an array: {_words(error)}") from error
     return torch.from_numpy(np.ascontiguousarray(array))
 
 

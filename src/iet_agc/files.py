@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["flush", "holds_others", "replace_text", "replacing", "sha256"]
+__all__ = ["flush", "holds_others", "replace_text", "replacing", "sha256", "shown"]
 
 
 @contextmanager
@@ -32,6 +32,11 @@ def holds_others(folder: Path, names: Collection[str]) -> bool:
     return any(
         name not in names and name.removeprefix(".").removesuffix(".unfinished") not in names for name in entries
     )
+
+
+def shown(text: Path | str) -> str:
+    """Names from anywhere on one line, whatever bytes are in them."""
+    return str(text) if str(text).isprintable() else ascii(str(text))
 
 
 def flush(path: Path) -> None:
