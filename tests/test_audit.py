@@ -10,6 +10,7 @@ import torch
 from iet_agc.audit import audit, calibrate, unique_images
 from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
+from iet_agc.metrics.features import Extractor
 from iet_agc.metrics.memorization import share_below
 from iet_agc.sources import load_part, read_record
 from iet_agc.telemetry import TrainingRecord
@@ -91,8 +92,9 @@ def test_the_cut_is_that_of_calibrate():
     leaked = image_set(torch.cat([TRAIN[:30], noise(399, 5)]))
     for flips in (False, True):
         expected = audit(image_set(TRAIN), image_set(FRESH), leaked, flips=flips).numbers["calibrated"]["cut"]
-        assert calibrate(image_set(TRAIN), leaked, flips) == expected
-    assert calibrate(image_set(TRAIN), image_set(noise(98, 5))) is None
+        references, cut = calibrate(image_set(torch.cat([TRAIN, TRAIN[:9]])), leaked, flips)
+        assert (cut, len(references)) == (expected, 120)
+    assert calibrate(image_set(TRAIN), image_set(noise(98, 5)))[1] is None
 
 
 def test_the_fields_other_numbers_see_copies():
@@ -174,13 +176,14 @@ def test_the_folder_holds_what_the_audit_found(tmp_path):
     numbers = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert (numbers["version"], numbers["names"]) == (1, {"train": "run", "samples": "drawn", "held_out": ""})
     assert list(numbers["mq"]) == ["0.15", "0.20", "0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90"]
-    assert set(numbers["calibrated"]) == {"false_alarm", "cut", "count", "share", "ci95"}
+    assert set(numbers["calibrated"]) == {"false_alarm", "cut", "num_held_out", "count", "share", "ci95"}
     rows = list(csv.DictReader((tmp_path / "audit" / "samples.csv").open()))
     assert [row["seed"] for row in rows[-2:]] == ["160", "161"]
     assert [float(row["ratio"]) for row in rows] == result.ratios.tolist()
     images = list(csv.DictReader((tmp_path / "audit" / "training-images.csv").open()))
     assert images[7] == {
-        "image": "7", "multiplicity": "1", "copied": "2", "seen": "10", "skipped": "9", "samples": "60 61",
+        "image": "7", "multiplicity": "1", "copied": "2", "seen": "10", "skipped": "9", "file": "",
+        "samples": "60 61",
     }  # fmt: skip
     with np.load(tmp_path / "audit" / "pictures.npz", allow_pickle=False) as pictures:
         ratios, nearest = result.ratios[pictures["worst"]], result.nearest[pictures["worst"]]
@@ -199,7 +202,18 @@ def test_sources_are_runs_sets_or_files(tmp_path):
         load_part("digits", "held-out")
     np.save(tmp_path / "images.npy", FRESH.numpy())
     assert torch.equal(load_part(str(tmp_path / "images.npy"), "train")[0].images, FRESH)
-    assert read_record(tmp_path) is None
+    (tmp_path / "telemetry.csv").write_text("of something else")
+    assert read_record(str(tmp_path), 60) is None
+
+
+def test_telemetry_of_other_training_images_is_refused(tmp_path):
+    from iet_agc.config import Settings, claim_folder
+
+    claim_folder(Settings(), tmp_path)
+    (tmp_path / "telemetry.csv").write_text("image,member,seen,skipped\n0,0,3,1\n1,0,3,0\n")
+    assert read_record(str(tmp_path), 2).seen.tolist() == [3, 3]
+    with pytest.raises(ValueError, match=r"telemetry.csv has 2 images, the training set of .* has 3"):
+        read_record(str(tmp_path), 3)
 
 
 def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_lead(tmp_path):
@@ -211,7 +225,10 @@ def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_le
     save_audit(audit(train, image_set(FRESH), record=TrainingRecord(seen, skipped, {})), tmp_path / "audit")
     rows = list(csv.DictReader((tmp_path / "audit" / "training-images.csv").open()))
     assert len(rows) == 120
-    assert rows[0] == {"image": "0", "multiplicity": "3", "copied": "0", "seen": "30", "skipped": "24", "samples": ""}
+    assert rows[0] == {"image": "0", "multiplicity": "3", "copied": "0", "seen": "30", "skipped": "24"} | {
+        "file": "",
+        "samples": "",
+    }
     with np.load(tmp_path / "audit" / "pictures.npz", allow_pickle=False) as pictures:
         assert pictures["skipped"][:2].tolist() == [0, 5]
 
@@ -271,3 +288,49 @@ def test_mirrored_training_images_are_not_held_out_where_flips_count():
     assert numbers["num_held_out_in_train"] == 3
     assert numbers["calibrated"]["cut"] > 0
     assert audit(image_set(TRAIN), image_set(FRESH), leaked).numbers["num_held_out_in_train"] == 0
+
+
+def test_repeated_held_out_images_count_once():
+    """Each of 60 stands 5 times: they are 60 draws, not 300."""
+    repeated = image_set(torch.cat([noise(60, 5)] * 5 + [TRAIN[:7]]))
+    numbers = audit(image_set(TRAIN), image_set(FRESH), repeated).numbers
+    given = [numbers[f"num_held_out{what}"] for what in ("", "_in_train", "_repeated")]
+    assert given == [60, 7, 240]
+    assert numbers["held_out"] == audit(image_set(TRAIN), image_set(FRESH), image_set(noise(60, 5))).numbers["held_out"]
+    assert numbers["calibrated"] is None
+    assert calibrate(image_set(TRAIN), repeated)[1] is None
+    assert numbers["warnings"] == [
+        "60 held-out images that are no copies or near copies of training images are too few to set a calibrated cut, "
+        "99 are needed: shares below a calibrated cut are not known"
+    ]
+
+
+def test_near_copies_among_held_out_images_set_no_cut_and_are_said():
+    near = TRAIN[:50].clone()
+    near[:, :, 0, 0] ^= 1
+    clean, copies = noise(200, 5), image_set(torch.cat([TRAIN[60:70] ^ 2, FRESH]))
+    before = audit(image_set(TRAIN), copies, image_set(clean)).numbers
+    after = audit(image_set(TRAIN), copies, image_set(torch.cat([near, clean]))).numbers
+    assert after["calibrated"] == before["calibrated"]
+    assert after["statistics"]["near"] == before["statistics"]["near"]
+    assert after["calibrated"]["num_held_out"] == 200
+    assert before["warnings"] == []
+    assert len(after["warnings"]) == 1
+    assert after["warnings"][0].startswith("50 of 250 held-out images are near copies of training images")
+    assert after["held_out"]["mq"]["0.15"]["count"] == 50  # MQ takes them as they are
+    none_left = audit(image_set(TRAIN), copies, image_set(near)).numbers
+    assert none_left["calibrated"] is None
+    assert len(none_left["warnings"]) == 2
+
+
+def test_a_feature_space_in_which_real_images_coincide_gets_no_cut_of_zero():
+    """The network sees the first row only; 150 of 250 held-out images have that of a training image."""
+    blind = noise(250, 5)
+    blind[:150, :, 0] = TRAIN[torch.arange(150) % 120, :, 0]
+    rows = Extractor("rows", None, 8, "first row", torch.device("cpu"), lambda images: (images[:, 0, 0].float(), None))
+    samples = image_set(torch.cat([TRAIN[:20], FRESH]))
+    space = audit(image_set(TRAIN), samples, image_set(blind), extractors=[rows]).numbers["feature_spaces"]["rows"]
+    assert space["calibrated"]["cut"] > 0
+    assert space["statistics"]["near"]["cut"] > 0
+    assert space["calibrated"]["count"] >= 20
+    assert any(warning.startswith("15") for warning in space["warnings"])

@@ -23,10 +23,16 @@ def noise(count, seed):
 def sources(tmp_path, monkeypatch):
     """Arrays in the working directory; the samples are 3 copies and 21 others. Parts take 10 images."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(audits, "_PART", 10)
+    take(monkeypatch, 10)
     np.save("train.npy", noise(130, 1).numpy())
     np.save("samples.npy", torch.cat([noise(130, 1)[[7, 9, 7]], noise(21, 3)]).numpy())
     np.save("real.npy", noise(105, 2).numpy())
+
+
+def take(monkeypatch, items):
+    """Let parts have so many items."""
+    monkeypatch.setattr(audits, "_SHORTEST_PART", items)
+    monkeypatch.setattr(audits, "_LONGEST_PART", items)
 
 
 def run(out, tmp_path, **options):
@@ -41,7 +47,7 @@ def content(folder):
 
 def test_parts_change_nothing(tmp_path, monkeypatch):
     run("many", tmp_path)
-    monkeypatch.setattr(audits, "_PART", 1000)
+    take(monkeypatch, 1000)
     run("one", tmp_path, memory=20_000)
     assert content(tmp_path / "many") == content(tmp_path / "one")
     assert not (tmp_path / "many" / ".parts").exists()
@@ -83,14 +89,13 @@ def test_parts_of_another_audit_are_not_taken(tmp_path, monkeypatch):
 
 
 def test_processes_share_an_audit(tmp_path, monkeypatch):
-    """By torchrun, from the command line: two processes, three parts of samples."""
+    """By torchrun, from the command line: two processes, 16 parts of samples."""
     np.save("samples.npy", torch.cat([noise(130, 1)[[7, 9, 7]], noise(4500, 3)]).numpy())
     given = ["--train", "train.npy", "--samples", "samples.npy", "--held-out", "real.npy"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, "-m", "iet_agc", "audit", *given, "--flips", "--out", "many"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["num_samples"] == 4503  # one process speaks for all
-    monkeypatch.setattr(audits, "_PART", 2048)
     run("one", tmp_path, flips=True)
     assert content(tmp_path / "many") == content(tmp_path / "one")
 
@@ -109,7 +114,7 @@ def test_the_table_of_training_images_names_the_samples(tmp_path):
     assert (rows[9]["copied"], rows[9]["samples"]) == ("1", "1")
     assert (rows[8]["copied"], rows[8]["samples"]) == ("0", "")
     told = json.loads((tmp_path / "a" / "training-images.json").read_text())
-    assert told[7] == {"image": 7, "multiplicity": 1, "copied": 2, "samples": [0, 2]}
+    assert told[7] == {"image": 7, "multiplicity": 1, "copied": 2, "file": "", "samples": [0, 2]}
     assert len(told) == 130
 
 
@@ -121,7 +126,7 @@ def test_the_check_fails_above_a_share(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     assert check_share(numbers, share - 0.01) == 1
     assert "check failed: " in capsys.readouterr().err
-    with pytest.raises(ValueError, match="7 held-out images are too few to set a calibrated cut"):
+    with pytest.raises(ValueError, match=r"7 held-out images .* are too few to set a calibrated cut, 99 are needed"):
         check_share({"calibrated": None, "num_held_out": 7}, 0.5)
 
 
@@ -148,3 +153,149 @@ def test_the_public_functions_give_the_same_counts(tmp_path):
     assert {f"{cut:.2f}": count for cut, count in counts.items()} == {
         cut: entry["count"] for cut, entry in numbers["mq"].items()
     }
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: content[:100], lambda _: b""])
+def test_a_damaged_part_is_made_again(tmp_path, monkeypatch, damage):
+    with monkeypatch.context() as patch:
+        patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run("a", tmp_path)
+    part = sorted((tmp_path / "a" / ".parts").glob("*.npz"))[3]
+    part.write_bytes(damage(part.read_bytes()))
+    assert run("a", tmp_path) == run("fresh", tmp_path)
+
+
+def test_a_part_with_one_wrong_bit_is_made_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run("a", tmp_path)
+    part = sorted((tmp_path / "a" / ".parts").glob("pixels-samples-*.npz"))[0]
+    content = bytearray(part.read_bytes())
+    content[200] ^= 1  # of a distance
+    part.write_bytes(content)
+    assert run("a", tmp_path) == run("fresh", tmp_path)
+
+
+def test_quality_is_measured_once(tmp_path, monkeypatch):
+    from iet_agc import audit
+
+    calls, honest = [], audit.quality
+    monkeypatch.setattr(audit, "quality", lambda *given: calls.append(1) or honest(*given))
+    with monkeypatch.context() as patch:
+        patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run("a", tmp_path)
+    numbers = run("a", tmp_path)
+    assert len(calls) == 1
+    assert numbers["quality"] == run("fresh", tmp_path)["quality"]
+
+
+class _Channels(torch.nn.Module):
+    """Descriptors that are pixels, of which a second kind sees the left half only."""
+
+    def __init__(self, half: bool) -> None:
+        super().__init__()
+        self.half = half
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        small = torch.nn.functional.interpolate(images, (8, 8))[:, 0]
+        return (small[:, :, :4] if self.half else small).flatten(1)
+
+
+def test_extractors_whose_names_look_alike_do_not_share_parts(tmp_path):
+    names = ["x/a.pt", "x-a.pt"]
+    (tmp_path / "x").mkdir()
+    for half, name in enumerate(names):
+        torch.jit.script(_Channels(bool(half))).save(name)
+    both = run("both", tmp_path, extractors=names)["feature_spaces"]
+    assert [both[name]["dimensions"] for name in names] == [64, 32]
+    for name in names:
+        alone = run(f"only-{len(name)}", tmp_path, extractors=[name])["feature_spaces"][name]
+        assert both[name] == alone
+
+
+def test_an_extractor_given_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="extractor 'pixels' is given twice"):
+        run("a", tmp_path, extractors=["pixels", "pixels"])
+
+
+def test_two_audits_do_not_work_in_one_folder(tmp_path, monkeypatch):
+    honest, seen = audits.audit, []
+
+    def with_another(*given, **options):
+        if not seen:
+            seen.append(1)
+            with pytest.raises(ValueError, match=r"another process is at work in .*: wait for it, or choose another"):
+                run("a", tmp_path)
+        return honest(*given, **options)
+
+    monkeypatch.setattr(audits, "audit", with_another)
+    assert run("a", tmp_path) == run("b", tmp_path)
+
+
+def test_an_old_page_does_not_stand_beside_new_numbers(tmp_path):
+    run("a", tmp_path)
+    (tmp_path / "a" / "report.html").write_text("old")
+    run("a", tmp_path)
+    assert not (tmp_path / "a" / "report.html").exists()
+
+
+def test_too_few_held_out_images_are_told_before_the_work(tmp_path, monkeypatch):
+    np.save("real.npy", torch.cat([noise(98, 2), noise(98, 2), noise(130, 1)]).numpy())
+    monkeypatch.setattr(audits, "compute_parts", lambda *given: pytest.fail("there was work"))
+    with pytest.raises(ValueError, match=r"^98 held-out images .* too few .* 99 are needed: give more with --held-out"):
+        run("a", tmp_path, must_calibrate=True)
+
+
+def test_sets_that_do_not_fit_leave_nothing(tmp_path):
+    np.save("samples.npy", noise(1, 3).numpy())
+    with pytest.raises(ValueError, match="has 1 images"):
+        run("a", tmp_path)
+    assert not (tmp_path / "a").exists()
+
+
+def test_processes_wait_until_all_have_read_before_parts_go(tmp_path):
+    """The second process reads late; without the barrier the parts are gone by then."""
+    late = """if True:
+        import os, sys, time
+        from pathlib import Path
+        honest = Path.read_text
+        def slow(file, *given, **options):
+            if os.environ["RANK"] == "1" and "-quality-" in file.name:
+                time.sleep(2)
+            return honest(file, *given, **options)
+        Path.read_text = slow
+        from iet_agc.cli import main
+        main(sys.argv[1:])
+    """
+    (tmp_path / "late.py").write_text(late)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    given = ["audit", "--train", "train.npy", "--samples", "samples.npy", "--extractor", "pixels", "--out", "a"]
+    subprocess.run([*torchrun, "late.py", *given], capture_output=True, check=True)
+    assert (tmp_path / "a" / "audit.json").exists()
+
+
+def test_names_of_any_bytes_can_be_audited(tmp_path):
+    import os
+
+    name = os.fsdecode(b"tr\xff\nain.npy")
+    np.save(name, noise(130, 1).numpy())
+    numbers = audit_sources(name, "samples.npy", None, tmp_path / "a", device="cpu", on_done=lambda share: None)
+    assert numbers["num_train"] == 130
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["names"]["train"] == ascii(name)
+
+
+def test_files_are_named_in_the_tables(tmp_path):
+    from PIL import Image
+
+    for folder, images in (("t", noise(130, 1)), ("s", noise(130, 1)[[7, 9]])):
+        (tmp_path / folder).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image[0].numpy()).save(tmp_path / folder / f"{number:03d}.png")
+    audit_sources("t", "s", None, tmp_path / "a", device="cpu", on_done=lambda share: None)
+    rows = list(csv.DictReader((tmp_path / "a" / "samples.csv").open()))
+    assert [(row["file"], row["nearest_file"]) for row in rows] == [("000.png", "007.png"), ("001.png", "009.png")]
+    images = list(csv.DictReader((tmp_path / "a" / "training-images.csv").open()))
+    assert images[7]["file"] == "007.png"

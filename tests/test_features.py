@@ -50,7 +50,7 @@ def test_pixel_features_are_the_pixels() -> None:
     done: list[int] = []
     extractor = load_extractor("pixels")
     found = extractor.extract(images, on_images=done.append)
-    assert (extractor.sha256, extractor.dimensions, extractor.has_logits, found.logits) == (None, None, False, None)
+    assert (extractor.sha256, extractor.dimensions, found.logits) == (None, None, None)
     assert found.features.dtype == torch.float64
     assert found.features.tolist() == [[v / 255 for v in range(128)], [v / 255 for v in range(128, 256)]]
     assert sum(done) == 2
@@ -108,7 +108,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Extractor:
 
 
 def test_a_registered_extractor(tiny: Extractor) -> None:
-    assert (tiny.name, tiny.sha256, tiny.dimensions, tiny.has_logits) == ("tiny", None, 3, True)
+    assert (tiny.name, tiny.sha256, tiny.dimensions) == ("tiny", None, 3)
     assert tiny.convention == "torch-fidelity's tiny, layer mean, on RGB"
     images, done = torch.arange(37, dtype=torch.uint8).view(37, 1, 1, 1).expand(-1, -1, 5, 4), []
     found = tiny.extract(images, on_images=done.append)
@@ -196,7 +196,7 @@ def _garments(count: int) -> Tensor:
 
 
 def test_lite0_knows_a_flower(lite0: Extractor) -> None:
-    assert (lite0.dimensions, lite0.has_logits) == (1280, True)
+    assert lite0.dimensions == 1280
     assert lite0.sha256 is not None
     assert lite0.sha256.startswith("57934424")  # as the name of the file says
     flower = torch.from_numpy(np.asarray(load_sample_image("flower.jpg"))[:, 106:533].copy()).permute(2, 0, 1)
@@ -302,7 +302,7 @@ def test_a_torchscript_file(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         extractor = load_extractor(name)
-    assert (extractor.name, extractor.dimensions, extractor.has_logits) == (name, 48, False)
+    assert (extractor.name, extractor.dimensions) == (name, 48)
     assert extractor.sha256 == hashlib.sha256(Path(name).read_bytes()).hexdigest()
     rows = extractor.extract(_images(3, 3, 32, 32)).features
     assert rows.shape == (3, 48)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iet_agc.intervals import difference_of_shares, share
+from iet_agc.intervals import calibration_rank, difference_of_shares, share
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,17 @@ def test_a_share_of_nothing_is_refused(count: int, total: int) -> None:
         share(count, total)
     with pytest.raises(ValueError, match="no share"):
         difference_of_shares(1, 2, count, total)
+
+
+@pytest.mark.parametrize(
+    ("false_alarm", "held_out", "rank"), [(0.01, 98, 0), (0.01, 99, 1), (0.01, 198, 1), (0.01, 199, 2), (0.1, 29, 3)]
+)
+def test_the_rank_of_a_cut(false_alarm: float, held_out: int, rank: int) -> None:
+    """0.1 x 30 is 3.0000000000000004 in floating point, and 0.01 x 100 is 1 only by luck: decimals are exact."""
+    assert calibration_rank(false_alarm, held_out) == rank
+
+
+@pytest.mark.parametrize("false_alarm", [0.0, 1.0, -0.1])
+def test_a_false_alarm_rate_is_a_share(false_alarm: float) -> None:
+    with pytest.raises(ValueError, match="not between 0 and 1"):
+        calibration_rank(false_alarm, 500)

@@ -44,7 +44,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "drawings": ("reading", "numpy matplotlib markupsafe PIL"),
     "frontier": ("compare drawings files intervals", "numpy matplotlib jinja2 markupsafe"),
     # plumbing
-    "files": ("", ""),
+    "files": ("", "filelock"),
     "config": ("files", "pydantic"),
     "checkpoint": ("files", "torch safetensors"),
     "telemetry": ("files", "torch"),
@@ -61,10 +61,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "sources": ("config data guard log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (
-        "data metrics.features metrics.memorization metrics.neighbors metrics.quality telemetry",
-        "torch numpy",
+        "data intervals metrics.features metrics.memorization metrics.neighbors metrics.quality telemetry",
+        "torch",
     ),
-    "audits": ("audit config data dist files log metrics.features parts sources", "torch numpy"),
+    "audits": ("audit data dist files log metrics.features parts sources", "torch numpy"),
     "report": ("drawings files intervals reading", "jinja2"),
     "compare": ("config intervals", "numpy scipy"),
     "demo": ("*", "*"),

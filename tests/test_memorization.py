@@ -14,13 +14,13 @@ from iet_agc.metrics.memorization import (
     CUTS,
     auth_pct,
     calibrated_cut,
+    calibrated_share,
     cells,
     copying_z,
     d1_d2,
     distance_ratio,
     held_out_statistics,
     memorization_quantity,
-    near,
     share_below,
     statistics,
 )
@@ -342,10 +342,14 @@ def test_nearness_sees_the_copy_that_a_ratio_is_blind_to() -> None:
     held_out = torch.arange(1, 200).double() * 10
     distances = torch.cat([torch.ones(3, 50), torch.full((7, 50), 500.0)]).double()
     assert distance_ratio(distances).tolist() == [1.0] * 10
-    found = near(distances[:, 0], held_out)
-    assert found == {"false_alarm": 0.01, "cut": 20.0, **share_below(distances[:, 0], 20.0)}  # the 2nd of 199
+    found = calibrated_share(distances[:, 0], held_out)
+    told = {"false_alarm": 0.01, "cut": 20.0, "num_held_out": 199}
+    assert found == told | share_below(distances[:, 0], 20.0)  # the 2nd of 199
     assert found["count"] == 3
-    assert near(distances[:, 0], held_out[:98]) is None
+    assert calibrated_share(distances[:, 0], held_out[:98]) is None
     entry = statistics(distances, torch.ones(10).double(), torch.stack([held_out] * 2, dim=1))
     assert entry["near"]["count"] == 3
+    fresh = held_out > 10
+    without = statistics(distances, torch.ones(10).double(), torch.stack([held_out] * 2, dim=1), fresh=fresh)
+    assert (without["near"]["cut"], without["near"]["num_held_out"]) == (20.0, 198)
     assert {"unit", "direction", "convention", "source"} <= set(entry["near"])

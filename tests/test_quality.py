@@ -185,15 +185,15 @@ def test_mifid_of_copies_is_huge_and_of_no_distance_zero() -> None:
 # The entry --------------------------------------------------------------------------------------------
 
 
-def _extractor(name: str = "pixels", has_logits: bool = False) -> Extractor:
-    return Extractor(name, None if name == "pixels" else "ab12", None, has_logits, "as they come", torch.device("cpu"))
+def _extractor(name: str = "pixels") -> Extractor:
+    return Extractor(name, None if name == "pixels" else "ab12", None, "as they come", torch.device("cpu"))
 
 
 def _entry(*sets: Tensor | None, name: str = "pixels", logits: Tensor | None = None) -> dict[str, Any]:
     mine, theirs, held = (None if rows is None else Features(rows) for rows in sets)
     assert mine is not None
     assert theirs is not None
-    return quality(Features(mine.features, logits), theirs, held, _extractor(name, logits is not None))
+    return quality(Features(mine.features, logits), theirs, held, _extractor(name))
 
 
 def _sets(dimensions: int = 5) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,40 +5,46 @@ since a cut alone says nothing: real images, too, have near neighbours. Copies a
 exactly, and in the features of every network that is asked for.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from iet_agc.data import ImageSet
+from iet_agc.intervals import calibration_rank
 from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
 from iet_agc.metrics.memorization import (
     CUTS,
+    FALSE_ALARM,
     calibrated_cut,
+    calibrated_share,
     cells,
     distance_ratio,
     held_out_statistics,
+    is_near_copy,
     share_below,
     statistics,
 )
-from iet_agc.metrics.neighbors import mirror, nearest
+from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import quality
 from iet_agc.telemetry import TrainingRecord
 
-__all__ = ["FALSE_ALARM", "AuditResult", "Work", "audit", "calibrate", "unique_images"]
-
-#: Of held-out real images, at most this share may be called copies by the calibrated cut.
-FALSE_ALARM = 0.01
+__all__ = ["AuditResult", "Compute", "Work", "audit", "calibrate", "check_sets", "too_few", "unique_images"]
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
 
-#: Tensors by name, one row per item; and what makes them for some of the items.
+#: Images that are hashed or mirrored at a time.
+_SLICE = 1024
+
+#: Tensors by name, one row per item; what makes them for some of the items; and who has them made for all: it takes
+#: the name of the work, the number of items, the maker, and whom to tell the number of items that were found made.
 Arrays = Mapping[str, Tensor]
 Maker = Callable[[slice], Arrays]
+Compute = Callable[[str, int, Maker, Callable[[int], object]], Arrays]
 
 
 def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
@@ -49,18 +55,18 @@ def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object
 
 @dataclass(frozen=True)
 class Work:
-    """How the long parts of an audit are done; nothing here changes a number.
+    """How the long parts of an audit are done. Only the device may change a number: a network rounds differently there.
 
     Attributes:
-        compute: takes the name of a piece of work, its number of items, what makes the rows of a slice of them, and
-            whom to tell the number of those that were found made. It may keep slices on disk, or leave some to other
-            processes.
+        compute: has rows made. It may keep slices on disk, or leave some to other processes.
+        once: takes the name of a piece of work and what makes its numbers, which only one process needs to.
         memory: bytes of working memory for each search, beyond images and results.
         device: where to search and to extract features.
         on_done: called with a share of all the work, in [0, 1], for progress.
     """
 
-    compute: Callable[[str, int, Maker, Callable[[int], object]], Arrays] = _at_once
+    compute: Compute = _at_once
+    once: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]] = lambda name, make: make()
     memory: int = 2 * 1024**3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_done: Callable[[float], object] = lambda share: None
@@ -113,6 +119,7 @@ def audit(
     extractors: Sequence[str | Extractor] = (),
     seeds: Sequence[int] | None = None,
     record: TrainingRecord | None = None,
+    must_calibrate: bool = False,
     work: Work | None = None,
 ) -> AuditResult:
     """Measure copies and quality.
@@ -120,28 +127,30 @@ def audit(
     Args:
         train: the training set, duplicates included. They count once as neighbours, and their number is kept.
         samples: the generated images.
-        held_out: real images of the same kind that were not trained on; calibrates the cut.
+        held_out: real images of the same kind that were not trained on; calibrates the cut. Those that stand in the
+            training set are left out, and repeated ones count once.
         flips: also look for mirrored copies.
         extractors: by name, see `load_extractor`. Quality is measured in the features of the first, by default
             one that suits the images' size; copies are looked for in those of every one that is not "pixels".
         seeds: of the samples.
         record: what the training run can tell.
+        must_calibrate: refuse held-out images that are too few to set a calibrated cut.
         work: how long work is done.
 
     Raises:
-        ValueError: empty or mismatched sets, an unknown extractor, or one without its weights.
+        ValueError: empty or mismatched sets, too few held-out images, an unknown extractor, or one without its weights.
     """
-    _check_sets(train, samples, held_out)
+    check_sets(train, samples, held_out)
     work = work or Work()
-    networks = [
-        load_extractor(one, work.device) if isinstance(one, str) else one
-        for one in extractors or [default_extractor(train.shape)]
-    ]
+    networks = _networks(extractors or [default_extractor(train.shape)], work.device)
     first, place = unique_images(train.images)
-    sets = _Sets(train.take(first), samples, held_out, flips)
+    unique = _unique(train, first)
+    real = _fresh(held_out, unique, flips) if held_out else None
+    if must_calibrate:
+        _check_calibration(real)
+    sets = _Sets(unique, samples, real, flips)
     work = _shared_out(work, sets, networks)
     pixels = _search_pixels(sets, work)
-    sets, pixels = _without_leaks(sets, pixels)
     spaces = {one.name: _in_features(one, sets, work) for one in networks}
     closest = first[pixels.indices[:, 0]]
     numbers = {
@@ -151,13 +160,22 @@ def audit(
         "quality": spaces[networks[0].name]["quality"],
         "feature_spaces": {name: space for name, space in spaces.items() if name != "pixels"},
     }
-    ratios, distances = distance_ratio(pixels.distances), pixels.distances[:, 0]
     mirrored = torch.zeros(len(samples), dtype=torch.bool)
     if flips:
-        mirrored = _is_mirrored(samples.images, train.images, closest, distances)
-    held_ratios = None if pixels.held_out is None else distance_ratio(pixels.held_out)
+        mirrored = _is_mirrored(samples.images, train.images, closest, pixels.distances[:, 0])
     return AuditResult(
-        numbers, ratios, closest, distances, mirrored, held_ratios, samples, train, first, place, seeds, record
+        numbers,
+        pixels.ratios,
+        closest,
+        pixels.distances[:, 0],
+        mirrored,
+        pixels.held_out_ratios,
+        samples,
+        train,
+        first,
+        place,
+        seeds,
+        record,
     )
 
 
@@ -171,34 +189,43 @@ def unique_images(images: Tensor) -> tuple[Tensor, Tensor]:
         first: where each unique image stands first, int64 (U,), ascending.
         inverse: which of these each image is, int64 (N,).
     """
-    rows = np.ascontiguousarray(images.flatten(1).numpy())
-    keys = rows.view(np.dtype((np.void, rows.shape[1]))).ravel()
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return torch.from_numpy(first[order]), torch.from_numpy(place[inverse.ravel()])
+    first, inverse, place = [], [], {}
+    for index, digest in enumerate(_digests(images)):
+        if digest not in place:
+            place[digest] = len(first)
+            first.append(index)
+        inverse.append(place[digest])
+    return torch.tensor(first, dtype=torch.int64), torch.tensor(inverse, dtype=torch.int64)
 
 
-def calibrate(train: ImageSet, held_out: ImageSet, flips: bool = False, work: Work | None = None) -> float | None:
-    """The cut that an audit of samples against these sets would use; None where held-out images are too few.
+def calibrate(train: ImageSet, held_out: ImageSet, flips: bool = False) -> tuple[Tensor, float | None]:
+    """What an audit against these sets would search, and the cut that it would use.
 
     Args:
-        train, held_out, flips, work: see `audit`.
+        train, held_out, flips: see `audit`.
+
+    Returns:
+        The unique training images, uint8 (U, C, H, W); the cut, or None where held-out images are too few.
 
     Raises:
         ValueError: empty or mismatched sets.
     """
-    _check_sets(train, None, held_out)
-    references = train.images[unique_images(train.images)[0]]
-    found = _search(work or Work(), "calibration", held_out.images, references, flips)
-    return calibrated_cut(distance_ratio(found.distances[found.distances[:, 0] > 0]))
+    check_sets(train, None, held_out)
+    unique = _unique(train, unique_images(train.images)[0])
+    real = _fresh(held_out, unique, flips)
+    distances = _search(Work(), "calibration", real.images, unique.images, flips).distances
+    return unique.images, calibrated_cut(distance_ratio(distances)[~is_near_copy(distances)])
 
 
 # Checks and descriptions ------------------------------------------------------------------------------------
 
 
-def _check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | None) -> None:
+def check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | None) -> None:
+    """Refuse sets that cannot be audited together.
+
+    Raises:
+        ValueError: fewer than 2 images, or sizes that differ.
+    """
     for what, images in (("training set", train), ("sample set", samples), ("held-out set", held_out)):
         if images is None:
             continue
@@ -208,24 +235,46 @@ def _check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | 
             sizes = f"{_size(images)}, the training set {train.name} is {_size(train)}"
             mend = f"bring all to one size, as with --convert-to {'x'.join(map(str, train.shape))}"
             raise ValueError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}")
-    if (train.images == train.images[:1]).all():
-        raise ValueError(f"the training set {train.name} holds one image only, repeated: an audit needs 2 that differ")
 
 
 def _size(images: ImageSet) -> str:
     return " x ".join(str(extent) for extent in images.shape)
 
 
+def _check_calibration(real: ImageSet | None) -> None:
+    count = len(real) if real else 0
+    if calibration_rank(FALSE_ALARM, count) == 0:
+        raise ValueError(f"{too_few(count)}: give more with --held-out")
+
+
+def too_few(count: int) -> str:
+    """Why there is no calibrated cut, in words."""
+    return (
+        f"{count} held-out images that are no copies or near copies of training images are too few to set a "
+        f"calibrated cut, {round(1 / FALSE_ALARM) - 1} are needed"
+    )
+
+
+def _networks(extractors: Sequence[str | Extractor], device: torch.device) -> list[Extractor]:
+    networks = [load_extractor(one, device) if isinstance(one, str) else one for one in extractors]
+    names = [one.name for one in networks]
+    if again := [name for at, name in enumerate(names) if name in names[:at]]:
+        raise ValueError(f"extractor {again[0]!r} is given twice: give it once")
+    return networks
+
+
 def _sizes(train: ImageSet, sets: "_Sets", given: ImageSet | None) -> dict[str, Any]:
     """What was audited: how many images, and which, by their fingerprints."""
-    num_held_out = len(sets.held_out) if sets.held_out else 0
+    num_given, num_held_out = (len(images) if images else 0 for images in (given, sets.held_out))
+    in_train = num_given - len(_not_in(given, sets.unique, sets.flips)) if given else 0
     return {
         "version": 1,
         "num_samples": len(sets.samples),
         "num_train": len(train),
         "num_train_unique": len(sets.unique),
         "num_held_out": num_held_out,
-        "num_held_out_in_train": (len(given) if given else 0) - num_held_out,
+        "num_held_out_in_train": in_train,
+        "num_held_out_repeated": num_given - in_train - num_held_out,
         "sha256": {
             "train": train.fingerprint,
             "samples": sets.samples.fingerprint,
@@ -240,16 +289,18 @@ def _conventions(k: int, flips: bool) -> dict[str, Any]:
         "ratio": "nearest distance / mean of the k nearest, the nearest included",
         "k": k,
         "references": "unique training images",
+        "held_out": "unique held-out images that do not stand in the training set",
         "flips": flips,
         "below": "ratio < cut",
         "interval": "Wilson, 95 %",
         "direction": "a lower share is less copied; a lower Fréchet distance is better",
         "mq": "memorization quantity at the paper's nine cuts, Liu et al., ECCV 2024, arXiv 2407.15328",
-        "calibrated": "the floor((H + 1) / 100)-th smallest ratio of H held-out images",
+        "calibrated": "the floor((H + 1) / 100)-th smallest ratio of the H held-out images that are no near copies of "
+        "training images themselves, by d1/d2 < 1/3",
     }
 
 
-# Search -----------------------------------------------------------------------------------------------------
+# Sets -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -265,6 +316,37 @@ class _Sets:
     def real(self) -> Tensor | None:
         """The held-out images, uint8 (H, C, H, W)."""
         return self.held_out.images if self.held_out else None
+
+
+def _digests(images: Tensor, turn: Callable[[Tensor], Tensor] = lambda images: images) -> list[bytes]:
+    """SHA-256 of each image's pixels."""
+    parts = (turn(part).flatten(1).contiguous().numpy() for part in images.split(_SLICE))
+    return [hashlib.sha256(row).digest() for rows in parts for row in rows]
+
+
+def _unique(train: ImageSet, first: Tensor) -> ImageSet:
+    """The unique training images; the very set where all are."""
+    if len(first) == 1:
+        raise ValueError(f"the training set {train.name} holds one image only, repeated: an audit needs 2 that differ")
+    return train if len(first) == len(train) else train.take(first)
+
+
+def _not_in(images: ImageSet, unique: ImageSet, flips: bool) -> Tensor:
+    """Which images stand in the training set neither as they are nor, with flips, mirrored; int64."""
+    known = {*_digests(unique.images), *(_digests(unique.images, mirror) if flips else ())}
+    return torch.tensor([at for at, digest in enumerate(_digests(images.images)) if digest not in known]).long()
+
+
+def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> ImageSet:
+    """The held-out images that do not stand in the training set, each once."""
+    outside = _not_in(held_out, unique, flips)
+    if len(outside) == 0:
+        raise ValueError(f"every held-out image of {held_out.name} stands in the training set: give other images")
+    kept = outside[unique_images(held_out.images[outside])[0]]
+    return held_out if len(kept) == len(held_out) else held_out.take(kept)
+
+
+# Search -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -283,6 +365,16 @@ class _Neighbors:
     held_out: Tensor | None = None
     held_own: Tensor | None = None
 
+    @property
+    def ratios(self) -> Tensor:
+        """Distance ratios of the samples, (N,)."""
+        return distance_ratio(self.distances)
+
+    @property
+    def held_out_ratios(self) -> Tensor | None:
+        """Those of the held-out images, (H,)."""
+        return None if self.held_out is None else distance_ratio(self.held_out)
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -295,20 +387,20 @@ def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor]) -> Work:
     looked_at = len(sets.samples) + (len(sets.held_out) if sets.held_out else 0)
     extracted = looked_at + len(sets.unique) * (2 if sets.flips else 1)
     total = 2 * looked_at + sum(looked_at if one.name == "pixels" else 3 * looked_at + extracted for one in networks)
-    return Work(work.compute, work.memory, work.device, lambda images: work.on_done(images / total))
+    return replace(work, on_done=lambda images: work.on_done(images / total))
 
 
 def _search(
     work: Work, name: str, images: Tensor, references: Tensor, flips: bool, k: int = NEIGHBORS, weight: float = 1
 ) -> _Found:
     """The nearest of the references, in pixels; each image counts as `weight` images of progress."""
+    laid_out = References(references, min(k, len(references)), work.memory, work.device)
 
     def done(count: int) -> None:
         work.on_done(weight * count)
 
     def search(items: slice) -> Arrays:
-        most = min(k, len(references))
-        distances, indices = nearest(images[items], references, most, flips, work.memory, done, work.device)
+        distances, indices = laid_out.nearest(images[items], flips, done)
         return {"distances": distances, "indices": indices}
 
     return _Found(**work.compute(name, len(images), search, done))
@@ -336,21 +428,9 @@ def _neighbors(search: Callable[..., _Found], samples: Tensor, held_out: Tensor 
     return _Neighbors(mine.distances, mine.indices, own, held.distances, held_own)
 
 
-def _without_leaks(sets: _Sets, found: _Neighbors) -> tuple[_Sets, _Neighbors]:
-    """Leave out the held-out images that stand in the training set."""
-    if sets.held_out is None or found.held_out is None or found.held_own is None:
-        return sets, found
-    fresh = (found.held_out[:, 0] > 0).nonzero()[:, 0]
-    if len(fresh) == 0:
-        name = sets.held_out.name
-        raise ValueError(f"every held-out image of {name} stands in the training set: give other images")
-    kept = _Neighbors(found.distances, found.indices, found.own, found.held_out[fresh], found.held_own[fresh])
-    return _Sets(sets.unique, sets.samples, sets.held_out.take(fresh), sets.flips), kept
-
-
 def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor) -> Tensor:
     """Where the plain difference is larger than the distance found, the mirror image was the nearer one."""
-    parts = zip(samples.split(1024), closest.split(1024), strict=True)
+    parts = zip(samples.split(_SLICE), closest.split(_SLICE), strict=True)
     plain = [(part.double() - train[own].double()).flatten(1).square().sum(1) / 255.0**2 for part, own in parts]
     return torch.cat(plain) > distances
 
@@ -360,16 +440,19 @@ def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Ten
 
 def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> dict[str, Any]:
     """Quality in the features of a network and, where these are not the pixels themselves, copies."""
-    samples = _extracted(extractor, "samples", sets.samples.images, work)
-    train = _extracted(extractor, "train", sets.unique.images, work)
-    held_out = None if sets.real is None else _extracted(extractor, "held-out", sets.real, work)
-    entry = {"quality": quality(samples, train, held_out, extractor, work.memory)}
-    work.on_done(len(sets.samples) + (0 if sets.real is None else len(sets.real)))
-    if extractor.name == "pixels":
-        return entry
+    if extractor.name == "pixels":  # nothing to wait for, and only who measures needs them
+        return {"quality": _quality(extractor, sets, lambda images, name: extractor.extract(images), work)}
+
+    def extract(images: Tensor, name: str) -> Features:
+        return _extracted(extractor, name, images, work)
+
+    samples, train = extract(sets.samples.images, "samples"), extract(sets.unique.images, "train")
+    held_out = None if sets.real is None else extract(sets.real, "held-out")
+    made = {"samples": samples, "train": train, "held-out": held_out}
+    entry = {"quality": _quality(extractor, sets, lambda images, name: made[name], work)}
     references = [train.features]
     if sets.flips:
-        references += [_extracted(extractor, "mirrored", mirror(sets.unique.images), work).features]
+        references += [_extracted(extractor, "mirrored", sets.unique.images, work, mirror).features]
 
     def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Found:
         return _search_features(work, f"{extractor.name}-near-{name}", rows, references, k, weight)
@@ -380,13 +463,30 @@ def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> dict[str, Any
     return {**about, **_copies(found, train.features, samples.features, held), **entry}
 
 
-def _extracted(extractor: Extractor, name: str, images: Tensor, work: Work) -> Features:
+def _quality(
+    extractor: Extractor, sets: _Sets, features: Callable[[Tensor, str], Features], work: Work
+) -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
+        samples, train = features(sets.samples.images, "samples"), features(sets.unique.images, "train")
+        held_out = None if sets.real is None else features(sets.real, "held-out")
+        return quality(samples, train, held_out, extractor, work.memory)
+
+    entry = work.once(f"{extractor.name}-quality", measure)
+    work.on_done(len(sets.samples) + (0 if sets.real is None else len(sets.real)))
+    return entry
+
+
+def _extracted(
+    extractor: Extractor,
+    name: str,
+    images: Tensor,
+    work: Work,
+    turn: Callable[[Tensor], Tensor] = lambda images: images,
+) -> Features:
     def extract(items: slice) -> Arrays:
-        found = extractor.extract(images[items], on_images=work.on_done)
+        found = extractor.extract(turn(images[items]), on_images=work.on_done)
         return {"features": found.features} | ({} if found.logits is None else {"logits": found.logits})
 
-    if extractor.name == "pixels":  # nothing to wait for, and nothing that counts as progress
-        return extractor.extract(images)
     rows = work.compute(f"{extractor.name}-{name}", len(images), extract, work.on_done)
     return Features(rows["features"], rows.get("logits"))
 
@@ -430,22 +530,34 @@ def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Te
 
 def _copies(found: _Neighbors, train: Tensor, samples: Tensor, held_out: Tensor | None) -> dict[str, Any]:
     """The entries on copies, in pixels or in features: MQ, the same of held-out images, the calibrated share."""
-    ratios = distance_ratio(found.distances)
-    numbers: dict[str, Any] = {"mq": _quantities(ratios), "held_out": None, "calibrated": None}
-    cell_numbers = None
-    if held_out is not None and found.held_out is not None and found.held_own is not None:
-        held_ratios = distance_ratio(found.held_out)
-        held_statistics = held_out_statistics(found.held_out, found.held_own)
-        numbers["held_out"] = {"mq": _quantities(held_ratios), "statistics": held_statistics}
-        numbers["calibrated"] = _calibrated(ratios, held_ratios)
-        cell_numbers = cells(train, samples, held_out)
-    return numbers | {"statistics": statistics(found.distances, found.own, found.held_out, cell_numbers)}
+    real = found.held_out
+    numbers: dict[str, Any] = {"mq": _quantities(found.ratios), "held_out": None, "calibrated": None, "warnings": []}
+    if real is None or found.held_own is None or found.held_out_ratios is None or held_out is None:
+        return numbers | {"statistics": statistics(found.distances, found.own)}
+    fresh = ~is_near_copy(real)
+    return numbers | {
+        "held_out": {
+            "mq": _quantities(found.held_out_ratios),
+            "statistics": held_out_statistics(real, found.held_own),
+        },
+        "calibrated": calibrated_share(found.ratios, found.held_out_ratios[fresh]),
+        "warnings": _warnings(fresh),
+        "statistics": statistics(found.distances, found.own, real, cells(train, samples, held_out), fresh),
+    }
+
+
+def _warnings(fresh: Tensor) -> list[str]:
+    """What makes a cut unsure, in words: near copies among held-out images, or too few others."""
+    warnings, near = [], int((~fresh).sum())
+    if near > FALSE_ALARM * len(fresh):
+        warnings.append(
+            f"{near} of {len(fresh)} held-out images are near copies of training images (d1/d2 < 1/3). They set no "
+            "cut; are the held-out images apart from the training set?"
+        )
+    if calibration_rank(FALSE_ALARM, len(fresh) - near) == 0:
+        warnings.append(f"{too_few(len(fresh) - near)}: shares below a calibrated cut are not known")
+    return warnings
 
 
 def _quantities(ratios: Tensor) -> dict[str, Any]:
     return {f"{cut:.2f}": share_below(ratios, cut) for cut in CUTS}
-
-
-def _calibrated(ratios: Tensor, held_out: Tensor) -> dict[str, Any] | None:
-    cut = calibrated_cut(held_out, FALSE_ALARM)
-    return None if cut is None else {"false_alarm": FALSE_ALARM, "cut": cut, **share_below(ratios, cut)}

@@ -10,10 +10,13 @@ curves.json             the training curves of an audited run
 """
 
 import csv
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,13 @@ import torch
 from torch import Tensor
 
 from iet_agc import dist
-from iet_agc.audit import Arrays, AuditResult, Maker, Work, audit
-from iet_agc.config import is_run, read_settings
+from iet_agc.audit import Arrays, AuditResult, Maker, Work, audit, check_sets, too_few
 from iet_agc.data import ImageSet
-from iet_agc.files import holds_others, replace_text, replacing
+from iet_agc.files import check_ours, only_one, replace_text, replacing, shown
 from iet_agc.log import progress_bar, say
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
 from iet_agc.parts import compute_parts, read_parts
-from iet_agc.sources import load_part, read_record
+from iet_agc.sources import load_part, read_record, trained_with_flips
 
 __all__ = ["audit_sources", "check_share", "save_audit"]
 
@@ -45,8 +47,9 @@ _FILES = {
     ".parts",
 }
 
-#: A part of an audit takes so many images. A kill loses a part of each process.
-_PART = 2048
+#: Work is cut into so many parts at least, for processes to share, and into parts of so many items at most and at
+#: least. A kill loses a part of each process.
+_LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART = 16, 2048, 64
 
 
 def audit_sources(
@@ -58,6 +61,7 @@ def audit_sources(
     flips: bool = False,
     extractors: Sequence[str] = (),
     convert_to: tuple[int, int, int] | None = None,
+    must_calibrate: bool = False,
     memory: int = 2 * 1024**3,
     device: str = "auto",
     on_done: Callable[[float], object] | None = None,
@@ -73,28 +77,37 @@ def audit_sources(
         flips: see `audit`; a run that trained with flips is audited with them in any case.
         extractors: see `audit`.
         convert_to: bring every image to this (C, H, W); see `load_images`.
+        must_calibrate: see `audit`.
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
         on_done: see `Work`; in place of the progress bar.
 
     Returns:
         The content of audit.json.
+
+    Raises:
+        ValueError: see `load_part`, `audit` and `read_record`; `out` holds something else, or another audit is at
+            work in it.
     """
-    _check_out(out)
-    where = dist.choose_device(device)
+    check_ours(out, "audit.json", _FILES, "audit")
+    where, shown_bar = dist.choose_device(device), on_done is None and dist.is_first()
     networks = [load_extractor(name, where) for name in extractors]
-    shown = on_done is None and dist.is_first()
-    with progress_bar("read", None, unit="image", shown=shown) as bar:
+    with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
         training, _ = load_part(train, "train", convert_to, bar.update)
         networks = networks or [load_extractor(default_extractor(training.shape), where)]
         images, seeds = load_part(samples, "samples", convert_to, bar.update)
         real = load_part(held_out, "held-out", convert_to, bar.update)[0] if held_out else None
-    run = Path(train)
-    flips = flips or (is_run(run) and read_settings(run).data.flips)
+    check_sets(training, images, real)
+    record = read_record(train, len(training))
+    flips = flips or trained_with_flips(train)
     total = len(images) + (len(real) if real else 0)
-    with dist.processes(where), progress_bar("audit", total, unit="image", shown=shown) as bar:
-        key = _key([training, images, *([real] if real else [])], flips, networks, where)
+    with (
+        dist.processes(where),
+        only_one(out) if dist.rank() == 0 else nullcontext(),
+        progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
+    ):
         on_done = on_done or (lambda share: bar.update(share * total))
+        parts = _Parts(out / ".parts", _key([training, images, *([real] if real else [])], flips, networks, where))
         result = audit(
             training,
             images,
@@ -102,8 +115,9 @@ def audit_sources(
             flips=flips,
             extractors=networks,
             seeds=seeds,
-            record=read_record(run),
-            work=Work(_in_parts(out / ".parts", key), memory, where, on_done),
+            record=record,
+            must_calibrate=must_calibrate,
+            work=Work(parts.compute, parts.once, memory, where, on_done),
         )
         result.numbers["conventions"]["convert_to"] = convert_to and "x".join(map(str, convert_to))
         dist.barrier()  # others may still be reading parts
@@ -126,8 +140,7 @@ def check_share(numbers: Mapping[str, Any], most: float) -> int:
     """
     calibrated = numbers["calibrated"]
     if calibrated is None:
-        few = f"{numbers['num_held_out']} held-out images are too few to set a calibrated cut"
-        raise ValueError(f"the share cannot be checked: {few}, give at least 99")
+        raise ValueError(f"the share cannot be checked: {too_few(numbers['num_held_out'])}")
     if calibrated["share"] <= most:
         return 0
     low, high = calibrated["ci95"]
@@ -139,30 +152,47 @@ def check_share(numbers: Mapping[str, Any], most: float) -> int:
 def _key(sets: Sequence[ImageSet], flips: bool, networks: Sequence[Extractor], device: torch.device) -> dict[str, Any]:
     """What finished parts follow from; they are only gone on with where all of it is the same."""
     return {
+        "versions": [version("iet-agc"), torch.__version__],
         "sets": [images.fingerprint for images in sets],
         "flips": flips,
-        "extractors": {one.name: one.sha256 for one in networks},
+        "extractors": [[one.name, one.sha256, one.convention] for one in networks],
         "device": device.type,
-        "part": _PART,
+        "parts": [_LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART],
     }
 
 
-def _in_parts(folder: Path, key: Mapping[str, Any]) -> Callable[[str, int, Maker, Callable[[int], object]], Arrays]:
-    """A `Work.compute` that keeps finished parts in a folder; those of another audit are thrown away."""
-    if dist.rank() == 0:
-        file, content = folder / "key.json", json.dumps(key)
-        if folder.exists() and not (file.exists() and file.read_text() == content):
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(file, content)
-    dist.barrier()
+class _Parts:
+    """Finished work in a folder, which all processes share; that of another audit is thrown away."""
 
-    def compute(name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
-        safe = re.sub(r"\W+", "-", name)
-        compute_parts(folder, safe, total, _PART, make, on_done)
-        return read_parts(folder, safe, total, _PART)
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        self.folder = folder
+        if dist.rank() == 0:
+            file, content = folder / "key.json", json.dumps(key)
+            if folder.exists() and not (file.exists() and file.read_text() == content):
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(file, content)
+        dist.barrier()
 
-    return compute
+    def compute(self, name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
+        """`Work.compute`."""
+        length = max(_SHORTEST_PART, min(_LONGEST_PART, -(-total // _LEAST_PARTS)))
+        compute_parts(self.folder, _file(name), total, length, make, on_done)
+        return read_parts(self.folder, _file(name), total, length)
+
+    def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """`Work.once`."""
+        file = self.folder / f"{_file(name)}.json"
+        if dist.rank() == 0 and not file.exists():
+            replace_text(file, json.dumps(make()))
+        dist.barrier()
+        return json.loads(file.read_text())
+
+
+def _file(name: str) -> str:
+    """A file's name for a piece of work; no two pieces share one."""
+    readable = re.sub(r"\W+", "-", name)
+    return f"{readable}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
 def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None = None, most: int = 24) -> Path:
@@ -175,10 +205,12 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         most: how many pairs and training images to keep pictures of. A training image stands in one pair only, with the
             sample closest to it.
     """
-    _check_out(out)
+    check_ours(out, "audit.json", _FILES, "audit")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "audit.json").unlink(missing_ok=True)  # it comes last: with it, the folder is whole
+    for old in ("audit.json", "report.html"):  # audit.json comes last: with it, the folder is whole
+        (out / old).unlink(missing_ok=True)
     names = names or {"train": result.train.name, "samples": result.samples.name, "held_out": ""}
+    names = {part: shown(name) for part, name in names.items()}
     table = _per_unique_image(result)
     worst = _closest_pairs(result)[:most]
     top = result.unique[table["copied"].argsort(descending=True, stable=True)[:most]]
@@ -202,7 +234,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **{name: tensor.numpy() for name, tensor in pictures.items()})
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
-    replace_text(out / "audit.json", json.dumps(result.numbers | {"names": dict(names)}, indent=1) + "\n")
+    replace_text(out / "audit.json", json.dumps(result.numbers | {"names": names}, indent=1) + "\n")
     return out
 
 
@@ -211,11 +243,6 @@ def _closest_pairs(result: AuditResult) -> Tensor:
     order = result.ratios.argsort(stable=True)
     _, first = np.unique(result.nearest[order].numpy(), return_index=True)
     return order[torch.from_numpy(np.sort(first))]
-
-
-def _check_out(out: Path) -> None:
-    if not (out / "audit.json").exists() and holds_others(out, _FILES):
-        raise ValueError(f"{out} is not empty and holds no audit: choose another --out")
 
 
 def _per_unique_image(result: AuditResult) -> dict[str, Tensor]:
@@ -241,8 +268,18 @@ def _training_rows(result: AuditResult, table: Mapping[str, Tensor]) -> list[dic
         copied_by.setdefault(place, []).append(sample)
     rows = zip(*(column.tolist() for column in table.values()), strict=True)
     return [
-        {**dict(zip(table, row, strict=True)), "samples": copied_by.get(place, [])} for place, row in enumerate(rows)
+        {
+            **dict(zip(table, row, strict=True)),
+            "file": _file_of(result.train, row[0]),
+            "samples": copied_by.get(place, []),
+        }
+        for place, row in enumerate(rows)
     ]
+
+
+def _file_of(images: ImageSet, index: int) -> str:
+    """The file that an image was read from, or nothing."""
+    return images.files[index] if images.files else ""
 
 
 def _surely_skipped(table: Mapping[str, Tensor]) -> Tensor:
@@ -261,6 +298,8 @@ def _sample_rows(result: AuditResult) -> list[Mapping[str, Any]]:
             "nearest": index,
             "distance": repr(distance),
             "mirrored": int(mirrored),
+            "file": _file_of(result.samples, number),
+            "nearest_file": _file_of(result.train, index),
         }
         for number, (ratio, index, distance, mirrored) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
     ]

@@ -273,6 +273,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         flips=arguments.flips,
         extractors=arguments.extractor,
         convert_to=arguments.convert_to,
+        must_calibrate=arguments.fail_above is not None,
         memory=arguments.memory,
         device=arguments.device,
     )

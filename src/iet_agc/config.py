@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from iet_agc.files import holds_others, replace_text
+from iet_agc.files import check_ours, replace_text
 
 __all__ = [
     "Settings",
@@ -262,15 +262,11 @@ def check_folder(settings: Settings, folder: Path) -> None:
     Raises:
         ValueError: it holds another run, or something else; the message says what differs.
     """
-    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
-        raise ValueError(f"{folder} cannot be a folder: there is a file of that name")
-    if (folder / "config.json").exists():
-        if changed := differences(read_settings(folder), settings):
-            raise ValueError(
-                f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
-            )
-    elif holds_others(folder, {"config.json", "settings.toml"}):
-        raise ValueError(f"{folder} is not empty and holds no run: choose another --out")
+    check_ours(folder, "config.json", {"config.json", "settings.toml"}, "run")
+    if (folder / "config.json").exists() and (changed := differences(read_settings(folder), settings)):
+        raise ValueError(
+            f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
+        )
 
 
 def claim_folder(settings: Settings, folder: Path) -> None:

@@ -6,7 +6,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["flush", "holds_others", "replace_text", "replacing", "sha256", "shown"]
+from filelock import FileLock, Timeout
+
+__all__ = ["check_ours", "flush", "holds_others", "only_one", "replace_text", "replacing", "sha256", "shown"]
+
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -28,10 +32,47 @@ def holds_others(folder: Path, names: Collection[str]) -> bool:
     """Whether a folder holds anything but these names and what a kill left of writing them."""
     if not folder.exists():
         return False
-    entries = {entry.name for entry in folder.iterdir()}
+    entries = {entry.name for entry in folder.iterdir()} - {_LOCK}
     return any(
         name not in names and name.removeprefix(".").removesuffix(".unfinished") not in names for name in entries
     )
+
+
+def check_ours(folder: Path, mark: str, names: Collection[str], what: str) -> None:
+    """Refuse a folder that is not ours to write into. Writes nothing.
+
+    Args:
+        folder: may not exist yet.
+        mark: the file that says whose a folder is; with it, whatever else lies there is not looked at.
+        names: what a kill may leave of it before there is the mark.
+        what: it is, for people, such as "audit".
+
+    Raises:
+        ValueError: a file stands in the way, or the folder holds something else.
+    """
+    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+        raise ValueError(f"{folder} cannot be a folder: there is a file of that name")
+    if not (folder / mark).exists() and holds_others(folder, names):
+        raise ValueError(f"{folder} is not empty and holds no {what}: choose another --out")
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep other programs that ask for it out of it until the block ends, or this one is killed.
+
+    Raises:
+        ValueError: another one is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def shown(text: Path | str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from iet_agc.audit import NEIGHBORS, calibrate, unique_images
+from iet_agc.audit import NEIGHBORS, calibrate
 from iet_agc.data import ImageSet
 from iet_agc.metrics.memorization import distance_ratio
 from iet_agc.metrics.neighbors import nearest
@@ -46,10 +46,12 @@ def make_guard(train: ImageSet, held_out: ImageSet, flips: bool = False) -> Guar
     Raises:
         ValueError: empty or mismatched sets, or too few held-out images.
     """
-    cut = calibrate(train, held_out, flips)
+    references, cut = calibrate(train, held_out, flips)
     if cut is None:
-        few = f"{held_out.name} has {len(held_out)} images that are not in the training set"
-        raise ValueError(f"a guard needs at least 99 held-out images to set its cut, and {few} at most: give more")
+        few = "that are no copies or near copies of training images"
+        raise ValueError(
+            f"a guard needs 99 held-out images {few}, and {held_out.name} has fewer: give more with --held-out"
+        )
     about = {
         "train": train.name,
         "held_out": held_out.name,
@@ -57,4 +59,4 @@ def make_guard(train: ImageSet, held_out: ImageSet, flips: bool = False) -> Guar
         "cut": cut,
         "flips": flips,
     }
-    return Guard(train.images[unique_images(train.images)[0]], cut, flips, about)
+    return Guard(references, cut, flips, about)

@@ -1,11 +1,36 @@
 """Shares and differences of shares, with 95 % intervals. No torch here: the audit counts, and the report compares."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 from scipy.stats import binomtest
 
-__all__ = ["difference_of_shares", "hundredths", "share"]
+__all__ = ["calibration_rank", "difference_of_shares", "hundredths", "share"]
+
+
+def calibration_rank(false_alarm: float, held_out: int) -> int:
+    """Which of the smallest of H held-out values is the cut under which a further real image rarely falls.
+
+    Of H + 1 exchangeable values any is equally likely to be the smallest, the second smallest and so on. So a
+    further one lies below the j-th smallest of H with a probability of at most j / (H + 1), and less with ties, as
+    "below" is strict. The largest j that keeps this under a false-alarm rate is floor(false_alarm (H + 1)): the
+    rule of split conformal prediction (Vovk et al., 2005). That probability is a mean over held-out sets; given one
+    of them it follows Beta(j, H + 1 - j), with a standard deviation of about false_alarm / sqrt(j).
+
+    Args:
+        false_alarm: in (0, 1), taken as the decimal number that it is written as.
+        held_out: how many values, H.
+
+    Returns:
+        j, from 1; 0 where H values cannot tell such a cut: at 1 %, fewer than 99.
+
+    Raises:
+        ValueError: false_alarm outside (0, 1).
+    """
+    if not 0 < false_alarm < 1:
+        raise ValueError(f"false_alarm {false_alarm} is not between 0 and 1: give a share such as 0.01")
+    return math.floor(Fraction(str(false_alarm)) * (held_out + 1))
 
 
 def share(count: int, total: int) -> dict[str, Any]:

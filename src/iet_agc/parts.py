@@ -1,5 +1,7 @@
 """Long work in parts on disk: shared by all processes, and a kill loses no part that was finished."""
 
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def compute_parts(
 
     Args:
         folder: where parts are; must exist.
-        name: of this work; its files are NAME-000000.npz and so on.
+        name: of this work, that of a file; its files are NAME-000000.npz and so on. A damaged one is made again.
         total: number of items.
         length: items per part; the last part takes what is left.
         work: items -> tensors on the CPU, one row per item.
@@ -37,13 +39,22 @@ def compute_parts(
     """
     for number, start in enumerate(range(0, total, length)):
         part, items = folder / f"{name}-{number:06d}.npz", slice(start, min(start + length, total))
-        if part.exists() or number % dist.size() != dist.rank():
+        if number % dist.size() != dist.rank() or _is_whole(part):
             on_done(items.stop - items.start)
             continue
         arrays = {key: tensor.numpy() for key, tensor in work(items).items()}
         with replacing(part) as unfinished, unfinished.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
     dist.barrier()
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part is there and every checksum in it holds."""
+    try:
+        with zipfile.ZipFile(part) as archive:
+            return archive.testzip() is None
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def read_parts(folder: Path, name: str, total: int, length: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from iet_agc.log import read_curve
 from iet_agc.samples import load_samples
 from iet_agc.telemetry import TrainingRecord, read_telemetry
 
-__all__ = ["load_guard", "load_part", "read_record"]
+__all__ = ["load_guard", "load_part", "read_record", "trained_with_flips"]
 
 
 def load_part(
@@ -52,13 +52,30 @@ def load_part(
     return (images if shape is None else convert(images, shape)), None
 
 
-def read_record(run: Path) -> TrainingRecord | None:
-    """The telemetry and curves of a finished run; None of anything else."""
+def read_record(source: str, num_images: int) -> TrainingRecord | None:
+    """What a source's training can tell: telemetry and curves of a finished run; None of anything else.
+
+    Raises:
+        ValueError: the telemetry is damaged, or not that of so many training images.
+    """
+    run = Path(source)
     table = run / "telemetry.csv"
-    if not table.is_file():
+    if not is_run(run) or not table.is_file():
         return None
+    seen, skipped = read_telemetry(table)
+    if len(seen) != num_images:
+        raise ValueError(
+            f"{table} has {len(seen)} images, the training set of {source} has {num_images}: if either was changed "
+            "after training, give the training images themselves, not the run"
+        )
     curves = {file.stem: read_curve(file) for file in sorted((run / "curves").glob("*.jsonl"))}
-    return TrainingRecord(*read_telemetry(table), curves)
+    return TrainingRecord(seen, skipped, curves)
+
+
+def trained_with_flips(source: str) -> bool:
+    """Whether a source is a run that mirrored its training images; copies may be mirrored then."""
+    run = Path(source)
+    return is_run(run) and read_settings(run).data.flips
 
 
 def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> Guard:
@@ -72,8 +89,7 @@ def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> 
     Raises:
         ValueError: no held-out images, too few, or what `load_part` refuses.
     """
-    run = Path(train)
-    if held_out is None and not is_run(run):
+    if held_out is None and not is_run(Path(train)):
         raise ValueError(f"the guard by {train} needs real images to set its cut on: give --held-out")
-    flips = flips or (is_run(run) and read_settings(run).data.flips)
+    flips = flips or trained_with_flips(train)
     return make_guard(load_part(train, "train")[0], load_part(held_out or train, "held-out")[0], flips)

@@ -70,14 +70,12 @@ class Extractor:
         name: as given to `load_extractor`.
         sha256: of the file with the weights; None for "pixels" and where others registered the extractor.
         dimensions: D; None for "pixels", where it is the number of values of an image.
-        has_logits: whether there are class scores, which an inception score needs.
         convention: what happens to an image, in words.
     """
 
     name: str
     sha256: str | None
     dimensions: int | None
-    has_logits: bool
     convention: str
     _device: torch.device
     _network: _Network | None = None
@@ -146,7 +144,7 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
     """
     device = torch.device(device)
     if name == "pixels":
-        return Extractor(name, None, None, False, "pixels / 255", device)
+        return Extractor(name, None, None, "pixels / 255", device)
     if name == _LITE0:
         network, file, convention = _efficientnet(device)
     elif name in FEATURE_EXTRACTORS_REGISTRY:
@@ -157,9 +155,9 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
         known = ", ".join(EXTRACTORS)
         raise ValueError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
     with torch.inference_mode(), _exact_convolutions():
-        features, logits = network(torch.full((2, 3, 32, 32), 127, dtype=torch.uint8, device=device))
+        features, _ = network(torch.full((2, 3, 32, 32), 127, dtype=torch.uint8, device=device))
     hashed = sha256(file) if file and file.is_file() else None
-    return Extractor(name, hashed, features.shape[1], logits is not None, convention, device, network)
+    return Extractor(name, hashed, features.shape[1], convention, device, network)
 
 
 def _pixels(images: Tensor) -> Tensor:

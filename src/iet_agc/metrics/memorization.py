@@ -10,7 +10,6 @@ of distances; none of them knows where the images come from, or whether a distan
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,22 +19,27 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from iet_agc.intervals import share
+from iet_agc.intervals import calibration_rank, share
 
 __all__ = [
     "CUTS",
+    "FALSE_ALARM",
     "auth_pct",
     "calibrated_cut",
+    "calibrated_share",
     "cells",
     "copying_z",
     "d1_d2",
     "distance_ratio",
     "held_out_statistics",
+    "is_near_copy",
     "memorization_quantity",
-    "near",
     "share_below",
     "statistics",
 ]
+
+#: Of real images, at most this share may be called copies by a calibrated cut.
+FALSE_ALARM = 0.01
 
 #: The cuts of the paper's tables.
 CUTS = (0.15, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90)
@@ -85,33 +89,46 @@ def share_below(ratios: Tensor, cut: float) -> dict[str, Any]:
     return share(int((ratios < cut).sum()), len(ratios))
 
 
-def calibrated_cut(held_out_ratios: Tensor, false_alarm: float = 0.01) -> float | None:
+def calibrated_cut(held_out: Tensor, false_alarm: float = FALSE_ALARM) -> float | None:
     """The cut under which a further real image falls with a probability of at most `false_alarm`.
 
-    Of H + 1 exchangeable ratios any is equally likely to be the smallest, the second smallest and so on. So a
-    further image lies below the j-th smallest of H with a probability of at most j / (H + 1), and less
-    with ties, as "below" is strict. The largest j that keeps this is floor(false_alarm (H + 1)): the rule of
-    conformal prediction (Vovk et al., 2005). That probability is a mean over held-out sets; given one of
-    them it follows Beta(j, H + 1 - j), with a standard deviation of about false_alarm / sqrt(j).
-
     Args:
-        held_out_ratios: distance ratios of real images that were not trained on, (H,).
-        false_alarm: in (0, 1), taken as the decimal number that it is written as.
+        held_out: distance ratios, or distances, of real images that were not trained on, (H,).
+        false_alarm: in (0, 1).
 
     Returns:
-        The j-th smallest ratio; None where j is 0: at 1 %, fewer than 99 images cannot tell such a cut.
+        The `iet_agc.intervals.calibration_rank`-th smallest; None where held-out images are too few.
     """
-    if not 0 < false_alarm < 1:
-        raise ValueError(f"false_alarm {false_alarm} is not between 0 and 1: give a share such as 0.01")
-    rank = math.floor(Fraction(str(false_alarm)) * (len(held_out_ratios) + 1))
-    return float(held_out_ratios.sort().values[rank - 1]) if rank else None
+    rank = calibration_rank(false_alarm, len(held_out))
+    return float(held_out.sort().values[rank - 1]) if rank else None
+
+
+def calibrated_share(values: Tensor, held_out: Tensor, false_alarm: float = FALSE_ALARM) -> dict[str, Any] | None:
+    """Share of samples below the cut that held-out images set. Low: less copied.
+
+    Of distance ratios, it is the calibrated share. Of distances, it sees what every ratio is blind to: a copy of an
+    image that has many near copies in the training set, whose other neighbours are as near as the first; and
+    it is blind where a ratio is not, to a noised copy of an image that is far from all others.
+
+    Args:
+        values: of the samples, (N,).
+        held_out: the same of real images, (H,).
+        false_alarm: see `calibrated_cut`.
+
+    Returns:
+        {"false_alarm", "cut", "num_held_out"} and `share`; None where held-out images are too few.
+    """
+    cut = calibrated_cut(held_out, false_alarm)
+    if cut is None:
+        return None
+    return {"false_alarm": false_alarm, "cut": cut, "num_held_out": len(held_out), **share_below(values, cut)}
 
 
 # The field's other statistics -------------------------------------------------------------------------------
 
 
-def d1_d2(distances: Tensor) -> dict[str, Any]:
-    """Share of samples with L2 to the nearest / L2 to the second nearest training image < 1/3. Low: less copied.
+def is_near_copy(distances: Tensor) -> Tensor:
+    """Whether L2 to the nearest / L2 to the second nearest training image < 1/3.
 
     Source: Yoon et al., "Diffusion Probabilistic Models Generalize when They Fail to Memorize", 2023; Gu et al.,
     "On Memorization in Diffusion Models", 2023. Their distances are not squared; on squared ones the cut is 1/9.
@@ -120,13 +137,24 @@ def d1_d2(distances: Tensor) -> dict[str, Any]:
         distances: squared L2 to the nearest unique training images, float (N, k), k >= 2, ascending.
 
     Returns:
-        The share of the samples, see `share`. 0 / 0 counts as a copy; it happens with flips, where an image and its
-        mirror image can both stand in the training set. Just 1/3 does not count, whatever rounding says.
+        bool (N,). 0 / 0 counts as a copy; it happens with flips, where an image and its mirror image can both
+        stand in the training set. Just 1/3 does not count, whatever rounding says.
     """
     _check_distances(distances, 2)
     first, second = distances[:, 0], distances[:, 1]
-    copied = (9 * first < second * (1 - _ROUNDING)) | (first == 0)
-    return share(int(copied.sum()), len(distances))
+    return (9 * first < second * (1 - _ROUNDING)) | (first == 0)
+
+
+def d1_d2(distances: Tensor) -> dict[str, Any]:
+    """Share of samples that are near copies by `is_near_copy`. Low: less copied.
+
+    Args:
+        distances: see `is_near_copy`.
+
+    Returns:
+        The share of the samples, see `share`.
+    """
+    return share(int(is_near_copy(distances).sum()), len(distances))
 
 
 def auth_pct(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
@@ -258,30 +286,12 @@ def _rows(vectors: Tensor) -> np.ndarray:
 # Entries of audit.json --------------------------------------------------------------------------------------
 
 
-def near(distances: Tensor, held_out_distances: Tensor, false_alarm: float = 0.01) -> dict[str, Any] | None:
-    """Share of samples nearer to a training image than nearly all held-out images are to any. Low: less copied.
-
-    It sees what every ratio is blind to: a copy of an image that has many near copies in the training set, whose other
-    neighbours are as near as the first. It is blind where a ratio is not: to a noised copy of an image that is
-    far from all others.
-
-    Args:
-        distances: from each sample to its nearest training image, (N,).
-        held_out_distances: from each held-out image to its nearest training image, (H,).
-        false_alarm: see `calibrated_cut`.
-
-    Returns:
-        {"false_alarm", "cut"} and `share` of the samples below the cut; None where held-out images are too few.
-    """
-    cut = calibrated_cut(held_out_distances, false_alarm)
-    return None if cut is None else {"false_alarm": false_alarm, "cut": cut, **share_below(distances, cut)}
-
-
 def statistics(
     distances: Tensor,
     own_distances: Tensor,
     held_out_distances: Tensor | None = None,
     cell_numbers: tuple[Tensor, Tensor] | None = None,
+    fresh: Tensor | None = None,
 ) -> dict[str, Any]:
     """The entry "statistics" of an audit, each number with its unit, direction, convention and source.
 
@@ -291,14 +301,16 @@ def statistics(
         held_out_distances: as `distances`, of held-out images, (H, k); None where there are none: then
             nearness and C_T are null.
         cell_numbers: what `cells` returned; None for one cell.
+        fresh: which held-out images set the cut of nearness, bool (H,); None for all.
     """
-    closer, c_t = None, None
+    near, c_t = None, None
     if held_out_distances is not None:
-        c_t = copying_z(distances[:, 0], held_out_distances[:, 0], cell_numbers)
-        closer = near(distances[:, 0], held_out_distances[:, 0])
+        real = held_out_distances[:, 0]
+        c_t = copying_z(distances[:, 0], real, cell_numbers)
+        near = calibrated_share(distances[:, 0], real if fresh is None else real[fresh])
     return {
         **_shares(distances, own_distances, "samples"),
-        "near": closer and closer | _NEAR,
+        "near": near and near | _NEAR,
         "c_t": c_t and c_t | _C_T,
     }
 
@@ -331,7 +343,7 @@ _NEAR = {
     "unit": "share of samples",
     "direction": "lower is less copied",
     "convention": "squared L2 to the nearest unique training image below the floor((H + 1) / 100)-th smallest one of H "
-    "held-out images",
+    "held-out images that are no near copies themselves by d1/d2",
     "source": "split conformal prediction, Vovk et al., 2005",
 }
 _C_T = {

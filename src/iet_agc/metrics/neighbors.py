@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["mirror", "nearest"]
+__all__ = ["References", "mirror", "nearest"]
 
 #: Pixels are 0 .. 255; distances are on the [0, 1] scale.
 _UNIT = 255.0**2
@@ -72,33 +72,65 @@ def nearest(
     Raises:
         ValueError: not uint8, shapes that differ, or fewer references than k.
     """
-    _check_images(queries, references, k)
     device = torch.device(device or queries.device)
-    plan = _plan(len(queries), len(references), references[0].numel(), k, memory, device)
-    best = torch.full((len(queries), k), torch.iinfo(torch.int64).max, device=queries.device)
-    done, work = 0, len(queries) * len(references)
-    for start in range(0, len(references), plan.columns):
-        columns = _Columns.of(references[start : start + plan.columns], start, plan.groups, device)
-        for rows in _slices(len(queries), plan.rows):
-            keys = _nearest_keys(queries[rows].to(device), columns, k, flips, len(references)).to(best.device)
-            best[rows] = torch.cat([best[rows], keys], dim=1).topk(k, largest=False).values
-            before, done = done, done + (rows.stop - rows.start) * columns.count
-            if finished := len(queries) * done // work - len(queries) * before // work:
-                on_queries(finished)
-    keys = best.sort(dim=1).values
-    return (keys // len(references)).double() / _UNIT, keys % len(references)
+    return References(references, k, memory, device).nearest(queries, flips, on_queries)
 
 
-def _check_images(queries: Tensor, references: Tensor, k: int) -> None:
-    for name, images in (("queries", queries), ("references", references)):
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"{name} must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
-    if queries.shape[1:] != references.shape[1:]:
-        raise ValueError(
-            f"queries are {tuple(queries.shape[1:])}, references {tuple(references.shape[1:])}: sizes must agree"
-        )
-    if not 1 <= k <= len(references):
-        raise ValueError(f"cannot take the {k} nearest of {len(references)} references")
+class References:
+    """References that are laid out once for several searches; see `nearest`.
+
+    Args:
+        images: uint8 (M, C, H, W) with M >= k.
+        k, memory, device: see `nearest`.
+
+    Raises:
+        ValueError: not uint8 (M, C, H, W), or fewer than k.
+    """
+
+    def __init__(self, images: Tensor, k: int, memory: int, device: torch.device) -> None:
+        _check_images("references", images)
+        if not 1 <= k <= len(images):
+            raise ValueError(f"cannot take the {k} nearest of {len(images)} references")
+        self.images, self.k, self.device = images, k, device
+        self._plan = _plan(len(images), images[0].numel(), k, memory, self.device)
+        self._all: _Columns | None = None
+
+    def nearest(
+        self, queries: Tensor, flips: bool = False, on_queries: Callable[[int], object] = lambda count: None
+    ) -> tuple[Tensor, Tensor]:
+        """The k nearest of every query; see `nearest`."""
+        _check_images("queries", queries)
+        if queries.shape[1:] != self.images.shape[1:]:
+            shapes = f"queries are {tuple(queries.shape[1:])}, references {tuple(self.images.shape[1:])}"
+            raise ValueError(f"{shapes}: sizes must agree")
+        total = len(self.images)
+        best = torch.full((len(queries), self.k), torch.iinfo(torch.int64).max, device=queries.device)
+        done, work = 0, len(queries) * total
+        for columns in self._columns():
+            for rows in _slices(len(queries), self._plan.rows):
+                keys = _nearest_keys(queries[rows].to(self.device), columns, self.k, flips, total).to(best.device)
+                best[rows] = torch.cat([best[rows], keys], dim=1).topk(self.k, largest=False).values
+                before, done = done, done + (rows.stop - rows.start) * columns.count
+                if finished := len(queries) * done // work - len(queries) * before // work:
+                    on_queries(finished)
+        keys = best.sort(dim=1).values
+        return (keys // total).double() / _UNIT, keys % total
+
+    def _columns(self) -> "Iterator[_Columns]":
+        """The references in blocks; a lone block stays in memory for the next search."""
+        plan, total = self._plan, len(self.images)
+        if self._all:
+            yield self._all
+            return
+        for start in range(0, total, plan.columns):
+            block = _Columns.of(self.images[start : start + plan.columns], start, plan.groups, self.device)
+            self._all = block if block.count == total else None
+            yield block
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"{name} must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
 
 
 def _slices(total: int, length: int) -> Iterator[slice]:
@@ -115,14 +147,14 @@ class _Plan:
     groups: int
 
 
-def _plan(num_queries: int, num_references: int, features: int, k: int, memory: int, device: torch.device) -> _Plan:
+def _plan(num_references: int, features: int, k: int, memory: int, device: torch.device) -> _Plan:
     """An eighth of the memory for references, up to a half for their float32 copies, a quarter for scores."""
     columns = max(1, min(num_references, memory // 8 // features))
     length = max(1, round(math.sqrt(columns / k)))  # makes groups + candidates, the cost of selection, smallest
     groups = -(-columns // length)
     candidates = length * min(k, groups)
     per_row = 8 * columns + 40 * groups + 40 * candidates + 8 * features
-    rows = max(1, min(num_queries, _ROWS.get(device.type, _ROWS["cpu"]), memory // 4 // per_row))
+    rows = max(1, min(_ROWS.get(device.type, _ROWS["cpu"]), memory // 4 // per_row))
     return _Plan(rows, columns, groups)
 
 
