@@ -19,6 +19,10 @@ SHA = "0123456789abcdef" * 4
 
 WARNINGS = ("the sample set has 32 images for 64 features: biased upward", "kid_train: every subset holds all images")
 
+#: What an audit says of itself: that its held-out images do not do, and that no cut could be set.
+NEAR_COPIES = "3 of 300 held-out images are near copies of training images: the calibrated cut is not to be trusted."
+NO_CUT = "no cut could be calibrated: 3 of 300 held-out images lie at distance 0"
+
 #: How many training images a set has two times and more often, and how much more often.
 REPEATED, TIMES = 2, 4
 
@@ -32,6 +36,11 @@ WORDS: dict[str, dict[str, str]] = {
         "direction": "higher is less copied",
         "convention": "authentic: farther from its nearest training image than that one is from its nearest other",
         "source": "Alaa et al., ICML 2022, arXiv 2102.08921",
+    },
+    "near": {
+        "direction": "lower is less copied",
+        "convention": "squared L2 to the nearest unique training image below the 3rd smallest of 300 held-out images",
+        "source": "the authors of this audit",
     },
     "c_t": {
         "direction": "far below 0 is copied, near 0 is ideal, far above 0 is underfit",
@@ -89,10 +98,14 @@ def write_audit(
     extractor: str = "pixels",
     pictures: int = 24,
     exact: bool = True,
+    files: str | None = None,
+    warned: bool = False,
 ) -> Folder:
     """Sample i < copies is training image i, or i less all of them, some levels brighter; the first is mirrored.
 
-    The first is an exact copy, or not quite.
+    The first is an exact copy, or not quite. Sample 3 was read from the file "s/3.png" after `files`, training image 3
+    from "t/3.png"; None is of sets without files. `warned`: it warns of its held-out images, and no cut could be
+    calibrated in feature spaces.
     """
     trained = noise(train, shape, 0) if isinstance(train, int) else train
     images = noise(samples, trained.shape[1:], 1)  # pyright: ignore[reportArgumentType]
@@ -110,18 +123,22 @@ def write_audit(
     numbers: dict[str, Any] = {"version": 1, "num_samples": samples, "num_train_unique": len(trained)}
     numbers |= {"num_train": len(trained) + REPEATED * (TIMES - 1)}
     numbers |= {"num_held_out": held_out, "num_held_out_in_train": 3 if held_out else 0}
+    numbers |= {} if old else {"num_held_out_repeated": 2 if held_out else 0}
+    numbers |= {} if old else {"warnings": [NEAR_COPIES] if warned else []}
     numbers |= {"sha256": {"train": SHA, "samples": SHA[::-1], "held_out": SHA if held_out else None}}
     numbers |= {"conventions": _conventions(convert_to)} | _copies(ratios, real, cut, old)
     numbers |= {"quality": _quality(extractor, bool(held_out), old)}
-    numbers |= {} if old else {"feature_spaces": {name: _space(name, ratios, real) for name in spaces}}
+    numbers |= {} if old else {"feature_spaces": {name: _space(name, ratios, real, warned) for name in spaces}}
     given = {"train": "photos/my train", "samples": "samples", "held_out": "held" if held_out else ""}
     numbers |= {"names": names or given}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "audit.json").write_text(json.dumps(numbers, indent=1))
-    _write_table(folder / "samples.csv", _sample_rows(ratios, nearest, mirrored, mirrored & exact))
+    rows = _sample_rows(ratios, nearest, mirrored, mirrored & exact)
+    _write_table(folder / "samples.csv", rows if old else [row | _sample_files(row, files) for row in rows])
     limit = cut if cut is not None else CUTS[0]
     table = _training_rows(len(trained), nearest[ratios < limit], record, old)
-    _write_table(folder / "training-images.csv", table)
+    named = [row | {"file": _file("t", row["image"], files)} for row in table]
+    _write_table(folder / "training-images.csv", table if old else named)
     _write_pictures(folder / "pictures.npz", trained, images, ratios, nearest, table, real, pictures)
     drawn = curves if curves is not None else {f"member-{m:04d}": points(m) for m in (1, 2)}
     (folder / "curves.json").write_text(json.dumps(drawn if record else {}))
@@ -163,7 +180,9 @@ def _copies(ratios: NDArray[np.float64], real: NDArray[np.float64], cut: float |
     if len(real):
         found["held_out"]["statistics"] = _shares(real, "held-out images")
     c_t = {"value": -12.345, "null_sd": 0.5, "cells": 3, "unit": "standard deviations"} | WORDS["c_t"]
-    return found | {"statistics": _shares(ratios, "samples") | {"c_t": c_t if len(real) else None}}
+    closer = share(int((ratios < 0.12).sum()), len(ratios)) | WORDS["near"]
+    of_held_out = {"near": closer, "c_t": c_t} if len(real) else {"near": None, "c_t": None}
+    return found | {"statistics": _shares(ratios, "samples") | of_held_out}
 
 
 def _shares(ratios: NDArray[np.float64], what: str) -> dict[str, Any]:
@@ -204,10 +223,11 @@ def _quality(extractor: str, held_out: bool, old: bool) -> dict[str, Any]:
     )
 
 
-def _space(name: str, ratios: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, Any]:
+def _space(name: str, ratios: NDArray[np.float64], real: NDArray[np.float64], warned: bool) -> dict[str, Any]:
     halved = real / 2
     about = {"sha256": SHA, "dimensions": 1280, "quality": _quality(name, bool(len(real)), False)}
-    return about | _copies(ratios / 2, halved, _calibrated_cut(halved), False)
+    about |= {"warnings": [NO_CUT] if warned else []}
+    return about | _copies(ratios / 2, halved, None if warned else _calibrated_cut(halved), False)
 
 
 def _sample_rows(ratios: NDArray[np.float64], *columns: NDArray[Any]) -> list[dict[str, Any]]:
@@ -217,6 +237,14 @@ def _sample_rows(ratios: NDArray[np.float64], *columns: NDArray[Any]) -> list[di
         | {"distance": 0.0 if equal else 0.5, "mirrored": int(mirrored)}
         for n, (ratio, nearest, mirrored, equal) in enumerate(rows)
     ]
+
+
+def _sample_files(row: dict[str, Any], files: str | None) -> dict[str, str]:
+    return {"file": _file("s", row["sample"], files), "nearest_file": _file("t", row["nearest"], files)}
+
+
+def _file(folder: str, number: object, files: str | None) -> str:
+    return "" if files is None else f"{files}{folder}/{number}.png"
 
 
 def _training_rows(count: int, copied: NDArray[np.int64], record: bool, old: bool) -> list[dict[str, int | str]]:

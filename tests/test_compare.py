@@ -45,6 +45,7 @@ def newer(copied=100, distance=1.0, sha="a", **changes):
     content["statistics"] = {
         "d1_d2": {"count": 40, "share": 0.04, "ci95": [0, 1]},
         "auth_pct": {"count": 480, "share": 0.48, "ci95": [0, 1], "percent": 48.0},
+        "near": {"count": 30, "share": 0.03, "ci95": [0, 1]},
         "c_t": {"value": -3.5, "cells": 4},
     }
     content["quality"] |= {
@@ -145,6 +146,7 @@ def test_columns_of_this_version(tmp_path):
     means = {name: row[name]["mean"] for name in COLUMNS}
     assert means["d1_d2"] == 0.04
     assert means["auth_pct"] == 48
+    assert means["near"] == 0.03
     assert means["c_t"] == -3.5
     assert (means["kid_held_out"], means["precision_held_out"], means["recall_held_out"]) == (0.002, 0.7, 0.6)
     assert (means["mifid_held_out"], means["mifid_train"]) == (2.5, 2.0)
@@ -199,6 +201,8 @@ def test_audits_without_counts_have_shares_without_intervals(tmp_path):
         (json.dumps(numbers(num_samples=2000)), "its count is 100 of 2000"),
         (json.dumps(numbers(conventions=[1])), "conventions is [1]"),
         (json.dumps(numbers(sha256="abc")), "AttributeError"),
+        (json.dumps(numbers(warnings=[3])), "a warning is 3"),
+        (json.dumps(numbers(feature_spaces={"net": 3})), "AttributeError"),
     ],
 )
 def test_a_damaged_audit_is_named(tmp_path, content, said):
@@ -378,6 +382,16 @@ def test_seeds_of_one_experiment_are_compared_with_each_other(tmp_path):
 def test_what_earlier_audits_do_not_say_is_said(tmp_path):
     found = warnings(compare([write(tmp_path / "a", newer()), write(tmp_path / "b", numbers())]))
     assert found == ["Audits of an earlier version do not say which images they saw, only how many: b."]
+
+
+def test_what_the_audits_warn_of_is_passed_on_once_with_who_says_it(tmp_path):
+    doubted = {"warnings": ["held-out images are near copies."], "feature_spaces": {"net": {"warnings": ["no cut"]}}}
+    audits = [write(tmp_path / name, newer(**(doubted if name in "ab" else {}))) for name in "abc"]
+    assert warnings(compare(audits)) == [
+        "Held-out images are near copies (a and b).",
+        "In the features of net: no cut (a and b).",
+    ]
+    assert warnings(compare([write(tmp_path / "d", newer(warnings=[], feature_spaces={"net": {}}))])) == []
 
 
 def test_many_names_are_cut_short():

@@ -41,7 +41,7 @@ TABLE: dict[str, tuple[str, str]] = {
     # pages and figures: no torch
     "intervals": ("", "scipy"),
     "reading": ("", "numpy scipy"),
-    "drawings": ("reading", "numpy matplotlib markupsafe PIL"),
+    "drawings": ("intervals reading", "numpy matplotlib markupsafe PIL"),
     "frontier": ("compare drawings files intervals", "numpy matplotlib jinja2 markupsafe"),
     # plumbing
     "files": ("", "filelock"),
@@ -65,7 +65,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "audits": ("audit data dist files log metrics.features parts sources", "torch numpy"),
-    "report": ("drawings files intervals reading", "jinja2"),
+    "report": ("compare drawings files intervals reading", "jinja2"),
     "compare": ("config intervals", "numpy scipy"),
     "demo": ("*", "*"),
     "cli": ("*", ""),

@@ -27,7 +27,7 @@ from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
 from iet_agc.reading import read_audit
 from iet_agc.report import render, write_report
-from tests.audit_folders import SHA, WORDS, Folder, noise, points, write_audit
+from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, WORDS, Folder, noise, points, write_audit
 
 SHAPES = {"grey": (1, 8, 8), "colour": (3, 16, 16)}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -161,6 +161,8 @@ def test_verdict_counts_what_audit_json_counts(case: Case) -> None:
         assert "than 99 % of held-out real images are; expected by chance: 1 %." in text
         assert "Copies found" in text
         assert "3 more held-out images stand in the training set and were left out." in text
+        told = "2 more repeat other held-out images and were left out." in text
+        assert told == ("num_held_out_repeated" in numbers)
     else:
         assert "8 of 32 samples (25.0 %, 95 % interval 13.3 to 42.1 %) have a distance ratio below 0.15" in text
         assert "1 exact copy found, the share in pixels is not calibrated" in text
@@ -231,6 +233,7 @@ def test_table_has_all_nine_cuts(one: Folder) -> None:
 
 def test_other_statistics_stand_with_interval_held_out_direction_and_source(one: Folder) -> None:
     text, numbers = page_of(one).text, one.numbers
+    assert f"{WORDS['near']['direction']} {shown(numbers['statistics']['near'])} – " in text
     for key in ("d1_d2", "auth_pct"):
         mine, real = numbers["statistics"][key], numbers["held_out"]["statistics"][key]
         assert f"{WORDS[key]['direction']} {shown(mine)} {shown(real)} " in text
@@ -332,6 +335,49 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     Page(text)
 
 
+# What the audit doubts, and files -----------------------------------------------------------------------
+
+
+def test_what_the_audit_does_not_trust_stands_in_the_verdict(tmp_path: Path) -> None:
+    folder = small(tmp_path / "a", samples=400, copies=1, exact=False, spaces=("net",), warned=True)
+    text, words = page_of(folder).text, page_of(folder).words
+    assert "No copying beyond chance shown, but mind the warning" in words
+    assert f"Warnings {NEAR_COPIES} In the features of net: {NO_CUT}. 1 of 400 samples" in text
+    assert "In the features of net: not calibrated, but mind the warning, " in text
+    assert "Not calibrated, but mind the warning. " in text
+    assert f"Warning. {NO_CUT[0].upper()}{NO_CUT[1:]}. No cut could be set on the 300 held-out images: see the " in text
+    assert 'class="verdict undecided"' in render({"it": folder.path})
+    found = page_of(small(tmp_path / "b", warned=True)).words
+    assert "Copies found, but mind the warning" in found
+    exact = page_of(small(tmp_path / "c", samples=400, copies=1, warned=True)).words
+    assert "1 exact copy found, the share in pixels is not shown to exceed chance, but mind the warning" in exact
+    assert "mind the warning" not in page_of(small(tmp_path / "d", spaces=("net",))).text
+
+
+def test_no_cut_in_pixels_is_explained_by_the_warning(tmp_path: Path) -> None:
+    folder = small(tmp_path / "a", samples=400, copies=0)
+    folder.edit(calibrated=None, warnings=[NO_CUT, "one thing more"])
+    rows = (folder.path / "training-images.csv").read_text()
+    assert ",0," in rows
+    text = page_of(folder).text
+    assert "Not calibrated, but mind the warnings Warnings No cut could be" in text
+    assert "No cut could be set on the 300 held-out images: see the warnings, so it is not known" in text
+    folder.edit(warnings=[])
+    assert "No cut could be set on the 300 held-out images, so it is not known" in page_of(folder).text
+
+
+def test_files_are_named_beside_pairs_and_training_images(tmp_path: Path) -> None:
+    folder = write_audit(tmp_path / "a", spaces=(), files="a<b>&/", curves={})
+    text = page_of(folder).text
+    assert "ratio 0.025 , seed 1002 sample: a<b>&/s/2.png training image: a<b>&/t/2.png" in text
+    assert "copied 1× by sample 3 training image 3 a<b>&/t/3.png" in text
+    assert "training image 0 a<b>&/t/0.png present 4×" in text
+    assert "4 of 10 times seen training image 4 a<b>&/t/4.png" in text
+    pair = read_audit("it", folder.path).pairs[3]
+    assert (pair.file, pair.nearest_file) == ("a<b>&/s/3.png", "a<b>&/t/3.png")
+    assert 'class="file"' not in render({"it": small(tmp_path / "b").path})
+
+
 # Several audits -----------------------------------------------------------------------------------------
 
 
@@ -342,12 +388,13 @@ def test_several_audits_are_compared(tmp_path: Path) -> None:
     }
     page = Page(render(folders))
     assert "Comparison" in page.text
-    assert "These audits differ in the held-out set." in page.text
+    held_out = "The held-out set differs (300 images in copies; 0 images in plain): calibrated cuts and distances to"
+    assert f"Warning. {held_out} held-out images do not compare. The copied share" in page.text
     assert [link["href"] for link in page.all("a")] == ["#audit-1", "#audit-2"]
     assert {"audit-1", "audit-2"} <= {section.get("id") for section in page.all("section")}
     assert "No sample is below the cut 0.15." in page.text
     assert "Copied: below the cut 0.15, as not every audit is calibrated." in page.text
-    assert "differ in" not in Page(render({"a": folders["copies"], "b": folders["copies"]})).text
+    assert "differs (" not in Page(render({"a": folders["copies"], "b": folders["copies"]})).text
 
 
 def test_difference_of_two_audits_has_an_interval(tmp_path: Path) -> None:
@@ -510,6 +557,9 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("audit.json", lambda file: change_in(file, "calibrated", false_alarm=0.001)),
     ("audit.json", lambda file: change(file, mq={})),
     ("audit.json", lambda file: change(file, conventions=3)),
+    ("audit.json", lambda file: change(file, warnings="few")),
+    ("audit.json", lambda file: change(file, warnings=[1])),
+    ("audit.json", lambda file: change(file, num_held_out_repeated="two")),
     ("audit.json", lambda file: change(file, names={})),
     ("audit.json", lambda file: change(file, statistics={"d1_d2": {"share": 0.5}})),
     ("audit.json", lambda file: change(file, statistics={"c_t": WORDS["c_t"] | {"value": "low", "cells": 1}})),
@@ -561,6 +611,19 @@ def test_absent_other_and_no_audits(one: Folder, tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
     with pytest.raises(ValueError, match="at least one audit"):
         render({})
+
+
+def test_a_page_that_cannot_be_written_is_refused_and_leaves_nothing(one: Folder, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    with pytest.raises(ValueError, match=r"taken is a folder, and the page is one file: name a file, such as "):
+        write_report({"it": one.path}, taken)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"page\.html cannot be written: .*/file is a file, not a folder"):
+        write_report({"it": one.path}, tmp_path / "file" / "deep" / "page.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit", "file", "taken"]
+    assert not list(taken.iterdir())
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 # With the audit -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ two. The Fréchet distance of a single run, and whatever else is no share, has n
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ __all__ = [
     "Rows",
     "compare",
     "differences_from_first",
+    "differing",
+    "facts",
     "listed",
     "mean_interval",
     "table",
@@ -72,6 +74,7 @@ COLUMNS = {
     "auth_pct": Column(
         ("statistics", "auth_pct"), "AuthPct, percent", "higher is less copied", "num_samples", 100, optional=True
     ),
+    "near": Column(("statistics", "near"), "nearness below its cut", _COPIED_LESS, "num_samples", optional=True),
     "c_t": Column(("statistics", "c_t", "value"), "C_T", "near 0 is ideal, far below copied", optional=True),
     "kid_held_out": Column(("quality", "kid_held_out", "mean"), "KID to held-out", _LOWER, optional=True),
     "precision_held_out": Column(("quality", "precision_held_out"), "precision to held-out", _HIGHER, optional=True),
@@ -177,7 +180,7 @@ def _read_audit(file: Path) -> tuple[dict[str, dict[str, Any] | None], dict[str,
         audit = json.loads(file.read_text(encoding="utf-8"))
         if audit["version"] != 1:
             raise ValueError(f"it has version {audit['version']!r}, not 1")
-        return {name: _look_up(audit, column) for name, column in COLUMNS.items()}, _facts(audit)
+        return {name: _look_up(audit, column) for name, column in COLUMNS.items()}, facts(audit)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())}"
         raise ValueError(f"{file} is damaged: {reason}; run 'iet-agc audit' again") from None
@@ -207,11 +210,11 @@ def _finite(value: Any, path: Sequence[str]) -> float:
 
 
 def _row(members: Sequence[_Member]) -> dict[str, Any]:
-    facts = [member.facts for member in members]
+    known = [member.facts for member in members]
     row: dict[str, Any] = {
         "runs": [str(member.folder) for member in members],
         "seeds": [member.seed for member in members],
-        "facts": [fact for number, fact in enumerate(facts) if fact not in facts[:number]],
+        "facts": [fact for number, fact in enumerate(known) if fact not in known[:number]],
     }
     for name, column in COLUMNS.items():
         found = [each for member in members if (each := member.numbers[name]) is not None]
@@ -349,6 +352,9 @@ _FACTS = {
     "quality_conventions": ("quality", "conventions"),
 }
 
+#: By name of an experiment, what one of its audits was made with.
+_Facts = Sequence[tuple[str, Mapping[str, Any]]]
+
 #: What has to be equal, in words; the facts that tell, with the unit of each; and what does not compare otherwise.
 _EQUAL = (
     (
@@ -367,50 +373,92 @@ _EQUAL = (
 )
 
 
-def _facts(audit: Mapping[str, Any]) -> dict[str, Any]:
-    """What an audit was made with; None where it does not say."""
-    facts = {}
+def facts(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """What an audit was made with, and what it warns of.
+
+    Args:
+        audit: the content of audit.json.
+
+    Returns:
+        Facts by name, None where the audit does not say; "warnings" are sentences.
+
+    Raises:
+        ValueError: conventions, warnings or a false-alarm rate that cannot be.
+    """
+    found = {}
     for name, path in _FACTS.items():
-        found: Any = audit
+        value: Any = audit
         for key in path:
-            found = None if found is None else found.get(key)
-        facts[name] = found
+            value = None if value is None else value.get(key)
+        found[name] = value
     for name in ("conventions", "quality_conventions"):
-        if not isinstance(facts[name], dict | None):
-            raise ValueError(f"{'.'.join(_FACTS[name])} is {facts[name]!r}")
-    if facts["false_alarm"] is not None and not 0 < _finite(facts["false_alarm"], _FACTS["false_alarm"]) < 1:
-        raise ValueError(f"the rate of false alarms is {facts['false_alarm']!r}")
-    return facts
+        if not isinstance(found[name], dict | None):
+            raise ValueError(f"{'.'.join(_FACTS[name])} is {found[name]!r}")
+    if found["false_alarm"] is not None and not 0 < _finite(found["false_alarm"], _FACTS["false_alarm"]) < 1:
+        raise ValueError(f"the rate of false alarms is {found['false_alarm']!r}")
+    return found | {"warnings": _own_warnings(audit)}
+
+
+def _own_warnings(audit: Mapping[str, Any]) -> list[str]:
+    """What an audit warns of, in pixels and in feature spaces."""
+    spaces = audit.get("feature_spaces") or {}
+    entries = {"": audit} | {f"In the features of {name}: ": entry for name, entry in spaces.items()}
+    found = [(where, warning) for where, entry in entries.items() for warning in entry.get("warnings", [])]
+    if odd := [warning for _, warning in found if not isinstance(warning, str)]:
+        raise ValueError(f"a warning is {odd[0]!r}")
+    sentences = (where + warning.rstrip(".") for where, warning in found)
+    return [f"{each[:1].upper()}{each[1:]}" for each in sentences]
 
 
 def warnings(rows: Rows) -> list[str]:
-    """Why the numbers of these experiments do not all compare; empty where nothing speaks against it.
+    """Why the numbers of these experiments do not all compare, or are not to be trusted; empty where they may be.
+
+    Besides what `differing` tells: Fréchet distances of few images, seeds that are repeated, and what the audits
+    themselves warn of.
+    """
+    each = [(name, fact) for name, row in rows.items() for fact in row["facts"]]
+    return [*_told(each), *differing(each), *_few_images(each), *_repeated(rows)]
+
+
+def _told(each: _Facts) -> list[str]:
+    """What the audits themselves warn of, each sentence once."""
+    holders: dict[str, list[str]] = {}
+    for name, fact in each:
+        for warning in fact["warnings"]:
+            holders.setdefault(warning, []).append(name)
+    return [f"{warning} ({listed(names)})." for warning, names in holders.items()]
+
+
+def differing(each: _Facts) -> list[str]:
+    """In what audits differ, so that their numbers do not compare; empty where nothing speaks against it.
 
     Compared are SHA-256 and sizes of the training and held-out sets, number of samples, extractor, false-alarm rate
     and conventions. What an audit of an earlier version does not say is taken for equal, which is said as well.
+
+    Args:
+        each: for every audit its name, or that of its experiment, and its `facts`.
+
+    Returns:
+        Sentences that name who has which value.
     """
     found = []
-    for what, facts, consequence in _EQUAL:
-        parts = (_differing(rows, fact, unit=unit) for fact, unit in facts.items())
+    for what, names, consequence in _EQUAL:
+        parts = (_holders(each, name, unit=unit) for name, unit in names.items())
         if part := next(filter(None, parts), ""):
             found.append(f"{what} differs ({part}): {consequence}.")
     for kind in ("conventions", "quality_conventions"):
-        keys = dict.fromkeys(key for _, fact in _each_fact(rows) for key in fact[kind] or {})
-        found += [f"The convention '{key}' differs ({part})." for key in keys if (part := _differing(rows, kind, key))]
-    return [*found, *_unsaid(rows), *_few_images(rows), *_repeated(rows)]
+        keys = dict.fromkeys(key for _, fact in each for key in fact[kind] or {})
+        found += [f"The convention '{key}' differs ({part})." for key in keys if (part := _holders(each, kind, key))]
+    return [*found, *_unsaid(each)]
 
 
-def _each_fact(rows: Rows) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield from ((name, fact) for name, row in rows.items() for fact in row["facts"])
-
-
-def _differing(rows: Rows, fact: str, key: str = "", unit: str = "") -> str:
-    """Who has which value, where there are several: "1,024 in a and b; 512 in c"."""
+def _holders(each: _Facts, name: str, key: str = "", unit: str = "") -> str:
+    """Who has which value of a fact, where there are several: "1,024 in a and b; 512 in c"."""
     holders: dict[str, list[str]] = {}
-    for name, facts in _each_fact(rows):
-        value = (facts[fact] or {}).get(key) if key else facts[fact]
+    for holder, fact in each:
+        value = (fact[name] or {}).get(key) if key else fact[name]
         if value is not None:
-            holders.setdefault(_said(value), []).append(name)
+            holders.setdefault(_said(value), []).append(holder)
     parts = [f"{value}{unit} in {listed(names)}" for value, names in holders.items()]
     return "; ".join(parts) if len(parts) > 1 else ""
 
@@ -431,15 +479,15 @@ def listed(names: Sequence[str], most: int = 2, longest: int = 48) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _unsaid(rows: Rows) -> list[str]:
-    silent = [name for name, fact in _each_fact(rows) if fact["train_sha256"] is None]
-    if not silent or len(list(_each_fact(rows))) < 2:
+def _unsaid(each: _Facts) -> list[str]:
+    silent = [name for name, fact in each if fact["train_sha256"] is None]
+    if not silent or len(each) < 2:
         return []
     return [f"Audits of an earlier version do not say which images they saw, only how many: {listed(silent)}."]
 
 
-def _few_images(rows: Rows) -> list[str]:
-    few = [name for name, fact in _each_fact(rows) if fact["few_images"]]
+def _few_images(each: _Facts) -> list[str]:
+    few = [name for name, fact in each if fact["few_images"]]
     if not few:
         return []
     return [f"With no more images than the extractor has dimensions, distances are biased upward: {listed(few)}."]

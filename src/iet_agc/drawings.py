@@ -1,4 +1,4 @@
-"""Charts as inline SVG and pictures as data URIs, for a page that stands alone. No torch here.
+"""What pages show: charts as inline SVG, pictures as data URIs, and numbers in words. No torch here.
 
 The same numbers give the same text, and the ids within a chart are those of no other chart on a page.
 """
@@ -24,17 +24,25 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
+from iet_agc.intervals import hundredths
 from iet_agc.reading import Copies, Share
 
 __all__ = [
+    "EDGE",
+    "HELD_OUT",
     "LARGEST",
+    "PALETTE",
+    "SOFT",
     "Drawing",
+    "as_tick",
     "compared",
     "curve_charts",
+    "decimal",
     "difference",
     "histogram",
     "inline",
     "mq_chart",
+    "percent",
     "picture",
     "style",
 ]
@@ -45,9 +53,12 @@ _SMALLEST, LARGEST = 128, 256
 #: Above this many pixels a side, a picture is no longer kept to the bit: the page would grow to tens of megabytes.
 _EXACT = 128
 
-#: Okabe and Ito's colours, told apart by colour-blind readers.
-_SAMPLES, _HELD_OUT, _INK, _GRID = "#D55E00", "#0072B2", "#1c1f23", "#e3e6ea"
-_MEMBERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#1c1f23")
+#: Okabe and Ito's colours, told apart by colour-blind readers; of samples and of held-out images, the first two.
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#1c1f23")
+_SAMPLES, HELD_OUT, *_ = PALETTE
+
+#: Greys: of text, of notes, of edges and of grids.
+_INK, SOFT, EDGE, _GRID = "#1c1f23", "#555b63", "#8a9099", "#e3e6ea"
 
 #: Points of a curve that a line is drawn through, and columns of the map of timestep bands.
 _POINTS, _COLUMNS = 400, 60
@@ -56,7 +67,7 @@ _POINTS, _COLUMNS = 400, 60
 _NAME = 26
 
 _STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "iet-agc", "font.size": 9, "axes.labelsize": 9, "axes.edgecolor": "#8a9099",
+    "svg.fonttype": "none", "svg.hashsalt": "iet-agc", "font.size": 9, "axes.labelsize": 9, "axes.edgecolor": EDGE,
     "text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": _GRID, "axes.axisbelow": True, "legend.frameon": False,
     "figure.constrained_layout.use": True, "axes.formatter.useoffset": False,
@@ -107,6 +118,28 @@ def difference(differences: NDArray[np.uint8]) -> str:
     return picture(255 - differences.max(axis=0, keepdims=True))
 
 
+# Numbers ------------------------------------------------------------------------------------------------
+
+
+def percent(share: float) -> str:
+    """A share for people; "0 %" and "100 %" only where they are exact."""
+    return f"{hundredths(share)}\u00a0%"
+
+
+def decimal(value: float) -> str:
+    """Few decimals of large numbers, more of small ones; no minus before a zero; a dash for what is no number."""
+    if math.isnan(value):
+        return "–"
+    digits = 4 if abs(value) < 0.1 else 3 if abs(value) < 10 else 1
+    text = f"{value:,.{digits}f}"
+    return "0" if not text.strip("-0.") else text.replace("-", "\u2212")
+
+
+def as_tick(share: float, _: object = None) -> str:
+    """A share on an axis, as matplotlib asks for it."""
+    return f"{100 * share:.3g} %"
+
+
 # Charts -------------------------------------------------------------------------------------------------
 
 
@@ -150,10 +183,6 @@ def inline(figure: Figure, alt: str) -> Markup:
     return Markup(re.sub(r"^<svg[^>]*>", lambda _: opening, svg, count=1).strip())
 
 
-def _in_percent(value: float, _: object = None) -> str:
-    return f"{100 * value:.3g} %"
-
-
 def _legend_above(axes: Axes) -> None:
     """Where it hides no data, whatever the data are."""
     assert isinstance(axes.figure, Figure)
@@ -166,10 +195,10 @@ def mq_chart(copies: Copies, where: str) -> Drawing:
     axes.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
     _mq_line(axes, copies.mq, "samples", _SAMPLES, "o")
     if copies.held_out_mq:
-        _mq_line(axes, copies.held_out_mq, "held-out", _HELD_OUT, "s")
+        _mq_line(axes, copies.held_out_mq, "held-out", HELD_OUT, "s")
     axes.set(ylim=(0, 1.02), xlabel="cut on the distance ratio", ylabel="share below the cut")
     axes.set_yticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
-    axes.yaxis.set_major_formatter(FuncFormatter(_in_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
     _legend_above(axes)
     what = "samples and of held-out images" if copies.held_out_mq else "samples"
     alt = f"Line chart, {where}: share of {what} below each of nine cuts; the MQ table has the numbers."
@@ -189,7 +218,7 @@ def histogram(ratios: NDArray[np.float64], held_out_ratios: NDArray[np.float64],
     axes, bins = _axes(), np.linspace(0, 1, 41)
     for label, each, colour, line in (
         ("samples", ratios, _SAMPLES, "-"),
-        ("held-out", held_out_ratios, _HELD_OUT, "--"),
+        ("held-out", held_out_ratios, HELD_OUT, "--"),
     ):
         if len(each):
             share = np.histogram(np.clip(each, 0, 1), bins)[0] / len(each)
@@ -197,7 +226,7 @@ def histogram(ratios: NDArray[np.float64], held_out_ratios: NDArray[np.float64],
             axes.stairs(share, bins, color=colour, linewidth=1.4, linestyle=line, label=label)
     axes.axvline(copies.cut, color=_INK, linewidth=1.2, linestyle=":", label=f"cut {copies.cut:.3g}")
     axes.set(xlim=(0, 1), xlabel="distance ratio", ylabel="share of images")
-    axes.yaxis.set_major_formatter(FuncFormatter(_in_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
     _legend_above(axes)
     kind = "calibrated cut" if copies.calibrated else "cut, which is not calibrated"
     what = "samples and held-out images" if len(held_out_ratios) else "samples"
@@ -214,11 +243,11 @@ def compared(shares: Mapping[str, Share], chance: Sequence[float]) -> Drawing:
         )
         axes.plot([share.share], [row], "o", color=_SAMPLES, markersize=6)
     for rate in chance:
-        axes.axvline(rate, color=_HELD_OUT, linestyle="--", linewidth=1.2)
+        axes.axvline(rate, color=HELD_OUT, linestyle="--", linewidth=1.2)
     axes.set_yticks(range(len(shares)), [_short(name) for name in shares], parse_math=False)
     most = max(share.high for share in shares.values())
     axes.set(ylim=(len(shares) - 0.5, -0.5), xlim=(0, min(1, max(0.02, 1.08 * most))), xlabel="copied share")
-    axes.xaxis.set_major_formatter(FuncFormatter(_in_percent))
+    axes.xaxis.set_major_formatter(FuncFormatter(as_tick))
     axes.grid(False, axis="y")
     dashed = "; the dashed line is the rate of false alarms" if chance else ""
     alt = "Copied share of each audit with its interval; the table has the numbers."
@@ -238,7 +267,7 @@ def _in_powers(value: float, _: object = None) -> str:
 
 
 #: How the vertical axis of a curve is labelled.
-_UNITS = {"skip_rate": _in_percent, "learning_rate": _in_powers}
+_UNITS = {"skip_rate": as_tick, "learning_rate": _in_powers}
 
 
 def curve_charts(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Drawing]:
@@ -255,10 +284,10 @@ def curve_charts(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Draw
 
 def _lines(curves: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str, caption: str) -> Drawing:
     """One line per member over the images that it has seen."""
-    axes, few = _axes(), len(curves) <= len(_MEMBERS)
+    axes, few = _axes(), len(curves) <= len(PALETTE)
     for number, points in enumerate(curves.values()):
         thin = points[:: math.ceil(len(points) / _POINTS)]
-        colour = _MEMBERS[number] if few else matplotlib.colormaps["viridis"](number / len(curves))
+        colour = PALETTE[number] if few else matplotlib.colormaps["viridis"](number / len(curves))
         axes.plot([p["images_seen"] for p in thin], [p[key] for p in thin], color=colour, linewidth=1.3 if few else 0.9)
     axes.set(xlabel="images seen", ylabel=label, ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -285,7 +314,7 @@ def _band_map(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawing:
         mean, origin="lower", aspect="auto", extent=(0, last, 0, bands), cmap="cividis", vmin=0, interpolation="nearest"
     )
     assert isinstance(axes.figure, Figure)
-    axes.figure.colorbar(image, ax=axes, format=FuncFormatter(_in_percent), label="skip rate")
+    axes.figure.colorbar(image, ax=axes, format=FuncFormatter(as_tick), label="skip rate")
     axes.set(xlabel="images seen", yticks=(0.5, bands - 0.5))
     axes.set_yticklabels(["little\nnoise", "much\nnoise"])
     axes.xaxis.set_major_locator(MaxNLocator(4))

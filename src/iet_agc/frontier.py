@@ -24,9 +24,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from iet_agc.compare import COLUMNS, Rows, listed, warnings
-from iet_agc.drawings import inline, style
+from iet_agc.drawings import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, percent, style
 from iet_agc.files import holds_others, replace_text, replacing
-from iet_agc.intervals import hundredths, share
+from iet_agc.intervals import share
 
 __all__ = ["front", "write_comparison"]
 
@@ -172,7 +172,7 @@ class _Point:
 
     @property
     def colour(self) -> str:
-        return _COLOURS[(self.number - 1) % len(_COLOURS)]
+        return PALETTE[(self.number - 1) % len(PALETTE)]
 
     @property
     def marker(self) -> str:
@@ -234,10 +234,9 @@ def _point(name: str, number: int, x: Mapping[str, Any], y: Mapping[str, Any]) -
 
 # Drawing --------------------------------------------------------------------------------------------------
 
-#: Okabe and Ito's colours, told apart by colour-blind readers; with the shapes, 42 experiments look different.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#1c1f23")
+#: Seven colours and six shapes: 42 experiments look different.
 _MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}
-_INK, _SOFT, _BEATEN, _CHANCE = "#1c1f23", "#555b63", "#f1f2f5", "#0072B2"
+_BEATEN = "#f1f2f5"
 
 
 def _draw(plot: _Plot, width: float, height: float, bottom: float = 0) -> tuple[Figure, Axes]:
@@ -251,7 +250,7 @@ def _draw(plot: _Plot, width: float, height: float, bottom: float = 0) -> tuple[
     _set_limits(axes, plot.points)
     _draw_front(axes, plot)
     for chance in plot.chances:
-        axes.axhline(chance, color=_CHANCE, linestyle="--", linewidth=1.1, zorder=1.7)
+        axes.axhline(chance, color=HELD_OUT, linestyle="--", linewidth=1.1, zorder=1.7)
     for point in plot.points:
         _draw_point(axes, point)
     return figure, axes
@@ -279,7 +278,7 @@ def _set_limits(axes: Axes, points: Sequence[_Point]) -> None:
     axes.set_ylim(-((0.05 * most**0.5) ** 2), min(1.15 * most, 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_yticks(_share_ticks(most))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+    axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
 
 
 def _share_ticks(most: float) -> list[float]:
@@ -299,7 +298,7 @@ def _draw_front(axes: Axes, plot: _Plot) -> None:
     xs = [corners[0][0], *(x for x, _ in corners), axes.get_xlim()[1]]
     ys = [top, *(y for _, y in corners), corners[-1][1]]
     axes.fill_between(xs, ys, top, step="post", color=_BEATEN, linewidth=0, zorder=0.4)
-    axes.plot(xs, ys, drawstyle="steps-post", color="#8a9099", linewidth=1.1, zorder=1.6)
+    axes.plot(xs, ys, drawstyle="steps-post", color=EDGE, linewidth=1.1, zorder=1.6)
 
 
 def _draw_point(axes: Axes, point: _Point) -> None:
@@ -344,7 +343,7 @@ def _label(figure: Figure, axes: Axes, points: Sequence[_Point]) -> list[_Box]:
         offset = min(options, key=lambda each: _cost(options[each], busy, frame) + 0.6 * math.hypot(*each))
         boxes.append(options[offset])
         busy.append((boxes[-1], 8.0))
-        leader = {"arrowstyle": "-", "color": _SOFT, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3.5}
+        leader = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3.5}
         axes.annotate(
             str(point.number), (point.x, point.y), offset, textcoords="offset points", ha="center", va="center",
             fontsize=9, fontweight="bold", annotation_clip=False, zorder=5,
@@ -426,9 +425,7 @@ def _png(rows: Rows) -> bytes:
         fontsize=8.5, handletextpad=0.3, labelspacing=0.4, borderaxespad=0, borderpad=0,
     )  # fmt: skip
     _ = [text.set_parse_math(False) for text in legend.get_texts()]
-    figure.text(
-        0.016, 0.1 / (_PLOT + bottom), "\n".join(notes), va="bottom", fontsize=7.5, color=_SOFT, linespacing=1.3
-    )
+    figure.text(0.016, 0.1 / (_PLOT + bottom), "\n".join(notes), va="bottom", fontsize=7.5, color=SOFT, linespacing=1.3)
     stream = io.BytesIO()
     about = {"Title": _TITLE, "Description": _alt(plot), "Software": None}
     FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=_DPI, metadata=about)
@@ -453,7 +450,7 @@ def _caption(plot: _Plot) -> list[str]:
 def _alt(plot: _Plot) -> str:
     """The plot in words, with its numbers."""
     each = "; ".join(
-        f"{p.number} {p.name}: {_percent(p.y)}{_bounds(p.y_bar, _percent)}, {_decimal(p.x)}{_bounds(p.x_bar, _decimal)}"
+        f"{p.number} {p.name}: {percent(p.y)}{_bounds(p.y_bar, percent)}, {decimal(p.x)}{_bounds(p.x_bar, decimal)}"
         for p in plot.points
     )
     axes = f"{plot.share.label} against {plot.quality.label}, with 95 % intervals"
@@ -503,19 +500,9 @@ def _methods(rows: Rows, differences: Rows) -> list[str]:
     return list(dict.fromkeys(cell["method"] for cell in [*cells, *apart] if cell and cell["method"]))
 
 
-def _percent(share: float) -> str:
-    return f"{hundredths(share)}\u00a0%"
-
-
-def _decimal(value: float) -> str:
-    """Three decimals, fewer for large numbers; no minus before a zero."""
-    text = f"{abs(value):,.3f}" if abs(value) < 10 else f"{abs(value):,.1f}"
-    return f"\u2212{text}" if value < 0 and text.strip("0.") else text
-
-
 def _value(number: float, name: str) -> str:
     """A number of a column, in the column's form."""
-    return _percent(number) if COLUMNS[name].of and COLUMNS[name].unit == 1 else _decimal(number)
+    return percent(number) if COLUMNS[name].of and COLUMNS[name].unit == 1 else decimal(number)
 
 
 def _interval(cell: Mapping[str, Any], name: str) -> str:

@@ -1,6 +1,7 @@
 """Audits read back: a folder that `iet-agc audit` wrote -> what a report needs of it, checked. No torch here.
 
-Version 1 of audit.json has grown: statistics, feature spaces and the newer numbers of quality may be absent.
+Version 1 of audit.json has grown: statistics, feature spaces, warnings, names of files and the newer numbers of quality
+may be absent.
 """
 
 import csv
@@ -86,6 +87,7 @@ class Copies:
         cut: below it a sample is called a copy: the calibrated cut, or 0.15.
         false_alarm: the share of real images that the calibrated cut calls copies, by its making; else NaN.
         statistics: those that the audit has.
+        warnings: sentences, why these numbers are not to be trusted; none in old audits.
     """
 
     samples: int
@@ -96,6 +98,7 @@ class Copies:
     cut: float
     false_alarm: float
     statistics: list[Statistic]
+    warnings: list[str]
 
     @property
     def copied(self) -> Share:
@@ -148,7 +151,10 @@ class Space:
 
 @dataclass(frozen=True)
 class Pair:
-    """A sample and the training image nearest to it; pictures uint8 (C, H, W)."""
+    """A sample and the training image nearest to it; pictures uint8 (C, H, W).
+
+    `file` and `nearest_file` are their paths below the folders that they were read from, empty where there are none.
+    """
 
     sample: int
     seed: str
@@ -158,6 +164,8 @@ class Pair:
     mirrored: bool
     picture: NDArray[np.uint8]
     original: NDArray[np.uint8]
+    file: str = ""
+    nearest_file: str = ""
 
     @property
     def differences(self) -> NDArray[np.uint8]:
@@ -168,7 +176,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Trained:
-    """A training image; samples are the numbers of those that copied it; seen and skipped are None without a run."""
+    """A training image; samples are the numbers of those that copied it; seen and skipped are None without a run.
+
+    `file` is its path below the folder that the set was read from, empty where it was read from none.
+    """
 
     image: int
     multiplicity: int
@@ -177,6 +188,7 @@ class Trained:
     samples: list[int] = field(default_factory=list)
     seen: int | None = None
     skipped: int | None = None
+    file: str = ""
 
     @property
     def skip_share(self) -> float:
@@ -283,6 +295,8 @@ def _read_numbers(numbers: Mapping[str, Any]) -> tuple[Copies, Quality, list[Spa
     """Whatever a report takes from audit.json is there, and of the right kind."""
     for key in ("num_samples", "num_train", "num_train_unique", "num_held_out"):
         _number(numbers, key)
+    for key in ("num_held_out_in_train", "num_held_out_repeated"):
+        _ = _number(numbers, key) if key in numbers else 0
     for key in ("conventions", "names"):
         _object(numbers, key)
     _ = [_string(numbers["names"], key) for key in _NAMES]
@@ -309,7 +323,7 @@ def _read_copies(entry: Mapping[str, Any], samples: int, num_held_out: int) -> C
     of_held_out = (held_out or {}).get("statistics") or {}
     found = [_statistic(key, each, of_held_out.get(key)) for key, each in entry.get("statistics", {}).items() if each]
     share = _share(calibrated) if calibrated else None
-    return Copies(samples, num_held_out, mq, held_out_mq, share, cut, false_alarm, found)
+    return Copies(samples, num_held_out, mq, held_out_mq, share, cut, false_alarm, found, _sentences(entry))
 
 
 def _rank(false_alarm: float, held_out: int) -> int:
@@ -336,12 +350,17 @@ def _read_quality(entry: Mapping[str, Any]) -> Quality:
     _ = entry["frechet_train"]  # every audit has it, if only as null
     values = {name: _spread(entry, name) for name in _MEASURES if entry.get(name) is not None}
     dimensions = int(_number(entry, "dimensions")) if "dimensions" in entry else None
+    conventions = _object(entry, "conventions") if "conventions" in entry else {}
+    extractor, few_images = _string(entry, "extractor"), bool(entry["few_images"])
+    return Quality(extractor, entry.get("sha256"), dimensions, values, few_images, _sentences(entry), conventions)
+
+
+def _sentences(entry: Mapping[str, Any]) -> list[str]:
+    """The warnings of an entry; old audits have none."""
     warnings = entry.get("warnings", [])
     if not isinstance(warnings, list) or not all(isinstance(each, str) for each in warnings):
         raise ValueError(f"warnings is {warnings!r}")
-    conventions = _object(entry, "conventions") if "conventions" in entry else {}
-    extractor, few_images = _string(entry, "extractor"), bool(entry["few_images"])
-    return Quality(extractor, entry.get("sha256"), dimensions, values, few_images, warnings, conventions)
+    return warnings
 
 
 def _spread(entry: Mapping[str, Any], name: str) -> tuple[float, float | None]:
@@ -386,6 +405,8 @@ def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
             "nearest": int(row["nearest"]),
             "distance": float(row["distance"]),
             "mirrored": row["mirrored"] == "1",
+            "file": row.get("file") or "",
+            "nearest_file": row.get("nearest_file") or "",
         }
         for row in _rows(file)
     ]
@@ -397,9 +418,12 @@ def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
     return rows
 
 
-def _training_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, int]]:
+def _training_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     columns = ("image", "multiplicity", "copied", "seen", "skipped")
-    rows = [{column: int(row[column]) for column in columns if column in row} for row in _rows(file)]
+    rows: list[dict[str, Any]] = [
+        {column: int(row[column]) for column in columns if column in row} | {"file": row.get("file") or ""}
+        for row in _rows(file)
+    ]
     if len(rows) != numbers["num_train_unique"]:
         raise ValueError(f"{len(rows)} rows, audit.json counts {numbers['num_train_unique']} unique training images")
     return rows
@@ -436,7 +460,7 @@ def _copying(rows: Sequence[Mapping[str, Any]], cut: float) -> dict[int, list[in
 
 
 def _trained(
-    rows: Sequence[Mapping[str, int]],
+    rows: Sequence[Mapping[str, Any]],
     copying: Mapping[int, list[int]],
     pictures: Mapping[str, NDArray[Any]],
     kind: str,

@@ -5,10 +5,9 @@ below it is itself uncertain. Copies are called found only where the interval of
 the one of false alarms, and no page says that there are none: it says what is not shown.
 """
 
-import math
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,8 @@ from typing import Any, Literal
 from jinja2 import Environment, StrictUndefined
 
 from iet_agc import drawings
+from iet_agc.compare import differing, facts
+from iet_agc.drawings import decimal, percent
 from iet_agc.files import replace_text
 from iet_agc.intervals import difference_of_shares, hundredths
 from iet_agc.reading import CUT, Audit, Copies, Pair, Quality, Share, Space, Statistic, Trained, read_audit
@@ -24,6 +25,9 @@ __all__ = ["render", "write_report"]
 
 #: How many pairs and images are shown before "more": whole rows on a wide page.
 _SHOWN = {"pairs": 6, "single": 12}
+
+#: A cut with 1 % false alarms is the smallest ratio of 99 held-out images; of fewer, there is none.
+_FEWEST = 99
 
 #: So many samples of a most-copied image are named.
 _NAMED = 6
@@ -84,7 +88,7 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
         raise ValueError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote")
     read = [read_audit(name, folder) for name, folder in audits.items()]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    filters = (_count, _percent, _interval, _ratio, _cut, _decimal, _signed, _value)
+    filters = (_count, percent, _interval, _ratio, _cut, decimal, _signed, _value)
     environment.filters |= {each.__name__.removeprefix("_"): each for each in filters}
     template = environment.from_string(files("iet_agc").joinpath("report.html.j2").read_text(encoding="utf-8"))
     with drawings.style():
@@ -109,8 +113,12 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
         `file`.
 
     Raises:
-        ValueError: see `render`.
+        ValueError: see `render`; or `file` is a folder, or lies below what is none.
     """
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder, and the page is one file: name a file, such as {file / 'report.html'}")
+    if taken := [place for place in file.parents if place.exists() and not place.is_dir()]:
+        raise ValueError(f"{file} cannot be written: {taken[0]} is a file, not a folder")
     page = render(audits, title)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_text(file, page)
@@ -127,11 +135,13 @@ def _section(audit: Audit) -> dict[str, Any]:
     histogram = drawings.histogram(audit.ratios, audit.held_out_ratios, copies)
     return {
         "audit": audit,
-        "outcome": "copies" if _found(audit) else outcome,
+        "outcome": "copies" if _found(audit) else "undecided" if copies.warnings else outcome,
         "label": _label(audit),
         "verdict": _verdict(copies),
         "note": _note(copies, outcome),
+        "warnings": _warnings(audit),
         "exact": _exact(audit.exact),
+        "left_out": _left_out(audit.numbers),
         "elsewhere": [_in_short(space) for space in audit.spaces],
         "pairs": [_shown_pair(pair, copies.cut) for pair in audit.pairs],
         "pairs_below": sum(pair.ratio < copies.cut for pair in audit.pairs),
@@ -156,8 +166,9 @@ def _space(space: Space, shown: Quality) -> dict[str, Any]:
     outcome = _outcome(space.copies)
     return {
         "space": space,
-        "summary": f"{_LABELS[outcome]}. {_verdict(space.copies)}",
+        "summary": f"{_with_doubt(_LABELS[outcome], space.copies)}. {_verdict(space.copies)}",
         "note": _note(space.copies, outcome),
+        "warnings": [_in_words(warning) for warning in space.copies.warnings],
         "chart": drawings.mq_chart(space.copies, f"features of {space.name}"),
         "rows": _mq_rows(space.copies),
         "statistics": _statistics(space.copies),
@@ -188,9 +199,25 @@ def _label(audit: Audit) -> str:
     """The verdict in two words, or in more where something shows copies and distance ratios in pixels do not."""
     found, outcome = _found(audit), _outcome(audit.copies)
     if outcome == "copies" or not found:
-        return _LABELS[outcome]
+        return _with_doubt(_LABELS[outcome], audit.copies)
     label = ", ".join([*found, f"the share in pixels is {_BESIDES[outcome]}"])
-    return f"{label[:1].upper()}{label[1:]}"
+    return _with_doubt(f"{label[:1].upper()}{label[1:]}", audit.copies)
+
+
+def _with_doubt(label: str, copies: Copies) -> str:
+    """No verdict stands alone that the audit itself does not trust."""
+    return f"{label}, but mind the {_warnings_word(copies)}" if copies.warnings else label
+
+
+def _warnings_word(copies: Copies) -> str:
+    return "warning" if len(copies.warnings) == 1 else "warnings"
+
+
+def _warnings(audit: Audit) -> list[str]:
+    """What the audit warns of, sentences without their full stops: of pixels first, then of the features."""
+    found = [_in_words(warning) for warning in audit.copies.warnings]
+    spaces = [(space.name, warning) for space in audit.spaces for warning in space.copies.warnings]
+    return found + [f"In the features of {name}: {warning.rstrip('.')}" for name, warning in spaces]
 
 
 def _exact(count: int) -> str:
@@ -199,10 +226,24 @@ def _exact(count: int) -> str:
     return f"{_count(count)} {equal} pixel by pixel, mirrored or not." if count else ""
 
 
+def _left_out(numbers: Mapping[str, Any]) -> str:
+    """Which held-out images were given and not used, in sentences; old audits do not tell of repeated ones."""
+    trained, again = (numbers.get(f"num_held_out_{kind}", 0) for kind in ("in_train", "repeated"))
+    stands = "more held-out image stands" if trained == 1 else "more held-out images stand"
+    repeats = "more repeats" if again == 1 else "more repeat"
+    told = [f"{_count(trained)} {stands} in the training set and {_was(trained)} left out."] * bool(trained)
+    told += [f"{_count(again)} {repeats} other held-out images and {_was(again)} left out."] * bool(again)
+    return " ".join(told)
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
 def _of_all(copies: Copies) -> str:
     share = copies.copied
     of = f"{_count(share.count)} of {_count(copies.samples)} samples"
-    return f"{of} ({_percent(share.share)}, 95\u00a0% interval {_interval(share)})"
+    return f"{of} ({percent(share.share)}, 95\u00a0% interval {_interval(share)})"
 
 
 def _verdict(copies: Copies) -> str:
@@ -217,18 +258,14 @@ def _verdict(copies: Copies) -> str:
 
 def _in_short(space: Space) -> str:
     """The verdict on one more space, for the first screen."""
-    share, label = space.copies.copied, _LABELS[_outcome(space.copies)].lower()
-    return f"In the features of {space.name}: {label}, {_percent(share.share)} (95\u00a0% interval {_interval(share)})."
+    share, label = space.copies.copied, _with_doubt(_LABELS[_outcome(space.copies)].lower(), space.copies)
+    return f"In the features of {space.name}: {label}, {percent(share.share)} (95\u00a0% interval {_interval(share)})."
 
 
 def _note(copies: Copies, outcome: _Outcome) -> str:
     if outcome == "uncalibrated":
-        few = _count(copies.held_out)
-        given = (
-            f"Only {few} held-out images were given, too few" if copies.held_out else "No held-out images were given"
-        )
-        return f"{given}, so it is not known how many real images would fall below this cut."
-    held_out, most = _count(copies.held_out), _percent(copies.most_false_alarms)
+        return f"{_why_uncalibrated(copies)}, so it is not known how many real images would fall below this cut."
+    held_out, most = _count(copies.held_out), percent(copies.most_false_alarms)
     known = f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images"
     known += f", so its true false-alarm rate may be up to {most}"
     single = ", and single copies may be among the closest pairs" if copies.copied.count else ""
@@ -236,8 +273,17 @@ def _note(copies: Copies, outcome: _Outcome) -> str:
         "copies": f"{known}; the samples' interval lies above that.",
         "undecided": f"{known}, within the samples' interval or above it: give more held-out images to decide.",
         "chance": f"{known}. The samples' interval reaches down to the rate of real images: copying beyond that is not "
-        f"shown; a share of {_percent(copies.copied.high)} is not ruled out{single}.",
+        f"shown; a share of {percent(copies.copied.high)} is not ruled out{single}.",
     }[outcome]
+
+
+def _why_uncalibrated(copies: Copies) -> str:
+    if not copies.held_out:
+        return "No held-out images were given"
+    if copies.held_out < _FEWEST:
+        return f"Only {_count(copies.held_out)} held-out images were given, too few"
+    because = f": see the {_warnings_word(copies)}" if copies.warnings else ""
+    return f"No cut could be set on the {_count(copies.held_out)} held-out images{because}"
 
 
 # Parts of a section -------------------------------------------------------------------------------------
@@ -379,7 +425,7 @@ def _comparison(audits: Sequence[Audit]) -> dict[str, Any]:
     chance = sorted({audit.copies.false_alarm for audit in audits}) if calibrated else []
     return {
         "chart": drawings.compared(shares, chance),
-        "unlike": _unlike(audits),
+        "warnings": [each.rstrip(".") for each in differing([(audit.name, facts(audit.numbers)) for audit in audits])],
         "differences": [_difference(audits[0], audit, shares) for audit in audits[1:]],
         "by": "the calibrated cut of each audit" if calibrated else f"the cut {CUT}, as not every audit is calibrated",
     }
@@ -403,28 +449,11 @@ def _points(share: float) -> str:
     return f"{100 * share + 0:.1f}".replace("-", "\u2212")
 
 
-def _unlike(audits: Sequence[Audit]) -> list[str]:
-    """In what audits on one page differ, so that their numbers do not compare."""
-    facts: dict[str, Callable[[Audit], object]] = {
-        "the training set": lambda audit: (audit.numbers.get("sha256") or {}).get("train"),
-        "the held-out set": lambda audit: (audit.numbers.get("sha256") or {}).get("held_out"),
-        "the number of samples": lambda audit: audit.numbers["num_samples"],
-        "the extractor": lambda audit: audit.quality.extractor,
-        "the conventions": lambda audit: audit.numbers["conventions"],
-    }
-    return [what for what, fact in facts.items() if any(fact(audit) != fact(audits[0]) for audit in audits)]
-
-
 # Numbers ------------------------------------------------------------------------------------------------
 
 
 def _count(value: int) -> str:
     return f"{value:,}"
-
-
-def _percent(share: float) -> str:
-    """0 and 1 only where they are exact."""
-    return f"{hundredths(share)}\u00a0%"
 
 
 def _interval(share: Share) -> str:
@@ -437,15 +466,6 @@ def _ratio(value: float) -> str:
 
 def _cut(value: float) -> str:
     return f"{value:.3g}"
-
-
-def _decimal(value: float | None) -> str:
-    """Few decimals of large numbers, more of small ones; a dash for a number that is not there."""
-    if value is None or math.isnan(value):
-        return "–"
-    digits = 4 if abs(value) < 0.1 else 3 if abs(value) < 10 else 1
-    text = f"{value:,.{digits}f}"
-    return "0" if not text.strip("-0.") else text.replace("-", "\u2212")
 
 
 def _signed(value: float) -> str:
