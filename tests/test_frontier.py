@@ -293,12 +293,26 @@ def test_same_audits_give_the_same_bytes_and_replace_an_earlier_comparison(tmp_p
 
 def test_other_folders_are_refused_untouched(tmp_path):
     audits = [write(tmp_path / "a", newer())]
-    for taken, said in ((audits[0], "holds other things"), (audits[0] / "audit.json", "there is a file of that name")):
+    for taken, said in (
+        (audits[0], "holds other things"),
+        (audits[0] / "audit.json", "is a file, and a comparison is a folder of four"),
+    ):
         with pytest.raises(ValueError, match=said):
             written(audits, taken)
     assert [path.name for path in audits[0].iterdir()] == ["audit.json"]
     with pytest.raises(ValueError, match="nothing to compare"):
         write_comparison({}, {}, tmp_path / "out")
+
+
+def test_what_cannot_be_written_is_said_in_one_line_and_leaves_nothing(tmp_path):
+    audits = [write(tmp_path / "a", newer())]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"below cannot be written: .*/file is a file, not a folder; choose another"):
+        written(audits, tmp_path / "file" / "below")
+    (tmp_path / "out" / "comparison.png").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"out cannot be written: Is a directory; choose another --out"):
+        written(audits, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").iterdir() if "unfinished" in path.name]
 
 
 def test_an_experiment_without_any_distance_is_named(tmp_path):

@@ -3,29 +3,52 @@
 import hashlib
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["check_ours", "flush", "holds_others", "only_one", "replace_text", "replacing", "sha256", "shown"]
+__all__ = ["check_ours", "flush", "holds_others", "only_one", "replace_text", "replacing", "sha256", "shown", "writing"]
 
 _LOCK = ".lock"
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Write to the path that is given; when the block ends well, it takes the place of `file` in one step."""
+    """Write to the path that is given; when the block ends well, it takes the place of `file` in one step.
+
+    When it does not, nothing is left of what was written.
+    """
     unfinished = file.with_name(f".{file.name}.unfinished")
-    yield unfinished
-    flush(unfinished)
-    os.replace(unfinished, file)
+    try:
+        yield unfinished
+        flush(unfinished)
+        os.replace(unfinished, file)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
 
 
 def replace_text(file: Path, text: str) -> None:
     """Replace a text file in one step, on the disk when this returns."""
     with replacing(file) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Within it, whatever keeps `place` from being written becomes one clear line.
+
+    Raises:
+        ValueError: in place of the OSError; it names the place and what is in the way.
+    """
+    try:
+        yield
+    except OSError as error:
+        taken = next((above for above in place.parents if os.path.exists(above) and not os.path.isdir(above)), None)
+        reason = f"{shown(taken)} is a file, not a folder" if taken else error.strerror or type(error).__name__
+        raise ValueError(f"{shown(place)} cannot be written: {reason}; choose another --out") from error
 
 
 def holds_others(folder: Path, names: Collection[str]) -> bool:

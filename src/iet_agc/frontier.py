@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from iet_agc.compare import COLUMNS, Rows, listed, warnings
 from iet_agc.drawings import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, percent, style
-from iet_agc.files import holds_others, replace_text, replacing
+from iet_agc.files import holds_others, replace_text, replacing, writing
 from iet_agc.intervals import share
 
 __all__ = ["front", "write_comparison"]
@@ -51,26 +51,29 @@ def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]
         The paths, by "html", "png", "csv" and "means".
 
     Raises:
-        ValueError: nothing to compare, an experiment of which no Fréchet distance is known, or a folder that is taken.
+        ValueError: nothing to compare, an experiment of which no Fréchet distance is known, or a folder that is
+            taken or cannot be written.
     """
     if not rows:
         raise ValueError("there is nothing to compare: give at least one audited run, or the folder of an audit")
-    _check_out(out)
+    with writing(out):
+        _check_out(out)
     with style():
         picture, page = _png(rows), _page(rows, differences, out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / _FILES["html"]).unlink(missing_ok=True)  # it comes last: with it, the folder is whole
-    replace_text(out / _FILES["csv"], _csv(_run_lines(rows)))
-    replace_text(out / _FILES["means"], _csv(_mean_lines(rows, differences)))
-    with replacing(out / _FILES["png"]) as unfinished:
-        unfinished.write_bytes(picture)
-    replace_text(out / _FILES["html"], page)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _FILES["html"]).unlink(missing_ok=True)  # it comes last: with it, the folder is whole
+        replace_text(out / _FILES["csv"], _csv(_run_lines(rows)))
+        replace_text(out / _FILES["means"], _csv(_mean_lines(rows, differences)))
+        with replacing(out / _FILES["png"]) as unfinished:
+            unfinished.write_bytes(picture)
+        replace_text(out / _FILES["html"], page)
     return {kind: str(out / name) for kind, name in _FILES.items()}
 
 
 def _check_out(out: Path) -> None:
-    if any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
-        raise ValueError(f"{out} cannot be a folder: there is a file of that name")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, and a comparison is a folder of four: choose another --out")
     if holds_others(out, set(_FILES.values())):
         raise ValueError(f"{out} holds other things than a comparison: choose another --out")
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from iet_agc import drawings
 from iet_agc.compare import differing, facts
 from iet_agc.drawings import decimal, percent
-from iet_agc.files import replace_text
+from iet_agc.files import replace_text, writing
 from iet_agc.intervals import difference_of_shares, hundredths
 from iet_agc.reading import CUT, Audit, Copies, Pair, Quality, Share, Space, Statistic, Trained, read_audit
 
@@ -113,15 +113,14 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
         `file`.
 
     Raises:
-        ValueError: see `render`; or `file` is a folder, or lies below what is none.
+        ValueError: see `render`; or `file` is a folder, or cannot be written.
     """
     if file.is_dir():
         raise ValueError(f"{file} is a folder, and the page is one file: name a file, such as {file / 'report.html'}")
-    if taken := [place for place in file.parents if place.exists() and not place.is_dir()]:
-        raise ValueError(f"{file} cannot be written: {taken[0]} is a file, not a folder")
     page = render(audits, title)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(file, page)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(file, page)
     return file
 
 
