@@ -18,7 +18,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 benchmark: $(VENV)/installed
-	$(BIN)/python benchmarks/agc_step.py
+	set -e; for each in benchmarks/*.py; do echo "== $$each" >&2; $(BIN)/python $$each; done
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -84,11 +84,11 @@ def test_what_is_documented_as_not_detected_is_not(found: Any, kind: str) -> Non
     assert found["pixels"][kind]["calibrated"] <= 3
 
 
-def test_near_copies_in_the_training_set_hide_a_copy_from_all_but_c_t(found: Any) -> None:
+def test_near_copies_in_the_training_set_hide_a_copy_from_all_but_nearness_and_c_t(found: Any) -> None:
     """The nearest image is named rightly, but 50 images are as near: no ratio is small."""
     row = found["pixels"]["has 49 near copies; noise, sd 5"]
     assert (row["calibrated"], row["below 0.15"], row["d1/d2"], row["named"]) == (0, 0, 0, 100)
-    assert row["distance"] == 100
+    assert row["near"] == 100
     assert row["c_t"]["value"] < -4
 
 
@@ -139,3 +139,17 @@ def test_the_command_prints_tables_and_json(
     assert (exact["kind"], exact["samples"], exact["calibrated"]) == ("exact", 60, share(60, 60))
     assert "| exact | 100.0 |" in err
     assert "| 20 % planted |" in err
+
+
+def test_data_that_are_not_there_are_named_and_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(data: str) -> None:
+        raise ValueError(f"{data} is not here: install it")
+
+    monkeypatch.setattr(detection, "load_dataset", absent)
+    monkeypatch.setattr(sys, "argv", ["detection.py", "--threads", "1"])
+    detection.main()
+    out, err = capsys.readouterr()
+    assert json.loads(out)["results"] == []
+    assert "fashion-mnist is left out: fashion-mnist is not here: install it" in err
