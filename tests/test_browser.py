@@ -69,6 +69,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "plain": write_audit(out / "plain", held_out=0, record=False, spaces=(), pictures=6),
         "few": write_audit(out / "few", held_out=60, copies=0, pictures=6, record=False),
         "old": write_audit(out / "old", old=True, pictures=6),
+        "warned": write_audit(out / "warned", files=f"<i>{LONG}/" * 2, warned=True, pictures=6),
         "large": write_audit(out / "large", train=noise(6, (3, 160, 120), 6), record=False, spaces=(), pictures=3),
     }
     written = {name: write_report({name: one.path}, out / f"{name}.html") for name, one in audits.items()}
@@ -78,7 +79,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return written | {"several": write_report(several, out / "several.html", title=LONG)}
 
 
-@pytest.fixture(scope="module", params=["full", "plain", "few", "old", "large", "several"])
+@pytest.fixture(scope="module", params=["full", "plain", "few", "old", "warned", "large", "several"])
 def opened(request: pytest.FixtureRequest, browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
     """A page, opened with JavaScript off, and what it asked for and complained of."""
     context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
@@ -155,6 +156,19 @@ def test_the_point_is_on_the_first_screen(browser: Any, pages: dict[str, Path]) 
             box = page.locator(part).first.bounding_box()
             assert box["y"] + box["height"] <= size["height"]
         page.close()
+
+
+def test_warnings_are_on_the_first_screen_and_on_paper(browser: Any, pages: dict[str, Path]) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(pages["warned"].as_uri())
+    warning = page.locator(".verdict .warning")
+    assert "is not to be trusted" in warning.inner_text()
+    box = warning.bounding_box()
+    assert box["y"] + box["height"] <= 844
+    page.emulate_media(media="print")
+    assert warning.is_visible()
+    assert warning.evaluate("each => getComputedStyle(each).printColorAdjust") == "exact"
+    page.close()
 
 
 def luminance(colour: tuple[float, ...]) -> float:

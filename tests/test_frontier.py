@@ -339,3 +339,10 @@ def test_a_failed_drawing_leaves_the_earlier_comparison(tmp_path, monkeypatch):
 def test_drawing_imports_no_torch():
     program = "import sys, iet_agc.frontier; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_numbers_are_zero_only_where_they_are():
+    assert [drawings.decimal(value) for value in (0.0, -0.0, 1e-6, -1e-6, -0.05, 2.5, 12.345)] == [
+        *("0", "0", "0.0000", "0.0000", "\u22120.0500", "2.500", "12.3"),
+    ]
+    assert drawings.decimal(float("nan")) == "–"

@@ -127,12 +127,12 @@ def percent(share: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """Few decimals of large numbers, more of small ones; no minus before a zero; a dash for what is no number."""
-    if math.isnan(value):
-        return "–"
+    """Few decimals of large numbers, more of small ones; "0" only where it is exact; a dash for what is no number."""
+    if math.isnan(value) or not value:
+        return "0" if value == 0 else "–"
     digits = 4 if abs(value) < 0.1 else 3 if abs(value) < 10 else 1
     text = f"{value:,.{digits}f}"
-    return "0" if not text.strip("-0.") else text.replace("-", "\u2212")
+    return text.replace("-", "\u2212" if text.strip("-0.") else "")
 
 
 def as_tick(share: float, _: object = None) -> str:

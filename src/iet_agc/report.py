@@ -205,11 +205,7 @@ def _label(audit: Audit) -> str:
 
 def _with_doubt(label: str, copies: Copies) -> str:
     """No verdict stands alone that the audit itself does not trust."""
-    return f"{label}, but mind the {_warnings_word(copies)}" if copies.warnings else label
-
-
-def _warnings_word(copies: Copies) -> str:
-    return "warning" if len(copies.warnings) == 1 else "warnings"
+    return f"{label}, but not without warning" if copies.warnings else label
 
 
 def _warnings(audit: Audit) -> list[str]:
@@ -281,8 +277,7 @@ def _why_uncalibrated(copies: Copies) -> str:
         return "No held-out images were given"
     if copies.held_out < _FEWEST:
         return f"Only {_count(copies.held_out)} held-out images were given, too few"
-    because = f": see the {_warnings_word(copies)}" if copies.warnings else ""
-    return f"No cut could be set on the {_count(copies.held_out)} held-out images{because}"
+    return f"No cut could be set on the {_count(copies.held_out)} held-out images"
 
 
 # Parts of a section -------------------------------------------------------------------------------------
