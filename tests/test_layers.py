@@ -41,8 +41,8 @@ TABLE: dict[str, tuple[str, str]] = {
     # pages and figures: no torch
     "intervals": ("", "scipy"),
     "reading": ("", "numpy scipy"),
-    "drawings": ("intervals reading", "numpy matplotlib markupsafe PIL"),
-    "frontier": ("compare drawings files intervals", "numpy matplotlib jinja2 markupsafe"),
+    "drawings": ("intervals reading", "numpy matplotlib jinja2 markupsafe PIL"),
+    "frontier": ("compare drawings files intervals", "numpy matplotlib markupsafe"),
     # plumbing
     "files": ("", "filelock"),
     "config": ("files", "pydantic"),
@@ -65,7 +65,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch",
     ),
     "audits": ("audit data dist files log metrics.features parts sources", "torch numpy"),
-    "report": ("compare drawings files intervals reading", "jinja2"),
+    "report": ("compare drawings files intervals reading", ""),
     "compare": ("config intervals", "numpy scipy"),
     "demo": ("*", "*"),
     "cli": ("*", ""),

@@ -1,4 +1,4 @@
-"""What pages show: charts as inline SVG, pictures as data URIs, and numbers in words. No torch here.
+"""Pages, and what they show: charts as inline SVG, pictures as data URIs, and numbers in words. No torch here.
 
 The same numbers give the same text, and the ids within a chart are those of no other chart on a page.
 """
@@ -8,14 +8,16 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import matplotlib
 import matplotlib.style
 import numpy as np
+from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -42,6 +44,7 @@ __all__ = [
     "histogram",
     "inline",
     "mq_chart",
+    "page",
     "percent",
     "picture",
     "style",
@@ -79,6 +82,19 @@ def style() -> Iterator[None]:
     """Within it, charts look the same whatever a matplotlibrc says."""
     with matplotlib.style.context(["default", _STYLE]):
         yield
+
+
+def page(template: str, filters: Mapping[str, Callable[..., str]], **values: object) -> str:
+    """Fill in a template of the package; everything is escaped, and a name that is not there is an error.
+
+    Args:
+        template: its file.
+        filters, values: what it knows, by name.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= filters
+    text = files("iet_agc").joinpath(template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(values)
 
 
 # Pictures -----------------------------------------------------------------------------------------------

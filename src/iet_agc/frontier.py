@@ -10,12 +10,10 @@ import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from iet_agc.compare import COLUMNS, Rows, listed, warnings
-from iet_agc.drawings import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, percent, style
+from iet_agc.drawings import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
 from iet_agc.files import holds_others, replace_text, replacing, writing
 from iet_agc.intervals import share
 
@@ -59,7 +57,7 @@ def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]
     with writing(out):
         _check_out(out)
     with style():
-        picture, page = _png(rows), _page(rows, differences, out)
+        picture, text = _png(rows), _page(rows, differences, out)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / _FILES["html"]).unlink(missing_ok=True)  # it comes last: with it, the folder is whole
@@ -67,7 +65,7 @@ def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]
         replace_text(out / _FILES["means"], _csv(_mean_lines(rows, differences)))
         with replacing(out / _FILES["png"]) as unfinished:
             unfinished.write_bytes(picture)
-        replace_text(out / _FILES["html"], page)
+        replace_text(out / _FILES["html"], text)
     return {kind: str(out / name) for kind, name in _FILES.items()}
 
 
@@ -469,14 +467,13 @@ def _bounds(bar: tuple[float, float] | None, form: Callable[[float], str]) -> st
 
 
 def _page(rows: Rows, differences: Rows, out: Path) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": "{:,}".format, "value": _value, "interval": _interval, "signed": _signed}
-    template = environment.from_string(files("iet_agc").joinpath("compare.html.j2").read_text(encoding="utf-8"))
     plot = _plot(rows)
     known = [name for name in COLUMNS if any(row[name] for row in rows.values())]
     main = [name for name in known if name in {"copied", "calibrated", plot.quality.column}]
     runs = [run for row in rows.values() for run in row["runs"]]
-    return template.render(
+    return page(
+        "compare.html.j2",
+        {"number": "{:,}".format, "value": _value, "interval": _interval, "signed": _signed},
         title=_TITLE,
         rows=rows,
         differences=differences,

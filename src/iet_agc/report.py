@@ -8,11 +8,8 @@ the one of false alarms, and no page says that there are none: it says what is n
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
-
-from jinja2 import Environment, StrictUndefined
 
 from iet_agc import drawings
 from iet_agc.compare import differing, facts
@@ -87,12 +84,11 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
     if not audits:
         raise ValueError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote")
     read = [read_audit(name, folder) for name, folder in audits.items()]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters = (_count, percent, _interval, _ratio, _cut, decimal, _signed, _value)
-    environment.filters |= {each.__name__.removeprefix("_"): each for each in filters}
-    template = environment.from_string(files("iet_agc").joinpath("report.html.j2").read_text(encoding="utf-8"))
     with drawings.style():
-        return template.render(
+        return drawings.page(
+            "report.html.j2",
+            {each.__name__.removeprefix("_"): each for each in filters},
             title=title,
             sections=[_section(audit) for audit in read],
             comparison=_comparison(read) if len(read) > 1 else None,
