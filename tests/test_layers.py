@@ -40,7 +40,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "metrics.efficientnet": ("", "torch"),
     # pages and figures: no torch
     "intervals": ("", "scipy"),
-    "reading": ("", "numpy scipy"),
+    "reading": ("intervals", "numpy scipy"),
     "drawings": ("intervals reading", "numpy matplotlib jinja2 markupsafe PIL"),
     "frontier": ("compare drawings files intervals", "numpy matplotlib markupsafe"),
     # plumbing

@@ -10,7 +10,6 @@ import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
+
+from iet_agc.intervals import calibration_rank
 
 __all__ = ["CUT", "Audit", "Copies", "Pair", "Quality", "Share", "Space", "Statistic", "Trained", "read_audit"]
 
@@ -86,6 +87,7 @@ class Copies:
         calibrated: share below the calibrated cut; None where held-out images are too few.
         cut: below it a sample is called a copy: the calibrated cut, or 0.15.
         false_alarm: the share of real images that the calibrated cut calls copies, by its making; else NaN.
+        set_by: how many held-out images set the calibrated cut: those that are no near copies themselves.
         statistics: those that the audit has.
         warnings: sentences, why these numbers are not to be trusted; none in old audits.
     """
@@ -97,6 +99,7 @@ class Copies:
     calibrated: Share | None
     cut: float
     false_alarm: float
+    set_by: int
     statistics: list[Statistic]
     warnings: list[str]
 
@@ -111,8 +114,8 @@ class Copies:
 
         The cut is the j-th smallest of H held-out ratios, so that share follows Beta(j, H + 1 - j) (Wilks, 1941).
         """
-        rank = _rank(self.false_alarm, self.held_out)
-        return float(beta.ppf(0.975, rank, self.held_out + 1 - rank))
+        rank = calibration_rank(self.false_alarm, self.set_by)
+        return float(beta.ppf(0.975, rank, self.set_by + 1 - rank))
 
 
 @dataclass(frozen=True)
@@ -315,20 +318,16 @@ def _read_copies(entry: Mapping[str, Any], samples: int, num_held_out: int) -> C
     held_out, calibrated = entry["held_out"], entry["calibrated"]
     mq = {cut: _share(entry["mq"][cut]) for cut in sorted({*entry["mq"], CUT}, key=float)}
     held_out_mq = {cut: _share(held_out["mq"][cut]) for cut in mq} if held_out else None
-    cut, false_alarm = float(CUT), math.nan
+    cut, false_alarm, set_by = float(CUT), math.nan, num_held_out
     if calibrated:
         cut, false_alarm = _number(calibrated, "cut"), _number(calibrated, "false_alarm")
-        if cut < 0 or not 0 < false_alarm < 1 or _rank(false_alarm, num_held_out) < 1:
+        set_by = int(calibrated.get("num_held_out", num_held_out))  # old audits took all
+        if cut < 0 or set_by > num_held_out or calibration_rank(false_alarm, set_by) < 1:
             raise ValueError(f"calibrated is {calibrated!r} on {num_held_out} held-out images")
     of_held_out = (held_out or {}).get("statistics") or {}
     found = [_statistic(key, each, of_held_out.get(key)) for key, each in entry.get("statistics", {}).items() if each]
     share = _share(calibrated) if calibrated else None
-    return Copies(samples, num_held_out, mq, held_out_mq, share, cut, false_alarm, found, _sentences(entry))
-
-
-def _rank(false_alarm: float, held_out: int) -> int:
-    """Which of the smallest held-out ratios the calibrated cut is."""
-    return math.floor(Fraction(str(false_alarm)) * (held_out + 1))
+    return Copies(samples, num_held_out, mq, held_out_mq, share, cut, false_alarm, set_by, found, _sentences(entry))
 
 
 def _share(entry: Mapping[str, Any]) -> Share:

@@ -256,7 +256,7 @@ def _in_short(space: Space) -> str:
 def _note(copies: Copies, outcome: _Outcome) -> str:
     if outcome == "uncalibrated":
         return f"{_why_uncalibrated(copies)}, so it is not known how many real images would fall below this cut."
-    held_out, most = _count(copies.held_out), percent(copies.most_false_alarms)
+    held_out, most = _count(copies.set_by), percent(copies.most_false_alarms)
     known = f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images"
     known += f", so its true false-alarm rate may be up to {most}"
     single = ", and single copies may be among the closest pairs" if copies.copied.count else ""
