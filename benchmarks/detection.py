@@ -40,6 +40,7 @@ from iet_agc.metrics.memorization import (
     cells,
     distance_ratio,
     held_out_statistics,
+    is_near_copy,
     share_below,
     statistics,
 )
@@ -248,7 +249,7 @@ def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
     parts = [where.calibrate, where.unrelated, *(samples for _, samples, _ in kinds)]
     calibrate, unrelated, *found = find(where, space, parts, min(CELLS, sizes.samples // PER_CELL))
     calibrate, unrelated = (each.of(each.distances[:, 0] > 0) for each in (calibrate, unrelated))
-    cut = calibrated_cut(distance_ratio(calibrate.distances))
+    cut = calibrated_cut(distance_ratio(calibrate.distances)[~is_near_copy(calibrate.distances)])
     assert cut is not None, "too few held-out images"
     rows = [
         {"kind": kind, **counts(each, cut, calibrate), "named": int(named(each, originals, where.owner).sum())}
@@ -287,7 +288,8 @@ def find(where: Split, space: str, parts: Sequence[Tensor], num_cells: int) -> I
 def counts(found: Found, cut: float, calibrate: Found) -> dict[str, Any]:
     """How many samples each rule of the audit detects, and C_T of all of them."""
     ratios = distance_ratio(found.distances)
-    entry = statistics(found.distances, found.own, calibrate.distances, (found.cells, calibrate.cells))
+    fresh = ~is_near_copy(calibrate.distances)
+    entry = statistics(found.distances, found.own, calibrate.distances, (found.cells, calibrate.cells), fresh)
     return {
         "samples": len(ratios),
         "calibrated": share_below(ratios, cut)["count"],

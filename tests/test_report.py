@@ -647,3 +647,14 @@ def test_report_imports_no_torch(module: str, free: bool) -> None:
         [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False
     )
     assert (done.returncode == 0) == free, done.stderr
+
+
+def test_false_alarms_follow_from_the_images_that_set_the_cut(tmp_path: Path) -> None:
+    """Of 497 held-out images 398 are near copies and set no cut: the other 99 are what is known."""
+    folder = small(tmp_path / "a", held_out=497)
+    folder.edit(calibrated=folder.numbers["calibrated"] | {"num_held_out": 99})
+    assert read_audit("it", folder.path).copies.most_false_alarms == pytest.approx(1 - 0.025 ** (1 / 99))
+    assert "was set on 99 held-out images" in page_of(folder).text
+    folder.edit(calibrated=folder.numbers["calibrated"] | {"num_held_out": 98})
+    with pytest.raises(ValueError, match="damaged"):
+        read_audit("it", folder.path)
