@@ -340,11 +340,11 @@ def test_cut_files_are_refused_even_where_pillow_is_told_to_accept_them(
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from iet_agc import data
+    from iet_agc import images
 
-    decode = data._decode
+    decode = images.decode
     _colour(8).save(tmp_path / "a.png")
-    monkeypatch.setattr(data, "_decode", lambda file: decode(file).resize((9, 9)))
+    monkeypatch.setattr(images, "decode", lambda file: decode(file).resize((9, 9)))
     assert "a.png is not what its header says, or changed while it was read: try again" in _message(tmp_path)
 
 

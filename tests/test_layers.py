@@ -23,7 +23,9 @@ TABLE: dict[str, tuple[str, str]] = {
     "shards": ("seeds", "torch"),
     "average": ("dist", "torch"),
     # images and models know no AGC and no shards
-    "data": ("files seeds", "torch torchvision PIL numpy sklearn"),
+    "decoding": ("files", "PIL"),
+    "images": ("decoding files", "torch torchvision PIL numpy"),
+    "data": ("images seeds", "torch numpy sklearn"),
     "diffusion": ("", "torch diffusers"),
     "models": ("diffusion", "torch diffusers"),
     "sampling": ("diffusion", "torch diffusers"),
