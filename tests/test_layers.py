@@ -25,7 +25,10 @@ TABLE: dict[str, tuple[str, str]] = {
     # images and models know no AGC and no shards
     "decoding": ("files", "PIL"),
     "images": ("decoding files", "torch torchvision PIL numpy"),
-    "data": ("images seeds", "torch numpy sklearn"),
+    "named": ("decoding files images", "torch torchvision numpy sklearn filelock"),
+    "hugging_face": ("decoding files images", "torch"),
+    "image_cache": ("files images", "torch numpy filelock"),
+    "data": ("files hugging_face image_cache images named seeds", "torch PIL"),
     "diffusion": ("", "torch diffusers"),
     "models": ("diffusion", "torch diffusers"),
     "sampling": ("diffusion", "torch diffusers"),

@@ -41,14 +41,35 @@ class _Section(BaseModel):
 class DataSettings(_Section):
     """Which images are trained on, and which are held out."""
 
-    name: Literal["digits", "fashion-mnist", "folder"] = Field(
-        "digits", description="image set; 'folder' takes the images under data.root"
+    name: Literal[
+        "digits", "fashion-mnist", "cifar10", "cifar100", "afhq-dog", "laion-10k", "hugging-face", "folder"
+    ] = Field("digits", description="image set; 'folder' takes the images under data.root")
+    root: str | None = Field(None, description="where the image set is; of hugging-face a folder, or a name on the hub")
+    download: bool = Field(False, description="fetch cifar10, cifar100 or fashion-mnist into data.root, or unpack it")
+    convert_to: str | None = Field(
+        None,
+        pattern=r"^[13]x[1-9]\d{0,4}x[1-9]\d{0,4}$",
+        description="bring every image to CxHxW, such as 3x64x64; none: as it is, but afhq-dog 3x64x64, laion-10k "
+        "3x256x256",
     )
-    root: str | None = Field(None, description="folder with the files of the image set")
+    classes: Literal["folders"] | None = Field(
+        None, description="of folder: 'folders' takes the subfolders of data.root as classes"
+    )
+    captions: str | None = Field(
+        None, description="of laion-10k: JSON file with the captions; none: the only one in data.root"
+    )
+    subset: str | None = Field(None, description="of hugging-face: the dataset's configuration, where it has several")
+    train_split: str | None = Field(None, description="of hugging-face: what is trained on; none: 'train'")
+    held_out_split: str | None = Field(None, description="of hugging-face: what is held out; none: see data.num_train")
+    image_column: str | None = Field(None, description="of hugging-face: where the images are; none: 'image'")
+    label_column: str | None = Field(None, description="of hugging-face: where the classes are; none: no classes")
+    cache: str | None = Field(
+        None, description="folder that keeps decoded images and maps them into memory; none: decoded at every start"
+    )
     num_train: int | None = Field(
         None,
         ge=1,
-        description="unique training images, the others are held out (of Fashion-MNIST, its test part); none: all",
+        description="unique training images; the others are held out, or the test part where there is one; none: all",
     )
     planted_images: int = Field(0, ge=0, description="training images that are repeated, so that they get memorized")
     planted_copies: int = Field(1, ge=1, description="times that each planted image stands in the training set")
@@ -57,7 +78,9 @@ class DataSettings(_Section):
 
     def source(self) -> dict[str, Any]:
         """The arguments of `data.load_dataset`."""
-        return self.model_dump(exclude={"flips"})
+        arguments = self.model_dump(exclude={"flips", "convert_to"})
+        sizes = self.convert_to.split("x") if self.convert_to else None
+        return arguments | {"shape": tuple(int(size) for size in sizes) if sizes else None}
 
     @model_validator(mode="after")
     def _planted_are_trained(self) -> "DataSettings":
@@ -318,7 +341,8 @@ def read_settings(folder: Path) -> Settings:
 
 def _essence(settings: Settings) -> dict[str, dict[str, Any]]:
     essence = settings.model_dump(mode="json", include={"data", "model", "method", "train"})
-    del essence["data"]["root"]
+    for place in ("root", "download", "cache"):
+        del essence["data"][place]
     return essence
 
 

@@ -1,20 +1,24 @@
-"""Named image sets: scikit-learn's digits, Fashion-MNIST, a folder; what is held out, and what is planted."""
+"""Named image sets, folders and datasets of the hub: what is trained on, what is held out, and what is planted."""
 
-import gzip
-import math
-import zlib
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any, TypedDict, Unpack
 
-import numpy as np
+import PIL
 import torch
-from torch import Tensor
 
+from iet_agc import named
+from iet_agc.files import shown
+from iet_agc.hugging_face import hub_version, read_hugging_face
+from iet_agc.image_cache import cached, stamps
 from iet_agc.images import ImageSet, convert, image_grid, load_images, save_image
 from iet_agc.seeds import generator
 
 __all__ = [
     "DATASETS",
     "ImageSet",
+    "Options",
     "convert",
     "image_grid",
     "load_dataset",
@@ -24,8 +28,43 @@ __all__ = [
     "split",
 ]
 
+#: Image sets that are found by their name alone.
 DATASETS = ("digits", "fashion-mnist")
-_FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
+
+
+#: Options that only some image sets have.
+_OPTIONS_OF = {
+    "download": ("cifar10", "cifar100", "fashion-mnist"),
+    "classes": ("folder",),
+    "captions": ("laion-10k",),
+} | dict.fromkeys(("subset", "train_split", "held_out_split", "image_column", "label_column"), ("hugging-face",))
+
+
+class Options(TypedDict, total=False):
+    """How some image sets are read.
+
+    Attributes:
+        shape: (C, H, W) to bring every image to, by `convert`; None takes them as they are, but AFHQ's dogs as
+            3 x 64 x 64 and LAION-10k as 3 x 256 x 256.
+        download: fetch CIFAR and Fashion-MNIST into `root`, or unpack them there.
+        classes: "folders": an image of a folder has the class of the subfolder that it stands in.
+        captions: JSON file with LAION-10k's captions; None is the only one in `root`.
+        subset: of a Hugging Face dataset, its configuration.
+        train_split: of a Hugging Face dataset, what is trained on; None is "train".
+        held_out_split: of a Hugging Face dataset, what is held out; None is what `num_train` leaves.
+        image_column: of a Hugging Face dataset; None is "image".
+        label_column: of a Hugging Face dataset; None gives no labels.
+    """
+
+    shape: tuple[int, int, int] | None
+    download: bool
+    classes: str | None
+    captions: str | None
+    subset: str | None
+    train_split: str | None
+    held_out_split: str | None
+    image_column: str | None
+    label_column: str | None
 
 
 def split(images: ImageSet, num_train: int | None, seed: int = 0) -> tuple[ImageSet, ImageSet]:
@@ -56,6 +95,8 @@ def plant_duplicates(images: ImageSet, num_images: int, copies: int) -> ImageSet
     """
     if not 0 <= num_images <= len(images) or copies < 1:
         raise ValueError(f"cannot plant {num_images} of {len(images)} images {copies} times each")
+    if num_images == 0 or copies == 1:
+        return images  # as it is, mapped into memory perhaps
     further = torch.arange(num_images).repeat(copies - 1)
     return images.take(torch.cat([torch.arange(len(images)), further]))
 
@@ -67,79 +108,145 @@ def load_dataset(
     planted_images: int = 0,
     planted_copies: int = 1,
     seed: int = 0,
+    cache: Path | str | None = None,
+    **options: Unpack[Options],
 ) -> tuple[ImageSet, ImageSet]:
     """The training set of a run and the images held out from it.
 
     Args:
-        name: "digits" (scikit-learn's, 1,797 of 1 x 8 x 8), "fashion-mnist" (70,000 of 1 x 28 x 28), or
-            "folder" for the images under `root`.
-        root: where the files are; for Fashion-MNIST, Debian's package is found by itself.
-        num_train: how many unique images to train on; the others are held out. Of Fashion-MNIST it is
-            always the test part that is held out. None takes all.
+        name: "digits" (scikit-learn's, 1,797 of 1 x 8 x 8), "fashion-mnist" (70,000 of 1 x 28 x 28), "cifar10" or
+            "cifar100" (60,000 of 3 x 32 x 32), "afhq-dog" (3 x 64 x 64), "laion-10k" (3 x 256 x 256, with captions),
+            "hugging-face" for a dataset of the hub or in its layout, or "folder" for the images under `root`.
+        root: where the files are, or a dataset's name on the hub; Debian's package of Fashion-MNIST is found by itself.
+        num_train: how many unique images to train on; None takes all. Where a set has a test part it is that which is
+            held out, otherwise the images that are not trained on.
         planted_images: how many of them to repeat.
         planted_copies: how often each of these stands in the training set.
         seed: which images are trained on, and which repeated.
+        cache: folder in which decoded images are kept for the next time, and mapped into memory from there.
+        options: see `Options`.
 
     Raises:
         ValueError: unknown name, missing or damaged files, impossible numbers.
     """
-    root = Path(root) if root else None
-    if name == "digits":
-        train, held_out = split(_digits(), num_train, seed)
-    elif name == "fashion-mnist":
-        train, held_out = _fashion_mnist(root, num_train, seed)
-    elif name == "folder":
-        if root is None:
-            raise ValueError("data.name is 'folder', but data.root does not say which: set data.root")
-        train, held_out = split(load_images(root), num_train, seed)
+    _check(name, options)
+    place = str(root) if root else None
+
+    def read() -> tuple[ImageSet, ImageSet]:
+        return _parts(name, place, num_train, seed, options)
+
+    if cache is None:
+        train, held_out = read()
     else:
-        raise ValueError(f"unknown data.name {name!r}: use one of {', '.join((*DATASETS, 'folder'))}")
+        source = _source(name, place, options) | {"num_train": num_train, "seed": seed}
+        train, held_out = cached(Path(cache), source, read)
     return plant_duplicates(train, planted_images, planted_copies), held_out
 
 
-def _digits() -> ImageSet:
-    from sklearn.datasets import load_digits
+def _check(name: str, options: Options) -> None:
+    if name not in _READERS:
+        raise ValueError(f"unknown data.name {name!r}: use one of {', '.join(_READERS)}")
+    for option, names in _OPTIONS_OF.items():
+        if options.get(option) and name not in names:
+            raise ValueError(f"data.{option} has no effect on {name}, it is for {', '.join(names)}: leave it out")
 
-    values, labels = load_digits(return_X_y=True)  # (1797, 64), 0 .. 16
-    pixels = np.rint(np.asarray(values) * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    return ImageSet(torch.from_numpy(pixels), "digits", torch.from_numpy(labels).long())
+
+def _parts(
+    name: str, root: str | None, num_train: int | None, seed: int, options: Options
+) -> tuple[ImageSet, ImageSet]:
+    train, test = _READERS[name](root, options)
+    shape = options.get("shape")
+    train, test = (part if part is None or shape is None else convert(part, shape) for part in (train, test))
+    assert train is not None
+    chosen, rest = split(train, num_train, seed)
+    return chosen, rest if test is None else test
 
 
-def _fashion_mnist(root: Path | None, num_train: int | None, seed: int) -> tuple[ImageSet, ImageSet]:
-    folder = _fashion_folder(root)
-    train, test = (
-        ImageSet(
-            _read_idx(folder / f"{part}-images-idx3-ubyte.gz")[:, None],
-            "fashion-mnist",
-            _read_idx(folder / f"{part}-labels-idx1-ubyte.gz").long(),
+def _source(name: str, root: str | None, options: Options) -> dict[str, Any]:
+    """All that the decoded images depend on, for a cache."""
+    given = {key: value for key, value in options.items() if key != "download" and value is not None}
+    places = [Path(root)] if root else []
+    if name == "fashion-mnist":
+        places = [named.fashion_folder(Path(root) if root else None)]
+    elif name == "afhq-dog" and root and Path(root).is_dir():
+        places = [place for place in named.afhq_folders(Path(root)) if place]
+    elif captions := options.get("captions"):
+        places.append(Path(captions))
+    is_remote = name == "hugging-face" and root is not None and not Path(root).exists()
+    return {
+        "name": name,
+        "options": given,
+        "files": None if is_remote else stamps(places),
+        "version": hub_version(root, options.get("subset")) if is_remote else None,
+        "decoder": PIL.__version__,
+    }
+
+
+def _path(root: str | None) -> Path | None:
+    return Path(root) if root else None
+
+
+def _folder(root: str | None, options: Options) -> named.Parts:
+    if root is None:
+        raise ValueError("data.name is 'folder', but data.root does not say which: set data.root")
+    images = load_images(Path(root), options.get("shape"))
+    return (_with_classes(images, Path(root)) if options.get("classes") == "folders" else images), None
+
+
+def _with_classes(images: ImageSet, root: Path) -> ImageSet:
+    """The images with the class of the subfolder that each stands in, in the order of the folders' names."""
+    if images.files is None:
+        raise ValueError(
+            f"{images.name} is no folder: data.classes 'folders' needs one with a subfolder for each class"
         )
-        for part in ("train", "t10k")
-    )
-    return split(train, num_train, seed)[0], test
+    files = [PurePath(file) for file in images.files]
+    if alone := [file for file in files if len(file.parts) < 2]:
+        raise ValueError(
+            f"{images.name}: {alone[0]} stands in no subfolder, so data.classes 'folders' gives it no class"
+        )
+    names = sorted({file.parts[0] for file in files})
+    folders = [entry.name for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    if empty := [folder for folder in folders if folder not in names]:
+        raise ValueError(f"{images.name}: class {shown(empty[0])} has no images: remove the folder or fill it")
+    places = {name: place for place, name in enumerate(names)}
+    return replace(images, labels=torch.tensor([places[file.parts[0]] for file in files], dtype=torch.int64))
 
 
-def _fashion_folder(root: Path | None) -> Path:
-    name = "train-images-idx3-ubyte.gz"
-    places = [root, root / "FashionMNIST" / "raw"] if root else [Path(folder) for folder in _FASHION_FOLDERS]
-    for place in places:
-        if (place / name).is_file():
-            return place
-    where = " or ".join(str(place) for place in places)
-    raise ValueError(
-        f"Fashion-MNIST is not in {where} (no {name}): install Debian's dataset-fashion-mnist, or set data.root to a "
-        "folder that torchvision.datasets.FashionMNIST downloaded"
-    )
+def _hugging_face(root: str | None, options: Options) -> named.Parts:
+    def read(part: str) -> ImageSet:
+        return read_hugging_face(
+            root,
+            part,
+            options.get("image_column") or "image",
+            options.get("label_column"),
+            options.get("subset"),
+            options.get("shape"),
+        )
+
+    held_out = options.get("held_out_split")
+    train, test = read(options.get("train_split") or "train"), read(held_out) if held_out else None
+    if test is not None and test.shape != train.shape:
+        raise ValueError(
+            f"{train.name}: images of the two splits differ, {_size(train)} and {_size(test)}: set data.convert_to"
+        )
+    return train, test
 
 
-def _read_idx(file: Path) -> Tensor:
-    """An IDX file of unsigned bytes: 2 zero bytes, type 8, rank, the sizes (big-endian), the bytes."""
-    try:
-        content = gzip.decompress(file.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    rank = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
-    start = 4 + 4 * rank
-    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if not rank or len(content) != start + math.prod(sizes):
-        raise ValueError(f"{file} is not an IDX file of bytes, or it is cut short")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].reshape(sizes)
+def _size(images: ImageSet) -> str:
+    return " x ".join(map(str, images.shape))
+
+
+#: What reads each named image set: (root, options) -> its training images and, where it has one, its test part.
+_READERS: dict[str, Callable[[str | None, Options], named.Parts]] = {
+    "digits": lambda root, options: (named.read_digits(), None),
+    "fashion-mnist": lambda root, options: named.read_fashion_mnist(_path(root), options.get("download", False)),
+    "cifar10": lambda root, options: named.read_cifar(_path(root), "cifar10", options.get("download", False)),
+    "cifar100": lambda root, options: named.read_cifar(_path(root), "cifar100", options.get("download", False)),
+    "afhq-dog": lambda root, options: named.read_afhq_dog(_path(root), options.get("shape")),
+    "laion-10k": lambda root, options: (
+        named.read_laion(_path(root), _path(options.get("captions")), options.get("shape")),
+        None,
+    ),
+    "hugging-face": _hugging_face,
+    "folder": _folder,
+}

@@ -2,19 +2,20 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from iet_agc.files import shown
 
-__all__ = ["UnfitError", "decode", "look", "explain", "in_words", "strict_pillow"]
+__all__ = ["Opener", "UnfitError", "decode", "look", "explain", "in_words", "strict_pillow"]
 
 #: What is read: formats whose plugins in Pillow decode and do nothing else (EPS, for one, would run Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+#: What opens an image file, wherever it lies: on the disk, in an archive, in a table.
+Opener = Callable[[], BinaryIO]
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
 
 
@@ -56,16 +57,16 @@ def strict_pillow() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
-def look(file: Path) -> tuple[int, int, int]:
+def look(file: Opener) -> tuple[int, int, int]:
     """(C, H, W) by the header alone."""
-    with file.open("rb") as handle:
+    with file() as handle:
         image = _open(handle)
         return (1 if is_grey(image) else 3), image.height, image.width
 
 
-def decode(file: Path) -> Image.Image:
+def decode(file: Opener) -> Image.Image:
     """The pixels, in mode L or RGB."""
-    with file.open("rb") as handle:
+    with file() as handle:
         image = _open(handle)
         coding = _coding(image)
         image.load()
@@ -78,8 +79,9 @@ def decode(file: Path) -> Image.Image:
 
 def _open(handle: BinaryIO) -> ImageFile.ImageFile:
     """The header of one image of at most 8 bits, grey or RGB; only plugins that run nothing are let near it."""
-    if not os.fstat(handle.fileno()).st_size:
+    if not handle.seek(0, os.SEEK_END):
         raise UnfitError("is empty, 0 bytes: copy it again or remove it")
+    handle.seek(0)
     image = Image.open(handle, formats=_FORMATS)
     if (count := getattr(image, "n_frames", 1)) > 1:
         raise UnfitError(f"is animated or has pages, {count} pictures: give single images")

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from filelock import FileLock, Timeout
 
@@ -98,7 +98,7 @@ def only_one(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def shown(text: Path | str) -> str:
+def shown(text: PurePath | str) -> str:
     """Names from anywhere on one line, whatever bytes are in them."""
     return str(text) if str(text).isprintable() else ascii(str(text))
 

@@ -5,11 +5,11 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePath
 from typing import IO, TypeVar
 from zipfile import ZipFile
 
@@ -21,10 +21,10 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from iet_agc.decoding import UnfitError, decode, explain, in_words, look, strict_pillow
+from iet_agc.decoding import Opener, UnfitError, decode, explain, in_words, look, strict_pillow
 from iet_agc.files import shown
 
-__all__ = ["ImageSet", "convert", "image_grid", "load_images", "save_image"]
+__all__ = ["ImageSet", "convert", "image_grid", "is_image_name", "load_images", "read_images", "save_image"]
 
 _SUFFIXES = set(
     ".apng .bmp .dib .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
@@ -52,12 +52,14 @@ class ImageSet:
         name: where they come from, for people.
         labels: class of each, int64 (N,), or None.
         files: path of each below the folder that they were read from, or None.
+        captions: one or more texts about each, or None.
     """
 
     images: Tensor
     name: str
     labels: Tensor | None = None
     files: tuple[str, ...] | None = None
+    captions: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -84,14 +86,17 @@ class ImageSet:
     def take(self, indices: Tensor) -> "ImageSet":
         """The images at `indices`, int64 (M,), in that order."""
         labels = None if self.labels is None else self.labels[indices]
-        files = None if self.files is None else tuple(self.files[index] for index in indices.tolist())
-        return replace(self, images=self.images[indices], labels=labels, files=files)
+        places = indices.tolist()
+        files = None if self.files is None else tuple(self.files[place] for place in places)
+        captions = None if self.captions is None else tuple(self.captions[place] for place in places)
+        return replace(self, images=self.images[indices], labels=labels, files=files, captions=captions)
 
 
 def load_images(
     path: Path,
     shape: tuple[int, int, int] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
+    in_colour: bool = False,
 ) -> ImageSet:
     """Images of a folder (any depth), or of one .npz or .npy file.
 
@@ -109,6 +114,7 @@ def load_images(
         path: the folder or the file.
         shape: (C, H, W) to bring every image to, as `convert` does; None takes images of one size as they are.
         on_images: called with a number of images that were read, for progress.
+        in_colour: whether a grey file in a folder is an error.
 
     Raises:
         ValueError: nothing there, files that cannot be used (how many, and what is wrong with the first five),
@@ -117,7 +123,7 @@ def load_images(
     if shape is not None:
         _check_shape(shape)
     if os.path.isdir(path):
-        return _folder_images(path, shape, on_images)
+        return _folder_images(path, shape, on_images, in_colour)
     if path.suffix.lower() not in {".npz", ".npy"}:
         raise ValueError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
     images = ImageSet(_array_images(path), name=shown(path))
@@ -208,29 +214,63 @@ def _memory() -> int:
         return sys.maxsize
 
 
-def _folder_images(folder: Path, shape: tuple[int, int, int] | None, on_images: Callable[[int], object]) -> ImageSet:
+def _folder_images(
+    folder: Path, shape: tuple[int, int, int] | None, on_images: Callable[[int], object], in_colour: bool
+) -> ImageSet:
     files, bad = _list_images(folder)
-    count = len(files) + len(bad)
-    if not count:
+    if not files and not bad:
         raise ValueError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
+    openers: dict[PurePath, Opener] = {file.relative_to(folder): partial(open, file, "rb") for file in files}
+    reasons: dict[PurePath, str] = {file.relative_to(folder): reason for file, reason in bad.items()}
+    return read_images(openers, shown(folder), shape, reasons, on_images, in_colour)
+
+
+def read_images(
+    files: Mapping[PurePath, Opener],
+    where: str,
+    shape: tuple[int, int, int] | None = None,
+    bad: Mapping[PurePath, str] | None = None,
+    on_images: Callable[[int], object] = lambda count: None,
+    in_colour: bool = False,
+) -> ImageSet:
+    """Image files from anywhere, decoded by the rules of `load_images`.
+
+    Args:
+        files: what opens each, by its name; the images keep this order.
+        where: what holds them all, for messages.
+        shape: see `load_images`.
+        bad: what is there and cannot be an image, by its name, with the reason.
+        on_images: see `load_images`.
+        in_colour: whether a grey file is an error.
+
+    Raises:
+        ValueError: see `load_images`.
+    """
+    bad, count = dict(bad or {}), len(files) + len(bad or {})
     with strict_pillow():
         looks = _attempt(look, files, bad) if shape is None else dict.fromkeys(files, shape)
         # with bad files nothing is kept; the others are decoded all the same, to name all that is wrong at once
         out = None
         if not bad:
-            out = _room((count, *(shape or _one_shape(folder, looks))), f"{count} images of {shown(folder)}")
+            out = _room((count, *(shape or _one_shape(where, looks))), f"{count} images of {where}")
         places = {file: at for at, file in enumerate(looks)}
 
-        def fill(file: Path) -> None:
-            image = decode(file)
+        def fill(place: tuple[PurePath, Opener]) -> None:
+            image = decode(place[1])
+            if in_colour and image.mode != "RGB":
+                raise UnfitError("is grey, where three channels are expected: give the set's own files")
             if out is not None:
-                _put(_planes(_fit(image, shape) if shape else image), out[places[file]])
+                _put(_planes(_fit(image, shape) if shape else image), out[places[place[0]]])
 
-        _attempt(fill, list(looks), bad, on_images)
+        _attempt(fill, {file: (file, files[file]) for file in looks}, bad, on_images)
     if bad or out is None:
-        raise ValueError(_complaint(folder, bad, count))
-    names = tuple(shown(file.relative_to(folder)) for file in looks)
-    return ImageSet(torch.from_numpy(out), name=shown(folder), files=names)
+        raise ValueError(_complaint(where, bad, count))
+    return ImageSet(torch.from_numpy(out), name=where, files=tuple(shown(file) for file in looks))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of that name is read as an image."""
+    return PurePath(name).suffix.lower() in _SUFFIXES
 
 
 def _list_images(folder: Path) -> tuple[list[Path], dict[Path, str]]:
@@ -273,21 +313,21 @@ def _not_a_file(path: Path) -> str | None:
 
 
 def _attempt(
-    work: Callable[[Path], Result],
-    files: list[Path],
-    bad: dict[Path, str],
+    work: Callable[[Item], Result],
+    items: Mapping[PurePath, Item],
+    bad: dict[PurePath, str],
     on_images: Callable[[int], object] = lambda count: None,
-) -> dict[Path, Result]:
-    """The work on every file, by file; those where it fails are entered into `bad` instead."""
+) -> dict[PurePath, Result]:
+    """The work on every item, by its name; those where it fails are entered into `bad` instead."""
 
-    def outcome(file: Path) -> Result | UnfitError:
+    def outcome(item: Item) -> Result | UnfitError:
         try:
-            return work(file)
+            return work(item)
         except Exception as error:  # damaged files make decoders raise nearly anything
             return UnfitError(explain(error))
 
-    done: dict[Path, Result] = {}
-    for file, result in zip(files, _in_order(outcome, files, on_images), strict=True):
+    done: dict[PurePath, Result] = {}
+    for file, result in zip(items, _in_order(outcome, list(items.values()), on_images), strict=True):
         if isinstance(result, UnfitError):
             bad[file] = str(result)
         else:
@@ -295,15 +335,15 @@ def _attempt(
     return done
 
 
-def _complaint(folder: Path, bad: dict[Path, str], count: int) -> str:
+def _complaint(where: str, bad: dict[PurePath, str], count: int) -> str:
     """One line about all that cannot be used."""
-    named = [f"{shown(path.relative_to(folder))} {bad[path]}" for path in sorted(bad)[:_MOST_NAMED]]
+    named = [f"{shown(path)} {bad[path]}" for path in sorted(bad)[:_MOST_NAMED]]
     if len(bad) > _MOST_NAMED:
         named.append(f"and {len(bad) - _MOST_NAMED} more")
-    return f"{shown(folder)}: {len(bad)} of {count} files cannot be used: {'; '.join(named)}"
+    return f"{where}: {len(bad)} of {count} files cannot be used: {'; '.join(named)}"
 
 
-def _one_shape(folder: Path, looks: dict[Path, tuple[int, int, int]]) -> tuple[int, int, int]:
+def _one_shape(where: str, looks: dict[PurePath, tuple[int, int, int]]) -> tuple[int, int, int]:
     """The (C, H, W) of a set whose images have one size, grey ones among colours counted as colours."""
     sizes = Counter(look[1:] for look in looks.values())
     height, width = sizes.most_common(1)[0][0]
@@ -311,10 +351,10 @@ def _one_shape(folder: Path, looks: dict[Path, tuple[int, int, int]]) -> tuple[i
     if odd:
         like = next(file for file, look in looks.items() if look[1:] == (height, width))
         raise ValueError(
-            f"{shown(folder)}: {len(odd)} of {len(looks)} images have another size: "
-            f"{shown(odd[0].relative_to(folder))} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
-            f"{shown(like.relative_to(folder))} is {width} x {height} (width x height): all images of a set must have "
-            "one size; 'iet-agc audit' brings them to one with --convert-to CxHxW"
+            f"{where}: {len(odd)} of {len(looks)} images have another size: "
+            f"{shown(odd[0])} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
+            f"{shown(like)} is {width} x {height} (width x height): all images of a set must have "
+            "one size; 'iet-agc audit' brings them to one with --convert-to CxHxW, 'train' with --data.convert-to"
         )
     return max(look[0] for look in looks.values()), height, width
 

@@ -1,0 +1,142 @@
+"""Image sets of the Hugging Face hub, or of a local folder in its layout, by the `datasets` package (extra `hf`)."""
+
+import importlib
+import io
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+
+import torch
+
+from iet_agc.decoding import UnfitError, in_words
+from iet_agc.files import shown
+from iet_agc.images import ImageSet, read_images
+
+__all__ = ["hub_version", "read_hugging_face"]
+
+#: Formats whose readers in `datasets` run and unpickle nothing; "cache" is what was prepared before.
+_READERS = {"arrow", "cache", "imagefolder", "parquet"}
+
+
+def read_hugging_face(
+    root: str | None,
+    part: str = "train",
+    image_column: str = "image",
+    label_column: str | None = None,
+    subset: str | None = None,
+    shape: tuple[int, int, int] | None = None,
+) -> ImageSet:
+    """One part of a dataset, decoded by the rules of `images.load_images`.
+
+    Args:
+        root: a local folder (parquet, arrow or image files, or what `save_to_disk` wrote), which needs no network, or
+            the name of a dataset on the hub.
+        part: its split, such as "train".
+        image_column: where the images are.
+        label_column: where the class of each is, whole numbers from 0; None gives no labels.
+        subset: its configuration, where there are several.
+        shape: see `images.load_images`.
+
+    Raises:
+        ValueError: `datasets` is not installed, no such dataset, split or column, or images that cannot be used.
+    """
+    datasets = _library()
+    name = _name(root)
+    table = _table(datasets, name, part, subset)
+    for column in filter(None, (image_column, label_column)):
+        if column not in table.column_names:
+            there = ", ".join(map(repr, table.column_names))
+            raise ValueError(
+                f"{shown(name)} has no column {column!r}, it has {there}: set data.image_column and data.label_column"
+            )
+    if not isinstance(table.features[image_column], datasets.Image):
+        raise ValueError(f"column {image_column!r} of {shown(name)} holds no images: set data.image_column")
+    encoded = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    rows = {PurePath(f"row {row:07d}"): partial(_opened, encoded, row, image_column) for row in range(len(table))}
+    if not rows:
+        raise ValueError(f"{shown(name)} has no images in its split {part!r}: choose another")
+    images = read_images(rows, shown(name), shape)
+    labels = None if label_column is None else _labels(table[label_column], f"column {label_column!r} of {shown(name)}")
+    return ImageSet(images.images, images.name, labels)
+
+
+def hub_version(root: str | None, subset: str | None) -> str:
+    """What a dataset on the hub is at this time: where `datasets` keeps its prepared files, a name with its version.
+
+    Raises:
+        ValueError: see `read_hugging_face`.
+    """
+    return str(_builder(_library(), _name(root), subset).cache_dir)
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError:
+        raise ValueError(
+            "data.name is 'hugging-face', but the package 'datasets' is not installed: pip install 'iet-agc[hf]'"
+        ) from None
+
+
+def _name(root: str | None) -> str:
+    if root is None:
+        raise ValueError(
+            "data.name is 'hugging-face', but data.root does not say which: set it to a local folder, or to the name "
+            "of a dataset on the hub"
+        )
+    return root
+
+
+def _table(datasets: Any, name: str, part: str, subset: str | None) -> Any:
+    """The rows of one split."""
+    folder = Path(name)
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        return _saved(datasets, folder, part)
+    builder = _builder(datasets, name, subset)
+    try:
+        builder.download_and_prepare()
+        splits = {str(split) for split in builder.info.splits}
+        if part in splits:
+            return builder.as_dataset(split=part)
+    except Exception as error:  # what it raises is not documented, and network errors are of many kinds
+        raise ValueError(f"{shown(name)} cannot be read by 'datasets': {in_words(error)}") from error
+    raise ValueError(f"{shown(name)} has no split {part!r}, it has {', '.join(sorted(splits))}: choose one of them")
+
+
+def _builder(datasets: Any, name: str, subset: str | None) -> Any:
+    try:
+        builder = datasets.load_dataset_builder(name, name=subset)
+    except Exception as error:
+        raise ValueError(
+            f"{shown(name)} is no local folder of a dataset, nor can it be got from the hub: {in_words(error)}"
+        ) from error
+    reader = type(builder).__module__.split(".")[-1]
+    if reader not in _READERS:
+        raise ValueError(f"{shown(name)} is read by the {reader!r} reader of 'datasets': convert it to parquet files")
+    return builder
+
+
+def _saved(datasets: Any, folder: Path, part: str) -> Any:
+    """The rows of a folder that `save_to_disk` wrote; a lone table is its own training part."""
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise ValueError(f"{shown(folder)} cannot be read by 'datasets': {in_words(error)}") from error
+    parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+    if part not in parts:
+        raise ValueError(f"{shown(folder)} has no split {part!r}, it has {', '.join(parts)}: choose one of them")
+    return parts[part]
+
+
+def _opened(table: Any, row: int, column: str) -> BinaryIO:
+    image = table[row][column]
+    if image is None:
+        raise UnfitError("holds no image: leave the row out")
+    return io.BytesIO(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).open("rb")
+
+
+def _labels(values: Any, where: str) -> torch.Tensor:
+    labels = list(values)
+    if odd := [value for value in labels if type(value) is not int or value < 0]:
+        raise ValueError(f"{where} holds {odd[0]!r}, which is no class: classes are whole numbers from 0")
+    return torch.tensor(labels, dtype=torch.int64)

@@ -1,0 +1,113 @@
+"""Decoded image sets on the disk, mapped into memory: one entry per source, whole or not there, and checked."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from iet_agc.files import flush, replace_text, shown
+from iet_agc.images import ImageSet
+
+__all__ = ["cached", "stamps"]
+
+_VERSION = 1
+
+
+def stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """(path, bytes, time of change in ns) of every file at or below some places, links followed."""
+    found: dict[str, tuple[int, int]] = {}
+    seen: set[str] = set()
+    for place in places:
+        walk = os.walk(place, followlinks=True) if place.is_dir() else [(str(place.parent), [], [place.name])]
+        for folder, inner, names in walk:
+            seen.add(os.path.realpath(folder))
+            inner[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) not in seen]
+            for name in names:
+                path = os.path.abspath(os.path.join(folder, name))
+                if os.path.isfile(path):
+                    found[path] = (os.stat(path).st_size, os.stat(path).st_mtime_ns)
+    return [(path, *found[path]) for path in sorted(found)]
+
+
+def cached(
+    folder: Path, source: Mapping[str, Any], read: Callable[[], tuple[ImageSet, ImageSet]]
+) -> tuple[ImageSet, ImageSet]:
+    """What `read` returns, from the disk where it has been read before.
+
+    Processes that ask for the same at the same time wait for the first of them. An entry may be removed at any time.
+
+    Args:
+        folder: where entries are.
+        source: all that the images depend on, JSON values only.
+        read: reads and decodes.
+
+    Returns:
+        Training and held-out images; pixels are mapped, not read, and writing to them changes no file.
+
+    Raises:
+        ValueError: a damaged entry, or what `read` raises.
+    """
+    key = hashlib.sha256(json.dumps([_VERSION, source], sort_keys=True).encode()).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    entry = folder / key
+    with FileLock(folder / f"{key}.lock"):
+        if not entry.exists():
+            _write(entry, dict(zip(("train", "held_out"), read(), strict=True)))
+    return _read(entry, "train"), _read(entry, "held_out")
+
+
+def _write(entry: Path, parts: Mapping[str, ImageSet]) -> None:
+    unfinished = entry.with_name(f".{entry.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed, for the lock is ours
+    unfinished.mkdir()
+    for name, images in parts.items():
+        np.save(unfinished / f"{name}.npy", images.images.numpy(), allow_pickle=False)
+        flush(unfinished / f"{name}.npy")
+        replace_text(unfinished / f"{name}.json", json.dumps(_sealed(_about(images))))
+    flush(unfinished)
+    os.rename(unfinished, entry)
+    flush(entry.parent)
+
+
+def _about(images: ImageSet) -> dict[str, Any]:
+    """All of an image set but its pixels, and a checksum of these."""
+    return {
+        "name": images.name,
+        "fingerprint": images.fingerprint,
+        "labels": None if images.labels is None else images.labels.tolist(),
+        "files": images.files,
+        "captions": images.captions,
+    }
+
+
+def _sealed(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(json.dumps(about).encode()).hexdigest(), "about": about}
+
+
+def _read(entry: Path, part: str) -> ImageSet:
+    try:
+        sealed = json.loads((entry / f"{part}.json").read_text(encoding="utf-8"))
+        about = sealed["about"]
+        # copy on write, as torch has no read-only tensors
+        pixels = torch.from_numpy(np.load(entry / f"{part}.npy", mmap_mode="c", allow_pickle=False))
+        labels = None if about["labels"] is None else torch.tensor(about["labels"], dtype=torch.int64)
+        files = None if about["files"] is None else tuple(about["files"])
+        captions = None if about["captions"] is None else tuple(map(tuple, about["captions"]))
+        images = ImageSet(pixels, about["name"], labels, files, captions)
+        intact = sealed == _sealed(about) and images.fingerprint == about["fingerprint"]
+    except Exception as error:  # damaged files make readers raise nearly anything
+        raise _damaged(entry) from error
+    if not intact:
+        raise _damaged(entry)
+    return images
+
+
+def _damaged(entry: Path) -> ValueError:
+    return ValueError(f"{shown(entry)} is damaged: remove it, and the images are read again")

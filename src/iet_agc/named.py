@@ -1,0 +1,389 @@
+"""Image sets that have a name, each read from the files in which it is published."""
+
+import gzip
+import io
+import json
+import math
+import zlib
+from collections import Counter, defaultdict
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, BinaryIO
+from zipfile import BadZipFile, ZipFile, ZipInfo
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+from torchvision.datasets.utils import check_integrity
+
+from iet_agc.decoding import Opener, UnfitError, in_words
+from iet_agc.files import shown
+from iet_agc.images import ImageSet, is_image_name, load_images, read_images
+
+__all__ = [
+    "AFHQ_SHAPE",
+    "LAION_SHAPE",
+    "afhq_folders",
+    "captions_file",
+    "fashion_folder",
+    "read_afhq_dog",
+    "read_cifar",
+    "read_digits",
+    "read_fashion_mnist",
+    "read_laion",
+]
+
+#: Training images and, where the set has a test part, that.
+Parts = tuple[ImageSet, ImageSet | None]
+
+#: What images of these sets are brought to, unless told otherwise: the sizes of the paper.
+AFHQ_SHAPE = (3, 64, 64)
+LAION_SHAPE = (3, 256, 256)
+
+_FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
+_AFHQ_HELP = (
+    "set data.root to afhq.zip, to the folder with train/dog and test/dog or val/dog, or to a folder of dogs; "
+    "https://github.com/clovaai/stargan-v2 tells how to get AFHQ"
+)
+_LAION_HELP = (
+    "set data.root to the folder of images; https://github.com/somepago/DCR tells how to get images and captions"
+)
+_LARGEST_MEMBER = 2**28
+
+
+def read_digits() -> ImageSet:
+    """scikit-learn's digits: 1,797 of 1 x 8 x 8, scaled from 0 .. 16 to 0 .. 255, with labels."""
+    from sklearn.datasets import load_digits
+
+    values, labels = load_digits(return_X_y=True)  # (1797, 64), 0 .. 16
+    pixels = np.rint(np.asarray(values) * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    return ImageSet(torch.from_numpy(pixels), "digits", torch.from_numpy(labels).long())
+
+
+# -- CIFAR
+
+
+def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
+    """CIFAR-10 or CIFAR-100, the python version, by torchvision's loaders; labels are CIFAR-100's fine ones.
+
+    The batches are pickles. Each is opened only after its MD5 is found to be the published one, wherever it came from.
+
+    Args:
+        root: the folder that holds, or is to hold, `cifar-10-batches-py` or `cifar-100-python`.
+        name: "cifar10" or "cifar100".
+        download: fetch, or unpack, what is not there.
+
+    Raises:
+        ValueError: files that are missing or not the published ones, or a download that failed.
+    """
+    kind = CIFAR10 if name == "cifar10" else CIFAR100
+    if root is None:
+        raise ValueError(f"data.name is {name!r}, but data.root does not say where: {_cifar_help(kind)}")
+    if download:
+        _download_cifar(kind, root)
+    _check_cifar(kind, root)
+    try:
+        # torchvision compares all checksums once more before it opens the first file
+        return _cifar_part(kind(root, train=True), name), _cifar_part(kind(root, train=False), name)
+    except Exception as error:  # checksums hold, so only a set of other contents under given checksums comes here
+        raise ValueError(f"{shown(root / kind.base_folder)} cannot be read as {name}: {in_words(error)}") from error
+
+
+def _cifar_part(part: CIFAR10, name: str) -> ImageSet:
+    pixels, labels = np.asarray(part.data), np.asarray(part.targets)
+    if pixels.dtype != np.uint8 or len(pixels) != len(labels):
+        raise ValueError(
+            f"{len(labels)} labels for {len(pixels)} images of 3 x 32 x 32: its rows are not of three channels"
+        )
+    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    return ImageSet(images, name, torch.from_numpy(labels).long())
+
+
+def _check_cifar(kind: type[CIFAR10], root: Path) -> None:
+    """Look for the first file that is missing or not the published one, so that it can be named."""
+    folder = root / kind.base_folder
+    if not folder.is_dir():
+        there = f" ({kind.filename} is there, not unpacked)" if (root / kind.filename).is_file() else ""
+        raise ValueError(f"{shown(folder)} is not there{there}: {_cifar_help(kind)}")
+    for name, md5 in [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]:
+        if not (folder / name).is_file():
+            raise ValueError(f"{shown(folder / name)} is missing: {_cifar_help(kind)}")
+        if not check_integrity(folder / name, md5):
+            raise ValueError(
+                f"{shown(folder / name)} is not the published file, its MD5 is not {md5}, so it was not opened: "
+                f"remove {shown(folder)} and get it again"
+            )
+
+
+def _download_cifar(kind: type[CIFAR10], root: Path) -> None:
+    archive = root / kind.filename
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{kind.filename}.lock"):
+        try:
+            _check_cifar(kind, root)
+            return
+        except ValueError:
+            if archive.exists() and not check_integrity(archive, kind.tgz_md5):
+                raise ValueError(
+                    f"{shown(archive)} is cut short or not the published file, its MD5 is not {kind.tgz_md5}: "
+                    "remove it, and it is fetched again"
+                ) from None
+        _fetch(kind, root, kind.url)
+
+
+def _fetch(kind: type[Any], root: Path, address: str) -> None:
+    """Let torchvision download and unpack a set, with its checksums."""
+    try:
+        kind(root, download=True)
+    except (RuntimeError, OSError, EOFError) as error:
+        raise ValueError(
+            f"{kind.__name__} could not be fetched from {address} into {shown(root)}: {in_words(error)}; "
+            "fetch it elsewhere and set data.root to its folder"
+        ) from error
+
+
+def _cifar_help(kind: type[CIFAR10]) -> str:
+    return (
+        f"set data.root to the folder that holds {kind.base_folder}, or add --data.download true to fetch or unpack "
+        f"{kind.url}"
+    )
+
+
+# -- AFHQ
+
+
+def read_afhq_dog(root: Path | None, shape: tuple[int, int, int] | None = None) -> Parts:
+    """The dogs of AFHQ in the layout of StarGAN v2, brought to `shape` as `images.convert` does.
+
+    Args:
+        root: the archive, the folder with `train/dog` and `test/dog` (or `val/dog`), or a folder of dogs alone; a
+            folder `train/dog` brings the test part beside it.
+        shape: (C, H, W); None is 3 x 64 x 64, as in the paper.
+
+    Returns:
+        The training images; the images of `test/dog`, or else `val/dog`, or None.
+
+    Raises:
+        ValueError: no such layout, and what `load_images` refuses; a grey image is an error, too.
+    """
+    if root is None:
+        raise ValueError(f"data.name is 'afhq-dog', but data.root does not say where: {_AFHQ_HELP}")
+    shape = shape or AFHQ_SHAPE
+    if root.is_file():
+        return _afhq_archive(root, shape)
+    train, test = afhq_folders(root)
+    return load_images(train, shape, in_colour=True), load_images(test, shape, in_colour=True) if test else None
+
+
+def afhq_folders(root: Path) -> tuple[Path, Path | None]:
+    """The folders of the training dogs and of the test dogs.
+
+    Raises:
+        ValueError: neither StarGAN v2's layout nor a folder of images alone.
+    """
+    for base in (root, root / "afhq"):
+        if (base / "train" / "dog").is_dir():
+            return base / "train" / "dog", _afhq_test(base)
+    entries = list(root.iterdir()) if root.is_dir() else []
+    if not any(is_image_name(entry.name) for entry in entries) or any(entry.is_dir() for entry in entries):
+        raise ValueError(f"{shown(root)} holds no train/dog, and is no folder of images alone: {_AFHQ_HELP}")
+    whole = root.absolute()
+    return root, _afhq_test(whole.parent.parent) if whole.parts[-2:] == ("train", "dog") else None
+
+
+def _afhq_test(base: Path) -> Path | None:
+    places = [base / part / "dog" for part in ("test", "val")]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _afhq_archive(file: Path, shape: tuple[int, int, int]) -> Parts:
+    try:
+        archive = ZipFile(file)
+    except (BadZipFile, OSError) as error:
+        raise ValueError(f"{shown(file)} cannot be read, {in_words(error)}: fetch the archive again") from error
+    with archive:
+        parts = {part: _dogs(archive, part) for part in ("train", "test", "val")}
+        if not parts["train"]:
+            raise ValueError(f"{shown(file)} holds no images in train/dog: {_AFHQ_HELP}")
+        train = read_images(parts["train"], shown(file), shape, in_colour=True)
+        test = parts["test"] or parts["val"]
+        return train, read_images(test, shown(file), shape, in_colour=True) if test else None
+
+
+def _dogs(archive: ZipFile, part: str) -> dict[PurePath, Opener]:
+    """The image files of one part of an archive, in the order of their paths."""
+    folders = (PurePosixPath(part, "dog"), PurePosixPath("afhq", part, "dog"))
+    names = {PurePosixPath(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    dogs = sorted(name for name in names if name.parent in folders and is_image_name(name.name))
+    return {name: partial(_unzipped, archive, names[name]) for name in dogs}
+
+
+def _unzipped(archive: ZipFile, member: ZipInfo) -> BinaryIO:
+    if member.file_size > _LARGEST_MEMBER:
+        raise UnfitError(f"is too large, {member.file_size} bytes: make it smaller")
+    return io.BytesIO(archive.read(member))  # whole, since only then its checksum is compared
+
+
+# -- LAION-10k
+
+
+def read_laion(root: Path | None, captions: Path | None = None, shape: tuple[int, int, int] | None = None) -> ImageSet:
+    """Images and captions in the layout of DCR (Somepalli et al.): a folder of images, and a JSON file of captions.
+
+    The JSON file is an object: path of an image -> a caption, or a list of captions. Paths may be those of another
+    machine: an image has the captions of the only path that ends with its own path below `root`, or has its name.
+
+    Args:
+        root: the folder of images, at any depth.
+        captions: the JSON file; None is the only .json file in `root`.
+        shape: (C, H, W) to bring images to; None is 3 x 256 x 256, as in the paper.
+
+    Raises:
+        ValueError: images without captions, captions without an image, an empty caption, a file that is not such
+            JSON in UTF-8, and what `load_images` refuses.
+    """
+    file = captions_file(root, captions)
+    texts = _read_captions(file)
+    assert root is not None  # or `captions_file` has refused it
+    images = load_images(root, shape or LAION_SHAPE)
+    return replace(images, captions=_match(images, texts, file))
+
+
+def captions_file(root: Path | None, captions: Path | None) -> Path:
+    """The JSON file with the captions of a folder.
+
+    Raises:
+        ValueError: none, or several and none is chosen.
+    """
+    if root is None or not root.is_dir():
+        where = "data.root does not say where" if root is None else f"{shown(root)} is no folder"
+        raise ValueError(f"data.name is 'laion-10k', but {where}: {_LAION_HELP}")
+    found = [captions] if captions else sorted(root.glob("*.json"))
+    if len(found) != 1 or not found[0].is_file():
+        there = shown(captions) + " is not there" if captions else f"{shown(root)} holds {len(found)} .json files"
+        raise ValueError(f"{there}: give the captions, one JSON file in data.root or as data.captions")
+    return found[0]
+
+
+def _read_captions(file: Path) -> dict[str, tuple[str, ...]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{shown(file)} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{shown(file)} cannot be read as JSON: {in_words(error)}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown(file)} is not a JSON object of paths and captions")
+    texts = {path: (value,) if isinstance(value, str) else value for path, value in content.items()}
+    for path, captions in texts.items():
+        if not isinstance(captions, list | tuple) or not captions or not all(map(_is_caption, captions)):
+            raise ValueError(
+                f"{shown(file)}: {shown(path)} has no caption, or one that is empty or no text: give it a text, or a "
+                "list of them"
+            )
+    return {path: tuple(captions) for path, captions in texts.items()}
+
+
+def _is_caption(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(content := dict(pairs)) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{shown(twice)} stands there more than once")
+    return content
+
+
+def _match(images: ImageSet, texts: dict[str, tuple[str, ...]], file: Path) -> tuple[tuple[str, ...], ...]:
+    """The captions of each image, every one of them used."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in texts:
+        by_name[PurePath(path).name].append(path)
+    found = {image: _paths_of(image, by_name[PurePath(image).name]) for image in images.files or ()}
+    unsure = [image for image, paths in found.items() if len(paths) != 1]
+    left = texts.keys() - {path for paths in found.values() for path in paths}
+    counts = Counter(path for paths in found.values() for path in paths)
+    shared = [path for path, count in counts.items() if count > 1]
+    if unsure or left or shared:
+        complaints = {"images have no captions of their own": unsure, "captions have no image": sorted(left)}
+        complaints["captions fit more than one image"] = shared
+        told = [f"{len(odd)} {what}, such as {shown(odd[0])}" for what, odd in complaints.items() if odd]
+        raise ValueError(f"{images.name} and {shown(file)} do not match: {'; '.join(told)}")
+    return tuple(texts[paths[0]] for paths in found.values())
+
+
+def _paths_of(image: str, paths: list[str]) -> list[str]:
+    """Of the paths with an image's name, those that end with its whole path; if none does, all."""
+    exact = [path for path in paths if f"/{path}".endswith(f"/{image}")]
+    return exact or paths
+
+
+# -- Fashion-MNIST
+
+
+def read_fashion_mnist(root: Path | None, download: bool) -> Parts:
+    """Fashion-MNIST: 60,000 training and 10,000 test images of 1 x 28 x 28, with labels.
+
+    Args:
+        root: folder with its four files, or the one that torchvision downloads to; None is Debian's package.
+        download: fetch into `root`, by torchvision, what is not there.
+
+    Raises:
+        ValueError: missing or damaged files.
+    """
+    if download:
+        _download_fashion(root)
+    folder = fashion_folder(root)
+    train, test = (
+        ImageSet(
+            _read_idx(folder / f"{part}-images-idx3-ubyte.gz")[:, None],
+            "fashion-mnist",
+            _read_idx(folder / f"{part}-labels-idx1-ubyte.gz").long(),
+        )
+        for part in ("train", "t10k")
+    )
+    return train, test
+
+
+def _download_fashion(root: Path | None) -> None:
+    if root is None:
+        raise ValueError("data.download needs a folder to download to: set data.root")
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".FashionMNIST.lock"):
+        _fetch(FashionMNIST, root, FashionMNIST.mirrors[0])
+
+
+def fashion_folder(root: Path | None) -> Path:
+    """The folder with Fashion-MNIST's four files.
+
+    Raises:
+        ValueError: it is not where it is looked for.
+    """
+    name = "train-images-idx3-ubyte.gz"
+    places = [root, root / "FashionMNIST" / "raw"] if root else [Path(folder) for folder in _FASHION_FOLDERS]
+    for place in places:
+        if (place / name).is_file():
+            return place
+    where = " or ".join(str(place) for place in places)
+    raise ValueError(
+        f"Fashion-MNIST is not in {where} (no {name}): install Debian's dataset-fashion-mnist, or set data.root to a "
+        "folder that torchvision.datasets.FashionMNIST downloaded, or to any with --data.download true"
+    )
+
+
+def _read_idx(file: Path) -> Tensor:
+    """An IDX file of unsigned bytes: 2 zero bytes, type 8, rank, the sizes (big-endian), the bytes."""
+    try:
+        content = gzip.decompress(file.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    rank = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
+    start = 4 + 4 * rank
+    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+    if not rank or len(content) != start + math.prod(sizes):
+        raise ValueError(f"{file} is not an IDX file of bytes, or it is cut short")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].reshape(sizes)
