@@ -1,0 +1,182 @@
+"""Datasets in the layout of Hugging Face, from local folders, without a network."""
+
+import importlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from iet_agc.data import load_dataset
+from tests.test_datasets import _refused
+
+pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Any = importlib.import_module("datasets").config
+    importlib.import_module("datasets").disable_progress_bars()
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(importlib.import_module("huggingface_hub").constants, "HF_HUB_OFFLINE", True)
+
+
+def _pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _encoded(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _parquet(folder: Path, images: list[bytes | None], part: str = "train", **columns: Any) -> Path:
+    """A dataset as the hub keeps it: data/PART-00000-of-00001.parquet with encoded images."""
+    library = importlib.import_module("datasets")
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    rows = [None if image is None else {"bytes": image, "path": None} for image in images]
+    features = {"img": library.Image()}
+    table = library.Dataset.from_dict({"img": rows}, features=library.Features(features))
+    for name, values in columns.items():
+        table = table.add_column(name, values)
+    table.to_parquet(str(folder / "data" / f"{part}-00000-of-00001.parquet"))
+    return folder
+
+
+def _good(folder: Path, **columns: Any) -> Path:
+    return _parquet(folder, [_encoded(_pixels(6, 6, 3, seed=seed)) for seed in range(5)], **columns)
+
+
+def _ours(**options: Any) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--data.{name}", str(value))]
+
+
+def test_parquet_files_with_labels(tmp_path: Path) -> None:
+    root = _good(tmp_path / "set", fine=[4, 0, 1, 1, 3])
+    train, held_out = load_dataset("hugging-face", root, image_column="img", label_column="fine", num_train=4)
+    assert (len(train), len(held_out)) == (4, 1)
+    found = {}
+    for part in (train, held_out):
+        assert part.labels is not None
+        assert part.labels.dtype == torch.int64
+        found |= {image.numpy().tobytes(): int(label) for image, label in zip(part.images, part.labels, strict=True)}
+    expected = {_pixels(6, 6, 3, seed=seed).transpose(2, 0, 1).tobytes(): [4, 0, 1, 1, 3][seed] for seed in range(5)}
+    assert found == expected
+    assert load_dataset("hugging-face", root, image_column="img")[0].labels is None
+
+
+def test_two_splits(tmp_path: Path) -> None:
+    root = _good(tmp_path / "set")
+    _parquet(root, [_encoded(_pixels(6, 6, 3, seed=9))], part="test")
+    train, held_out = load_dataset("hugging-face", root, image_column="img", held_out_split="test")
+    assert (len(train), len(held_out)) == (5, 1)
+    assert np.array_equal(held_out.images[0].permute(1, 2, 0).numpy(), _pixels(6, 6, 3, seed=9))
+    assert len(load_dataset("hugging-face", root, image_column="img", train_split="test")[0]) == 1
+
+
+def test_a_folder_of_images_with_classes(tmp_path: Path) -> None:
+    for part, count in (("train", 4), ("test", 2)):
+        for number in range(count):
+            file = tmp_path / "set" / part / "ab"[number % 2] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(_pixels(4, 4, 3, seed=number)).save(file)
+    train, held_out = load_dataset(
+        "hugging-face", tmp_path / "set", held_out_split="test", label_column="label", num_train=4
+    )
+    assert train.labels is not None
+    assert sorted(train.labels.tolist()) == [0, 0, 1, 1]
+    assert len(held_out) == 2
+
+
+def test_what_save_to_disk_writes(tmp_path: Path) -> None:
+    library = importlib.import_module("datasets")
+    table = library.Dataset.from_dict(
+        {"image": [{"bytes": _encoded(_pixels(4, 4)), "path": None}]}, features=library.Features(image=library.Image())
+    )
+    table.save_to_disk(str(tmp_path / "alone"))
+    library.DatasetDict(train=table, test=table).save_to_disk(str(tmp_path / "both"))
+    assert load_dataset("hugging-face", tmp_path / "alone")[0].shape == (1, 4, 4)
+    assert len(load_dataset("hugging-face", tmp_path / "both", held_out_split="test")[1]) == 1
+    with pytest.raises(ValueError, match="alone has no split 'test', it has train: choose one of them"):
+        load_dataset("hugging-face", tmp_path / "alone", held_out_split="test")
+
+
+def test_configurations(tmp_path: Path) -> None:
+    root = _good(tmp_path / "set")
+    (root / "other").mkdir()
+    (root / "other" / "train.parquet").write_bytes((root / "data" / "train-00000-of-00001.parquet").read_bytes())
+    (root / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files: data/*.parquet\n- config_name: b\n  data_files: other/*\n---\n"
+    )
+    with pytest.raises(ValueError, match="Config name is missing"):
+        load_dataset("hugging-face", root, image_column="img")
+    assert len(load_dataset("hugging-face", root, image_column="img", subset="b")[0]) == 5
+
+
+def test_cached_as_uncached(tmp_path: Path) -> None:
+    root = _good(tmp_path / "set", fine=[4, 0, 1, 1, 3])
+    options: dict[str, Any] = {"image_column": "img", "label_column": "fine"}
+    plain = load_dataset("hugging-face", root, **options)[0]
+    for _ in range(2):
+        kept = load_dataset("hugging-face", root, cache=tmp_path / "cache", **options)[0]
+        assert kept.fingerprint == plain.fingerprint
+        assert torch.equal(kept.labels, plain.labels)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = _good(tmp_path / "set", fine=["a", "b", "c", "d", "e"], neg=[0, 1, 2, -1, 0])
+    ours = {"name": "hugging-face", "root": root, "image_column": "img"}
+    for changes, message in (
+        ({"root": "none"}, "data.name is 'hugging-face', but data.root does not say which: set it to a local folder"),
+        ({"image_column": "none"}, "set has no column 'image', it has 'img', 'fine', 'neg': set data.image_column"),
+        ({"image_column": "fine"}, "column 'fine' of", ),
+        ({"label_column": "fine"}, "holds 'a', which is no class: classes are whole numbers from 0"),
+        ({"label_column": "neg"}, "holds -1, which is no class"),
+        ({"label_column": "class"}, "set has no column 'class', it has"),
+        ({"train_split": "all"}, "set has no split 'all', it has train: choose one of them"),
+        ({"subset": "b"}, "BuilderConfig 'b' not found"),
+        ({"root": tmp_path / "nowhere"}, "nowhere is no local folder of a dataset, nor can it be got from the hub"),
+        ({"root": "someone/something"}, "someone/something is no local folder of a dataset, nor can it be got"),
+    ):  # fmt: skip
+        assert message in _refused(capsys, tmp_path, *_ours(**(ours | changes)))
+
+
+def test_bad_images_are_named_by_their_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = _encoded(_pixels(6, 6, 3))
+    moving = io.BytesIO()
+    first, second = (Image.fromarray(_pixels(6, 6, 3, seed=seed)) for seed in range(2))
+    first.save(moving, format="PNG", save_all=True, append_images=[second])
+    root = _parquet(tmp_path / "set", [whole, whole[:60], None, moving.getvalue()])
+    told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=root, image_column="img"))
+    assert "3 of 4 files cannot be used: row 0000001 cannot be read as an image" in told
+    assert "row 0000002 holds no image: leave the row out" in told
+    assert "row 0000003 is animated or has pages" in told
+    sizes = _parquet(tmp_path / "sizes", [whole, _encoded(_pixels(6, 7, 3))])
+    told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=sizes, image_column="img"))
+    assert "row 0000001 is 7 x 6, row 0000000 is 6 x 6" in told
+
+
+def test_readers_that_could_run_something_are_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps({"image": "http://127.0.0.1:9/a.png"}) + "\n")
+    told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path / "set"))
+    assert "is read by the 'json' reader of 'datasets': convert it to parquet files" in told
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "code.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    _refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path / "code"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_extra_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path))
+    assert told.endswith("the package 'datasets' is not installed: pip install 'iet-agc[hf]'")
