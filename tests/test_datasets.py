@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -19,6 +20,8 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from iet_agc import named
 from iet_agc.config import override, validate
 from iet_agc.data import ImageSet, convert, load_dataset, load_images
+from iet_agc.engine import start
+from iet_agc.sources import load_part
 from tests.test_cli import SETTINGS, call
 
 #: The two sets: torchvision's loader, its training batches, its test batch.
@@ -500,3 +503,61 @@ def test_captions_go_where_their_images_go() -> None:
     images = ImageSet(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), "a", captions=(("a",), ("b", "c"), ("d",)))
     assert images.take(torch.tensor([2, 1, 1])).captions == (("d",), ("b", "c"), ("b", "c"))
     assert convert(images, (1, 4, 4)).captions == images.captions
+
+
+# -- whole runs
+
+
+TINY = {
+    "model.channels": "8",
+    "model.multipliers": "1,2",
+    "model.blocks": "1",
+    "model.attention": "",
+    "model.groups": "4",
+    "method.members": "2",
+    "method.rounds": "2",
+    "train.steps": "2",
+    "train.batch_size": "4",
+    "run.preview_images": "0",
+    "run.threads": "1",
+    "run.device": "cpu",
+}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "afhq-dog", "laion-10k", "folder"])
+def test_a_run_on_a_miniature_of_each_set(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"data.name": name, "data.root": str(tmp_path / "set"), "data.cache": str(tmp_path / "cache")}
+    if name in FILES:
+        _cifar(tmp_path / "set", name, monkeypatch)
+    elif name == "afhq-dog":
+        data["data.root"] = str(_zipped(_dogs(tmp_path / "afhq"), tmp_path / "afhq.zip"))
+    elif name == "laion-10k":
+        _laion(tmp_path / "set")
+        data["data.convert_to"] = "3x32x32"
+    else:
+        _dogs(tmp_path / "set")
+        data |= {"data.classes": "folders", "data.convert_to": "3x16x16", "data.num_train": "5"}
+    settings = override(validate({}), TINY | data)
+    counts = {"cifar10": (30, 6), "cifar100": (6, 6), "afhq-dog": (5, 2), "laion-10k": (4, 0), "folder": (5, 4)}[name]
+    for _ in range(2):  # the second time from the cache, and nothing is left to train
+        summary = start(settings, tmp_path / "run", lambda steps: None)
+        assert (summary["training_images"], summary["held_out_images"]) == counts
+    assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 1
+    train, held_out = load_part(str(tmp_path / "run"), "train")[0], load_dataset(**settings.data.source())[1]
+    plain = load_dataset(**settings.data.source() | {"cache": None})
+    assert (train.fingerprint, held_out.fingerprint) == (plain[0].fingerprint, plain[1].fingerprint)
+
+
+def test_the_cache_does_not_hide_that_a_set_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _cifar(tmp_path / "set", "cifar10", monkeypatch)
+    settings: dict[str, Any] = {"name": "cifar10", "root": tmp_path / "set", "cache": tmp_path / "cache"}
+    folder.rename(tmp_path / "elsewhere")
+    load_dataset(**settings, download=True)
+    assert not (tmp_path / "cache").exists()  # it was not known by its files
+    load_dataset(**settings)
+    assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 1
+    shutil.rmtree(folder)
+    ours = [word for name, value in settings.items() for word in (f"--data.{name}", value)]
+    assert f"{folder} is not there" in _refused(capsys, tmp_path, *ours)

@@ -123,7 +123,8 @@ def load_dataset(
         planted_images: how many of them to repeat.
         planted_copies: how often each of these stands in the training set.
         seed: which images are trained on, and which repeated.
-        cache: folder in which decoded images are kept for the next time, and mapped into memory from there.
+        cache: folder in which decoded images are kept for the next time, and mapped into memory from there; not the
+            digits, and not in the run that downloads them.
         options: see `Options`.
 
     Raises:
@@ -135,11 +136,11 @@ def load_dataset(
     def read() -> tuple[ImageSet, ImageSet]:
         return _parts(name, place, num_train, seed, options)
 
-    if cache is None:
-        train, held_out = read()
+    source = _source(name, place, options) if cache else None
+    if cache and source:
+        train, held_out = cached(Path(cache), source | {"num_train": num_train, "seed": seed}, read)
     else:
-        source = _source(name, place, options) | {"num_train": num_train, "seed": seed}
-        train, held_out = cached(Path(cache), source, read)
+        train, held_out = read()
     return plant_duplicates(train, planted_images, planted_copies), held_out
 
 
@@ -162,24 +163,26 @@ def _parts(
     return chosen, rest if test is None else test
 
 
-def _source(name: str, root: str | None, options: Options) -> dict[str, Any]:
-    """All that the decoded images depend on, for a cache."""
+def _source(name: str, root: str | None, options: Options) -> dict[str, Any] | None:
+    """All that the decoded images depend on, for a cache; None where there are no files (yet) to tell them by."""
+    if name == "hugging-face" and root and not Path(root).exists():
+        origin: Any = hub_version(root, options.get("subset"))
+    else:
+        origin = stamps(_places(name, _path(root), options))
     given = {key: value for key, value in options.items() if key != "download" and value is not None}
-    places = [Path(root)] if root else []
-    if name == "fashion-mnist":
-        places = [named.fashion_folder(Path(root) if root else None)]
-    elif name == "afhq-dog" and root and Path(root).is_dir():
-        places = [place for place in named.afhq_folders(Path(root)) if place]
-    elif captions := options.get("captions"):
-        places.append(Path(captions))
-    is_remote = name == "hugging-face" and root is not None and not Path(root).exists()
-    return {
-        "name": name,
-        "options": given,
-        "files": None if is_remote else stamps(places),
-        "version": hub_version(root, options.get("subset")) if is_remote else None,
-        "decoder": PIL.__version__,
-    }
+    return {"name": name, "options": given, "origin": origin, "decoder": PIL.__version__} if origin else None
+
+
+def _places(name: str, root: Path | None, options: Options) -> list[Path]:
+    """Files, and folders of files, that an image set is read from."""
+    if name == "digits" or root is None:
+        return [named.fashion_folder(None)] if name == "fashion-mnist" else []
+    if name in ("cifar10", "cifar100"):
+        return [named.cifar_folder(root, name)]
+    if name == "afhq-dog" and root.is_dir():
+        return [place for place in named.afhq_folders(root) if place]
+    captions = options.get("captions")
+    return [root, Path(captions)] if captions else [root]
 
 
 def _path(root: str | None) -> Path | None:

@@ -28,6 +28,7 @@ __all__ = [
     "LAION_SHAPE",
     "afhq_folders",
     "captions_file",
+    "cifar_folder",
     "fashion_folder",
     "read_afhq_dog",
     "read_cifar",
@@ -43,6 +44,7 @@ Parts = tuple[ImageSet, ImageSet | None]
 AFHQ_SHAPE = (3, 64, 64)
 LAION_SHAPE = (3, 256, 256)
 
+_CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
 _AFHQ_HELP = (
     "set data.root to afhq.zip, to the folder with train/dog and test/dog or val/dog, or to a folder of dogs; "
@@ -79,7 +81,7 @@ def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
     Raises:
         ValueError: files that are missing or not the published ones, or a download that failed.
     """
-    kind = CIFAR10 if name == "cifar10" else CIFAR100
+    kind = _CIFAR[name]
     if root is None:
         raise ValueError(f"data.name is {name!r}, but data.root does not say where: {_cifar_help(kind)}")
     if download:
@@ -90,6 +92,11 @@ def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
         return _cifar_part(kind(root, train=True), name), _cifar_part(kind(root, train=False), name)
     except Exception as error:  # checksums hold, so only a set of other contents under given checksums comes here
         raise ValueError(f"{shown(root / kind.base_folder)} cannot be read as {name}: {in_words(error)}") from error
+
+
+def cifar_folder(root: Path, name: str) -> Path:
+    """The folder with the batches of CIFAR-10 or CIFAR-100."""
+    return root / _CIFAR[name].base_folder
 
 
 def _cifar_part(part: CIFAR10, name: str) -> ImageSet:
