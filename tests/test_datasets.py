@@ -208,6 +208,9 @@ def test_fashion_mnist_is_unpacked_by_torchvision(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     train, test = load_dataset("fashion-mnist", tmp_path, download=True)
     assert (len(train), len(test)) == (9, 3)
+    for _ in range(2):
+        assert load_dataset("fashion-mnist", tmp_path, cache=tmp_path / "cache")[0].fingerprint == train.fingerprint
+    assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 1
     (raw / "t10k-labels-idx1-ubyte.gz").unlink()
     (raw / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(

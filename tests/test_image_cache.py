@@ -1,5 +1,6 @@
 """The cache of decoded images: equal to none, one entry per source, whole or not there, and checked when read."""
 
+import errno
 import json
 import os
 import pickle
@@ -233,3 +234,24 @@ def test_an_entry_depends_on_its_source_alone(tmp_path: Path) -> None:
     for one in sets:
         kept = cached(tmp_path, {"name": int(one.images[0, 0, 0, 0])}, lambda: pytest.fail("is there"))
         assert torch.equal(kept[0].images, one.images)
+
+
+@pytest.mark.parametrize("where", ["a file", "full"])
+def test_folders_that_cannot_keep_images(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, cache = _folder(tmp_path / "images"), tmp_path / "cache"
+    if where == "a file":
+        cache.write_text("")
+    else:
+        monkeypatch.setattr(np, "save", _full)
+    with pytest.raises(ValueError, match=r"cache cannot keep images, (File exists|No space .*): set data\.cache to"):
+        load_dataset("folder", root, cache=cache)
+    assert where == "a file" or not [place for place in cache.iterdir() if place.is_dir() and place.name[0] != "."]
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_embedded_images_are_not_kept(tmp_path: Path) -> None:
+    assert len(load_dataset("digits", cache=tmp_path / "cache")[0]) == 1797
+    assert not (tmp_path / "cache").exists()

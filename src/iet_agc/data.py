@@ -175,14 +175,23 @@ def _source(name: str, root: str | None, options: Options) -> dict[str, Any] | N
 
 def _places(name: str, root: Path | None, options: Options) -> list[Path]:
     """Files, and folders of files, that an image set is read from."""
+    if name == "fashion-mnist":
+        return _fashion_places(root)
     if name == "digits" or root is None:
-        return [named.fashion_folder(None)] if name == "fashion-mnist" else []
+        return []
     if name in ("cifar10", "cifar100"):
         return [named.cifar_folder(root, name)]
     if name == "afhq-dog" and root.is_dir():
         return [place for place in named.afhq_folders(root) if place]
     captions = options.get("captions")
     return [root, Path(captions)] if captions else [root]
+
+
+def _fashion_places(root: Path | None) -> list[Path]:
+    try:
+        return [named.fashion_folder(root)]
+    except ValueError:  # what reads it downloads it, or says so
+        return []
 
 
 def _path(root: str | None) -> Path | None:

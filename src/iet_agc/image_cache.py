@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,35 @@ def cached(
         Training and held-out images; pixels are mapped, not read, and writing to them changes no file.
 
     Raises:
-        ValueError: a damaged entry, or what `read` raises.
+        ValueError: a damaged entry, a folder that cannot be written to, or what `read` raises.
     """
     key = hashlib.sha256(json.dumps([_VERSION, source], sort_keys=True).encode()).hexdigest()[:32]
-    folder.mkdir(parents=True, exist_ok=True)
     entry = folder / key
-    with FileLock(folder / f"{key}.lock"):
+    with _locked(folder, key):
         if not entry.exists():
-            _write(entry, dict(zip(("train", "held_out"), read(), strict=True)))
+            train, held_out = read()
+            try:
+                _write(entry, {"train": train, "held_out": held_out})
+            except OSError as error:
+                raise _unusable(folder, error) from error
     return _read(entry, "train"), _read(entry, "held_out")
+
+
+@contextmanager
+def _locked(folder: Path, key: str) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{key}.lock").acquire()
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    with lock:
+        yield
+
+
+def _unusable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"{shown(folder)} cannot keep images, {error.strerror}: set data.cache to another folder, or none"
+    )
 
 
 def _write(entry: Path, parts: Mapping[str, ImageSet]) -> None:
