@@ -198,9 +198,9 @@ def test_a_non_finite_step_changes_nothing_and_is_named(tmp_path, monkeypatch, p
     chosen, honest = settings(), member.per_sample_loss
     calls = []
 
-    def spoiled(model, scheduler, x, timesteps, noise):
+    def spoiled(*arguments):
         calls.append(1)
-        losses = honest(model, scheduler, x, timesteps, noise)
+        losses = honest(*arguments)
         if len(calls) != 6 + 6 + 6 + 2:  # member 0, member 1, member 0, then two of member 1
             return losses
         return losses * torch.nan if poison == "loss" else Explode.apply(losses)

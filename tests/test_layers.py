@@ -31,6 +31,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "data": ("files hugging_face image_cache images named seeds", "torch PIL"),
     "diffusion": ("", "torch diffusers"),
     "models": ("diffusion", "torch diffusers"),
+    "initial": ("config diffusion models seeds", "torch diffusers huggingface_hub"),
     "sampling": ("diffusion", "torch diffusers"),
     "text": ("diffusion seeds", "torch diffusers transformers"),
     # numbers about images from anywhere: no models, files or ranks
@@ -58,7 +59,7 @@ TABLE: dict[str, tuple[str, str]] = {
     # what puts them together
     "member": ("agc config diffusion dist ema models seeds", "torch diffusers"),
     "engine": (
-        "average checkpoint config data diffusion dist log member models sampling seeds shards telemetry text",
+        "average checkpoint config data diffusion dist initial log member models sampling shards telemetry text",
         "torch",
     ),
     "parts": ("dist files", "torch numpy"),

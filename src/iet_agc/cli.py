@@ -89,6 +89,9 @@ def _add_train(verbs: Any) -> None:
     parser.add_argument("preset", nargs="?", metavar="PRESET", help="see 'iet-agc presets'; or a .toml file")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument(
+        "--init", metavar="MODEL", help="train this model further: a run, a diffusers pipeline folder or a hub id"
+    )
+    parser.add_argument(
         "-h", "--help", action="store_true", help="show all settings, with their values in PRESET, and exit"
     )
 
@@ -104,7 +107,8 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
         raise ValueError("train needs a PRESET; 'iet-agc presets' lists them")
     if not arguments.out:
         raise ValueError("train needs --out RUN, the folder of the run")
-    settings = override(settings, _pairs(arguments.rest))
+    given = {} if arguments.init is None else {"init.model": arguments.init}
+    settings = override(settings, _pairs(arguments.rest) | given)
 
     from iet_agc import dist, engine
 
@@ -131,9 +135,10 @@ def _pairs(rest: Sequence[str]) -> dict[str, str]:
 def _train_help(preset: str | None, settings: Any) -> str:
     from iet_agc.config import documented
 
-    lines = [f"usage: iet-agc train {preset or 'PRESET'} --out RUN [--section.name VALUE ...]", ""]
+    lines = [f"usage: iet-agc train {preset or 'PRESET'} --out RUN [--init MODEL] [--section.name VALUE ...]", ""]
     lines += [
-        "Train a model; the same command again resumes.",
+        "Train a model; the same command again resumes. --init MODEL trains a model further: a run (its averaged",
+        "weights go on as well), a diffusers pipeline folder, or a hub id such as google/ddpm-cifar10-32.",
         "",
         f"Settings, with their values in {preset}:" if preset else "Settings, with their defaults:",
     ]
@@ -162,6 +167,13 @@ def _add_sample(verbs: Any) -> None:
         "--weights", choices=["raw", "ema"], help="which weights draw (default: the run's sample.weights)"
     )
     parser.add_argument("--first-seed", type=int, help="seed of the first image (default: the run's sample.first_seed)")
+    parser.add_argument(
+        "--class",
+        dest="label",
+        type=int,
+        metavar="N",
+        help="class of all images, of a model that is told classes (default: class seed %% classes, all in turn)",
+    )
     parser.add_argument(
         "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
     )
@@ -195,7 +207,15 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
         if getattr(arguments, name) is not None
     }
     guard = load_guard(arguments.guard, arguments.held_out, arguments.flips) if arguments.guard else None
-    summary = sample_run(arguments.source, arguments.out, given, arguments.format, arguments.device, guard=guard)
+    summary = sample_run(
+        arguments.source,
+        arguments.out,
+        given,
+        arguments.format,
+        arguments.device,
+        guard=guard,
+        label=arguments.label,
+    )
     return 0, summary if dist.is_first() else None
 
 

@@ -1,7 +1,7 @@
 """Settings of a run: validated, documented, saved and hashed. Imports no torch.
 
-A preset is a TOML file with one section per class below; `--section.name VALUE` on the command line
-replaces one setting, written as in the file.
+A preset is a TOML file with one section per class below; `extends = "NAME"` at its top takes what it leaves
+out from another preset. `--section.name VALUE` on the command line replaces one setting, written as in the file.
 """
 
 import difflib
@@ -100,6 +100,30 @@ class ModelSettings(_Section):
     attention: tuple[int, ...] = Field((16,), description="heights, in pixels, at which a level has self-attention")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout probability in the residual blocks")
     groups: int = Field(32, ge=1, description="groups of the group normalisation")
+    classes: int | None = Field(
+        None, ge=1, description="classes that the model is told, those of the image set; none: it is told no class"
+    )
+
+
+class InitSettings(_Section):
+    """What the weights start from."""
+
+    model: str | None = Field(
+        None,
+        description="a run, a diffusers pipeline folder or a hub id whose weights training starts from; "
+        "empty: one must be given; none: random weights",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="hash of that model, which is refused if it has another; a run writes down that of its own",
+    )
+
+    @model_validator(mode="after")
+    def _hash_of_a_model(self) -> "InitSettings":
+        if self.sha256 is not None and self.model is None:
+            raise ValueError("sha256 is that of a model, and there is no init.model: give one, or leave the hash out")
+        return self
 
 
 class MethodSettings(_Section):
@@ -174,6 +198,7 @@ class Settings(_Section):
     description: str = Field("", description="what the preset is, in one line")
     data: DataSettings = DataSettings()  # pyright: ignore[reportCallIssue]
     model: ModelSettings = ModelSettings()  # pyright: ignore[reportCallIssue]
+    init: InitSettings = InitSettings()  # pyright: ignore[reportCallIssue]
     method: MethodSettings = MethodSettings()  # pyright: ignore[reportCallIssue]
     train: TrainSettings = TrainSettings()  # pyright: ignore[reportCallIssue]
     sample: SampleSettings = SampleSettings()  # pyright: ignore[reportCallIssue]
@@ -203,12 +228,33 @@ def load_preset(name: str) -> Settings:
         return _read_preset(Path(name))
     if name not in preset_names():
         raise ValueError(f"unknown preset {name!r}{_nearest(name, preset_names())}; 'iet-agc presets' lists them")
-    return validate({"name": name} | tomllib.loads((_preset_folder() / f"{name}.toml").read_text()))
+    return validate({"name": name} | _content(name))
+
+
+def _content(name: str) -> dict[str, Any]:
+    """What a preset of the package says, what it extends included."""
+    if name not in preset_names():
+        raise ValueError(f"extends {name!r}, which is no preset{_nearest(name, preset_names())}")
+    return _extended(tomllib.loads((_preset_folder() / f"{name}.toml").read_text()))
+
+
+def _extended(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a preset on top of what it extends, section by section."""
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    below = _content(str(base))
+    sections = {
+        name: below[name] | value
+        for name, value in content.items()
+        if isinstance(value, dict) and isinstance(below.get(name), dict)
+    }
+    return below | content | sections
 
 
 def _read_preset(file: Path) -> Settings:
     try:
-        return validate({"name": file.stem} | tomllib.loads(file.read_text()))
+        return validate({"name": file.stem} | _extended(tomllib.loads(file.read_text())))
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, no TOML, or no settings
@@ -265,7 +311,10 @@ def documented(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 
 
 def fingerprint(settings: Settings) -> str:
-    """SHA-256 of what the trained weights depend on: data (but not where it lies), model, method, training."""
+    """SHA-256 of what the trained weights depend on.
+
+    That is the sections data and init (but not where images and model lie), model, method and train.
+    """
     return hashlib.sha256(json.dumps(_essence(settings), sort_keys=True).encode()).hexdigest()
 
 
@@ -340,7 +389,8 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _essence(settings: Settings) -> dict[str, dict[str, Any]]:
-    essence = settings.model_dump(mode="json", include={"data", "model", "method", "train"})
+    essence = settings.model_dump(mode="json", include={"data", "model", "init", "method", "train"})
+    del essence["init"]["model"]
     for place in ("root", "download", "cache"):
         del essence["data"][place]
     return essence

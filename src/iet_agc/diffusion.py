@@ -11,12 +11,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-__all__ = ["NUM_TIMESTEPS", "Denoiser", "make_scheduler", "per_sample_loss", "to_float", "to_uint8"]
+__all__ = ["NUM_TIMESTEPS", "Denoiser", "make_scheduler", "per_sample_loss", "predict_noise", "to_float", "to_uint8"]
 
 NUM_TIMESTEPS = 1000
 
-#: A diffusers model: (noisy images, timesteps) -> an output with a field `sample`.
-Denoiser = Callable[[Tensor, Tensor], Any]
+#: A diffusers model: (noisy images, timesteps) -> an output with a field `sample`. One that is told classes takes
+#: them as a further argument, `class_labels`.
+Denoiser = Callable[..., Any]
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -38,8 +39,19 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
+def predict_noise(model: Denoiser, images: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+    """The noise in images (B, C, H, W) by a model, at timesteps (B,), of classes int64 (B,) if it is told any."""
+    told = {} if labels is None else {"class_labels": labels}
+    return model(images, timesteps, **told).sample
+
+
 def per_sample_loss(
-    model: Denoiser, scheduler: DDIMScheduler, images: Tensor, timesteps: Tensor, noise: Tensor
+    model: Denoiser,
+    scheduler: DDIMScheduler,
+    images: Tensor,
+    timesteps: Tensor,
+    noise: Tensor,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """The training loss of each image. Pure: all randomness comes in.
 
@@ -49,12 +61,13 @@ def per_sample_loss(
         images: float (B, C, H, W), in [-1, 1].
         timesteps: int64 (B,), in [0, 1000).
         noise: standard normal, same shape as `images`.
+        labels: class of each, int64 (B,), of a model that is told classes.
 
     Returns:
         float32 (B,): mean squared error over (C, H, W).
     """
     noisy = scheduler.add_noise(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    error = model(noisy, timesteps).sample.float() - noise
+    error = predict_noise(model, noisy, timesteps, labels).float() - noise
     return error.square().flatten(1).mean(1)
 
 

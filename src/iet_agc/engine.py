@@ -13,6 +13,7 @@ of its own whenever it likes, and the whole resumes from any mixture of them.
 """
 
 import copy
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +27,11 @@ from iet_agc.average import average_states
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data import ImageSet, image_grid, load_dataset, save_image
 from iet_agc.diffusion import NUM_TIMESTEPS, make_scheduler
+from iet_agc.initial import initial_weights
 from iet_agc.log import Curves, Meter, progress_bar, say
 from iet_agc.member import Member, NonFiniteError, warmup
-from iet_agc.models import build_unet, save_pipeline
+from iet_agc.models import save_pipeline
 from iet_agc.sampling import sample
-from iet_agc.seeds import key_of
 from iet_agc.shards import partition
 from iet_agc.telemetry import read_telemetry, write_telemetry
 
@@ -89,15 +90,15 @@ def train(
 
     Raises:
         NonFiniteError: see `Member.train`.
-        ValueError: more members than images, a model that does not fit the images, or a folder that
-            holds another run; nothing is written then.
+        ValueError: more members than images, a model that does not fit the images, their classes or what it is to
+            start from, or a folder that holds another run; nothing is written then.
     """
     run = _Run(settings, images, out, device, on_step)  # refuses what is impossible before anything is written
-    check_folder(settings, out)
+    check_folder(run.settings, out)
     run.resume()
     dist.barrier()
     if dist.rank() == 0:
-        claim_folder(settings, out)
+        claim_folder(run.settings, out)
     dist.barrier()
     run.to_the_end()
 
@@ -113,9 +114,8 @@ class _Run:
         device: torch.device,
         on_step: Callable[[int], object] | None,
     ) -> None:
-        self.settings, self.images, self.out, self.device, self.on_step = settings, images, out, device, on_step
+        self.images, self.out, self.device, self.on_step = images, out, device, on_step
         self.bundles = out / "bundles"
-        self.identity = {"settings": fingerprint(settings), "images": images.fingerprint}
         self.scheduler = make_scheduler()
         self.curves: dict[int, Curves] = {}
         self.round = 0
@@ -125,12 +125,28 @@ class _Run:
         method = settings.method
         labels = len(images) if images.labels is None else images.labels
         self.shards = partition(labels, method.members, method.sharding, settings.train.seed)
-        torch.manual_seed(key_of("weights", settings.train.seed))
-        initial = build_unet(height, channels, **settings.model.model_dump())
+        classes = _classes(settings, images)
+        initial = initial_weights(settings, (channels, height, width))
+        self.settings = _started_from(settings, initial.sha256)
+        self.identity = {
+            "settings": fingerprint(self.settings),
+            "images": images.fingerprint,
+            "labels": "none" if images.labels is None else hashlib.sha256(images.labels.numpy().data).hexdigest(),
+        }
         self.replicas = dist.replicas_of(method.members, settings.train.batch_size)
         mine = range(dist.rank() % method.members, method.members, dist.size())
         self.members = [
-            Member(m, initial, images.images[self.shards[m]], settings, device, self.replicas) for m in mine
+            Member(
+                m,
+                initial.raw,
+                images.images[self.shards[m]],
+                settings,
+                device,
+                self.replicas,
+                None if classes is None else classes[self.shards[m]],
+                initial.ema,
+            )
+            for m in mine
         ]
 
     # Where a run stands on disk -------------------------------------------------------------------
@@ -258,15 +274,19 @@ class _Run:
             member.load_shared(mean)
 
     def _preview(self) -> None:
-        """Draw the same seeds with the averaged weights, as PNG and in TensorBoard."""
+        """Draw the same seeds with the averaged weights, as PNG and in TensorBoard; a class in each row."""
         count, settings = self.settings.run.preview_images, self.settings.sample
         if count == 0 or dist.rank() != 0:
             return
         member = self.members[0]
         model = copy.deepcopy(member.ema.module if settings.weights == "ema" else member.model).eval()
         model.to(self.device)  # pyright: ignore[reportArgumentType]
-        images = sample(model, self.scheduler, range(count), self.images.shape, settings.steps, device=self.device)
-        grid = image_grid(images, count)
+        labels, columns = _by_class(count, self.settings.model.classes)
+        seeds = range(len(labels or range(count)))
+        images = sample(
+            model, self.scheduler, seeds, self.images.shape, settings.steps, device=self.device, labels=labels
+        )
+        grid = image_grid(images, count, columns=columns)
         (self.out / "previews").mkdir(exist_ok=True)
         save_image(grid, self.out / "previews" / f"round-{self.round:04d}.png")
         self.curves[member.index].add_grid(grid, member.step)
@@ -279,6 +299,38 @@ class _Run:
         members = [bundle.tensors(f"member-{number:04d}") for number in range(len(self.shards))]
         seen, skipped = ([member[count] for member in members] for count in ("seen", "skipped"))
         write_telemetry(self.out / "telemetry.csv", self.shards, seen, skipped)
+
+
+def _started_from(settings: Settings, sha256: str | None) -> Settings:
+    """The settings with the hash of the model that the run starts from, by which it is known from then on."""
+    return settings.model_copy(update={"init": settings.init.model_copy(update={"sha256": sha256})})
+
+
+def _classes(settings: Settings, images: ImageSet) -> Tensor | None:
+    """The class of each image, int64 (N,), if the model is told classes."""
+    classes, labels = settings.model.classes, images.labels
+    if classes is None:
+        return None
+    if labels is None:
+        raise ValueError(f"{images.name} has no class labels, and model.classes is {classes}: set it to none")
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise ValueError(
+            f"{images.name} has classes {least} to {most}, model.classes {classes} allows 0 to {classes - 1}: "
+            f"set it to {most + 1}"
+        )
+    if empty := (labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist():
+        raise ValueError(f"{images.name} has no image of class {empty[0]}, and model.classes is {classes}")
+    return labels
+
+
+def _by_class(count: int, classes: int | None) -> tuple[list[int] | None, int | None]:
+    """Classes of at most `count` images, and columns of their grid, so that each row is of one class."""
+    if classes is None:
+        return None, None
+    columns = max(1, count // classes)
+    labels = [image // columns for image in range(min(count, columns * classes))]
+    return labels, columns if columns > 1 else None
 
 
 def _file(member: Member) -> str:

@@ -80,6 +80,8 @@ class Member:
         settings: of the run.
         device: where it trains; it rests on the CPU.
         replicas: the processes that train it together.
+        labels: class of each image, int64 (n,), of a model that is told classes.
+        ema: where the average starts, if not at `model`; it is copied, too.
 
     Attributes:
         model, ema, optimizer, agc: what a member is made of.
@@ -95,11 +97,13 @@ class Member:
         settings: Settings,
         device: torch.device,
         replicas: dist.Replicas = dist.Replicas(),  # noqa: B008 (frozen)
+        labels: Tensor | None = None,
+        ema: UNet2DModel | None = None,
     ) -> None:
         self.index, self.settings, self.device, self.replicas = index, settings, device, replicas
-        self.images = images
+        self.images, self.labels = images, labels
         self.model = copy.deepcopy(model).train()
-        self.ema = ExponentialMovingAverage(model, settings.train.ema_decay)
+        self.ema = ExponentialMovingAverage(ema or model, settings.train.ema_decay)
         self.agc = AntiGradientControl(NUM_TIMESTEPS, settings.method.skip_below, settings.method.decay)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -120,6 +124,7 @@ class Member:
         for state in self.optimizer.state.values():
             state.update({name: tensor.to(device) for name, tensor in state.items()})
         self.images, self.seen, self.skipped = (t.to(device) for t in (self.images, self.seen, self.skipped))
+        self.labels = None if self.labels is None else self.labels.to(device)
 
     def train(self, until: int, scheduler: DDIMScheduler) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Take steps up to number `until`, yielding (losses, keep, timesteps) of each batch, all (B,).
@@ -149,8 +154,9 @@ class Member:
         rows = self.replicas.rows(train.batch_size)
         if self.settings.model.dropout > 0:
             torch.manual_seed(key_of("dropout", train.seed, self.index, self.step))
+        labels = None if self.labels is None else self.labels[batch.positions[rows]]
         mine = per_sample_loss(
-            self.model, scheduler, self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows]
+            self.model, scheduler, self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows], labels
         )
         losses = self.replicas.whole(mine.detach(), train.batch_size)
         keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= method.random_skip)

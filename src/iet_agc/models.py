@@ -13,7 +13,17 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-__all__ = ["BatchDropout", "build_unet", "load_pipeline", "save_pipeline", "use_rows"]
+__all__ = [
+    "BatchDropout",
+    "build_unet",
+    "image_shape",
+    "load_pipeline",
+    "num_classes",
+    "save_pipeline",
+    "use_rows",
+    "weight_files",
+    "with_batch_dropout",
+]
 
 
 def build_unet(
@@ -25,6 +35,7 @@ def build_unet(
     attention: Sequence[int] = (16,),
     dropout: float = 0.1,
     groups: int = 32,
+    classes: int | None = None,
 ) -> UNet2DModel:
     """The U-Net of DDPM (Ho et al., 2020, appendix B), which the paper uses, as a diffusers model.
 
@@ -37,6 +48,7 @@ def build_unet(
         attention: at which heights, in pixels, the levels have self-attention (one head).
         dropout: in every residual block.
         groups: of the group normalisation; must divide every width.
+        classes: how many the model is told; None tells it none. Their embeddings are added to that of the timestep.
 
     Returns:
         A freshly initialised model from torch's global generator, in training mode.
@@ -70,8 +82,9 @@ def build_unet(
         attention_head_dim=None,  # pyright: ignore[reportArgumentType]
         norm_num_groups=groups,
         norm_eps=1e-6,
+        num_class_embeds=classes,
     )
-    return _with_batch_dropout(model)
+    return with_batch_dropout(model)
 
 
 class BatchDropout(nn.Dropout):
@@ -94,7 +107,8 @@ class BatchDropout(nn.Dropout):
         return input * mask[start : start + len(input)]
 
 
-def _with_batch_dropout(model: UNet2DModel) -> UNet2DModel:
+def with_batch_dropout(model: UNet2DModel) -> UNet2DModel:
+    """The model itself, its plain dropout replaced by `BatchDropout`."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
@@ -123,6 +137,8 @@ def _load_unet(folder: Path) -> UNet2DModel:
     config: dict[str, Any] = UNet2DModel.load_config(folder)  # pyright: ignore[reportAssignmentType]
     if config["_class_name"] != "UNet2DModel":
         raise ValueError(f"its U-Net is a {config['_class_name']}, not a UNet2DModel")
+    if kind := config.get("class_embed_type"):
+        raise ValueError(f"its classes are embedded by {kind!r}; only a table of classes is read")
     loaded: Any = UNet2DModel.from_pretrained(
         folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
     )
@@ -132,17 +148,41 @@ def _load_unet(folder: Path) -> UNet2DModel:
     return model
 
 
+def image_shape(model: UNet2DModel) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a model is made for."""
+    config: Any = model.config
+    height, width = config.sample_size if isinstance(config.sample_size, list | tuple) else [config.sample_size] * 2
+    return config.in_channels, height, width
+
+
+def num_classes(model: UNet2DModel) -> int | None:
+    """How many classes a model is told; None: it is told none."""
+    return model.config.num_class_embeds  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a pipeline."""
+    return sorted(_part(folder, "unet").glob("*.safetensors"))
+
+
+def _part(folder: Path, name: str) -> Path:
+    """Where a part of a pipeline is: in a folder of its own, or in the pipeline's as in the oldest ones."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
 def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet2DModel, DDIMScheduler]:
     """Read model and schedule back, the model in evaluation mode.
 
+    Weights are read from safetensors only.
+
     Raises:
-        ValueError: the folder is no diffusers pipeline with an unconditional U-Net.
+        ValueError: the folder is no diffusers pipeline with a U-Net that draws pixels, told classes or not.
     """
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
     try:
-        model = _load_unet(folder / "unet")
-        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+        model = _load_unet(_part(folder, "unet"))
+        scheduler = DDIMScheduler.from_pretrained(_part(folder, "scheduler"))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{folder} cannot be read as a diffusers pipeline: {str(error).splitlines()[0]}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,7 @@
 """Sample sets: generated images with the seed of each, drawn in parts so that a kill loses little.
 
-samples.json      what drew them; with a guard, which seeds it turned down
-samples.npz       images uint8 (N, C, H, W), seeds int64 (N,)
+samples.json      what drew them; with a guard, which seeds it turned down; the class of each, if the model is told
+samples.npz       images uint8 (N, C, H, W), seeds int64 (N,), labels int64 (N,) if the model is told classes
 images/*.png      instead of the .npz, when asked; named by seed
 grid.png          the first 64, to look at
 """
@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,9 @@ from iet_agc.data import ImageSet, image_grid, load_images, save_image
 from iet_agc.files import holds_others, replace_text, replacing, sha256
 from iet_agc.guard import Guard
 from iet_agc.log import progress_bar
-from iet_agc.models import load_pipeline
+from iet_agc.models import image_shape, load_pipeline, num_classes, weight_files
 from iet_agc.parts import compute_parts, read_parts
-from iet_agc.sampling import rows_at_a_time, sample
+from iet_agc.sampling import labels_of, rows_at_a_time, sample
 
 __all__ = ["draw_samples", "load_samples", "sample_run"]
 
@@ -36,6 +37,9 @@ _FORMAT, _VERSION = "iet-agc samples", 1
 
 #: A part on disk holds so many batches of the sampler.
 _PART = 8
+
+#: A grid has a class in each column up to so many classes.
+_MOST_COLUMNS = 16
 
 #: A guard that lets through fewer than one image in so many is given up with.
 _MOST_DRAWN = 10
@@ -50,11 +54,12 @@ def draw_samples(
     device: torch.device | None = None,
     on_images: Callable[[float], object] = lambda count: None,
     guard: Guard | None = None,
+    label: int | None = None,
 ) -> Path:
     """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
 
     Args:
-        pipeline: folder of an unconditional diffusers pipeline.
+        pipeline: folder of a diffusers pipeline.
         seeds: one per image.
         out: the sample set's folder.
         steps: DDIM steps per image.
@@ -64,19 +69,22 @@ def draw_samples(
             already done counts at once.
         guard: images that it turns down are left out, and the seeds go on after the last one until there are enough
             that pass. The set is then that of the first seeds that pass.
+        label: class of all images; None draws class seed % classes, all classes in turn. Only of a model that is
+            told classes.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: no pipeline, or `out` holds something else or another sample set.
+        ValueError: no pipeline, no such class, or `out` holds something else or another sample set.
         ArithmeticError: the guard turns down nearly everything.
     """
     device = device or torch.device("cpu")
     model, scheduler = load_pipeline(pipeline, device)
     about = _about(pipeline, model, scheduler, seeds, steps, file_format, device)
-    about["guard"] = guard.about if guard else None
-    _check_guard(guard, _shape(model))
+    about |= {"guard": guard.about if guard else None, "classes": num_classes(model), "class": label}
+    _labels(about, seeds[:1])  # refuses a class that there is not
+    _check_guard(guard, image_shape(model))
     _check(out, about)
     dist.barrier()
     if dist.rank() == 0:
@@ -85,11 +93,11 @@ def draw_samples(
     if not (out / ".parts").exists():
         on_images(len(seeds))
         return out
-    shape, length = _shape(model), _PART * rows_at_a_time(_shape(model), device)
+    shape, length = image_shape(model), _PART * rows_at_a_time(image_shape(model), device)
 
     def draw(items: slice) -> dict[str, Tensor]:
         own = range(seeds.start + items.start, seeds.start + items.stop)
-        images = sample(model, scheduler, own, shape, steps, device, on_images)
+        images = sample(model, scheduler, own, shape, steps, device, on_images, _labels(about, own))
         return {"images": images} | ({"passes": guard.passes(images)} if guard else {})
 
     if guard:
@@ -148,26 +156,29 @@ def _about(
     device: torch.device,
 ) -> dict[str, Any]:
     """What the images follow from; a set is only gone on with where all of it is the same."""
-    weights = sorted((pipeline / "unet").glob("*.safetensors"))
     return {
         "format": _FORMAT,
         "version": _VERSION,
         "pipeline": str(pipeline.resolve()),
-        "weights_sha256": {file.name: sha256(file) for file in weights},
+        "weights_sha256": {file.name: sha256(file) for file in weight_files(pipeline)},
         "first_seed": seeds.start,
         "num": len(seeds),
         "steps": steps,
         "sampler": "DDIM, eta 0",
         "scheduler": dict(scheduler.config),
         "device": device.type,
-        "rows": rows_at_a_time(_shape(model), device),
+        "rows": rows_at_a_time(image_shape(model), device),
         "file_format": file_format,
     }
 
 
-def _shape(model: UNet2DModel) -> tuple[int, int, int]:
-    size: int = model.config.sample_size  # pyright: ignore[reportAttributeAccessIssue]
-    return int(model.config.in_channels), size, size  # pyright: ignore[reportAttributeAccessIssue]
+def _labels(about: dict[str, Any], seeds: Sequence[int]) -> list[int] | None:
+    """The class of each seed's image, where the model is told classes."""
+    if about["classes"] is not None:
+        return labels_of(seeds, about["classes"], about["class"])
+    if about["class"] is not None:
+        raise ValueError(f"{about['pipeline']} is told no classes: leave out class {about['class']}")
+    return None
 
 
 def sample_run(
@@ -178,6 +189,7 @@ def sample_run(
     device: str = "auto",
     on_images: Callable[[float], object] | None = None,
     guard: Guard | None = None,
+    label: int | None = None,
 ) -> dict[str, Any]:
     """Sample a run as its settings say: what `iet-agc sample` does.
 
@@ -188,7 +200,7 @@ def sample_run(
         file_format: see `draw_samples`.
         device: "auto", "cpu" or "cuda".
         on_images: see `draw_samples`; in place of the progress bar.
-        guard: see `draw_samples`.
+        guard, label: see `draw_samples`.
 
     Returns:
         A summary, JSON values only.
@@ -209,8 +221,9 @@ def sample_run(
         dist.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
     ):
-        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, on_images or bar.update, guard)
+        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, on_images or bar.update, guard, label)
     summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
+    summary |= {} if label is None else {"class": label}
     if guard:
         turned_down = len(_read_about(out / "samples.json")["turned_down"])
         summary["guard"] = {"cut": guard.cut, "turned_down": turned_down, "drawn": asked.num + turned_down}
@@ -220,7 +233,7 @@ def sample_run(
 def load_samples(
     folder: Path, shape: tuple[int, int, int] | None = None, on_images: Callable[[int], object] = lambda count: None
 ) -> tuple[ImageSet, list[int] | None]:
-    """The images of a sample set and their seeds; of any other folder or array, the images and None.
+    """The images of a sample set, with their classes if it has any, and their seeds; of other images, None.
 
     Args:
         folder: of the sample set, or what else `load_images` reads.
@@ -238,6 +251,8 @@ def load_samples(
     if len(images) != about["num"]:
         raise ValueError(f"{folder} holds {len(images)} images, its samples.json says {about['num']}: sample again")
     turned_down = {*about.get("turned_down", [])}
+    if (labels := about.get("labels")) is not None:
+        images = replace(images, labels=torch.tensor(labels))
     seeds = (seed for seed in itertools.count(about["first_seed"]) if seed not in turned_down)
     return images, list(itertools.islice(seeds, about["num"]))
 
@@ -247,6 +262,8 @@ def _read_about(file: Path) -> dict[str, Any]:
         about = json.loads(file.read_text())
         kind = (about["format"], about["version"])
         usable = isinstance(about["num"] + about["first_seed"], int) and about["file_format"] in ("npz", "png")
+        if (labels := about.get("labels")) is not None:
+            usable = usable and len(labels) == about["num"] and all(type(label) is int for label in labels)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({type(error).__name__} {error}): sample again") from None
     if kind != (_FORMAT, _VERSION) or not usable:
@@ -272,14 +289,20 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
 
 
 def _assemble(out: Path, about: dict[str, Any], seeds: Sequence[int], images: Tensor) -> None:
+    labels = _labels(about, seeds)
+    told = {} if labels is None else {"labels": labels}
     if about["file_format"] == "npz":
+        arrays: dict[str, Any] = {"images": images.numpy(), "seeds": np.array(seeds)}
+        arrays |= {name: np.array(values) for name, values in told.items()}
         with replacing(out / "samples.npz") as unfinished, unfinished.open("wb") as stream:
-            np.savez_compressed(stream, images=images.numpy(), seeds=np.array(seeds))
+            np.savez_compressed(stream, **arrays)
     else:
         (out / "images").mkdir(exist_ok=True)
         for seed, image in zip(seeds, images, strict=True):
             save_image(image, out / "images" / f"{seed:010d}.png")
-    save_image(image_grid(images), out / "grid.png")
+    in_turn = labels and about["class"] is None and about["classes"] <= _MOST_COLUMNS
+    save_image(image_grid(images, columns=about["classes"] if in_turn else None), out / "grid.png")
     turned_down = sorted({*range(about["first_seed"], seeds[-1] + 1)} - {*seeds})
-    replace_text(out / "samples.json", json.dumps(about | {"turned_down": turned_down}, indent=1) + "\n")
+    about |= {"turned_down": turned_down} | told
+    replace_text(out / "samples.json", json.dumps(about, indent=1) + "\n")
     shutil.rmtree(out / ".parts")

@@ -1,4 +1,4 @@
-"""Seeds to images: DDIM with eta = 0, where an image depends on its seed and nothing else."""
+"""Seeds to images: DDIM with eta = 0, where an image depends on its seed and its class, and nothing else."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,9 +6,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from iet_agc.diffusion import Denoiser, to_uint8
+from iet_agc.diffusion import Denoiser, predict_noise, to_uint8
 
-__all__ = ["initial_noise", "rows_at_a_time", "sample"]
+__all__ = ["initial_noise", "labels_of", "rows_at_a_time", "sample"]
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
@@ -22,6 +22,24 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
         float32 (N, C, H, W).
     """
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def labels_of(seeds: Sequence[int], classes: int, label: int | None = None) -> list[int]:
+    """The class of each seed's image: `label`, or seed % classes, so that consecutive seeds are balanced.
+
+    Args:
+        seeds: one per image.
+        classes: how many the model is told.
+        label: the same class for all.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    if label is None:
+        return [seed % classes for seed in seeds]
+    if not 0 <= label < classes:
+        raise ValueError(f"there is no class {label}: the model has {classes}, from 0 to {classes - 1}")
+    return [label] * len(seeds)
 
 
 def rows_at_a_time(shape: tuple[int, int, int], device: torch.device | str) -> int:
@@ -43,6 +61,7 @@ def sample(
     steps: int = 50,
     device: torch.device | str = "cpu",
     on_images: Callable[[float], object] = lambda count: None,
+    labels: Sequence[int] | None = None,
 ) -> Tensor:
     """Draw one image per seed (Song et al., 2021, equation 12 with sigma = 0).
 
@@ -54,25 +73,33 @@ def sample(
         steps: model evaluations per image.
         device: where the model is.
         on_images: called after each step with the finished fraction of images, for progress.
+        labels: class of each image, of a model that is told classes.
 
     Returns:
         uint8 (N, C, H, W), on the CPU, in the order of the seeds.
     """
     scheduler.set_timesteps(steps, device=device)
     rows = rows_at_a_time(shape, device)
-    parts = [seeds[start : start + rows] for start in range(0, len(seeds), rows)]
     images = [torch.empty((0, *shape), dtype=torch.uint8)]
-    for part in parts:
+    for start in range(0, len(seeds), rows):
+        part, told = seeds[start : start + rows], None
         noise = torch.zeros(rows, *shape)
         noise[: len(part)] = initial_noise(part, shape)
+        if labels is not None:
+            told = torch.zeros(rows, dtype=torch.int64)
+            told[: len(part)] = torch.tensor(labels[start : start + rows])
+            told = told.to(device)
         share = len(part) / steps
-        images.append(_denoise(model, scheduler, noise.to(device), lambda s=share: on_images(s))[: len(part)].cpu())
+        finished = _denoise(model, scheduler, noise.to(device), told, lambda s=share: on_images(s))
+        images.append(finished[: len(part)].cpu())
     return torch.cat(images)
 
 
-def _denoise(model: Denoiser, scheduler: DDIMScheduler, images: Tensor, on_step: Callable[[], object]) -> Tensor:
+def _denoise(
+    model: Denoiser, scheduler: DDIMScheduler, images: Tensor, labels: Tensor | None, on_step: Callable[[], object]
+) -> Tensor:
     for timestep in scheduler.timesteps:
-        predicted = model(images, timestep.expand(len(images))).sample
+        predicted = predict_noise(model, images, timestep.expand(len(images)), labels)
         images = scheduler.step(predicted, timestep, images).prev_sample  # pyright: ignore
         on_step()
     return to_uint8(images)

@@ -1,0 +1,172 @@
+"""What training starts from: random weights, or those of a run, a diffusers pipeline folder or a model of the hub.
+
+A model that is started from keeps its own architecture, down to conventions that no setting names (padding, epsilons,
+order of sine and cosine). The settings must describe it; of its own only the dropout may differ. Of its scheduler only
+the noise schedule matters.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from huggingface_hub import snapshot_download
+
+from iet_agc.config import ModelSettings, Settings, is_run
+from iet_agc.diffusion import make_scheduler
+from iet_agc.models import build_unet, image_shape, load_pipeline, with_batch_dropout
+from iet_agc.seeds import key_of
+
+__all__ = ["Initial", "initial_weights"]
+
+#: What is fetched of a model of the hub: no pickles, no half-precision variants, no other parts.
+_WANTED = ["model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors"]
+_WANTED += ["unet/*.json", "unet/diffusion_pytorch_model*.safetensors", "scheduler/*.json"]
+_UNWANTED = ["*.fp16.*", "*.non_ema.*"]
+
+
+@dataclass(frozen=True)
+class Initial:
+    """What every member starts from.
+
+    Attributes:
+        raw: the model.
+        ema: where its average starts; of a run, the run's average, otherwise the model itself.
+        sha256: hash of both, architecture included; None of random weights.
+    """
+
+    raw: UNet2DModel
+    ema: UNet2DModel
+    sha256: str | None = None
+
+
+def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
+    """The model that the settings say, random or that of `init.model`.
+
+    Args:
+        settings: of the run to be.
+        shape: (C, H, W) of the training images, H = W.
+
+    Raises:
+        ValueError: an impossible architecture; no such model; one of other images, another architecture, other
+            classes or another noise schedule than the settings say; or one that has another hash than `init.sha256`.
+    """
+    if settings.init.model is None:
+        torch.manual_seed(key_of("weights", settings.train.seed))
+        fresh = build_unet(shape[1], shape[0], **settings.model.model_dump())
+        return Initial(fresh, fresh)
+    models = [_fitting(folder, settings, shape) for folder in _folders(settings.init.model)]
+    digest = _digest(models)
+    if settings.init.sha256 not in (None, digest):
+        raise ValueError(f"{settings.init.model} has the hash {digest}, init.sha256 is {settings.init.sha256}")
+    return Initial(models[0], models[-1], digest)
+
+
+def _folders(name: str) -> list[Path]:
+    """The pipeline folders of a model: of a run two, raw and ema."""
+    if not name:
+        raise ValueError("this preset trains a model further: say which, --init MODEL")
+    path = Path(name)
+    if is_run(path):
+        folders = [path / "raw", path / "ema"]
+        if not all(folder.is_dir() for folder in folders):
+            raise ValueError(f"{path} is not finished: run the same 'iet-agc train' again to finish it")
+        return folders
+    if path.exists():
+        return [path]
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise ValueError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
+    try:
+        return [Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))]
+    except Exception as error:  # of the hub, of its client, or of the network
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name} is no folder, and the hub does not give it: {reason}") from error
+
+
+def _fitting(folder: Path, settings: Settings, shape: tuple[int, int, int]) -> UNet2DModel:
+    """The model in a pipeline folder, if it is one that these settings can go on from, with their dropout."""
+    model, scheduler = load_pipeline(folder)
+    _check_images(folder, model, shape)
+    for name, theirs in _described(model).items():
+        ours = getattr(settings.model, name)
+        if theirs != (tuple(sorted(ours, reverse=True)) if name == "attention" else ours):
+            raise ValueError(
+                f"{folder} has model.{name} {_shown(theirs)}, the settings say {_shown(ours)}: "
+                f"set --model.{name} {_shown(theirs)}, or choose another --init"
+            )
+    _check_schedule(folder, scheduler)
+    return _with_dropout(model, settings.model)
+
+
+def _check_images(folder: Path, model: UNet2DModel, shape: tuple[int, int, int]) -> None:
+    out: int = model.config.out_channels  # pyright: ignore[reportAttributeAccessIssue]
+    if image_shape(model) != shape:
+        theirs, ours = (" x ".join(map(str, size)) for size in (image_shape(model), shape))
+        raise ValueError(f"{folder} draws images of {theirs}, the training images are {ours}: choose another --init")
+    if out != shape[0]:
+        raise ValueError(f"{folder} predicts {out} channels for {shape[0]}: only noise can be predicted")
+
+
+def _described(model: UNet2DModel) -> dict[str, Any]:
+    """The settings of section `model` that a model has, without its dropout."""
+    config: Any = model.config
+    first = config.block_out_channels[0]
+    attends = ["Attn" in kind for kind in config.down_block_types]
+    return {
+        "channels": first,
+        "multipliers": tuple(width / first for width in config.block_out_channels),
+        "blocks": config.layers_per_block,
+        "attention": tuple(config.sample_size // 2**level for level, there in enumerate(attends) if there),
+        "groups": config.norm_num_groups,
+        "classes": config.num_class_embeds,
+    }
+
+
+def _shown(value: Any) -> str:
+    """As it is written on the command line."""
+    if isinstance(value, Sequence):
+        return ",".join(f"{part:g}" for part in value) or "[]"
+    return "none" if value is None else str(value)
+
+
+def _check_schedule(folder: Path, scheduler: DDIMScheduler) -> None:
+    """Refuse other noise levels or another target; how a scheduler samples does not matter."""
+    ours, theirs = make_scheduler(), scheduler
+    same = ours.alphas_cumprod.shape == theirs.alphas_cumprod.shape and torch.allclose(
+        ours.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-4, atol=1e-7
+    )
+    if not same or _schedule(ours)[1] != _schedule(theirs)[1]:
+        words = [f"{noise} and predicts {target}" for noise, target in map(_schedule, (theirs, ours))]
+        raise ValueError(f"{folder} has a noise schedule {words[0]}, training here {words[1]}: choose another --init")
+
+
+def _schedule(scheduler: DDIMScheduler) -> tuple[str, str]:
+    config: Any = scheduler.config
+    given = "given betas" if config.trained_betas is not None else config.beta_schedule
+    rescaled = ", rescaled to zero signal at the end" if config.rescale_betas_zero_snr else ""
+    ends = f"{config.beta_start:g} to {config.beta_end:g} over {config.num_train_timesteps} timesteps"
+    return f"{given}, {ends}{rescaled}", config.prediction_type
+
+
+def _with_dropout(model: UNet2DModel, settings: ModelSettings) -> UNet2DModel:
+    """The same model with the dropout of the settings, its configuration included."""
+    changed: Any = UNet2DModel.from_config(model.config, dropout=settings.dropout)
+    changed.load_state_dict(model.state_dict())
+    return with_batch_dropout(changed)
+
+
+def _digest(models: Sequence[UNet2DModel]) -> str:
+    """SHA-256 of architectures and weights, whatever the files that they come in."""
+    digest = hashlib.sha256()
+    for model in models:
+        config = {name: value for name, value in dict(model.config).items() if name[0] != "_" and name != "dropout"}
+        digest.update(json.dumps(config, sort_keys=True).encode())
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
