@@ -67,10 +67,10 @@ def test_the_options_are_these(capsys):
     """Frozen: things outside the project call them."""
     expected = {
         "demo": {"--out"},
-        "train": {"--out"},
+        "train": {"--out", "--init"},
         "sample": {
             "--out", "--num", "--steps", "--weights", "--first-seed", "--format", "--device",
-            "--guard", "--held-out", "--flips",
+            "--guard", "--held-out", "--flips", "--class",
         },
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
@@ -103,8 +103,9 @@ def test_presets_are_listed_with_their_meaning(capsys):
     presets = json.loads(out)
     assert status == 0
     methods = {"default", "iet", "agc", "iet-agc", "early-stop", "large-batch", "random-skip"}
-    assert {name.removeprefix("digits-") for name in presets if name.startswith("digits-")} == methods
-    assert {name.removeprefix("fashion-mnist-") for name in presets if name.startswith("fashion")} == methods
+    further = {"finetune-default", "finetune-iet-agc"}
+    assert {name.removeprefix("digits-") for name in presets if name.startswith("digits-")} == methods | further
+    assert {name.removeprefix("fashion-mnist-") for name in presets if name.startswith("fashion")} == methods | further
     assert all(presets.values())
 
 
@@ -146,6 +147,28 @@ def test_presets_are_listed_with_their_meaning(capsys):
             ["train", "digits-agc", "--out", "x", "--data.name", "folder"],
             "data.name is 'folder', but data.root does not say which",
         ),
+        (
+            ["train", "digits-finetune-iet-agc", "--out", "x"],
+            "this preset trains a model further: say which, --init MODEL",
+        ),
+        (
+            ["train", "digits-default", "--out", "x", "--init", "no where"],
+            "no where is no run, no folder and no hub id such as google/ddpm-cifar10-32",
+        ),
+        (["train", "digits-default", "--out", "x", "--init"], "argument --init: expected one argument"),
+        (
+            ["train", "digits-agc", "--out", "x", "--model.classes", "9"],
+            "digits has classes 0 to 9, model.classes 9 allows 0 to 8: set it to 10",
+        ),
+        (
+            ["train", "digits-agc", "--out", "x", "--model.classes", "11"],
+            "digits has no image of class 10, and model.c",
+        ),
+        (
+            ["train", "digits-agc", "--out", "x", "--model.classes", "ten"],
+            "setting model.classes: input should be a valid",
+        ),
+        (["sample", "nowhere", "--out", "y", "--class", "cat"], "argument --class: invalid int value: 'cat'"),
         (["sample", "nowhere", "--out", "y"], "nowhere is not a diffusers pipeline: it has no model_index.json"),
         (["sample", "nowhere", "--out", "y", "--frob"], "unknown argument '--frob'"),
         (["sample", "nowhere"], "the following arguments are required: --out"),

@@ -49,6 +49,9 @@ OTHER = {
     "model.attention": (),
     "model.dropout": 0.0,
     "model.groups": 8,
+    "model.classes": 10,
+    "init.model": "runs/a",
+    "init.sha256": "0" * 64,
     "method.members": 2,
     "method.rounds": 3,
     "method.sharding": "random",
@@ -130,6 +133,45 @@ def test_an_unknown_preset_names_the_nearest(monkeypatch: pytest.MonkeyPatch) ->
         load_preset("cifar10-ietagc")
     with pytest.raises(ValueError, match=r"unknown preset '../../secret'"):
         load_preset("../../secret")
+
+
+# -- presets that extend another
+
+
+def _written_preset(folder: Path, text: str) -> str:
+    (folder / "mine.toml").write_text(text)
+    return str(folder / "mine.toml")
+
+
+def test_a_preset_takes_from_another_what_it_leaves_out(tmp_path: Path) -> None:
+    file = _written_preset(tmp_path, 'extends = "digits-iet-agc"\n[train]\nsteps = 5\n[data]\nseed = 3\n')
+    changed, base = load_preset(file), load_preset("digits-iet-agc")
+    assert changed.name == "mine"
+    assert changed.description == base.description
+    assert differences(base, changed) == ["data.seed 0 is now 3", "train.steps 75 is now 5"]
+
+
+def test_a_preset_of_a_preset_of_a_preset() -> None:
+    settings = load_preset("cifar100-conditional-iet-agc")
+    assert (settings.data.name, settings.model.classes, settings.method.rounds) == ("cifar100", 100, 10)
+    assert settings.name == "cifar100-conditional-iet-agc"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "digits-iet-agd"', "extends 'digits-iet-agd', which is no preset; did you mean 'digits-iet-agc'?"),
+        ('extends = "../secret"', "extends '../secret', which is no preset"),
+        ("extends = 3", "extends '3', which is no preset"),
+        ('extends = "digits-iet"\n[train]\nstepz = 3', "unknown setting 'train.stepz'; did you mean 'train.steps'?"),
+        ('extends = "digits-iet"\ntrain = 3', "setting train: "),
+    ],
+)
+def test_impossible_extensions_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="is no preset: ") as error:
+        load_preset(_written_preset(tmp_path, text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # -- settings
@@ -281,7 +323,7 @@ def test_a_level_has_at_least_its_channels(multipliers: str) -> None:
 @pytest.mark.parametrize("name", OTHER)
 def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
     changed = override(BASE, {name: _written(OTHER[name])})
-    harmless = name in {"name", "description", "data.root", "data.download", "data.cache"} or name.startswith(
+    harmless = name in {"name", "description", "data.root", "data.download", "data.cache", "init.model"} or name.startswith(
         ("sample.", "run.")
     )
     assert (fingerprint(changed) == fingerprint(BASE)) == harmless

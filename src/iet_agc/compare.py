@@ -150,7 +150,8 @@ def _member(folder: Path) -> _Member:
         raise ValueError(
             f"{folder} is not audited: it has no audit/audit.json; run 'iet-agc audit --out {folder}/audit'"
         )
-    return _Member(folder, file, override(settings, {"train.seed": "0"}), settings.train.seed, *_read_audit(file))
+    kind = override(settings, {"train.seed": "0", "init.sha256": "none"})  # each seed may go on from its own model
+    return _Member(folder, file, kind, settings.train.seed, *_read_audit(file))
 
 
 def _names(members: Sequence[_Member]) -> list[str]:

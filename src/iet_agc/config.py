@@ -119,12 +119,6 @@ class InitSettings(_Section):
         description="hash of that model, which is refused if it has another; a run writes down that of its own",
     )
 
-    @model_validator(mode="after")
-    def _hash_of_a_model(self) -> "InitSettings":
-        if self.sha256 is not None and self.model is None:
-            raise ValueError("sha256 is that of a model, and there is no init.model: give one, or leave the hash out")
-        return self
-
 
 class MethodSettings(_Section):
     """Iterative Ensemble Training and Anti-Gradient Control."""

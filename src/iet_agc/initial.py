@@ -53,10 +53,13 @@ def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
         shape: (C, H, W) of the training images, H = W.
 
     Raises:
-        ValueError: an impossible architecture; no such model; one of other images, another architecture, other
-            classes or another noise schedule than the settings say; or one that has another hash than `init.sha256`.
+        ValueError: an impossible architecture; no such model, or a hash without one; a model of other images,
+            another architecture, other classes or another noise schedule than the settings say, or with another hash
+            than `init.sha256`.
     """
     if settings.init.model is None:
+        if settings.init.sha256 is not None:
+            raise ValueError(f"init.sha256 {settings.init.sha256} is that of a model: say which, --init MODEL")
         torch.manual_seed(key_of("weights", settings.train.seed))
         fresh = build_unet(shape[1], shape[0], **settings.model.model_dump())
         return Initial(fresh, fresh)
