@@ -1,16 +1,20 @@
 """The presets of the paper hold the paper's settings, and its U-Net is the DDPM's, counted from first principles."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
-from iet_agc.config import Settings, load_preset, preset_names
+from iet_agc.config import Settings, load_preset, override, preset_names
+from iet_agc.data import ImageSet
 from iet_agc.diffusion import NUM_TIMESTEPS, make_scheduler
 from iet_agc.ema import ExponentialMovingAverage
+from iet_agc.engine import train
 from iet_agc.member import draw_batch, warmup
 from iet_agc.models import build_unet
+from iet_agc.samples import load_samples, sample_run
 from iet_agc.shards import partition
 
 CIFAR = ("cifar10", "cifar100", "cifar100-conditional")
@@ -243,3 +247,25 @@ def test_compute_is_equal_where_it_says_so(data: str) -> None:
     assert seen(f"{data}-iet") == seen(f"{data}-large-batch") == full == 10 * seen(f"{data}-early-stop")
     assert seen(f"{data}-agc") == seen(f"{data}-random-skip") == seen(f"{data}-default")
     assert full / seen(f"{data}-default") == pytest.approx(0.1975 if data == "afhq-dog" else 0.9765, abs=1e-4)
+
+
+# -- a preset's whole way, with a small model and few steps
+
+
+@pytest.mark.parametrize("name", [f"{data}-{method}" for data in DATA for method in ("default", "iet-agc")])
+def test_a_preset_runs_from_images_to_samples(name: str, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    small = {"model.channels": "4", "model.groups": "4", "model.blocks": "1", "train.batch_size": "2"}
+    small |= {"train.steps": "1", "sample.num": "3", "sample.steps": "2", "run.preview_images": "2"}
+    settings = override(load_preset(name), small)
+    if settings.method.rounds > 2:
+        settings = override(settings, {"method.rounds": "2"})
+    size, classes = (64 if name.startswith("afhq") else 32), settings.model.classes or 1
+    pixels = torch.randint(256, (100, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    train(settings, ImageSet(pixels, name, torch.arange(100) % classes), tmp_path / "run", torch.device("cpu"))
+    sample_run(tmp_path / "run", tmp_path / "samples", device="cpu")
+    samples, seeds = load_samples(tmp_path / "samples")
+    assert (samples.shape, seeds) == ((3, size, size), [0, 1, 2])
+    assert (samples.labels is not None) == (settings.model.classes is not None)
+    drawn = (tmp_path / "run" / "telemetry.csv").read_text().splitlines()[1:]
+    assert sum(int(line.split(",")[2]) for line in drawn) == settings.total_steps * 2
