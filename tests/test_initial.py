@@ -152,9 +152,20 @@ def test_a_hub_model_is_fetched_without_pickles(tmp_path, monkeypatch):
     monkeypatch.setattr(initial, "snapshot_download", fetched)
     monkeypatch.chdir(tmp_path)
     assert initial_of("someone/a-model").sha256 == initial_of(folder).sha256
-    (name, patterns), *others = asked
-    assert (name, others) == ("someone/a-model", [])
-    assert not any(pattern.endswith(("*", ".bin", ".pt", ".ckpt")) for pattern in patterns)
+    assert [name for name, _ in asked] == ["someone/a-model"] * 2
+    assert all(pattern.endswith(".json") for pattern in asked[0][1])
+    assert all(pattern.endswith((".json", ".safetensors")) for pattern in asked[1][1])
+
+
+@pytest.mark.parametrize("index", ['{"unet": ["diffusers", "UNet2DConditionModel"]}', '{"unet": 3}', "[]", None])
+def test_no_weights_of_another_kind_are_fetched(tmp_path, monkeypatch, index):
+    asked = []
+    monkeypatch.setattr(initial, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    if index:
+        (tmp_path / "model_index.json").write_text(index)
+    refused(lambda: initial_of("someone/large"), "someone/large of the hub is no pipeline with a UNet2DModel: its U-N")
+    assert len(asked) == 1
 
 
 # -- what is refused

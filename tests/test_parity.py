@@ -252,7 +252,9 @@ def test_compute_is_equal_where_it_says_so(data: str) -> None:
 # -- a preset's whole way, with a small model and few steps
 
 
-@pytest.mark.parametrize("name", [f"{data}-{method}" for data in DATA for method in ("default", "iet-agc")])
+@pytest.mark.parametrize(
+    "name", ["cifar10-default", "cifar100-agc", "cifar100-conditional-iet-agc", "afhq-dog-iet-agc"]
+)
 def test_a_preset_runs_from_images_to_samples(name: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     small = {"model.channels": "4", "model.groups": "4", "model.blocks": "1", "train.batch_size": "2"}

@@ -24,9 +24,9 @@ from iet_agc.seeds import key_of
 
 __all__ = ["Initial", "initial_weights"]
 
-#: What is fetched of a model of the hub: no pickles, no half-precision variants, no other parts.
-_WANTED = ["model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors"]
-_WANTED += ["unet/*.json", "unet/diffusion_pytorch_model*.safetensors", "scheduler/*.json"]
+#: What is fetched of a model of the hub, first its description, then its weights: no pickles, no half precision.
+_DESCRIPTION = ["model_index.json", "config.json", "scheduler_config.json", "unet/*.json", "scheduler/*.json"]
+_WEIGHTS = ["diffusion_pytorch_model*.safetensors", "unet/diffusion_pytorch_model*.safetensors"]
 _UNWANTED = ["*.fp16.*", "*.non_ema.*"]
 
 
@@ -84,8 +84,18 @@ def _folders(name: str) -> list[Path]:
         return [path]
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise ValueError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
+    index = _fetched(name, _DESCRIPTION) / "model_index.json"
+    parts = json.loads(index.read_text()) if index.is_file() else {}
+    unet = parts.get("unet") if isinstance(parts, dict) else None
+    if unet != ["diffusers", "UNet2DModel"]:  # said before gigabytes are fetched
+        raise ValueError(f"{name} of the hub is no pipeline with a UNet2DModel: its U-Net is {unet}")
+    return [_fetched(name, _DESCRIPTION + _WEIGHTS)]
+
+
+def _fetched(name: str, patterns: list[str]) -> Path:
+    """The folder into which files of a model of the hub were fetched, now or earlier."""
     try:
-        return [Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))]
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_UNWANTED))
     except Exception as error:  # of the hub, of its client, or of the network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name} is no folder, and the hub does not give it: {reason}") from error
