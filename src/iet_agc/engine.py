@@ -131,23 +131,16 @@ class _Run:
         self.identity = {
             "settings": fingerprint(self.settings),
             "images": images.fingerprint,
-            "labels": "none" if images.labels is None else hashlib.sha256(images.labels.numpy().data).hexdigest(),
+            "labels": _hash_of_labels(images),
         }
         self.replicas = dist.replicas_of(method.members, settings.train.batch_size)
-        mine = range(dist.rank() % method.members, method.members, dist.size())
-        self.members = [
-            Member(
-                m,
-                initial.raw,
-                images.images[self.shards[m]],
-                settings,
-                device,
-                self.replicas,
-                None if classes is None else classes[self.shards[m]],
-                initial.ema,
-            )
-            for m in mine
-        ]
+
+        def member(index: int) -> Member:
+            shard = self.shards[index]
+            told = None if classes is None else classes[shard]
+            return Member(index, initial.raw, images.images[shard], settings, device, self.replicas, told, initial.ema)
+
+        self.members = [member(m) for m in range(dist.rank() % method.members, method.members, dist.size())]
 
     # Where a run stands on disk -------------------------------------------------------------------
 
@@ -304,6 +297,11 @@ class _Run:
 def _started_from(settings: Settings, sha256: str | None) -> Settings:
     """The settings with the hash of the model that the run starts from, by which it is known from then on."""
     return settings.model_copy(update={"init": settings.init.model_copy(update={"sha256": sha256})})
+
+
+def _hash_of_labels(images: ImageSet) -> str:
+    """What shards and classes depend on beside the pixels."""
+    return "none" if images.labels is None else hashlib.sha256(images.labels.contiguous().numpy().data).hexdigest()
 
 
 def _classes(settings: Settings, images: ImageSet) -> Tensor | None:
