@@ -323,9 +323,14 @@ def test_a_level_has_at_least_its_channels(multipliers: str) -> None:
 @pytest.mark.parametrize("name", OTHER)
 def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
     changed = override(BASE, {name: _written(OTHER[name])})
-    harmless = name in {"name", "description", "data.root", "data.download", "data.cache", "init.model"} or name.startswith(
-        ("sample.", "run.")
-    )
+    harmless = name in {
+        "name",
+        "description",
+        "data.root",
+        "data.download",
+        "data.cache",
+        "init.model",
+    } or name.startswith(("sample.", "run."))
     assert (fingerprint(changed) == fingerprint(BASE)) == harmless
     if harmless:
         assert differences(BASE, changed) == []

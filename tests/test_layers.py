@@ -54,7 +54,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "config": ("files", "pydantic"),
     "checkpoint": ("files", "torch safetensors"),
     "telemetry": ("files", "torch"),
-    "dist": ("", "torch"),
+    "dist": ("files", "torch"),
     "log": ("files", "torch tqdm"),
     # what puts them together
     "member": ("agc config diffusion dist ema models seeds", "torch diffusers"),

@@ -15,7 +15,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from torch import Tensor
 from iet_agc import dist
 from iet_agc.audit import Arrays, AuditResult, Maker, Work, audit, check_sets, too_few
 from iet_agc.data import ImageSet
-from iet_agc.files import check_ours, only_one, replace_text, replacing, shown
+from iet_agc.files import check_ours, replace_text, replacing, shown
 from iet_agc.log import progress_bar, say
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
 from iet_agc.parts import compute_parts, read_parts
@@ -103,7 +102,7 @@ def audit_sources(
     total = len(images) + (len(real) if real else 0)
     with (
         dist.processes(where),
-        only_one(out) if dist.rank() == 0 else nullcontext(),
+        dist.alone_in(out),
         progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
     ):
         on_done = on_done or (lambda share: bar.update(share * total))

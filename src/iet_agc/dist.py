@@ -5,14 +5,17 @@ The only module that imports `torch.distributed`.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from iet_agc.files import only_one
 
 T = TypeVar("T")
 
@@ -21,6 +24,7 @@ _PATIENCE = timedelta(days=30)
 
 __all__ = [
     "Replicas",
+    "alone_in",
     "barrier",
     "broadcast_state",
     "choose_device",
@@ -64,6 +68,11 @@ def processes(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Keep other programs out of a folder, for all processes of this one; see `files.only_one`."""
+    return only_one(folder) if rank() == 0 else nullcontext()
 
 
 def rank() -> int:

@@ -91,16 +91,18 @@ def train(
     Raises:
         NonFiniteError: see `Member.train`.
         ValueError: more members than images, a model that does not fit the images, their classes or what it is to
-            start from, or a folder that holds another run; nothing is written then.
+            start from, or a folder that holds another run or in which another process is at work; nothing is
+            written then.
     """
     run = _Run(settings, images, out, device, on_step)  # refuses what is impossible before anything is written
     check_folder(run.settings, out)
-    run.resume()
-    dist.barrier()
-    if dist.rank() == 0:
-        claim_folder(run.settings, out)
-    dist.barrier()
-    run.to_the_end()
+    with dist.alone_in(out):
+        run.resume()
+        dist.barrier()
+        if dist.rank() == 0:
+            claim_folder(run.settings, out)
+        dist.barrier()
+        run.to_the_end()
 
 
 class _Run:

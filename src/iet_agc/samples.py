@@ -24,7 +24,7 @@ from torch import Tensor
 from iet_agc import dist
 from iet_agc.config import Settings, is_run, override, read_settings
 from iet_agc.data import ImageSet, image_grid, load_images, save_image
-from iet_agc.files import holds_others, replace_text, replacing, sha256
+from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.guard import Guard
 from iet_agc.log import progress_bar
 from iet_agc.models import image_shape, load_pipeline, num_classes, weight_files
@@ -86,30 +86,45 @@ def draw_samples(
     _labels(about, seeds[:1])  # refuses a class that there is not
     _check_guard(guard, image_shape(model))
     _check(out, about)
-    dist.barrier()
-    if dist.rank() == 0:
-        _claim(out, about)
-    dist.barrier()
-    if not (out / ".parts").exists():
-        on_images(len(seeds))
-        return out
-    shape, length = image_shape(model), _PART * rows_at_a_time(image_shape(model), device)
+    with dist.alone_in(out):
+        if dist.rank() == 0:
+            _claim(out, about)
+        dist.barrier()
+        if not (out / ".parts").exists():
+            on_images(len(seeds))
+            return out
 
-    def draw(items: slice) -> dict[str, Tensor]:
-        own = range(seeds.start + items.start, seeds.start + items.stop)
-        images = sample(model, scheduler, own, shape, steps, device, on_images, _labels(about, own))
+        def draw(own: range) -> Tensor:
+            return sample(model, scheduler, own, image_shape(model), steps, device, on_images, _labels(about, own))
+
+        _draw_parts(out, about, seeds, _PART * about["rows"], draw, on_images, guard)
+    return out
+
+
+def _draw_parts(
+    out: Path,
+    about: dict[str, Any],
+    seeds: range,
+    length: int,
+    draw: Callable[[range], Tensor],
+    on_images: Callable[[float], object],
+    guard: Guard | None,
+) -> None:
+    """Have all parts drawn, by all processes, and put together, by one."""
+
+    def make(items: slice) -> dict[str, Tensor]:
+        images = draw(range(seeds.start + items.start, seeds.start + items.stop))
         return {"images": images} | ({"passes": guard.passes(images)} if guard else {})
 
     if guard:
-        chosen, images = _first_that_pass(out / ".parts", seeds, length, draw, on_images)
+        chosen, images = _first_that_pass(out / ".parts", seeds, length, make, on_images)
     else:
-        compute_parts(out / ".parts", "images", len(seeds), length, draw, on_images)
+        compute_parts(out / ".parts", "images", len(seeds), length, make, on_images)
         chosen, images = seeds, read_parts(out / ".parts", "images", len(seeds), length)["images"]
     dist.barrier()  # others may still be reading parts
     if dist.rank() == 0:
         _assemble(out, about, chosen, images)
     dist.barrier()
-    return out
 
 
 def _check_guard(guard: Guard | None, shape: tuple[int, int, int]) -> None:
@@ -273,13 +288,12 @@ def _read_about(file: Path) -> dict[str, Any]:
 
 def _check(out: Path, about: dict[str, Any]) -> None:
     """Refuse a folder that holds another sample set or other things; writes nothing."""
+    check_ours(out, "samples.json", {"samples.json", ".parts"}, "sample set")
     if (out / "samples.json").exists():
         there = _read_about(out / "samples.json")
         if odd := [key for key in about if there.get(key) != about[key]]:
             change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
             raise ValueError(f"{out} holds another sample set ({change}): choose another --out")
-    elif holds_others(out, {"samples.json", ".parts"}):
-        raise ValueError(f"{out} is not empty and holds no sample set: choose another --out")
 
 
 def _claim(out: Path, about: dict[str, Any]) -> None:

@@ -1,0 +1,56 @@
+"""Folders: only written where they are ours, and by one program at a time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from iet_agc.diffusion import make_scheduler
+from iet_agc.engine import train
+from iet_agc.files import check_ours, only_one
+from iet_agc.models import build_unet, save_pipeline
+from iet_agc.samples import draw_samples
+from tests.test_engine import images, settings
+
+BUSY = "another process is at work in .*: wait for it, or choose another --out"
+
+
+def test_a_folder_with_other_things_or_below_a_file_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file/a cannot be a folder: there is a file of that name"):
+        check_ours(tmp_path / "file" / "a", "mark", {"mine"}, "thing")
+    with pytest.raises(ValueError, match="is not empty and holds no thing: choose another --out"):
+        check_ours(tmp_path, "mark", {"mine"}, "thing")
+    check_ours(tmp_path, "mark", {"file"}, "thing")
+    check_ours(tmp_path, "file", {"mine"}, "thing")
+
+
+def test_another_program_is_kept_out_until_the_first_is_done_or_killed(tmp_path: Path) -> None:
+    hold = f"""if True:
+        from pathlib import Path
+        from iet_agc.files import only_one
+        with only_one(Path({str(tmp_path / "a")!r})):
+            print("in", flush=True)
+            input()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(ValueError, match=BUSY), only_one(tmp_path / "a"):
+            pass
+        other.kill()
+    with only_one(tmp_path / "a"):
+        pass
+
+
+def test_two_do_not_train_or_sample_into_one_folder(tmp_path: Path) -> None:
+    with only_one(tmp_path / "run"), pytest.raises(ValueError, match=BUSY):
+        train(settings(), images(), tmp_path / "run", torch.device("cpu"))
+    model = build_unet(8, 1, channels=8, multipliers=(1,), blocks=1, attention=(), groups=4)
+    save_pipeline(model, make_scheduler(), tmp_path / "model")
+    with only_one(tmp_path / "drawn"), pytest.raises(ValueError, match=BUSY):
+        draw_samples(tmp_path / "model", range(2), tmp_path / "drawn", steps=1)
