@@ -307,6 +307,16 @@ def test_a_bad_image_among_dogs_is_named(tmp_path: Path, form: str, capsys: pyte
     assert "moving.png is animated or has pages, 2 pictures" in told
 
 
+@pytest.mark.parametrize("form", ["folder", "archive"])
+def test_grey_test_dogs_are_named_as_well(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    afhq = _dogs(tmp_path / "afhq")
+    _save(afhq / "test" / "dog" / "grey.jpg", _pixels(96, 96))
+    root = afhq if form == "folder" else _zipped(afhq, tmp_path / "afhq.zip")
+    told = _refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", root)
+    assert "1 of 3 files cannot be used: " in told
+    assert "grey.jpg is grey, where three channels are expected" in told
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "too large"])
 def test_damaged_archives_of_dogs(
     tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -109,6 +110,16 @@ def test_whatever_changes_the_images_makes_another_entry(tmp_path: Path, decoded
     load_dataset("folder", root, cache=cache)
     load_dataset("folder", root, cache=cache, planted_images=2, planted_copies=9)  # planted after it
     assert len(decoded) == before + 5
+
+
+def test_another_decoder_makes_another_entry(
+    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _folder(tmp_path / "images")
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr(PIL, "__version__", version)
+        load_dataset("folder", root, cache=tmp_path / "cache")
+    assert len(decoded) == 2
 
 
 def test_files_behind_links_are_part_of_the_source(tmp_path: Path) -> None:
