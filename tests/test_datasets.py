@@ -395,6 +395,7 @@ GOOD = {"0/00000.jpg": "a", "0/00001.jpg": "b", "1/00002.jpg": "c", "1/00000.jpg
         (GOOD | {"0/00001.jpg": ""}, "0/00001.jpg has no caption, or one that is empty or no text: give it a text"),
         (GOOD | {"0/00001.jpg": []}, "0/00001.jpg has no caption, or one that is empty"),
         (GOOD | {"0/00001.jpg": ["a", 3]}, "0/00001.jpg has no caption, or one that is empty or no text"),
+        (GOOD | {"0/00001.jpg": " "}, "0/00001.jpg has no caption, or one that is empty or no text"),
         (["a"], "captions.json is not a JSON object of paths and captions"),
     ],
 )
@@ -411,9 +412,10 @@ def test_captions_that_do_not_fit(
         ('{"a": "Bär"}'.encode("latin-1"), "captions.json is not UTF-8, at byte 8: save it as UTF-8"),
         (b'{"a": ', "captions.json cannot be read as JSON"),
         (b"[" * 100_000, "captions.json cannot be read as JSON"),
+        (rb'{"a": "half \ud83d"}', "captions.json: a has no caption, or one that is empty or no text"),
         (b'{"a": "x", "a": "y"}', "captions.json cannot be read as JSON: a stands there more than once"),
     ],
-    ids=["latin-1", "cut", "deep", "twice"],
+    ids=["latin-1", "cut", "deep", "half", "twice"],
 )
 def test_caption_files_that_cannot_be_read(
     tmp_path: Path, content: bytes, message: str, capsys: pytest.CaptureFixture[str]

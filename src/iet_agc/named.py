@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import math
+import re
 import zlib
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -295,7 +296,8 @@ def _read_captions(file: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _is_caption(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    """Whether it is text; JSON can hold halves of characters, which are none."""
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
