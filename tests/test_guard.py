@@ -23,7 +23,7 @@ def noise(count, seed):
 TRAIN, HELD_OUT = ImageSet(noise(120, 1), "train"), ImageSet(noise(199, 2), "real")
 
 
-def copies_every_third(model, scheduler, seeds, shape, steps, device, on_images):
+def copies_every_third(model, scheduler, seeds, shape, steps, device, on_images, *rest):
     """Seeds 0, 3, 6 .. hand back a training image, every sixth of them mirrored."""
     images = torch.cat([noise(1, 1000 + seed) for seed in seeds])
     for row, seed in enumerate(seeds):

@@ -32,7 +32,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "diffusion": ("", "torch diffusers"),
     "models": ("diffusion", "torch diffusers"),
     "initial": ("config diffusion models seeds", "torch diffusers huggingface_hub"),
-    "sampling": ("diffusion", "torch diffusers"),
+    "precision": ("", "torch"),
+    "sampling": ("diffusion precision", "torch diffusers"),
     "text": ("diffusion seeds", "torch diffusers transformers"),
     # numbers about images from anywhere: no models, files or ranks
     "metrics": ("metrics.memorization metrics.neighbors metrics.quality", ""),
@@ -57,13 +58,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "dist": ("files", "torch"),
     "log": ("files", "torch tqdm"),
     # what puts them together
-    "member": ("agc config diffusion dist ema models seeds", "torch diffusers"),
+    "member": ("agc config diffusion dist ema models precision seeds", "torch diffusers"),
     "engine": (
-        "average checkpoint config data diffusion dist initial log member models sampling shards telemetry text",
+        "average checkpoint config data diffusion dist initial log member models precision sampling shards telemetry"
+        " text",
         "torch",
     ),
     "parts": ("dist files", "torch numpy"),
-    "samples": ("config data dist files guard log models parts sampling", "torch numpy diffusers"),
+    "samples": ("config data dist files guard log models parts precision sampling", "torch numpy diffusers"),
     "sources": ("config data guard log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (

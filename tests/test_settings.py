@@ -94,10 +94,13 @@ CHANGES = {
     "train.grad_clip": ("1e-8", "weights"),
     "train.ema_decay": ("0.9", "ema"),
     "train.seed": ("1", "weights"),
+    "train.precision": ("bfloat16", "weights"),
+    "train.compile": ("true", "weights"),
     "sample.num": ("5", "samples"),
     "sample.steps": ("3", "samples"),
     "sample.weights": ("ema", "samples"),
     "sample.first_seed": ("1", "samples"),
+    "sample.precision": ("bfloat16", "samples"),
     "run.device": ("cuda", "refused without a GPU"),
     "run.threads": ("2", "threads"),
     "run.save_every": ("9", "bundles"),
@@ -156,8 +159,8 @@ def test_every_setting_is_in_the_table():
     assert set(CHANGES) | ELSEWHERE == {name for name, *_ in documented(BASE)}
 
 
-#: Those with a test of their own; the two of `init` have theirs in test_initial.py.
-ALONE = {"data.root", "run.device", "init.model", "init.sha256"}
+#: Those with a test of their own; the two of `init` have theirs in test_initial.py, compiling in test_precision.py.
+ALONE = {"data.root", "run.device", "init.model", "init.sha256", "train.compile"}
 
 
 def folder_of(folder, invert):

@@ -166,6 +166,11 @@ def _add_sample(verbs: Any) -> None:
     parser.add_argument(
         "--weights", choices=["raw", "ema"], help="which weights draw (default: the run's sample.weights)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        help="of the model's products; auto: bfloat16 where the device has it (default: the run's sample.precision)",
+    )
     parser.add_argument("--first-seed", type=int, help="seed of the first image (default: the run's sample.first_seed)")
     parser.add_argument(
         "--class",
@@ -203,7 +208,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     given = {
         name: getattr(arguments, name)
-        for name in ("num", "steps", "weights", "first_seed")
+        for name in ("num", "steps", "weights", "first_seed", "precision")
         if getattr(arguments, name) is not None
     }
     guard = load_guard(arguments.guard, arguments.held_out, arguments.flips) if arguments.guard else None

@@ -148,6 +148,12 @@ class TrainSettings(_Section):
     grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(0.9999, ge=0, le=1, description="share of the weight average that stays at each step")
     seed: int = Field(0, ge=0, description="of weights, shards, batches, timesteps and noise")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32",
+        description="of convolutions and products; auto: bfloat16 where the device has instructions for it, and a run "
+        "writes down which it was",
+    )
+    compile: bool = Field(False, description="compile the U-Net by torch.compile, which rounds differently")
 
 
 class SampleSettings(_Section):
@@ -157,6 +163,7 @@ class SampleSettings(_Section):
     steps: int = Field(50, ge=1, le=500, description="DDIM steps per image")
     weights: Literal["raw", "ema"] = Field("raw", description="which weights draw: as trained, or their average")
     first_seed: int = Field(0, ge=0, description="seed of the first image; the others count on from it")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="as train.precision")
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "SampleSettings":

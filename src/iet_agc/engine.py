@@ -31,6 +31,7 @@ from iet_agc.initial import initial_weights
 from iet_agc.log import Curves, Meter, progress_bar, say
 from iet_agc.member import Member, NonFiniteError, warmup
 from iet_agc.models import save_pipeline
+from iet_agc.precision import resolved
 from iet_agc.sampling import sample
 from iet_agc.shards import partition
 from iet_agc.telemetry import read_telemetry, write_telemetry
@@ -129,7 +130,7 @@ class _Run:
         self.shards = partition(labels, method.members, method.sharding, settings.train.seed)
         classes = _classes(settings, images)
         initial = initial_weights(settings, (channels, height, width))
-        self.settings = _started_from(settings, initial.sha256)
+        settings = self.settings = _made_definite(settings, initial.sha256, device)
         self.identity = {
             "settings": fingerprint(self.settings),
             "images": images.fingerprint,
@@ -296,9 +297,16 @@ class _Run:
         write_telemetry(self.out / "telemetry.csv", self.shards, seen, skipped)
 
 
-def _started_from(settings: Settings, sha256: str | None) -> Settings:
-    """The settings with the hash of the model that the run starts from, by which it is known from then on."""
-    return settings.model_copy(update={"init": settings.init.model_copy(update={"sha256": sha256})})
+def _made_definite(settings: Settings, sha256: str | None, device: torch.device) -> Settings:
+    """The settings with what the run is known by from then on: the hash of the model that it starts from, and the
+    precision that it trains in."""
+    precision = resolved(settings.train.precision, device)
+    return settings.model_copy(
+        update={
+            "init": settings.init.model_copy(update={"sha256": sha256}),
+            "train": settings.train.model_copy(update={"precision": precision}),
+        }
+    )
 
 
 def _hash_of_labels(images: ImageSet) -> str:

@@ -15,6 +15,7 @@ from iet_agc.config import Settings
 from iet_agc.diffusion import NUM_TIMESTEPS, per_sample_loss, to_float
 from iet_agc.ema import ExponentialMovingAverage
 from iet_agc.models import use_rows
+from iet_agc.precision import autocast
 from iet_agc.seeds import generator, key_of
 
 __all__ = ["Batch", "Member", "NonFiniteError", "draw_batch", "warmup"]
@@ -77,7 +78,7 @@ class Member:
         index: its number.
         model: the initialisation, the same for every member; it is copied.
         images: the shard's images, uint8 (n, C, H, W).
-        settings: of the run.
+        settings: of the run; train.precision is not "auto" any more.
         device: where it trains; it rests on the CPU.
         replicas: the processes that train it together.
         labels: class of each image, int64 (n,), of a model that is told classes.
@@ -103,6 +104,7 @@ class Member:
         self.index, self.settings, self.device, self.replicas = index, settings, device, replicas
         self.images, self.labels = images, labels
         self.model = copy.deepcopy(model).train()
+        self._predict = torch.compile(self.model) if settings.train.compile else self.model
         self.ema = ExponentialMovingAverage(ema or model, settings.train.ema_decay)
         self.agc = AntiGradientControl(NUM_TIMESTEPS, settings.method.skip_below, settings.method.decay)
         self.optimizer = torch.optim.AdamW(
@@ -155,9 +157,10 @@ class Member:
         if self.settings.model.dropout > 0:
             torch.manual_seed(key_of("dropout", train.seed, self.index, self.step))
         labels = None if self.labels is None else self.labels[batch.positions[rows]]
-        mine = per_sample_loss(
-            self.model, scheduler, self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows], labels
-        )
+        with autocast(train.precision, self.device):
+            mine = per_sample_loss(
+                self._predict, scheduler, self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows], labels
+            )
         losses = self.replicas.whole(mine.detach(), train.batch_size)
         keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= method.random_skip)
         mean_of_kept(mine, keep[rows], keep.sum()).backward()

@@ -29,6 +29,7 @@ from iet_agc.guard import Guard
 from iet_agc.log import progress_bar
 from iet_agc.models import image_shape, load_pipeline, num_classes, weight_files
 from iet_agc.parts import compute_parts, read_parts
+from iet_agc.precision import Precision, resolved
 from iet_agc.sampling import labels_of, rows_at_a_time, sample
 
 __all__ = ["draw_samples", "load_samples", "sample_run"]
@@ -55,6 +56,7 @@ def draw_samples(
     on_images: Callable[[float], object] = lambda count: None,
     guard: Guard | None = None,
     label: int | None = None,
+    precision: Precision = "float32",
 ) -> Path:
     """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
 
@@ -71,6 +73,7 @@ def draw_samples(
             that pass. The set is then that of the first seeds that pass.
         label: class of all images; None draws class seed % classes, all classes in turn. Only of a model that is
             told classes.
+        precision: see `sample`.
 
     Returns:
         `out`.
@@ -83,6 +86,7 @@ def draw_samples(
     model, scheduler = load_pipeline(pipeline, device)
     about = _about(pipeline, model, scheduler, seeds, steps, file_format, device)
     about |= {"guard": guard.about if guard else None, "classes": num_classes(model), "class": label}
+    about["precision"] = resolved(precision, device)
     _labels(about, seeds[:1])  # refuses a class that there is not
     _check_guard(guard, image_shape(model))
     _check(out, about)
@@ -95,7 +99,8 @@ def draw_samples(
             return out
 
         def draw(own: range) -> Tensor:
-            return sample(model, scheduler, own, image_shape(model), steps, device, on_images, _labels(about, own))
+            shape, labels = image_shape(model), _labels(about, own)
+            return sample(model, scheduler, own, shape, steps, device, on_images, labels, about["precision"])
 
         _draw_parts(out, about, seeds, _PART * about["rows"], draw, on_images, guard)
     return out
@@ -236,7 +241,8 @@ def sample_run(
         dist.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
     ):
-        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, on_images or bar.update, guard, label)
+        done, precision = on_images or bar.update, asked.precision
+        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, done, guard, label, precision)
     summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
     summary |= {} if label is None else {"class": label}
     if guard:

@@ -7,6 +7,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from iet_agc.diffusion import Denoiser, predict_noise, to_uint8
+from iet_agc.precision import Precision, autocast, resolved
 
 __all__ = ["initial_noise", "labels_of", "rows_at_a_time", "sample"]
 
@@ -62,6 +63,7 @@ def sample(
     device: torch.device | str = "cpu",
     on_images: Callable[[float], object] = lambda count: None,
     labels: Sequence[int] | None = None,
+    precision: Precision = "float32",
 ) -> Tensor:
     """Draw one image per seed (Song et al., 2021, equation 12 with sigma = 0).
 
@@ -74,11 +76,13 @@ def sample(
         device: where the model is.
         on_images: called after each step with the finished fraction of images, for progress.
         labels: class of each image, of a model that is told classes.
+        precision: of the model's products.
 
     Returns:
         uint8 (N, C, H, W), on the CPU, in the order of the seeds.
     """
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
+    device, precision = torch.device(device), resolved(precision, torch.device(device))
     rows = rows_at_a_time(shape, device)
     images = [torch.empty((0, *shape), dtype=torch.uint8)]
     for start in range(0, len(seeds), rows):
@@ -90,8 +94,9 @@ def sample(
             told[: len(part)] = torch.tensor(labels[start : start + rows])
             told = told.to(device)
         share = len(part) / steps
-        finished = _denoise(model, scheduler, noise.to(device), told, lambda s=share: on_images(s))
-        images.append(finished[: len(part)].cpu())
+        with autocast(precision, device):  # around all steps: weights are cast once
+            finished = _denoise(model, scheduler, noise.to(device), told, lambda s=share: on_images(s))
+        images.append(to_uint8(finished[: len(part)]).cpu())
     return torch.cat(images)
 
 
@@ -99,7 +104,8 @@ def _denoise(
     model: Denoiser, scheduler: DDIMScheduler, images: Tensor, labels: Tensor | None, on_step: Callable[[], object]
 ) -> Tensor:
     for timestep in scheduler.timesteps:
-        predicted = predict_noise(model, images, timestep.expand(len(images)), labels)
+        everywhere = torch.full((len(images),), int(timestep), device=images.device)
+        predicted = predict_noise(model, images, everywhere, labels).float()
         images = scheduler.step(predicted, timestep, images).prev_sample  # pyright: ignore
         on_step()
-    return to_uint8(images)
+    return images
