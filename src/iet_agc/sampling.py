@@ -9,7 +9,7 @@ from torch import Tensor
 from iet_agc.diffusion import Denoiser, predict_noise, to_uint8
 from iet_agc.precision import Precision, autocast, resolved
 
-__all__ = ["initial_noise", "labels_of", "rows_at_a_time", "sample"]
+__all__ = ["denoise", "initial_noise", "labels_of", "rows_at_a_time", "sample"]
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
@@ -95,14 +95,29 @@ def sample(
             told = told.to(device)
         share = len(part) / steps
         with autocast(precision, device):  # around all steps: weights are cast once
-            finished = _denoise(model, scheduler, noise.to(device), told, lambda s=share: on_images(s))
+            finished = denoise(model, scheduler, noise.to(device), told, lambda s=share: on_images(s))
         images.append(to_uint8(finished[: len(part)]).cpu())
     return torch.cat(images)
 
 
-def _denoise(
-    model: Denoiser, scheduler: DDIMScheduler, images: Tensor, labels: Tensor | None, on_step: Callable[[], object]
+def denoise(
+    model: Denoiser,
+    scheduler: DDIMScheduler,
+    images: Tensor,
+    labels: Tensor | None = None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
+    """Noise to images, by the timesteps that the scheduler is set to.
+
+    Args:
+        model, scheduler: see `sample`.
+        images: standard normal noise, float32 (N, C, H, W).
+        labels: class of each, int64 (N,), of a model that is told classes.
+        on_step: called after each step.
+
+    Returns:
+        float32 (N, C, H, W), in [-1, 1] but for what is to be clipped.
+    """
     for timestep in scheduler.timesteps:
         everywhere = torch.full((len(images),), int(timestep), device=images.device)
         predicted = predict_noise(model, images, everywhere, labels).float()
