@@ -8,11 +8,12 @@ import pytest
 import torch
 from diffusers import ConsistencyModelPipeline, DDIMPipeline  # pyright: ignore[reportPrivateImportUsage]
 
-from iet_agc import cli, engine, samples
+from iet_agc import cli, engine, samples, tasks
+from iet_agc.batches import draw_batch
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.engine import train
-from iet_agc.member import Member, draw_batch
+from iet_agc.member import Member, Pixels
 from iet_agc.models import build_unet, load_pipeline, num_classes, save_pipeline
 from iet_agc.samples import draw_samples, load_samples, sample_run
 from iet_agc.sampling import labels_of, sample
@@ -80,8 +81,9 @@ def test_a_shard_takes_its_own_labels(tmp_path):
     shards = partition(shuffled.labels, 2, "stratified", 0)  # pyright: ignore[reportArgumentType]
     run = engine._Run(told(), shuffled, tmp_path / "run", CPU, None)
     for member, shard in zip(run.members, shards, strict=True):
-        assert torch.equal(member.labels, shuffled.labels[shard])  # pyright: ignore
-        for image, label in zip(member.images, member.labels, strict=True):  # pyright: ignore[reportArgumentType]
+        examples = member.examples
+        assert torch.equal(examples.labels, shuffled.labels[shard])  # pyright: ignore
+        for image, label in zip(examples.images, examples.labels, strict=True):  # pyright: ignore
             where = (data.images == image).flatten(1).all(1).nonzero().item()
             assert data.labels[where] == label  # pyright: ignore[reportOptionalSubscript]
 
@@ -160,7 +162,7 @@ def test_a_step_reads_nothing_on_the_host():
             return function(*args, **(kwargs or {}))
 
     data = images()
-    member = Member(0, unet(), data.images, told(method__members=1), CPU, labels=data.labels)
+    member = Member(0, unet(), Pixels(data.images, data.labels), told(method__members=1), CPU)
     member._one_step(make_scheduler(), torch.zeros(()))
     with Watch():
         member._one_step(make_scheduler(), torch.zeros(()))
@@ -198,7 +200,7 @@ def test_classes_that_the_images_do_not_have_are_refused(tmp_path, labels, class
     ],
 )
 def test_each_row_of_a_preview_is_of_one_class(count, classes, labels, columns):
-    assert engine._by_class(count, classes) == (labels, columns)
+    assert tasks._by_class(count, classes) == (labels, columns)
 
 
 def test_a_preview_shows_the_classes(whole):

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from iet_agc.average import average_states
+from iet_agc.batches import draw_batch
 from iet_agc.config import validate
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, to_float
 from iet_agc.engine import train
-from iet_agc.member import Member, NonFiniteError, draw_batch, warmup
+from iet_agc.member import Member, NonFiniteError, Pixels, warmup
 from iet_agc.models import build_unet, load_pipeline
 from iet_agc.seeds import key_of
 from iet_agc.shards import partition
@@ -93,7 +94,7 @@ def test_one_round_of_iet_is_the_weighted_average_of_members_trained_alone(tmp_p
     torch.manual_seed(key_of("weights", 0))
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
     shards = partition(data.labels, 3, "stratified", 0)
-    members = [Member(i, initial, data.images[shard], chosen, CPU) for i, shard in enumerate(shards)]
+    members = [Member(i, initial, Pixels(data.images[shard]), chosen, CPU) for i, shard in enumerate(shards)]
     for member in members:
         for _ in member.train(6, make_scheduler()):
             pass
@@ -161,7 +162,7 @@ def test_agc_skips_what_is_far_under_the_bank(tmp_path):
     chosen = settings(method__members=1)
     torch.manual_seed(0)
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
-    member = Member(0, initial, images().images, chosen, CPU)
+    member = Member(0, initial, Pixels(images().images), chosen, CPU)
     member.agc.mean_loss.fill_(1e9)
     for _, keep, _ in member.train(3, make_scheduler()):
         assert not keep.any()
@@ -233,14 +234,14 @@ def test_weights_stand_still_from_the_bad_step_on():
     chosen = settings(method__members=1)
     torch.manual_seed(0)
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
-    member = Member(0, initial, images().images, chosen, CPU)
+    member = Member(0, initial, Pixels(images().images), chosen, CPU)
     seen = []
     with pytest.raises(NonFiniteError):  # noqa: PT012 (the loop is what raises, at its end)
         for number, _ in enumerate(member.train(5, make_scheduler())):
             seen.append({name: value.clone() for name, value in member.model.state_dict().items()})
             if number == 1:
                 next(iter(member.agc.buffers())).fill_(torch.nan)  # nan >= nan is False: all skipped, silently
-                member.images = member.images.float() * torch.inf
+                member.examples = Pixels(images().images.float() * torch.inf)
     assert_same(seen[1], seen[4])
     assert not torch.equal(seen[0]["conv_in.weight"], seen[1]["conv_in.weight"])
 
@@ -279,7 +280,7 @@ def test_a_step_reads_nothing_on_the_host():
 
     torch.manual_seed(0)
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
-    member, bad = Member(0, initial, images().images, settings(method__members=1), CPU), torch.zeros(())
+    member, bad = Member(0, initial, Pixels(images().images), settings(method__members=1), CPU), torch.zeros(())
     member._one_step(make_scheduler(), bad)
     with Watch():
         member._one_step(make_scheduler(), bad)

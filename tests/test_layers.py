@@ -58,12 +58,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "dist": ("files", "torch"),
     "log": ("files", "torch tqdm"),
     # what puts them together
-    "member": ("agc config diffusion dist ema models precision seeds", "torch diffusers"),
-    "engine": (
-        "average checkpoint config data diffusion dist initial log member models precision sampling shards telemetry"
-        " text",
-        "torch",
-    ),
+    "batches": ("diffusion seeds", "torch diffusers"),
+    "member": ("agc batches config diffusion dist ema models precision seeds", "torch diffusers"),
+    "tasks": ("batches config data diffusion initial member models sampling text", "torch diffusers"),
+    "engine": ("average checkpoint config data diffusion dist log member precision shards tasks telemetry", "torch"),
     "parts": ("dist files", "torch numpy"),
     "samples": ("config data dist files guard log models parts precision sampling", "torch numpy diffusers"),
     "sources": ("config data guard log samples telemetry", ""),

@@ -7,12 +7,13 @@ import pytest
 import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
+from iet_agc.batches import draw_batch
 from iet_agc.config import Settings, load_preset, override, preset_names
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import NUM_TIMESTEPS, make_scheduler
 from iet_agc.ema import ExponentialMovingAverage
 from iet_agc.engine import train
-from iet_agc.member import draw_batch, warmup
+from iet_agc.member import warmup
 from iet_agc.models import build_unet
 from iet_agc.samples import load_samples, sample_run
 from iet_agc.shards import partition

@@ -26,14 +26,12 @@ from iet_agc import checkpoint, dist
 from iet_agc.average import average_states
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data import ImageSet, image_grid, load_dataset, save_image
-from iet_agc.diffusion import NUM_TIMESTEPS, make_scheduler
-from iet_agc.initial import initial_weights
+from iet_agc.diffusion import NUM_TIMESTEPS
 from iet_agc.log import Curves, Meter, progress_bar, say
 from iet_agc.member import Member, NonFiniteError, warmup
-from iet_agc.models import save_pipeline
 from iet_agc.precision import resolved
-from iet_agc.sampling import sample
 from iet_agc.shards import partition
+from iet_agc.tasks import make_task
 from iet_agc.telemetry import read_telemetry, write_telemetry
 
 __all__ = ["Member", "NonFiniteError", "start", "train"]
@@ -119,29 +117,28 @@ class _Run:
     ) -> None:
         self.images, self.out, self.device, self.on_step = images, out, device, on_step
         self.bundles = out / "bundles"
-        self.scheduler = make_scheduler()
         self.curves: dict[int, Curves] = {}
         self.round = 0
-        channels, height, width = images.shape
+        _, height, width = images.shape
         if height != width:
             raise ValueError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
         method = settings.method
         labels = len(images) if images.labels is None else images.labels
         self.shards = partition(labels, method.members, method.sharding, settings.train.seed)
-        classes = _classes(settings, images)
-        initial = initial_weights(settings, (channels, height, width))
+        self.task = make_task(settings, images)
+        initial = self.task.initial
         settings = self.settings = _made_definite(settings, initial.sha256, device)
         self.identity = {
             "settings": fingerprint(self.settings),
             "images": images.fingerprint,
             "labels": _hash_of_labels(images),
+            **self.task.identity,
         }
         self.replicas = dist.replicas_of(method.members, settings.train.batch_size)
 
         def member(index: int) -> Member:
-            shard = self.shards[index]
-            told = None if classes is None else classes[shard]
-            return Member(index, initial.raw, images.images[shard], settings, device, self.replicas, told, initial.ema)
+            examples = self.task.examples(self.shards[index])
+            return Member(index, initial.raw, examples, settings, device, self.replicas, initial.ema)
 
         self.members = [member(m) for m in range(dist.rank() % method.members, method.members, dist.size())]
 
@@ -234,7 +231,7 @@ class _Run:
         while member.step < end:
             first, began = member.step, time.perf_counter()
             until = min(end, first - first % run.log_every + run.log_every)
-            for losses, keep, timesteps in member.train(until, self.scheduler):
+            for losses, keep, timesteps in member.train(until, self.task.scheduler):
                 meter.add(losses, keep, timesteps)
                 on_step(1)
             speed = (until - first) * self.settings.train.batch_size / (time.perf_counter() - began)
@@ -270,18 +267,13 @@ class _Run:
             member.load_shared(mean)
 
     def _preview(self) -> None:
-        """Draw the same seeds with the averaged weights, as PNG and in TensorBoard; a class in each row."""
-        count, settings = self.settings.run.preview_images, self.settings.sample
+        """Draw the same seeds with the averaged weights, as PNG and in TensorBoard."""
+        count = self.settings.run.preview_images
         if count == 0 or dist.rank() != 0:
             return
         member = self.members[0]
-        model = copy.deepcopy(member.ema.module if settings.weights == "ema" else member.model).eval()
-        model.to(self.device)  # pyright: ignore[reportArgumentType]
-        labels, columns = _by_class(count, self.settings.model.classes)
-        seeds = range(len(labels or range(count)))
-        images = sample(
-            model, self.scheduler, seeds, self.images.shape, settings.steps, device=self.device, labels=labels
-        )
+        model = copy.deepcopy(member.ema.module if self.settings.sample.weights == "ema" else member.model).eval()
+        images, columns = self.task.preview(model.to(self.device), self.device)
         grid = image_grid(images, count, columns=columns)
         (self.out / "previews").mkdir(exist_ok=True)
         save_image(grid, self.out / "previews" / f"round-{self.round:04d}.png")
@@ -290,8 +282,7 @@ class _Run:
     def _export(self) -> None:
         """Leave the diffusers pipelines and the counts per training image."""
         bundle = checkpoint.read_bundle(self.bundles / f"round-{self.round:04d}")
-        save_pipeline(self.members[0].model, self.scheduler, self.out / "raw")
-        save_pipeline(self.members[0].ema.module, self.scheduler, self.out / "ema")
+        self.task.export(self.members[0].model, self.members[0].ema.module, self.out)
         members = [bundle.tensors(f"member-{number:04d}") for number in range(len(self.shards))]
         seen, skipped = ([member[count] for member in members] for count in ("seen", "skipped"))
         write_telemetry(self.out / "telemetry.csv", self.shards, seen, skipped)
@@ -312,33 +303,6 @@ def _made_definite(settings: Settings, sha256: str | None, device: torch.device)
 def _hash_of_labels(images: ImageSet) -> str:
     """What shards and classes depend on beside the pixels."""
     return "none" if images.labels is None else hashlib.sha256(images.labels.contiguous().numpy().data).hexdigest()
-
-
-def _classes(settings: Settings, images: ImageSet) -> Tensor | None:
-    """The class of each image, int64 (N,), if the model is told classes."""
-    classes, labels = settings.model.classes, images.labels
-    if classes is None:
-        return None
-    if labels is None:
-        raise ValueError(f"{images.name} has no class labels, and model.classes is {classes}: set it to none")
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= classes:
-        raise ValueError(
-            f"{images.name} has classes {least} to {most}, model.classes {classes} allows 0 to {classes - 1}: "
-            f"set it to {most + 1}"
-        )
-    if empty := (labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist():
-        raise ValueError(f"{images.name} has no image of class {empty[0]}, and model.classes is {classes}")
-    return labels
-
-
-def _by_class(count: int, classes: int | None) -> tuple[list[int] | None, int | None]:
-    """Classes of at most `count` images, and columns of their grid, so that each row is of one class."""
-    if classes is None:
-        return None, None
-    columns = max(1, count // classes)
-    labels = [image // columns for image in range(min(count, columns * classes))]
-    return labels, columns if columns > 1 else None
 
 
 def _file(member: Member) -> str:

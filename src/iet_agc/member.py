@@ -1,24 +1,24 @@
-"""The learner that owns a shard, and what is random about its training steps."""
+"""The learner that owns a shard, and images as what it trains on."""
 
 import copy
-import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc import dist
 from iet_agc.agc import AntiGradientControl, mean_of_kept
+from iet_agc.batches import Batch, Examples, draw_batch
 from iet_agc.config import Settings
-from iet_agc.diffusion import NUM_TIMESTEPS, per_sample_loss, to_float
+from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
 from iet_agc.ema import ExponentialMovingAverage
 from iet_agc.models import use_rows
 from iet_agc.precision import autocast
-from iet_agc.seeds import generator, key_of
+from iet_agc.seeds import key_of
 
-__all__ = ["Batch", "Member", "NonFiniteError", "draw_batch", "warmup"]
+__all__ = ["Member", "NonFiniteError", "Pixels", "warmup"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -26,49 +26,44 @@ class NonFiniteError(ArithmeticError):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Everything that is random about one training step, for the whole batch.
+class Pixels:
+    """Images as `Examples`.
 
     Attributes:
-        positions: which images of the shard, int64 (B,).
-        flips: which of them are mirrored, bool (B,).
-        timesteps: int64 (B,), in [0, 1000).
-        noise: standard normal, float32 (B, C, H, W).
-        lots: uniform in [0, 1), float32 (B,); what random skipping compares with its rate.
+        images: uint8 (n, C, H, W).
+        labels: class of each, int64 (n,), of a model that is told classes.
+        flips: mirror those that the batch says.
     """
 
-    positions: Tensor
-    flips: Tensor
-    timesteps: Tensor
-    noise: Tensor
-    lots: Tensor
+    images: Tensor
+    labels: Tensor | None = None
+    flips: bool = False
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.images.shape[1:])
 
-def draw_batch(
-    seed: int, member: int, step: int, shard_size: int, batch_size: int, shape: tuple[int, ...], device: torch.device
-) -> Batch:
-    """The batch of one step of one member, a function of its arguments alone.
+    def __len__(self) -> int:
+        return len(self.images)
 
-    The shard is read in one random order after another, end to end: every image comes once per
-    epoch, none is dropped, and a batch may straddle two epochs.
-    """
-    first = step * batch_size
-    epochs = range(first // shard_size, (first + batch_size - 1) // shard_size + 1)
-    orders = [_epoch_order(seed, member, epoch, shard_size) for epoch in epochs]
-    start = first - epochs[0] * shard_size
-    rng = generator("step", seed, member, step, device=device)
-    return Batch(
-        positions=torch.cat(orders)[start : start + batch_size].to(device, non_blocking=True),
-        flips=torch.rand(batch_size, generator=rng, device=device) < 0.5,
-        timesteps=torch.randint(NUM_TIMESTEPS, (batch_size,), generator=rng, device=device),
-        noise=torch.randn((batch_size, *shape), generator=rng, device=device),
-        lots=torch.rand(batch_size, generator=rng, device=device),
-    )
+    def to(self, device: torch.device) -> "Pixels":
+        """The same on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, images=self.images.to(device), labels=labels)
 
+    def losses(self, model: Denoiser, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+        """See `diffusion.per_sample_loss`."""
+        labels = None if self.labels is None else self.labels[batch.positions[rows]]
+        return per_sample_loss(
+            model, scheduler, self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows], labels
+        )
 
-@functools.lru_cache(maxsize=4)  # drawn once per epoch, not once per step
-def _epoch_order(seed: int, member: int, epoch: int, shard_size: int) -> Tensor:
-    return torch.randperm(shard_size, generator=generator("epoch", seed, member, epoch))
+    def _pixels(self, batch: Batch, rows: slice) -> Tensor:
+        images = to_float(self.images[batch.positions[rows]])
+        if not self.flips:
+            return images
+        return torch.where(batch.flips[rows, None, None, None], images.flip(-1), images)
 
 
 class Member:
@@ -77,11 +72,10 @@ class Member:
     Args:
         index: its number.
         model: the initialisation, the same for every member; it is copied.
-        images: the shard's images, uint8 (n, C, H, W).
+        examples: the shard.
         settings: of the run; train.precision is not "auto" any more.
         device: where it trains; it rests on the CPU.
         replicas: the processes that train it together.
-        labels: class of each image, int64 (n,), of a model that is told classes.
         ema: where the average starts, if not at `model`; it is copied, too.
 
     Attributes:
@@ -93,16 +87,15 @@ class Member:
     def __init__(
         self,
         index: int,
-        model: UNet2DModel,
-        images: Tensor,
+        model: nn.Module,
+        examples: Examples,
         settings: Settings,
         device: torch.device,
         replicas: dist.Replicas = dist.Replicas(),  # noqa: B008 (frozen)
-        labels: Tensor | None = None,
-        ema: UNet2DModel | None = None,
+        ema: nn.Module | None = None,
     ) -> None:
         self.index, self.settings, self.device, self.replicas = index, settings, device, replicas
-        self.images, self.labels = images, labels
+        self.examples = examples
         self.model = copy.deepcopy(model).train()
         self._predict = torch.compile(self.model) if settings.train.compile else self.model
         self.ema = ExponentialMovingAverage(ema or model, settings.train.ema_decay)
@@ -114,7 +107,7 @@ class Member:
             fused=True,
         )
         self.step = 0
-        self.seen, self.skipped = (torch.zeros(len(images), dtype=torch.int64) for _ in range(2))
+        self.seen, self.skipped = (torch.zeros(len(examples), dtype=torch.int64) for _ in range(2))
         rows = replicas.rows(settings.train.batch_size)
         use_rows(self.model, None if replicas.count == 1 else (rows.start, settings.train.batch_size))
 
@@ -125,8 +118,8 @@ class Member:
             module.to(device)
         for state in self.optimizer.state.values():
             state.update({name: tensor.to(device) for name, tensor in state.items()})
-        self.images, self.seen, self.skipped = (t.to(device) for t in (self.images, self.seen, self.skipped))
-        self.labels = None if self.labels is None else self.labels.to(device)
+        self.examples = self.examples.to(device)
+        self.seen, self.skipped = self.seen.to(device), self.skipped.to(device)
 
     def train(self, until: int, scheduler: DDIMScheduler) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Take steps up to number `until`, yielding (losses, keep, timesteps) of each batch, all (B,).
@@ -151,16 +144,13 @@ class Member:
     def _one_step(self, scheduler: DDIMScheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         train, method = self.settings.train, self.settings.method
         batch = draw_batch(
-            train.seed, self.index, self.step, len(self.images), train.batch_size, self.images.shape[1:], self.device
+            train.seed, self.index, self.step, len(self.examples), train.batch_size, self.examples.shape, self.device
         )
         rows = self.replicas.rows(train.batch_size)
         if self.settings.model.dropout > 0:
             torch.manual_seed(key_of("dropout", train.seed, self.index, self.step))
-        labels = None if self.labels is None else self.labels[batch.positions[rows]]
         with autocast(train.precision, self.device):
-            mine = per_sample_loss(
-                self._predict, scheduler, self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows], labels
-            )
+            mine = self.examples.losses(self._predict, scheduler, batch, rows)
         losses = self.replicas.whole(mine.detach(), train.batch_size)
         keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= method.random_skip)
         mean_of_kept(mine, keep[rows], keep.sum()).backward()
@@ -169,12 +159,6 @@ class Member:
         self.seen.index_add_(0, batch.positions, torch.ones_like(batch.positions))
         self.skipped.index_add_(0, batch.positions, (~keep).long())
         return losses, keep, batch.timesteps
-
-    def _pixels(self, batch: Batch, rows: slice) -> Tensor:
-        images = to_float(self.images[batch.positions[rows]])
-        if not self.settings.data.flips:
-            return images
-        return torch.where(batch.flips[rows, None, None, None], images.flip(-1), images)
 
     def _descend(self, losses: Tensor, bad: Tensor) -> None:
         """Clip, step, EMA; or nothing, from the first step on whose loss or gradient is not finite."""

@@ -1,0 +1,82 @@
+"""What is random about a training step, and what a member trains on."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from iet_agc.diffusion import NUM_TIMESTEPS
+from iet_agc.seeds import generator
+
+__all__ = ["Batch", "Examples", "draw_batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is random about one training step, for the whole batch.
+
+    Attributes:
+        positions: which examples of the shard, int64 (B,).
+        flips: which of them are mirrored, bool (B,).
+        timesteps: int64 (B,), in [0, 1000).
+        noise: standard normal, float32 (B, C, H, W).
+        lots: uniform in [0, 1), float32 (B,); what random skipping compares with its rate.
+        identity: (seed, member, step), for what only some kinds of examples draw beyond that.
+    """
+
+    positions: Tensor
+    flips: Tensor
+    timesteps: Tensor
+    noise: Tensor
+    lots: Tensor
+    identity: tuple[int, int, int]
+
+
+class Examples(Protocol):
+    """The training examples of one member, and their loss; they rest on the CPU."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of what noise is added to."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        ...
+
+    def losses(self, model: Any, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+        """The loss of each of these rows of a batch, float32 (rows,), differentiable. All randomness comes in."""
+        ...
+
+
+def draw_batch(
+    seed: int, member: int, step: int, shard_size: int, batch_size: int, shape: tuple[int, ...], device: torch.device
+) -> Batch:
+    """The batch of one step of one member, a function of its arguments alone.
+
+    The shard is read in one random order after another, end to end: every image comes once per
+    epoch, none is dropped, and a batch may straddle two epochs.
+    """
+    first = step * batch_size
+    epochs = range(first // shard_size, (first + batch_size - 1) // shard_size + 1)
+    orders = [_epoch_order(seed, member, epoch, shard_size) for epoch in epochs]
+    start = first - epochs[0] * shard_size
+    rng = generator("step", seed, member, step, device=device)
+    return Batch(
+        positions=torch.cat(orders)[start : start + batch_size].to(device, non_blocking=True),
+        flips=torch.rand(batch_size, generator=rng, device=device) < 0.5,
+        timesteps=torch.randint(NUM_TIMESTEPS, (batch_size,), generator=rng, device=device),
+        noise=torch.randn((batch_size, *shape), generator=rng, device=device),
+        lots=torch.rand(batch_size, generator=rng, device=device),
+        identity=(seed, member, step),
+    )
+
+
+@functools.lru_cache(maxsize=4)  # drawn once per epoch, not once per step
+def _epoch_order(seed: int, member: int, epoch: int, shard_size: int) -> Tensor:
+    return torch.randperm(shard_size, generator=generator("epoch", seed, member, epoch))

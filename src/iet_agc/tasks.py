@@ -1,0 +1,110 @@
+"""What a run learns to draw: the model it starts from, each member's examples, previews, and what is left of it."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from iet_agc.batches import Examples
+from iet_agc.config import Settings
+from iet_agc.data import ImageSet
+from iet_agc.diffusion import make_scheduler
+from iet_agc.initial import Initial, initial_weights
+from iet_agc.member import Pixels
+from iet_agc.models import save_pipeline
+from iet_agc.sampling import sample
+
+__all__ = ["ImageTask", "Task", "make_task"]
+
+
+class Task(Protocol):
+    """What the round loop asks of whatever it trains.
+
+    Attributes:
+        initial: what every member starts from.
+        scheduler: the noise schedule, and what the model predicts.
+        identity: what a bundle depends on beside settings, pixels and labels, by name.
+    """
+
+    initial: Initial
+    scheduler: DDIMScheduler
+    identity: dict[str, str]
+
+    def examples(self, shard: Tensor) -> Examples:
+        """Those of the training images at these indices, int64 (n,)."""
+        ...
+
+    def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
+        """Images of a model on a device, uint8 (N, C, H, W), and in how many columns to show them, if that matters."""
+        ...
+
+    def export(self, raw: Any, ema: Any, out: Path) -> None:
+        """Leave the pipelines `out`/raw and `out`/ema."""
+        ...
+
+
+def make_task(settings: Settings, images: ImageSet) -> Task:
+    """The task of a run.
+
+    Raises:
+        ValueError: a model that does not fit the images, their classes or what it is to start from.
+    """
+    return ImageTask(settings, images)
+
+
+class ImageTask:
+    """Images alone, or told their classes, by a U-Net over pixels; see `Task`."""
+
+    def __init__(self, settings: Settings, images: ImageSet) -> None:
+        self.settings, self.images = settings, images
+        self.classes = _classes(settings, images)
+        self.initial = initial_weights(settings, images.shape)
+        self.scheduler = make_scheduler()
+        self.identity: dict[str, str] = {}
+
+    def examples(self, shard: Tensor) -> Pixels:
+        """See `Task`."""
+        told = None if self.classes is None else self.classes[shard]
+        return Pixels(self.images.images[shard], told, self.settings.data.flips)
+
+    def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
+        """A class in each row; see `Task`."""
+        count, steps = self.settings.run.preview_images, self.settings.sample.steps
+        labels, columns = _by_class(count, self.settings.model.classes)
+        seeds = range(len(labels or range(count)))
+        images = sample(model, self.scheduler, seeds, self.images.shape, steps, device=device, labels=labels)
+        return images, columns
+
+    def export(self, raw: Any, ema: Any, out: Path) -> None:
+        """See `Task`."""
+        for name, model in (("raw", raw), ("ema", ema)):
+            save_pipeline(model, self.scheduler, out / name)
+
+
+def _classes(settings: Settings, images: ImageSet) -> Tensor | None:
+    """The class of each image, int64 (N,), if the model is told classes."""
+    classes, labels = settings.model.classes, images.labels
+    if classes is None:
+        return None
+    if labels is None:
+        raise ValueError(f"{images.name} has no class labels, and model.classes is {classes}: set it to none")
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise ValueError(
+            f"{images.name} has classes {least} to {most}, model.classes {classes} allows 0 to {classes - 1}: "
+            f"set it to {most + 1}"
+        )
+    if empty := (labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist():
+        raise ValueError(f"{images.name} has no image of class {empty[0]}, and model.classes is {classes}")
+    return labels
+
+
+def _by_class(count: int, classes: int | None) -> tuple[list[int] | None, int | None]:
+    """Classes of at most `count` images, and columns of their grid, so that each row is of one class."""
+    if classes is None:
+        return None, None
+    columns = max(1, count // classes)
+    labels = [image // columns for image in range(min(count, columns * classes))]
+    return labels, columns if columns > 1 else None
