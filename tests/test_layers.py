@@ -34,7 +34,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "initial": ("config diffusion models seeds", "torch diffusers huggingface_hub"),
     "precision": ("", "torch"),
     "sampling": ("diffusion precision", "torch diffusers"),
-    "text": ("diffusion seeds", "torch diffusers transformers"),
+    "text": ("batches diffusion log models sampling seeds", "torch diffusers transformers"),
     # numbers about images from anywhere: no models, files or ranks
     "metrics": ("metrics.memorization metrics.neighbors metrics.quality", ""),
     "metrics.neighbors": ("", "torch numpy"),
@@ -60,10 +60,10 @@ TABLE: dict[str, tuple[str, str]] = {
     # what puts them together
     "batches": ("diffusion seeds", "torch diffusers"),
     "member": ("agc batches config diffusion dist ema models precision seeds", "torch diffusers"),
-    "tasks": ("batches config data diffusion initial member models sampling text", "torch diffusers"),
+    "tasks": ("batches config data diffusion files initial member models sampling text", "torch diffusers"),
     "engine": ("average checkpoint config data diffusion dist log member precision shards tasks telemetry", "torch"),
     "parts": ("dist files", "torch numpy"),
-    "samples": ("config data dist files guard log models parts precision sampling", "torch numpy diffusers"),
+    "samples": ("config data dist files guard log models parts precision sampling text", "torch numpy diffusers"),
     "sources": ("config data guard log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (

@@ -35,7 +35,7 @@ def parts(name: str) -> tuple[str, str]:
 def unet(settings: Settings) -> UNet2DModel:
     size = 64 if settings.data.name == "afhq-dog" else 32
     with torch.device("meta"):  # shapes only
-        return build_unet(size, 3, **settings.model.model_dump())
+        return build_unet(size, 3, **settings.model.architecture())
 
 
 # -- the U-Net

@@ -109,14 +109,14 @@ CHANGES = {
 }
 
 
-#: Settings of image sets that are not at hand here: tests/test_datasets.py sees their effect.
+#: Settings of image sets and models that are not at hand here: test_datasets.py and test_text.py see their effect.
 ELSEWHERE = {
     f"data.{name}"
     for name in (
         "download", "classes", "captions", "subset", "train_split", "held_out_split", "image_column", "label_column",
         "cache",
     )
-}  # fmt: skip
+} | {"model.kind", "sample.guidance"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

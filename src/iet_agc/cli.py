@@ -179,6 +179,17 @@ def _add_sample(verbs: Any) -> None:
         metavar="N",
         help="class of all images, of a model that is told classes (default: class seed %% classes, all in turn)",
     )
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="of text-to-image: a prompt per line, all in turn by seed (default: the run's training captions)",
+    )
+    prompts.add_argument("--prompt", metavar="TEXT", help="of text-to-image: the same prompt for all images")
+    parser.add_argument(
+        "--guidance", type=float, help="of text-to-image: weight of the prompt (default: the run's sample.guidance)"
+    )
     parser.add_argument(
         "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
     )
@@ -203,14 +214,16 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
         raise ValueError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
 
     from iet_agc import dist
-    from iet_agc.samples import sample_run
+    from iet_agc.samples import read_prompts, sample_run
     from iet_agc.sources import load_guard
 
     given = {
         name: getattr(arguments, name)
-        for name in ("num", "steps", "weights", "first_seed", "precision")
+        for name in ("num", "steps", "weights", "first_seed", "precision", "guidance")
         if getattr(arguments, name) is not None
     }
+    prompts = [arguments.prompt] if arguments.prompt is not None else []
+    prompts = read_prompts(arguments.prompts) if arguments.prompts else prompts
     guard = load_guard(arguments.guard, arguments.held_out, arguments.flips) if arguments.guard else None
     summary = sample_run(
         arguments.source,
@@ -220,6 +233,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
         arguments.device,
         guard=guard,
         label=arguments.label,
+        prompts=prompts,
     )
     return 0, summary if dist.is_first() else None
 

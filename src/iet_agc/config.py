@@ -92,6 +92,11 @@ class DataSettings(_Section):
 class ModelSettings(_Section):
     """The U-Net."""
 
+    kind: Literal["image", "text-to-image"] = Field(
+        "image",
+        description="image: pixels, by the U-Net below; text-to-image: latents told captions, by the U-Net of "
+        "init.model, a pipeline like Stable Diffusion 1 or 2",
+    )
     channels: int = Field(128, ge=1, description="channels of the first level")
     multipliers: tuple[PositiveInt, ...] = Field(
         (1, 2, 2, 2), min_length=1, description="channels of each level, times model.channels"
@@ -103,6 +108,20 @@ class ModelSettings(_Section):
     classes: int | None = Field(
         None, ge=1, description="classes that the model is told, those of the image set; none: it is told no class"
     )
+
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of `models.build_unet`."""
+        return self.model_dump(exclude={"kind"})
+
+    @model_validator(mode="after")
+    def _text_to_image_has_its_own(self) -> "ModelSettings":
+        fields = type(self).model_fields
+        changed = [name for name in fields if name != "kind" and getattr(self, name) != fields[name].default]
+        if self.kind == "text-to-image" and changed:
+            raise ValueError(
+                f"model.{changed[0]} has no effect on text-to-image, whose U-Net is that of init.model: leave it out"
+            )
+        return self
 
 
 class InitSettings(_Section):
@@ -164,6 +183,11 @@ class SampleSettings(_Section):
     weights: Literal["raw", "ema"] = Field("raw", description="which weights draw: as trained, or their average")
     first_seed: int = Field(0, ge=0, description="seed of the first image; the others count on from it")
     precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="as train.precision")
+    guidance: float = Field(
+        7.5,
+        ge=0,
+        description="of text-to-image: how far to go from no text to the prompt and beyond; up to 1: no guidance",
+    )
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "SampleSettings":

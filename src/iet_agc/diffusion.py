@@ -2,6 +2,9 @@
 
 x_t = sqrt(abar_t) * x_0 + sqrt(1 - abar_t) * noise          (Ho et al., 2020, equation 4)
 l_i = mean over (C, H, W) of (noise - model(x_t, t))^2       (equation 14)
+
+A model whose scheduler says v_prediction predicts v = sqrt(abar_t) * noise - sqrt(1 - abar_t) * x_0 in place of the
+noise (Salimans and Ho, 2022, appendix D).
 """
 
 from collections.abc import Callable
@@ -16,7 +19,7 @@ __all__ = ["NUM_TIMESTEPS", "Denoiser", "make_scheduler", "per_sample_loss", "pr
 NUM_TIMESTEPS = 1000
 
 #: A diffusers model: (noisy images, timesteps) -> an output with a field `sample`. One that is told classes takes
-#: them as a further argument, `class_labels`.
+#: them as a further argument, `class_labels`; one that is told texts, `encoder_hidden_states`.
 Denoiser = Callable[..., Any]
 
 
@@ -39,10 +42,15 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def predict_noise(model: Denoiser, images: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-    """The noise in images (B, C, H, W) by a model, at timesteps (B,), of classes int64 (B,) if it is told any."""
-    told = {} if labels is None else {"class_labels": labels}
-    return model(images, timesteps, **told).sample
+def predict_noise(
+    model: Denoiser, images: Tensor, timesteps: Tensor, labels: Tensor | None = None, texts: Tensor | None = None
+) -> Tensor:
+    """The noise, or v, in images (B, C, H, W) by a model, at timesteps (B,).
+
+    It is told classes int64 (B,), or texts float (B, L, D), if it is made for them.
+    """
+    told = {"class_labels": labels, "encoder_hidden_states": texts}
+    return model(images, timesteps, **{name: value for name, value in told.items() if value is not None}).sample
 
 
 def per_sample_loss(
@@ -52,22 +60,27 @@ def per_sample_loss(
     timesteps: Tensor,
     noise: Tensor,
     labels: Tensor | None = None,
+    texts: Tensor | None = None,
 ) -> Tensor:
     """The training loss of each image. Pure: all randomness comes in.
 
     Args:
-        model: predicts the noise.
-        scheduler: gives abar.
-        images: float (B, C, H, W), in [-1, 1].
+        model: predicts the noise, or v.
+        scheduler: gives abar, and says which of the two.
+        images: float (B, C, H, W): pixels in [-1, 1], or latents.
         timesteps: int64 (B,), in [0, 1000).
         noise: standard normal, same shape as `images`.
         labels: class of each, int64 (B,), of a model that is told classes.
+        texts: what a model is told of each, float (B, L, D), of one that is told texts.
 
     Returns:
         float32 (B,): mean squared error over (C, H, W).
     """
     noisy = scheduler.add_noise(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    error = predict_noise(model, noisy, timesteps, labels).float() - noise
+    target = noise
+    if scheduler.config.prediction_type == "v_prediction":  # pyright: ignore[reportAttributeAccessIssue]
+        target = scheduler.get_velocity(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    error = predict_noise(model, noisy, timesteps, labels, texts).float() - target
     return error.square().flatten(1).mean(1)
 
 

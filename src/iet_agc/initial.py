@@ -16,17 +16,33 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from huggingface_hub import snapshot_download
+from torch import Tensor, nn
 
 from iet_agc.config import ModelSettings, Settings, is_run
 from iet_agc.diffusion import make_scheduler
 from iet_agc.models import build_unet, image_shape, load_pipeline, with_batch_dropout
 from iet_agc.seeds import key_of
 
-__all__ = ["Initial", "initial_weights"]
+__all__ = ["Initial", "check_digest", "digest_of", "folders_of", "initial_weights"]
 
-#: What is fetched of a model of the hub, first its description, then its weights: no pickles, no half precision.
-_DESCRIPTION = ["model_index.json", "config.json", "scheduler_config.json", "unet/*.json", "scheduler/*.json"]
-_WEIGHTS = ["diffusion_pytorch_model*.safetensors", "unet/diffusion_pytorch_model*.safetensors"]
+#: What is fetched of a model of the hub, by its U-Net, first its description, then its weights: no pickles, no half
+#: precision.
+_DESCRIPTION = {
+    "UNet2DModel": ["model_index.json", "config.json", "scheduler_config.json", "unet/*.json", "scheduler/*.json"],
+    "UNet2DConditionModel": [
+        "model_index.json",
+        *(f"{part}/*.json" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
+        "tokenizer/merges.txt",
+    ],
+}
+_WEIGHTS = {
+    "UNet2DModel": ["diffusion_pytorch_model*.safetensors", "unet/diffusion_pytorch_model*.safetensors"],
+    "UNet2DConditionModel": [
+        "unet/diffusion_pytorch_model*.safetensors",
+        "vae/diffusion_pytorch_model*.safetensors",
+        "text_encoder/model*.safetensors",
+    ],
+}
 _UNWANTED = ["*.fp16.*", "*.non_ema.*"]
 
 
@@ -40,8 +56,8 @@ class Initial:
         sha256: hash of both, architecture included; None of random weights.
     """
 
-    raw: UNet2DModel
-    ema: UNet2DModel
+    raw: nn.Module
+    ema: nn.Module
     sha256: str | None = None
 
 
@@ -61,17 +77,34 @@ def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
         if settings.init.sha256 is not None:
             raise ValueError(f"init.sha256 {settings.init.sha256} is that of a model: say which, --init MODEL")
         torch.manual_seed(key_of("weights", settings.train.seed))
-        fresh = build_unet(shape[1], shape[0], **settings.model.model_dump())
+        fresh = build_unet(shape[1], shape[0], **settings.model.architecture())
         return Initial(fresh, fresh)
-    models = [_fitting(folder, settings, shape) for folder in _folders(settings.init.model)]
-    digest = _digest(models)
-    if settings.init.sha256 not in (None, digest):
-        raise ValueError(f"{settings.init.model} has the hash {digest}, init.sha256 is {settings.init.sha256}")
+    models = [_fitting(folder, settings, shape) for folder in folders_of(settings.init.model)]
+    digest = digest_of([(dict(model.config), model.state_dict()) for model in models])
+    check_digest(settings, digest)
     return Initial(models[0], models[-1], digest)
 
 
-def _folders(name: str) -> list[Path]:
-    """The pipeline folders of a model: of a run two, raw and ema."""
+def check_digest(settings: Settings, digest: str) -> None:
+    """Refuse a model whose hash is not the one that the settings say, if they say one.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if settings.init.sha256 not in (None, digest):
+        raise ValueError(f"{settings.init.model} has the hash {digest}, init.sha256 is {settings.init.sha256}")
+
+
+def folders_of(name: str, kind: str = "UNet2DModel") -> list[Path]:
+    """The pipeline folders of a model: of a run two, raw and ema.
+
+    Args:
+        name: a run, a folder, or a hub id, which is fetched.
+        kind: class of its U-Net; of a hub model it is looked at before weights are fetched.
+
+    Raises:
+        ValueError: no such model.
+    """
     if not name:
         raise ValueError("this preset trains a model further: say which, --init MODEL")
     path = Path(name)
@@ -84,12 +117,12 @@ def _folders(name: str) -> list[Path]:
         return [path]
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise ValueError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
-    index = _fetched(name, _DESCRIPTION) / "model_index.json"
+    index = _fetched(name, _DESCRIPTION[kind]) / "model_index.json"
     parts = json.loads(index.read_text()) if index.is_file() else {}
     unet = parts.get("unet") if isinstance(parts, dict) else None
-    if unet != ["diffusers", "UNet2DModel"]:  # said before gigabytes are fetched
-        raise ValueError(f"{name} of the hub is no pipeline with a UNet2DModel: its U-Net is {unet}")
-    return [_fetched(name, _DESCRIPTION + _WEIGHTS)]
+    if unet != ["diffusers", kind]:  # said before gigabytes are fetched
+        raise ValueError(f"{name} of the hub is no pipeline with a {kind}: its U-Net is {unet}")
+    return [_fetched(name, _DESCRIPTION[kind] + _WEIGHTS[kind])]
 
 
 def _fetched(name: str, patterns: list[str]) -> Path:
@@ -173,13 +206,13 @@ def _with_dropout(model: UNet2DModel, settings: ModelSettings) -> UNet2DModel:
     return with_batch_dropout(changed)
 
 
-def _digest(models: Sequence[UNet2DModel]) -> str:
-    """SHA-256 of architectures and weights, whatever the files that they come in."""
+def digest_of(models: Sequence[tuple[dict[str, Any], dict[str, Tensor]]]) -> str:
+    """SHA-256 of (configuration, weights) of models, whatever the files that they come in."""
     digest = hashlib.sha256()
-    for model in models:
-        config = {name: value for name, value in dict(model.config).items() if name[0] != "_" and name != "dropout"}
+    for given, weights in models:
+        config = {name: value for name, value in given.items() if name[0] != "_" and name != "dropout"}
         digest.update(json.dumps(config, sort_keys=True).encode())
-        for name, tensor in sorted(model.state_dict().items()):
+        for name, tensor in sorted(weights.items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

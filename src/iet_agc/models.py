@@ -3,22 +3,27 @@
 A trained model is a diffusers pipeline folder, so whoever gets it needs diffusers only.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
+
 __all__ = [
     "BatchDropout",
     "build_unet",
     "image_shape",
+    "is_text_pipeline",
     "load_pipeline",
     "num_classes",
+    "pipeline_index",
     "save_pipeline",
     "use_rows",
     "weight_files",
@@ -107,7 +112,7 @@ class BatchDropout(nn.Dropout):
         return input * mask[start : start + len(input)]
 
 
-def with_batch_dropout(model: UNet2DModel) -> UNet2DModel:
+def with_batch_dropout(model: M) -> M:
     """The model itself, its plain dropout replaced by `BatchDropout`."""
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -168,6 +173,20 @@ def weight_files(folder: Path) -> list[Path]:
 def _part(folder: Path, name: str) -> Path:
     """Where a part of a pipeline is: in a folder of its own, or in the pipeline's as in the oldest ones."""
     return folder / name if (folder / name).is_dir() else folder
+
+
+def pipeline_index(folder: Path) -> dict[str, Any]:
+    """What parts a diffusers pipeline has, as its model_index.json says; nothing, if the folder is none."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
+def is_text_pipeline(folder: Path) -> bool:
+    """Whether a folder is a diffusers pipeline whose U-Net is told texts."""
+    return pipeline_index(folder).get("unet") == ["diffusers", "UNet2DConditionModel"]
 
 
 def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet2DModel, DDIMScheduler]:

@@ -1,24 +1,26 @@
 """Sample sets: generated images with the seed of each, drawn in parts so that a kill loses little.
 
-samples.json      what drew them; with a guard, which seeds it turned down; the class of each, if the model is told
+samples.json      what drew them; with a guard, which seeds it turned down; the class or the prompt of each, if the
+                  model is told
 samples.npz       images uint8 (N, C, H, W), seeds int64 (N,), labels int64 (N,) if the model is told classes
 images/*.png      instead of the .npz, when asked; named by seed
 grid.png          the first 64, to look at
 """
 
+import hashlib
 import itertools
 import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from iet_agc import dist
@@ -27,12 +29,12 @@ from iet_agc.data import ImageSet, image_grid, load_images, save_image
 from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.guard import Guard
 from iet_agc.log import progress_bar
-from iet_agc.models import image_shape, load_pipeline, num_classes, weight_files
+from iet_agc.models import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.parts import compute_parts, read_parts
-from iet_agc.precision import Precision, resolved
+from iet_agc.precision import Precision, autocast, resolved
 from iet_agc.sampling import labels_of, rows_at_a_time, sample
 
-__all__ = ["draw_samples", "load_samples", "sample_run"]
+__all__ = ["draw_samples", "load_samples", "read_prompts", "sample_run"]
 
 _FORMAT, _VERSION = "iet-agc samples", 1
 
@@ -56,6 +58,8 @@ def draw_samples(
     on_images: Callable[[float], object] = lambda count: None,
     guard: Guard | None = None,
     label: int | None = None,
+    prompts: Sequence[str] = (),
+    guidance: float = 7.5,
     precision: Precision = "float32",
 ) -> Path:
     """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
@@ -73,22 +77,29 @@ def draw_samples(
             that pass. The set is then that of the first seeds that pass.
         label: class of all images; None draws class seed % classes, all classes in turn. Only of a model that is
             told classes.
-        precision: see `sample`.
+        prompts: of a text-to-image pipeline, one or more; the image of a seed has prompt seed % number of prompts, all
+            in turn.
+        guidance: by prompts, see `text.draw`; only of such a pipeline.
+        precision: of the model's products.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: no pipeline, no such class, or `out` holds something else or another sample set.
+        ValueError: no pipeline, no such class, prompts missing or without effect, or `out` holds something else or
+            another sample set.
         ArithmeticError: the guard turns down nearly everything.
     """
     device = device or torch.device("cpu")
-    model, scheduler = load_pipeline(pipeline, device)
-    about = _about(pipeline, model, scheduler, seeds, steps, file_format, device)
-    about |= {"guard": guard.about if guard else None, "classes": num_classes(model), "class": label}
-    about["precision"] = resolved(precision, device)
+    precision = resolved(precision, device)
+    if is_text_pipeline(pipeline):
+        source = _text_source(pipeline, prompts, guidance, steps, device, on_images, precision)
+    else:
+        source = _image_source(pipeline, label, steps, device, on_images, prompts, precision)
+    about = _about(pipeline, source, seeds, steps, file_format, device)
+    about |= {"guard": guard.about if guard else None, "class": label, "precision": precision}
     _labels(about, seeds[:1])  # refuses a class that there is not
-    _check_guard(guard, image_shape(model))
+    _check_guard(guard, source.shape)
     _check(out, about)
     with dist.alone_in(out):
         if dist.rank() == 0:
@@ -97,13 +108,84 @@ def draw_samples(
         if not (out / ".parts").exists():
             on_images(len(seeds))
             return out
-
-        def draw(own: range) -> Tensor:
-            shape, labels = image_shape(model), _labels(about, own)
-            return sample(model, scheduler, own, shape, steps, device, on_images, labels, about["precision"])
-
-        _draw_parts(out, about, seeds, _PART * about["rows"], draw, on_images, guard)
+        _draw_parts(out, about, seeds, _PART * about["rows"], source, on_images, guard)
     return out
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What draws images.
+
+    Attributes:
+        shape: (C, H, W) of them.
+        scheduler: its noise schedule and sampler conventions.
+        files: what they follow from, by name.
+        about: what else they follow from.
+        draw: seeds to uint8 images.
+        prompts: of which each seed's image has one, if it is told texts.
+    """
+
+    shape: tuple[int, int, int]
+    scheduler: DDIMScheduler
+    files: dict[str, Path]
+    about: dict[str, Any]
+    draw: Callable[[range], Tensor]
+    prompts: Sequence[str] = ()
+
+
+def _image_source(
+    pipeline: Path,
+    label: int | None,
+    steps: int,
+    device: torch.device,
+    on_images: Callable[[float], object],
+    prompts: Sequence[str],
+    precision: Precision,
+) -> _Source:
+    if prompts:
+        raise ValueError(f"{pipeline} is no text-to-image pipeline: leave out the prompts")
+    model, scheduler = load_pipeline(pipeline, device)
+    shape, classes = image_shape(model), num_classes(model)
+    told = {"pipeline": str(pipeline.resolve()), "classes": classes, "class": label}
+
+    def draw(own: range) -> Tensor:
+        return sample(model, scheduler, own, shape, steps, device, on_images, _labels(told, own), precision)
+
+    return _Source(shape, scheduler, {file.name: file for file in weight_files(pipeline)}, {"classes": classes}, draw)
+
+
+def _text_source(
+    pipeline: Path,
+    prompts: Sequence[str],
+    guidance: float,
+    steps: int,
+    device: torch.device,
+    on_images: Callable[[float], object],
+    precision: Precision,
+) -> _Source:
+    from iet_agc import text
+
+    if not prompts:
+        raise ValueError(f"{pipeline} draws what it is told: give --prompt TEXT or --prompts FILE")
+    if not all(map(str.strip, prompts)):
+        raise ValueError("a prompt is empty: say what to draw")
+    parts = text.load_text_pipeline(pipeline)
+    parts.tokens(prompts)  # refuses those that are too long
+    parts.to(device)
+
+    def draw(own: range) -> Tensor:
+        with autocast(precision, device):
+            return text.draw(parts, own, _told(prompts, own), steps, guidance, on_images)
+
+    files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
+    digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
+    about = {"classes": None, "guidance": guidance, "num_prompts": len(prompts), "prompts_sha256": digest}
+    return _Source(parts.image_shape, parts.scheduler, files, about, draw, prompts)
+
+
+def _told(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """The prompt of each seed's image."""
+    return [prompts[seed % len(prompts)] for seed in seeds]
 
 
 def _draw_parts(
@@ -111,14 +193,14 @@ def _draw_parts(
     about: dict[str, Any],
     seeds: range,
     length: int,
-    draw: Callable[[range], Tensor],
+    source: _Source,
     on_images: Callable[[float], object],
     guard: Guard | None,
 ) -> None:
     """Have all parts drawn, by all processes, and put together, by one."""
 
     def make(items: slice) -> dict[str, Tensor]:
-        images = draw(range(seeds.start + items.start, seeds.start + items.stop))
+        images = source.draw(range(seeds.start + items.start, seeds.start + items.stop))
         return {"images": images} | ({"passes": guard.passes(images)} if guard else {})
 
     if guard:
@@ -128,7 +210,8 @@ def _draw_parts(
         chosen, images = seeds, read_parts(out / ".parts", "images", len(seeds), length)["images"]
     dist.barrier()  # others may still be reading parts
     if dist.rank() == 0:
-        _assemble(out, about, chosen, images)
+        told = {"prompts": _told(source.prompts, chosen)} if source.prompts else {}
+        _assemble(out, about | told, chosen, images)
     dist.barrier()
 
 
@@ -167,28 +250,23 @@ def _first_that_pass(
 
 
 def _about(
-    pipeline: Path,
-    model: UNet2DModel,
-    scheduler: DDIMScheduler,
-    seeds: range,
-    steps: int,
-    file_format: str,
-    device: torch.device,
+    pipeline: Path, source: _Source, seeds: range, steps: int, file_format: str, device: torch.device
 ) -> dict[str, Any]:
     """What the images follow from; a set is only gone on with where all of it is the same."""
     return {
         "format": _FORMAT,
         "version": _VERSION,
         "pipeline": str(pipeline.resolve()),
-        "weights_sha256": {file.name: sha256(file) for file in weight_files(pipeline)},
+        "weights_sha256": {name: sha256(file) for name, file in source.files.items()},
         "first_seed": seeds.start,
         "num": len(seeds),
         "steps": steps,
         "sampler": "DDIM, eta 0",
-        "scheduler": dict(scheduler.config),
+        "scheduler": dict(source.scheduler.config),
         "device": device.type,
-        "rows": rows_at_a_time(image_shape(model), device),
+        "rows": rows_at_a_time(source.shape, device),
         "file_format": file_format,
+        **source.about,
     }
 
 
@@ -210,6 +288,7 @@ def sample_run(
     on_images: Callable[[float], object] | None = None,
     guard: Guard | None = None,
     label: int | None = None,
+    prompts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Sample a run as its settings say: what `iet-agc sample` does.
 
@@ -221,6 +300,7 @@ def sample_run(
         device: "auto", "cpu" or "cuda".
         on_images: see `draw_samples`; in place of the progress bar.
         guard, label: see `draw_samples`.
+        prompts: see `draw_samples`; those of a text-to-image run are its training captions, unless given.
 
     Returns:
         A summary, JSON values only.
@@ -235,20 +315,57 @@ def sample_run(
     pipeline = source / asked.weights if run else source
     if run and not pipeline.exists():
         raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+    texts = is_text_pipeline(pipeline)
+    if not texts and "guidance" in (given or {}):
+        raise ValueError(f"{pipeline} is no text-to-image pipeline: leave out the guidance")
+    if run and texts and not prompts:
+        prompts = _captions_of(source)
     seeds = range(asked.first_seed, asked.first_seed + asked.num)
     where = dist.choose_device(device)
     with (
         dist.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
     ):
-        done, precision = on_images or bar.update, asked.precision
-        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, done, guard, label, precision)
+        progress, told = on_images or bar.update, (prompts, asked.guidance, asked.precision)
+        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, progress, guard, label, *told)
     summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
     summary |= {} if label is None else {"class": label}
+    summary |= {"prompts": len(prompts), "guidance": asked.guidance} if texts else {}
     if guard:
         turned_down = len(_read_about(out / "samples.json")["turned_down"])
         summary["guard"] = {"cut": guard.cut, "turned_down": turned_down, "drawn": asked.num + turned_down}
     return summary | {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def _captions_of(run: Path) -> list[str]:
+    """All training captions of a run, in the order of its images."""
+    file = run / "captions.json"
+    try:
+        captions = [text for some in json.loads(file.read_text(encoding="utf-8")) for text in some]
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): give --prompts FILE") from None
+    if not captions or not all(isinstance(text, str) for text in captions):
+        raise ValueError(f"{file} holds no captions: give --prompts FILE")
+    return captions
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The prompts in a text file, one per line.
+
+    Raises:
+        ValueError: it cannot be read, is not UTF-8, or a line is empty.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    if not lines:
+        raise ValueError(f"{file} holds no prompts: write one per line")
+    if empty := [number for number, line in enumerate(lines, 1) if not line.strip()]:
+        raise ValueError(f"{file} has no prompt in line {empty[0]}: write one in every line")
+    return lines
 
 
 def load_samples(
@@ -274,6 +391,8 @@ def load_samples(
     turned_down = {*about.get("turned_down", [])}
     if (labels := about.get("labels")) is not None:
         images = replace(images, labels=torch.tensor(labels))
+    if (prompts := about.get("prompts")) is not None:
+        images = replace(images, captions=tuple((prompt,) for prompt in prompts))
     seeds = (seed for seed in itertools.count(about["first_seed"]) if seed not in turned_down)
     return images, list(itertools.islice(seeds, about["num"]))
 
@@ -285,6 +404,8 @@ def _read_about(file: Path) -> dict[str, Any]:
         usable = isinstance(about["num"] + about["first_seed"], int) and about["file_format"] in ("npz", "png")
         if (labels := about.get("labels")) is not None:
             usable = usable and len(labels) == about["num"] and all(type(label) is int for label in labels)
+        if (prompts := about.get("prompts")) is not None:
+            usable = usable and len(prompts) == about["num"] and all(isinstance(prompt, str) for prompt in prompts)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({type(error).__name__} {error}): sample again") from None
     if kind != (_FORMAT, _VERSION) or not usable:

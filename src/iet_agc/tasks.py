@@ -1,5 +1,9 @@
 """What a run learns to draw: the model it starts from, each member's examples, previews, and what is left of it."""
 
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,12 +15,13 @@ from iet_agc.batches import Examples
 from iet_agc.config import Settings
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler
-from iet_agc.initial import Initial, initial_weights
+from iet_agc.files import replace_text
+from iet_agc.initial import Initial, check_digest, digest_of, folders_of, initial_weights
 from iet_agc.member import Pixels
 from iet_agc.models import save_pipeline
 from iet_agc.sampling import sample
 
-__all__ = ["ImageTask", "Task", "make_task"]
+__all__ = ["ImageTask", "Task", "TextTask", "make_task"]
 
 
 class Task(Protocol):
@@ -51,7 +56,7 @@ def make_task(settings: Settings, images: ImageSet) -> Task:
     Raises:
         ValueError: a model that does not fit the images, their classes or what it is to start from.
     """
-    return ImageTask(settings, images)
+    return TextTask(settings, images) if settings.model.kind == "text-to-image" else ImageTask(settings, images)
 
 
 class ImageTask:
@@ -81,6 +86,73 @@ class ImageTask:
         """See `Task`."""
         for name, model in (("raw", raw), ("ema", ema)):
             save_pipeline(model, self.scheduler, out / name)
+
+
+class TextTask:
+    """Images told their captions, by the U-Net of a Stable Diffusion pipeline over latents; see `Task`.
+
+    Attributes:
+        pipeline: the frozen parts, once for all members, and the U-Net that they start from.
+        captions: one or more of each training image.
+    """
+
+    def __init__(self, settings: Settings, images: ImageSet) -> None:
+        from iet_agc.text import check_size, load_text_pipeline
+
+        if images.captions is None:
+            raise ValueError(f"{images.name} has no captions, and model.kind is text-to-image: use data.name laion-10k")
+        said = [bool(texts) and all(map(str.strip, texts)) for texts in images.captions]
+        if not all(said):
+            raise ValueError(f"image {said.index(False)} of {images.name} has no caption, or an empty one: give it one")
+        folders = folders_of(settings.init.model or "", "UNet2DConditionModel")
+        pipelines = [load_text_pipeline(folder) for folder in folders]
+        self.settings, self.images, self.captions, self.pipeline = settings, images, images.captions, pipelines[0]
+        check_size(self.pipeline, images.shape, images.name)
+        check_digest(settings, digest := digest_of(_described(pipelines)))
+        for pipeline in pipelines:
+            pipeline.made_for(images.shape)
+        self.initial = Initial(pipelines[0].unet, pipelines[-1].unet, digest)
+        self.scheduler = self.pipeline.scheduler
+        tokens = [self.pipeline.tokens(some).tolist() for some in self.captions]
+        self.identity = {"captions": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()}
+
+    def examples(self, shard: Tensor) -> Examples:
+        """See `Task`."""
+        from iet_agc.text import Captioned
+
+        captions = [self.captions[place] for place in shard.tolist()]
+        return Captioned(self.pipeline, self.images.images[shard], captions, self.settings.data.flips)
+
+    def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
+        """The first captions; see `Task`."""
+        from iet_agc.text import draw
+
+        asked = self.settings.sample
+        prompts = [texts[0] for texts in self.captions[: self.settings.run.preview_images]]
+        pipeline = replace(self.pipeline, unet=model).to(device)
+        images = draw(pipeline, range(len(prompts)), prompts, asked.steps, asked.guidance)
+        pipeline.to(torch.device("cpu"))
+        return images, None
+
+    def export(self, raw: Any, ema: Any, out: Path) -> None:
+        """The captions as well, since they are the prompts of a run; see `Task`."""
+        from iet_agc.text import save_text_pipelines
+
+        save_text_pipelines(self.pipeline, {"raw": raw, "ema": ema}, out)
+        replace_text(out / "captions.json", json.dumps(self.captions, ensure_ascii=False, indent=0) + "\n")
+
+
+def _described(pipelines: Sequence[Any]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """What training from pipelines follows from, for `digest_of`."""
+    first = pipelines[0]
+    text = {name: getattr(first.text_encoder.config, name) for name in ("hidden_act", "num_attention_heads")}
+    schedule = {"predicts": first.scheduler.config.prediction_type}
+    frozen = [
+        (dict(first.vae.config), first.vae.state_dict()),
+        (text, first.text_encoder.state_dict()),
+        (schedule, {"abar": first.scheduler.alphas_cumprod}),
+    ]
+    return [*((dict(pipeline.unet.config), pipeline.unet.state_dict()) for pipeline in pipelines), *frozen]
 
 
 def _classes(settings: Settings, images: ImageSet) -> Tensor | None:

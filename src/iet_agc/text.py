@@ -1,0 +1,434 @@
+"""Stable Diffusion, taken apart: the U-Net that learns, and the frozen parts that turn images and texts into numbers.
+
+z = s (mean + std e)                                   latents of an image by the VAE; s is its scaling factor
+z_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise
+v = sqrt(abar_t) noise - sqrt(1 - abar_t) z            what a model predicts in place of noise, if its scheduler says so
+u(z_t, "") + g (u(z_t, text) - u(z_t, ""))             guidance by g, of what the U-Net u predicts
+
+Rombach et al., 2022; Salimans and Ho, 2022, appendix D; Ho and Salimans, 2022, equation 6.
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+
+from iet_agc.batches import Batch
+from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
+from iet_agc.log import say
+from iet_agc.models import pipeline_index, with_batch_dropout
+from iet_agc.sampling import initial_noise, rows_at_a_time
+from iet_agc.seeds import generator
+
+__all__ = [
+    "Captioned",
+    "TextPipeline",
+    "check_size",
+    "draw",
+    "load_text_pipeline",
+    "save_text_pipelines",
+    "text_weight_files",
+]
+
+#: The parts that a pipeline must have, and what each must be.
+_PARTS = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "tokenizer": "CLIPTokenizer",
+    "scheduler": None,  # of any kind: only its noise schedule matters
+}
+_WORDS = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder", "tokenizer": "tokenizer"}
+
+
+@dataclass(frozen=True)
+class TextPipeline:
+    """A Stable Diffusion pipeline; every part is float32 and in evaluation mode, and rests on the CPU.
+
+    Attributes:
+        unet: what is trained.
+        vae, text_encoder, tokenizer: what is not.
+        scheduler: the pipeline's noise schedule and target, sampled by DDIM.
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: DDIMScheduler
+
+    @property
+    def factor(self) -> int:
+        """Pixels along an edge for one latent."""
+        return 2 ** (len(_config(self.vae).block_out_channels) - 1)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that it draws."""
+        size = _config(self.unet).sample_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return _config(self.vae).out_channels, height * self.factor, width * self.factor
+
+    def made_for(self, shape: tuple[int, int, int]) -> None:
+        """Have the U-Net learn, and say in its configuration that it draws images (C, H, W)."""
+        self.unet.requires_grad_(True)
+        self.unet.register_to_config(sample_size=shape[1] // self.factor)
+
+    def to(self, device: torch.device) -> "TextPipeline":
+        """Itself, moved."""
+        parts: list[nn.Module] = [self.unet, self.vae, self.text_encoder]
+        for part in parts:
+            part.to(device)
+        return self
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Texts as the text encoder takes them, int64 (N, L), filled up to its length.
+
+        Raises:
+            ValueError: a text that is longer than that, or none at all.
+        """
+        length = self.tokenizer.model_max_length
+        rows = self.tokenizer([*texts], padding="max_length", max_length=length).input_ids if texts else []
+        for text, ids in zip(texts, rows, strict=True):
+            if len(ids) > length:
+                raise ValueError(
+                    f"text {_shortened(text)!r} has {len(ids)} tokens, the text encoder takes {length}: shorten it"
+                )
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), length)
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens int64 (N, L) to what the U-Net is told, float32 (N, L, D), on the CPU."""
+        device = self.text_encoder.device
+        return _in_rows(lambda some: self.text_encoder(some.to(device))[0], tokens, 8)
+
+    @torch.inference_mode()
+    def moments(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, C, H, W) to mean and deviation of their latents, float32 (N, 2, c, h, w), on the CPU."""
+        _, channels, height, width = images.shape
+        rows = rows_at_a_time((channels, height, width), self.vae.device)
+
+        def encode(some: Tensor) -> Tensor:
+            found: Any = self.vae.encode(to_float(some.to(self.vae.device)))
+            return torch.stack([found.latent_dist.mean, found.latent_dist.std], dim=1)
+
+        return _in_rows(encode, images, rows)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, c, h, w) to images, uint8 (N, C, H, W)."""
+        decoded: Any = self.vae.decode(latents / _config(self.vae).scaling_factor)  # pyright: ignore
+        return to_uint8(decoded.sample)
+
+
+def _config(part: Any) -> Any:
+    return part.config
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _in_rows(function: Callable[[Tensor], Tensor], inputs: Tensor, rows: int) -> Tensor:
+    """A function over always as many rows, the last ones filled up with the first; see `sampling.rows_at_a_time`."""
+    results = []
+    for start in range(0, len(inputs), rows):
+        part = inputs[start : start + rows]
+        filled = torch.cat([part, part[:1].expand(rows - len(part), *part.shape[1:])])
+        results.append(function(filled)[: len(part)].cpu())
+    return torch.cat(results)
+
+
+# -- files
+
+
+def load_text_pipeline(folder: Path) -> TextPipeline:
+    """Read a diffusers text-to-image pipeline in the layout of Stable Diffusion 1 and 2.
+
+    Weights are read from safetensors only, and kept in float32.
+
+    Raises:
+        ValueError: `transformers` is not installed, or the folder is no such pipeline; the message names the part.
+    """
+    _check_parts(folder)
+    if importlib.util.find_spec("transformers") is None:
+        raise ValueError("text-to-image needs the package transformers: pip install 'iet-agc[text]'")
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    try:
+        pipeline = TextPipeline(
+            with_batch_dropout(_whole(UNet2DConditionModel, folder / "unet", low_cpu_mem_usage=False)),
+            _whole(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False),
+            _whole(CLIPTextModel, folder / "text_encoder"),
+            CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            _scheduler(folder),
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder} cannot be read as a text-to-image pipeline: {reason}") from error
+    if reason := _misfit(pipeline):
+        raise ValueError(f"{folder} cannot be trained as a text-to-image pipeline: {reason}")
+    return pipeline
+
+
+def _check_parts(folder: Path) -> None:
+    index = pipeline_index(folder)
+    if not index:
+        raise ValueError(f"{folder} is not a diffusers pipeline: it has no model_index.json that can be read")
+    for part, kind in _PARTS.items():
+        found = index.get(part)
+        theirs = found[1] if isinstance(found, list) and len(found) == 2 else None
+        if theirs is None or not (folder / part).is_dir():
+            raise ValueError(f"{folder} is no text-to-image pipeline: it has no {_WORDS.get(part, part)}")
+        if kind not in (None, theirs, str(theirs).removesuffix("Fast")):
+            what = f"its {_WORDS.get(part, part)} is a {theirs}, not a {kind}"
+            raise ValueError(f"{folder} is no pipeline like Stable Diffusion 1 or 2: {what}")
+
+
+def _whole(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model whose every weight is in the file; what is missing would be filled with random numbers."""
+    loaded: Any = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{folder.name} lacks weights of its configuration: {missing[0]}")
+    return model.float().eval().requires_grad_(False)
+
+
+def _scheduler(folder: Path) -> DDIMScheduler:
+    """The noise schedule of a pipeline, with DDIM over latents, which are not clipped."""
+    config: Any = DDIMScheduler.load_config(folder / "scheduler")
+    return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)  # pyright: ignore
+
+
+def _misfit(pipeline: TextPipeline) -> str | None:
+    """Why a pipeline cannot be trained, in words; None if it can."""
+    unet, vae, text = (_config(part) for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder))
+    schedule = _config(pipeline.scheduler)
+    extras = [name for name in ("addition_embed_type", "class_embed_type", "time_cond_proj_dim") if unet.get(name)]
+    checks = {
+        f"its U-Net takes {unet.in_channels} channels and gives {unet.out_channels}, its latents have "
+        f"{vae.latent_channels}": not unet.in_channels == unet.out_channels == vae.latent_channels,
+        f"its U-Net is told texts of {unet.cross_attention_dim} numbers, its text encoder gives {text.hidden_size}": (
+            unet.cross_attention_dim != text.hidden_size
+        ),
+        f"its U-Net is told more than texts ({', '.join(extras)})": bool(extras),
+        f"it has {schedule.num_train_timesteps} timesteps, not {NUM_TIMESTEPS}": (
+            schedule.num_train_timesteps != NUM_TIMESTEPS
+        ),
+        f"it predicts {schedule.prediction_type!r}, not epsilon or v_prediction": (
+            schedule.prediction_type not in ("epsilon", "v_prediction")
+        ),
+    }
+    return next((reason for reason, wrong in checks.items() if wrong), None)
+
+
+def check_size(pipeline: TextPipeline, shape: tuple[int, int, int], name: str) -> None:
+    """Refuse images (C, H, W) that the pipeline cannot encode and halve.
+
+    Raises:
+        ValueError: the message says which sizes it takes.
+    """
+    channels = _config(pipeline.vae).in_channels
+    if shape[0] != channels:
+        raise ValueError(f"{name} has {shape[0]} channels, the pipeline takes {channels}: set data.convert_to")
+    step = pipeline.factor * 2 ** (len(_config(pipeline.unet).block_out_channels) - 1)
+    if shape[1] % step or shape[2] % step:
+        raise ValueError(
+            f"{name} is {shape[2]} x {shape[1]}, the pipeline takes multiples of {step}: set data.convert_to, such as "
+            f"{channels}x{max(1, round(shape[1] / step)) * step}x{max(1, round(shape[2] / step)) * step}"
+        )
+
+
+def save_text_pipelines(pipeline: TextPipeline, unets: dict[str, Any], out: Path) -> None:
+    """Write a Stable Diffusion pipeline folder `out`/name per U-Net, each whole or not at all.
+
+    The frozen parts are written once; later folders hold hard links to the first one's, where links can be made. A
+    safety checker is not among them: whoever deploys the model adds one.
+    """
+    first: Path | None = None
+    for name, unet in unets.items():
+        folder, unfinished = out / name, out / f".{name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if first is None:
+            _assembled(replace(pipeline, unet=unet)).save_pretrained(unfinished)
+        else:
+            shutil.copytree(first, unfinished, ignore=shutil.ignore_patterns("unet"), copy_function=_linked)
+            unet.save_pretrained(unfinished / "unet")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(unfinished, folder)
+        first = first or folder
+
+
+def _assembled(pipeline: TextPipeline) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        pipeline.vae,
+        pipeline.text_encoder,
+        pipeline.tokenizer,
+        pipeline.unet,
+        pipeline.scheduler,  # pyright: ignore[reportArgumentType]
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+
+
+def _linked(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+    return target
+
+
+def text_weight_files(folder: Path) -> list[Path]:
+    """The files of a text-to-image pipeline that its images follow from."""
+    return sorted(file for part in _PARTS for file in (folder / part).iterdir() if file.is_file())
+
+
+# -- training
+
+
+class Captioned:
+    """Images with captions, as `batches.Examples`: latents and embeddings are computed when first needed, and kept.
+
+    Args:
+        pipeline: its frozen parts encode.
+        images: uint8 (n, C, H, W).
+        captions: one or more texts about each; a step takes one of them at random.
+        flips: mirror those that the batch says.
+    """
+
+    def __init__(
+        self, pipeline: TextPipeline, images: Tensor, captions: Sequence[Sequence[str]], flips: bool = False
+    ) -> None:
+        self.pipeline, self.images, self.flips = pipeline, images, flips
+        texts = sorted({text for some in captions for text in some})
+        place = {text: number for number, text in enumerate(texts)}
+        self.tokens = pipeline.tokens(texts)
+        self.counts = torch.tensor([len(some) for some in captions])
+        rows = [torch.tensor([place[text] for text in some]) for some in captions]
+        self.choices = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        self.moments: Tensor | None = None
+        self.embeddings: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(c, h, w) of the latents."""
+        factor = self.pipeline.factor
+        height, width = self.images.shape[2:]
+        return _config(self.pipeline.vae).latent_channels, height // factor, width // factor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> "Captioned":
+        """Itself, moved; what is encoded is encoded there."""
+        if self.moments is None or self.embeddings is None:
+            self._encode(device)
+        assert self.moments is not None
+        assert self.embeddings is not None
+        self.moments, self.embeddings = self.moments.to(device), self.embeddings.to(device)
+        self.choices, self.counts = self.choices.to(device), self.counts.to(device)
+        return self
+
+    def _encode(self, device: torch.device) -> None:
+        """Every orientation of every image, and every text, once."""
+        say(f"encoding {len(self.images)} images and {len(self.tokens)} captions of them")
+        self.pipeline.vae.to(device)  # pyright: ignore[reportArgumentType]
+        self.pipeline.text_encoder.to(device)
+        orientations = [self.images, self.images.flip(-1)] if self.flips else [self.images]
+        self.moments = torch.stack([self.pipeline.moments(images) for images in orientations])
+        self.embeddings = self.pipeline.embed(self.tokens)
+        self.pipeline.vae.to("cpu")  # pyright: ignore[reportArgumentType]
+        self.pipeline.text_encoder.to("cpu")
+
+    def losses(self, model: Denoiser, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+        """See `diffusion.per_sample_loss`; of latents drawn from the VAE's distribution, and a caption of each."""
+        if self.moments is None or self.embeddings is None:
+            self.to(batch.noise.device)
+        assert self.moments is not None
+        assert self.embeddings is not None
+        posterior, lots = self._draw(batch)
+        positions = batch.positions[rows]
+        mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
+        mean, deviation = self.moments[mirrored, positions].unbind(1)
+        latents = (mean + deviation * posterior[rows]) * _config(self.pipeline.vae).scaling_factor
+        chosen = self.choices[positions, (lots[rows] * self.counts[positions]).long()]
+        return per_sample_loss(
+            model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=self.embeddings[chosen]
+        )
+
+    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Noise of the latents, as `batch.noise`, and a number in [0, 1) that chooses the caption, (B,)."""
+        device = batch.noise.device
+        rng = generator("text", *batch.identity, device=device)
+        noise = torch.randn(batch.noise.shape, generator=rng, device=device)
+        return noise, torch.rand(len(noise), generator=rng, device=device, dtype=torch.float64)
+
+
+# -- sampling
+
+
+@torch.inference_mode()
+def draw(
+    pipeline: TextPipeline,
+    seeds: Sequence[int],
+    prompts: Sequence[str],
+    steps: int = 50,
+    guidance: float = 7.5,
+    on_images: Callable[[float], object] = lambda count: None,
+) -> Tensor:
+    """Draw one image per seed and prompt, by DDIM with eta = 0, where the pipeline's parts are.
+
+    Args:
+        pipeline: all its parts on one device.
+        seeds: one per image; equal seeds and prompts give equal images, whatever the others are.
+        prompts: one per image.
+        steps: evaluations of the U-Net per image, twice as many with guidance.
+        guidance: see above; as in diffusers, there is none up to 1.
+        on_images: called after each step with the finished fraction of images, for progress.
+
+    Returns:
+        uint8 (N, C, H, W), on the CPU.
+    """
+    channels, height, width = pipeline.image_shape
+    shape = _config(pipeline.vae).latent_channels, height // pipeline.factor, width // pipeline.factor
+    pipeline.scheduler.set_timesteps(steps, device=pipeline.vae.device)
+    rows = rows_at_a_time((channels, height, width), pipeline.vae.device)
+    tokens, nothing = pipeline.tokens(prompts), pipeline.embed(pipeline.tokens([""]))
+    texts = {row.numpy().tobytes(): row for row in tokens}
+    embedded = dict(zip(texts, pipeline.embed(torch.stack([*texts.values()])), strict=True)) if texts else {}
+    images = [torch.empty((0, *pipeline.image_shape), dtype=torch.uint8)]
+    for start in range(0, len(seeds), rows):
+        part = seeds[start : start + rows]
+        noise, told = torch.zeros(rows, *shape), nothing.repeat(rows, 1, 1)
+        noise[: len(part)] = initial_noise(part, shape)
+        for row, ids in enumerate(tokens[start : start + rows]):
+            told[row] = embedded[ids.numpy().tobytes()]
+        both = torch.cat([nothing.expand_as(told), told]) if guidance > 1 else told
+        share = len(part) / steps
+        finished = _denoise(pipeline, noise, both, guidance, lambda s=share: on_images(s))
+        images.append(finished[: len(part)].cpu())
+    return torch.cat(images)
+
+
+def _denoise(
+    pipeline: TextPipeline, latents: Tensor, texts: Tensor, guidance: float, on_step: Callable[[], object]
+) -> Tensor:
+    """Noise (N, c, h, w) to images; texts of N rows, or of 2N: without and with text."""
+    latents, texts = latents.to(pipeline.vae.device), texts.to(pipeline.vae.device)
+    for timestep in pipeline.scheduler.timesteps:
+        inputs = latents.repeat(len(texts) // len(latents), 1, 1, 1)
+        predicted = predict_noise(pipeline.unet, inputs, timestep.expand(len(inputs)), texts=texts)
+        if len(texts) > len(latents):
+            without, told = predicted.chunk(2)
+            predicted = without + guidance * (told - without)
+        latents = pipeline.scheduler.step(predicted, timestep, latents).prev_sample  # pyright: ignore
+        on_step()
+    return pipeline.decode(latents)

@@ -1,0 +1,524 @@
+"""Text-to-image: a miniature Stable Diffusion of random weights goes the whole way, from cache to stock diffusers."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from diffusers import PNDMScheduler, StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
+
+from iet_agc import cli, samples
+from iet_agc.batches import draw_batch
+from iet_agc.config import load_preset, validate
+from iet_agc.data import ImageSet
+from iet_agc.engine import train
+from iet_agc.initial import folders_of
+from iet_agc.samples import draw_samples, load_samples, sample_run
+from iet_agc.seeds import generator
+from iet_agc.text import Captioned, draw, load_text_pipeline
+from tests.miniature import captioned, save_captioned, save_miniature
+from tests.test_dist import in_processes
+from tests.test_engine import assert_same, one_thread  # noqa: F401
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_miniature(tmp_path_factory.mktemp("pipelines") / "epsilon")
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return load_text_pipeline(folder)
+
+
+def stock(folder):
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def settings(init, **changes):
+    content = {
+        "model": {"kind": "text-to-image"},
+        "init": {"model": str(init)},
+        "method": {"members": 2, "rounds": 2, "skip_below": 0.8},
+        "train": {"steps": 4, "batch_size": 4, "warmup_steps": 0, "learning_rate": 1e-3, "ema_decay": 0.9},
+        "sample": {"steps": 2},
+        "run": {"log_every": 2, "save_every": 2, "preview_images": 2},
+    }
+    for name, value in changes.items():
+        section, field = name.split("__")
+        content.setdefault(section, {})[field] = value
+    return validate(content)
+
+
+def unet(run, kind="raw"):
+    return load_text_pipeline(run / kind).unet.state_dict()
+
+
+# -- latents, embeddings, loss
+
+
+def test_what_is_cached_is_what_stock_diffusers_computes(folder, pipeline):
+    data, pipe = captioned(), stock(folder)
+    for flips in (False, True):
+        examples = Captioned(pipeline, data.images, data.captions, flips).to(CPU)
+        for mirrored in range(1 + flips):
+            pixels = data.images.flip(-1) if mirrored else data.images
+            with torch.no_grad():
+                found = pipe.vae.encode(pixels.float() / 127.5 - 1).latent_dist
+            torch.testing.assert_close(examples.moments[mirrored, :, 0], found.mean, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(examples.moments[mirrored, :, 1], found.std, rtol=1e-4, atol=1e-5)
+    for number, texts in enumerate(data.captions):
+        assert examples.counts[number] == len(texts)
+        for place, text in enumerate(texts):
+            with torch.no_grad():
+                expected = pipe.encode_prompt(text, CPU, 1, do_classifier_free_guidance=False)[0][0]
+            cached = examples.embeddings[examples.choices[number, place]]
+            torch.testing.assert_close(cached, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoding_does_not_depend_on_the_others(pipeline):
+    data = captioned()
+    whole = pipeline.moments(data.images)
+    assert torch.equal(pipeline.moments(data.images[5:7]), whole[5:7])
+    tokens = pipeline.tokens([texts[0] for texts in data.captions])
+    assert torch.equal(pipeline.embed(tokens[5:7]), pipeline.embed(tokens)[5:7])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("flips", [False, True])
+def test_the_loss_is_that_of_the_formula(tmp_path, prediction, flips):
+    """By hand, image by image, with stock parts: latents drawn from the VAE, one caption of several, the target."""
+    pipe = stock(save_miniature(tmp_path / "p", prediction=prediction))
+    pipeline, data = load_text_pipeline(tmp_path / "p"), captioned()
+    examples = Captioned(pipeline, data.images, data.captions, flips)
+    batch = draw_batch(3, 1, 5, len(data), 8, examples.shape, CPU)
+    with torch.no_grad():
+        losses = examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
+    rng = generator("text", 3, 1, 5)
+    posterior, lots = torch.randn(8, 4, 8, 8, generator=rng), torch.rand(8, generator=rng, dtype=torch.float64)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    abar = (1 - betas).cumprod(0)[batch.timesteps]
+    chosen = set()
+    for row, position in enumerate(batch.positions.tolist()):
+        image = data.images[position : position + 1].float() / 127.5 - 1
+        image = image.flip(-1) if flips and batch.flips[row] else image
+        place = int(lots[row] * len(data.captions[position]))
+        chosen.add(place)
+        with torch.no_grad():
+            found = pipe.vae.encode(image).latent_dist
+            latents = (found.mean + found.std * posterior[row]) * pipe.vae.config.scaling_factor
+            text = pipe.encode_prompt(data.captions[position][place], CPU, 1, False)[0]
+            signal, spread = abar[row].sqrt().float(), (1 - abar[row]).sqrt().float()
+            noisy = signal * latents + spread * batch.noise[row]
+            predicted = pipe.unet(noisy, batch.timesteps[row], encoder_hidden_states=text).sample
+        v = signal * batch.noise[row] - spread * latents
+        target = batch.noise[row] if prediction == "epsilon" else v
+        expected = (predicted - target).square().mean()
+        torch.testing.assert_close(losses[row], expected, rtol=1e-3, atol=1e-5)
+    assert len(chosen) > 1
+
+
+def test_replicas_of_a_batch_see_the_rows_of_one_batch(pipeline):
+    data = captioned()
+    examples = Captioned(pipeline, data.images, data.captions, flips=True)
+    batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
+    with torch.no_grad():
+        whole, part = (
+            examples.losses(pipeline.unet, pipeline.scheduler, batch, rows) for rows in (slice(0, 8), slice(3, 8))
+        )
+    torch.testing.assert_close(part, whole[3:], rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_reads_nothing_on_the_host(pipeline):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert not any(word in str(function) for word in ("_local_scalar_dense", "nonzero"))
+            return function(*args, **(kwargs or {}))
+
+    data = captioned()
+    examples = Captioned(pipeline, data.images, data.captions, flips=True).to(CPU)
+    batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
+    with torch.no_grad():
+        examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
+        with Watch():
+            examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
+
+
+def test_a_hub_pipeline_is_fetched_without_pickles(folder, tmp_path, monkeypatch):
+    asked = []
+
+    def fetched(name, allow_patterns, ignore_patterns):
+        asked.append(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("iet_agc.initial.snapshot_download", fetched)
+    monkeypatch.chdir(tmp_path)
+    assert folders_of("someone/stable", "UNet2DConditionModel") == [folder]
+    assert all(pattern.endswith((".json", "merges.txt")) for pattern in asked[0])
+    assert all(pattern.endswith((".json", ".txt", ".safetensors")) for pattern in asked[1])
+    files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    assert all(any(file.match(pattern) for pattern in asked[1]) for file in files)
+
+
+# -- training
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A finished run, and what it should have been started with."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(settings(folder), captioned(), out, CPU)
+    return out
+
+
+def test_a_run_learns_and_leaves_frozen_parts_alone(folder, run):
+    before, after = load_text_pipeline(folder), load_text_pipeline(run / "raw")
+    assert_same(before.vae.state_dict(), after.vae.state_dict())
+    assert_same(before.text_encoder.state_dict(), after.text_encoder.state_dict())
+    changed = [not torch.equal(before.unet.state_dict()[name], value) for name, value in unet(run).items()]
+    assert all(changed)
+    assert not torch.equal(unet(run)["conv_in.weight"], unet(run, "ema")["conv_in.weight"])
+    assert (run / "previews" / "round-0002.png").exists()
+    rows = (run / "telemetry.csv").read_text().splitlines()
+    assert len(rows) == 1 + 12
+
+
+def test_frozen_parts_are_on_the_disk_once(run):
+    for part in ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        assert os.path.samefile(run / "raw" / part, run / "ema" / part)
+    file = "unet/diffusion_pytorch_model.safetensors"
+    assert not os.path.samefile(run / "raw" / file, run / "ema" / file)
+
+
+def test_a_file_system_without_links_gets_copies(pipeline, tmp_path, monkeypatch):
+    from iet_agc.text import save_text_pipelines
+
+    def refuses(*arguments):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuses)
+    save_text_pipelines(pipeline, {"a": pipeline.unet, "b": pipeline.unet}, tmp_path)
+    assert_same(load_text_pipeline(tmp_path / "b").vae.state_dict(), pipeline.vae.state_dict())
+
+
+def test_a_killed_run_resumes_bitwise(folder, run, tmp_path):
+    steps = []
+
+    def dies(count):
+        steps.append(count)
+        if len(steps) == 15:  # of 16, after 0: in the second member's second round
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(folder), captioned(), tmp_path / "run", CPU, dies)
+    assert not (tmp_path / "run" / "raw").exists()
+    train(settings(folder), captioned(), tmp_path / "run", CPU)
+    for kind in ("raw", "ema"):
+        assert_same(unet(tmp_path / "run", kind), unet(run, kind))
+
+
+def test_two_processes_train_the_same_model(folder, run, tmp_path):
+    in_processes(2, lambda: train(settings(folder), captioned(), tmp_path / "run", CPU))
+    assert_same(unet(tmp_path / "run"), unet(run))
+
+
+def test_agc_skips_latents(folder, tmp_path):
+    """With the bank the last loss, and a cut far above it, whatever comes at a timestep for the second time."""
+    chosen = settings(
+        folder, method__members=1, method__rounds=1, train__steps=20, train__batch_size=16, run__preview_images=0,
+        method__skip_below=8.0, method__decay=0.0,
+    )  # fmt: skip
+    train(chosen, captioned(), tmp_path / "run", CPU)
+    skipped = [int(row.split(",")[-1]) for row in (tmp_path / "run" / "telemetry.csv").read_text().splitlines()[1:]]
+    assert sum(skipped) > 20
+
+
+def test_other_captions_are_another_run(folder, run):
+    data = captioned()
+    other = ImageSet(data.images, data.name, captions=(("a dog",), *data.captions[1:]))
+    with pytest.raises(ValueError, match="belongs to a run with other settings or images"):
+        train(settings(folder), other, run, CPU)
+
+
+def test_another_pipeline_is_another_run(run, tmp_path):
+    with pytest.raises(ValueError, match="holds another run"):
+        train(settings(save_miniature(tmp_path / "other", seed=1)), captioned(), run, CPU)
+
+
+def test_a_run_is_trained_further_with_its_average(run, tmp_path):
+    chosen = settings(run, method__members=1, method__rounds=1, train__learning_rate=1e-9, train__ema_decay=1.0)
+    train(chosen, captioned(), tmp_path / "further", CPU)
+    assert_same(unet(tmp_path / "further", "ema"), unet(run, "ema"))
+
+
+# -- drawing
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_stock_diffusers_draws_the_same_from_the_exported_pipeline(run, guidance):
+    seeds, prompts = [3, 4, 5], ["a red dog", "a bird", "a blue house"]
+    ours = draw(load_text_pipeline(run / "raw"), seeds, prompts, 4, guidance)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    theirs = stock(run / "raw")(
+        prompts, num_inference_steps=4, guidance_scale=guidance, generator=generators, output_type="np"
+    ).images
+    theirs = (torch.from_numpy(theirs).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
+    assert ours.shape == theirs.shape == (3, 3, 16, 16)
+    difference = (ours.int() - theirs.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.01
+    assert ours.float().std() > 1
+
+
+def test_prompts_and_guidance_have_an_effect(pipeline):
+    images = [draw(pipeline, [1], [text], 2, guidance)[0] for text in ("a dog", "a red cat") for guidance in (1.0, 7.5)]
+    assert len({image.numpy().tobytes() for image in images}) == 4
+
+
+def test_an_image_depends_on_its_seed_and_prompt_only(run, tmp_path):
+    prompts = ["a red dog", "a bird", "a cat"]
+    whole, seeds = load_samples(draw_samples(run / "raw", range(7), tmp_path / "a", 2, prompts=prompts))
+    late, _ = load_samples(draw_samples(run / "raw", range(4, 6), tmp_path / "b", 2, prompts=prompts))
+    assert seeds == list(range(7))
+    assert torch.equal(late.images, whole.images[4:6])
+    assert whole.captions == tuple((prompts[seed % 3],) for seed in range(7))
+    assert late.captions == (("a bird",), ("a cat",))
+    alone, _ = load_samples(draw_samples(run / "raw", range(4, 5), tmp_path / "c", 2, prompts=["a bird"]))
+    assert torch.equal(alone.images[0], whole.images[4])
+
+
+def test_a_killed_draw_goes_on(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "_PART", 1)
+    monkeypatch.setattr("iet_agc.samples.rows_at_a_time", lambda shape, device: 2)
+    calls, arguments = [], {"steps": 2, "prompts": ["a dog", "a cat", "a bird"]}
+
+    def dies(share):
+        calls.append(share)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw_samples(run / "raw", range(6), tmp_path / "a", on_images=dies, **arguments)
+    with pytest.raises(ValueError, match="unfinished sample set"):
+        load_samples(tmp_path / "a")
+    with pytest.raises(ValueError, match="holds another sample set"):
+        draw_samples(run / "raw", range(6), tmp_path / "a", steps=2, prompts=["a dog"])
+    with pytest.raises(ValueError, match=r"another sample set \(guidance is 7.5, not 2"):
+        draw_samples(run / "raw", range(6), tmp_path / "a", guidance=2, **arguments)
+    draw_samples(run / "raw", range(6), tmp_path / "a", **arguments)
+    whole = draw_samples(run / "raw", range(6), tmp_path / "b", **arguments)
+    assert torch.equal(load_samples(tmp_path / "a")[0].images, load_samples(whole)[0].images)
+
+
+def test_a_run_draws_its_training_captions(run, tmp_path):
+    summary = sample_run(run, tmp_path / "s", {"num": 5})
+    captions = [text for texts in captioned().captions for text in texts]
+    assert (summary["prompts"], summary["guidance"]) == (len(captions), 7.5)
+    images, _ = load_samples(tmp_path / "s")
+    assert images.captions == tuple((text,) for text in captions[:5])
+    sample_run(run, tmp_path / "unguided", {"num": 5, "guidance": 1})
+    assert not torch.equal(load_samples(tmp_path / "unguided")[0].images, images.images)
+
+
+def test_a_damaged_sample_set_is_named(run, tmp_path):
+    draw_samples(run / "raw", range(2), tmp_path / "s", 2, prompts=["a dog"])
+    about = json.loads((tmp_path / "s" / "samples.json").read_text())
+    (tmp_path / "s" / "samples.json").write_text(json.dumps(about | {"prompts": ["a dog"]}))
+    with pytest.raises(ValueError, match=r"samples\.json .* sample again"):
+        load_samples(tmp_path / "s")
+
+
+def test_pixels_take_no_prompts(capsys, tmp_path):
+    from iet_agc.diffusion import make_scheduler
+    from iet_agc.models import build_unet, save_pipeline
+
+    save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), tmp_path / "pixels")
+    for words in (("--prompt", "a dog"), ("--guidance", "3")):
+        status, _, line = call(capsys, "sample", tmp_path / "pixels", "--out", tmp_path / "s", "--num", "1", *words)
+        assert (status, "is no text-to-image pipeline: leave out the" in line) == (2, True)
+
+
+# -- the command line
+
+
+def call(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err.strip().splitlines()[-1] if err.strip() else ""
+
+
+TINY = [
+    *("--data.convert-to", "3x16x16", "--method.rounds", "1", "--train.steps", "2", "--train.batch-size", "2"),
+    *("--run.preview-images", "0", "--sample.num", "3", "--sample.steps", "2", "--run.device", "cpu"),
+]
+
+
+def test_the_presets_train_and_sample(capsys, folder, tmp_path):
+    root = save_captioned(tmp_path / "laion", captioned())
+    for name, members in (("sd21-laion10k-default", 1), ("sd21-laion10k-iet-agc", 4)):
+        out = tmp_path / name
+        status, text, _ = call(capsys, "train", name, "--out", out, "--init", folder, "--data.root", root, *TINY)
+        assert status == 0
+        assert json.loads(text)["steps"] == members * 2
+        status, text, _ = call(capsys, "sample", out, "--out", out / "samples", "--prompt", "a red dog")
+        assert status == 0
+        assert load_samples(out / "samples")[0].captions == (("a red dog",),) * 3
+
+
+def test_the_presets_are_the_papers():
+    default, ensemble = (load_preset(f"sd21-laion10k-{name}") for name in ("default", "iet-agc"))
+    assert default.total_steps == ensemble.total_steps == 4 * 25 * 2000
+    assert (ensemble.method.members, ensemble.method.rounds, ensemble.train.steps) == (4, 25, 2000)
+    assert (ensemble.method.skip_below, ensemble.method.decay, default.method.skip_below) == (0.8, 0.8, 0)
+    for preset in (default, ensemble):
+        assert (preset.train.batch_size, preset.train.learning_rate) == (8, 2.5e-6)
+        assert (preset.data.name, preset.data.convert_to, preset.init.model) == ("laion-10k", None, "")
+
+
+def without(part):
+    def change(folder):
+        index = json.loads((folder / "model_index.json").read_text())
+        index[part] = [None, None]
+        (folder / "model_index.json").write_text(json.dumps(index))
+        shutil.rmtree(folder / part)
+
+    return change
+
+
+def other_kind(part, kind):
+    def change(folder):
+        index = json.loads((folder / "model_index.json").read_text())
+        index[part][1] = kind
+        (folder / "model_index.json").write_text(json.dumps(index))
+
+    return change
+
+
+def configured(part, file, **changes):
+    def change(folder):
+        config = json.loads((folder / part / file).read_text())
+        (folder / part / file).write_text(json.dumps(config | changes))
+
+    return change
+
+
+def truncated(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("text_encoder"), "is no text-to-image pipeline: it has no text encoder"),
+        (without("vae"), "is no text-to-image pipeline: it has no VAE"),
+        (other_kind("text_encoder", "T5EncoderModel"), "its text encoder is a T5EncoderModel, not a CLIPTextModel"),
+        (other_kind("unet", "UNet2DModel"), "its U-Net is a UNet2DModel, not a UNet2DConditionModel"),
+        (configured("scheduler", "scheduler_config.json", prediction_type="sample"), "it predicts 'sample', not eps"),
+        (configured("scheduler", "scheduler_config.json", num_train_timesteps=500), "it has 500 timesteps, not 1000"),
+        (configured("unet", "config.json", in_channels=9), "cannot be read as a text-to-image pipeline"),
+        (configured("unet", "config.json", layers_per_block=2), "lacks weights of its configuration"),
+        (truncated, "cannot be read as a text-to-image pipeline"),
+        (lambda folder: (folder / "model_index.json").unlink(), "is not a diffusers pipeline"),
+    ],
+)
+def test_pipelines_that_cannot_be_trained(capsys, folder, tmp_path, change, message):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    change(broken)
+    root = save_captioned(tmp_path / "laion", captioned())
+    words = ("train", "sd21-laion10k-default", "--out", tmp_path / "run", "--init", broken, "--data.root", root)
+    status, _, line = call(capsys, *words, *TINY)
+    assert status == 2
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "this preset trains a model further: say which, --init MODEL"),
+        (["--init", "{folder}", "--data.convert-to", "3x18x18"], "takes multiples of 4: set data.convert_to, such as"),
+        (["--init", "{folder}", "--data.convert-to", "1x16x16"], "has 1 channels, the pipeline takes 3"),
+        (["--init", "{folder}", "--model.channels", "64"], "model.channels has no effect on text-to-image"),
+        (["--init", "{folder}", "--init.sha256", "0" * 64], "has the hash"),
+    ],
+)
+def test_settings_that_do_not_fit(capsys, folder, tmp_path, words, message):
+    root = save_captioned(tmp_path / "laion", captioned())
+    given = [word.format(folder=folder) for word in words]
+    start = ("train", "sd21-laion10k-default", "--out", tmp_path / "run", "--data.root", root)
+    status, _, line = call(capsys, *start, *TINY, *given)
+    assert status == 2
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_captions_that_do_not_fit(folder, tmp_path):
+    data = captioned()
+    with pytest.raises(ValueError, match=r"noise has no captions, and model\.kind is text-to-image"):
+        train(settings(folder), ImageSet(data.images, "noise"), tmp_path / "run", CPU)
+    long = ImageSet(data.images, "noise", captions=(("a " * 40,), *data.captions[1:]))
+    with pytest.raises(ValueError, match=r"text 'a a a .*\.\.\.' has 42 tokens, the text encoder takes 16: shorten it"):
+        train(settings(folder), long, tmp_path / "run", CPU)
+    empty = ImageSet(data.images, "noise", captions=((" ",), *data.captions[1:]))
+    with pytest.raises(ValueError, match="image 0 of noise has no caption, or an empty one"):
+        train(settings(folder), empty, tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no prompts"),
+        (b"a dog\n\na cat\n", "has no prompt in line 2"),
+        ("ein Bär".encode("latin-1"), "is not UTF-8, at byte 5"),
+    ],
+)
+def test_prompt_files_that_cannot_be_read(capsys, run, tmp_path, content, message):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    words = ("sample", run, "--out", tmp_path / "s", "--prompts", tmp_path / "prompts.txt")
+    status, _, line = call(capsys, *words)
+    assert status == 2
+    assert message in line
+    assert not (tmp_path / "s").exists()
+
+
+def test_prompts_that_do_not_fit(capsys, run, tmp_path):
+    cases = {
+        ("--prompt", "a " * 40): "has 42 tokens, the text encoder takes 16",
+        ("--prompt", " "): "a prompt is empty",
+        ("--class", "1"): "is told no classes",
+        ("--prompt", "a", "--prompts", "b"): "not allowed with argument",
+    }
+    for words, message in cases.items():
+        status, _, line = call(capsys, "sample", run, "--out", tmp_path / "s", *words)
+        assert (status, message in line) == (2, True), line
+    status, _, line = call(capsys, "sample", run / "raw", "--out", tmp_path / "s")
+    assert (status, "draws what it is told: give --prompt TEXT or --prompts FILE" in line) == (2, True)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_pipeline_with_another_scheduler_keeps_its_noise(tmp_path):
+    schedule = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True)
+    found = load_text_pipeline(save_miniature(tmp_path / "p", scheduler=schedule)).scheduler
+    assert torch.equal(found.alphas_cumprod, schedule.alphas_cumprod)
+    assert found.config.clip_sample is False
+    assert found.config.prediction_type == "epsilon"
+
+
+def test_without_transformers_it_is_one_line(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs the package transformers: pip install 'iet-agc\[text\]'"):
+        load_text_pipeline(folder)
