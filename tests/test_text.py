@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("transformers")
 
 from diffusers import PNDMScheduler, StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
+from safetensors.torch import load_file, save_file
 
 from iet_agc import cli, samples
 from iet_agc.batches import draw_batch
@@ -19,6 +20,7 @@ from iet_agc.engine import train
 from iet_agc.initial import folders_of
 from iet_agc.samples import draw_samples, load_samples, sample_run
 from iet_agc.seeds import generator
+from iet_agc.tasks import TextTask
 from iet_agc.text import Captioned, draw, load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.test_dist import in_processes
@@ -60,6 +62,31 @@ def settings(init, **changes):
 
 def unet(run, kind="raw"):
     return load_text_pipeline(run / kind).unet.state_dict()
+
+
+def test_the_layout_of_the_hub_is_read(folder, pipeline, tmp_path):
+    """Older files: a vocabulary and its merges, another prefix of the text encoder's names, and its position ids."""
+    old = shutil.copytree(folder, tmp_path / "old")
+    content = json.loads((old / "tokenizer" / "tokenizer.json").read_text())["model"]
+    (old / "tokenizer" / "tokenizer.json").unlink()
+    (old / "tokenizer" / "vocab.json").write_text(json.dumps(content["vocab"]))
+    (old / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, content["merges"])]))
+    weights = load_file(old / "text_encoder" / "model.safetensors")
+    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
+    weights["text_model.embeddings.position_ids"] = torch.arange(16)[None]
+    save_file(weights, old / "text_encoder" / "model.safetensors", {"format": "pt"})
+    found, texts = load_text_pipeline(old), ["a red dog", "a bird with a hat"]
+    assert torch.equal(found.tokens(texts), pipeline.tokens(texts))
+    assert torch.equal(found.embed(found.tokens(texts)), pipeline.embed(pipeline.tokens(texts)))
+    assert TextTask(settings(old), captioned()).initial.sha256 == TextTask(settings(folder), captioned()).initial.sha256
+
+
+def test_half_precision_is_trained_in_full(folder, tmp_path):
+    half = shutil.copytree(folder, tmp_path / "half")
+    for file in half.rglob("*.safetensors"):
+        save_file({name: value.half() for name, value in load_file(file).items()}, file, {"format": "pt"})
+    task = TextTask(settings(half), captioned())
+    assert {tensor.dtype for tensor in task.initial.raw.state_dict().values()} == {torch.float32}
 
 
 # -- latents, embeddings, loss
