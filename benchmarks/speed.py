@@ -30,11 +30,12 @@ from diffusers import DDIMPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from iet_agc.agc import AntiGradientControl
+from iet_agc.batches import draw_batch
 from iet_agc.config import Settings, load_preset, override
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, to_float
 from iet_agc.engine import train
-from iet_agc.member import Member, draw_batch
+from iet_agc.member import Member, Pixels
 from iet_agc.models import build_unet, save_pipeline
 from iet_agc.precision import resolved
 from iet_agc.sampling import denoise, initial_noise, rows_at_a_time, sample
@@ -104,7 +105,7 @@ def member_step(
     model: torch.nn.Module, images: torch.Tensor, settings: Settings, device: torch.device
 ) -> Callable[[], object]:
     """One step of a real member at a time."""
-    one = Member(0, model, images, settings, device)  # pyright: ignore[reportArgumentType]
+    one = Member(0, model, Pixels(images), settings, device)
     one.to(device)
     steps = one.train(10**9, make_scheduler())
     return lambda: next(steps)

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from iet_agc.config import read_settings
 from iet_agc.diffusion import make_scheduler
 from iet_agc.engine import train
-from iet_agc.member import Member
+from iet_agc.member import Member, Pixels
 from iet_agc.models import build_unet
 from iet_agc.precision import resolved
 from iet_agc.sampling import sample
@@ -21,7 +21,7 @@ def member(device=CPU, **changes):
     given = settings(**changes)
     torch.manual_seed(0)
     model = build_unet(8, 1, **given.model.model_dump(exclude={"classes"}))
-    return Member(0, model, images().images, given, device)
+    return Member(0, model, Pixels(images().images, flips=given.data.flips), given, device)
 
 
 @pytest.mark.parametrize("has", ["_is_avx512_bf16_supported", "_is_amx_tile_supported", None])

@@ -326,8 +326,11 @@ def sample_run(
         dist.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
     ):
-        progress, told = on_images or bar.update, (prompts, asked.guidance, asked.precision)
-        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, progress, guard, label, *told)
+        progress, precision = on_images or bar.update, asked.precision
+        draw_samples(
+            *(pipeline, seeds, out, asked.steps, file_format, where, progress),
+            *(guard, label, prompts, asked.guidance, precision),
+        )
     summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
     summary |= {} if label is None else {"class": label}
     summary |= {"prompts": len(prompts), "guidance": asked.guidance} if texts else {}
