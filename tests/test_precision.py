@@ -20,7 +20,7 @@ NAMES = ("float32", "bfloat16")
 def member(device=CPU, **changes):
     given = settings(**changes)
     torch.manual_seed(0)
-    model = build_unet(8, 1, **given.model.model_dump(exclude={"classes"}))
+    model = build_unet(8, 1, **given.model.model_dump(exclude={"classes", "kind"}))
     return Member(0, model, Pixels(images().images, flips=given.data.flips), given, device)
 
 
