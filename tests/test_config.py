@@ -51,6 +51,8 @@ OTHER = {
     "model.dropout": 0.0,
     "model.groups": 8,
     "model.classes": 10,
+    "text.captions": "first",
+    "text.embedding_noise": 0.1,
     "init.model": "runs/a",
     "init.sha256": "0" * 64,
     "method.members": 2,

@@ -116,7 +116,7 @@ ELSEWHERE = {
         "download", "classes", "captions", "subset", "train_split", "held_out_split", "image_column", "label_column",
         "cache",
     )
-} | {"model.kind", "sample.guidance"}  # fmt: skip
+} | {"model.kind", "sample.guidance", "text.captions", "text.embedding_noise"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -164,6 +164,43 @@ def test_replicas_of_a_batch_see_the_rows_of_one_batch(pipeline):
     torch.testing.assert_close(part, whole[3:], rtol=1e-4, atol=1e-6)
 
 
+def told(folder, data, batch, **changes):
+    """What the U-Net is told, and the losses, of one batch."""
+    task, seen = TextTask(settings(folder, **changes), data), []
+    honest = task.pipeline.unet.forward
+
+    def listening(*arguments, **named):
+        seen.append(named["encoder_hidden_states"])
+        return honest(*arguments, **named)
+
+    task.pipeline.unet.forward = listening
+    examples = task.examples(torch.arange(len(data)))
+    with torch.no_grad():
+        losses = examples.losses(task.pipeline.unet, task.scheduler, batch, slice(2, 8))
+    return seen[0], losses
+
+
+def test_text_mitigations_do_what_they_say(folder, pipeline):
+    data = captioned()
+    batch = draw_batch(0, 0, 0, len(data), 8, (4, 8, 8), CPU)
+    plain, losses = told(folder, data, batch)
+    first, _ = told(folder, data, batch, text__captions="first")
+    noisy, other_losses = told(folder, data, batch, text__embedding_noise=0.1)
+    places = batch.positions[2:8].tolist()
+    expected = pipeline.embed(pipeline.tokens([data.captions[place][0] for place in places]))
+    torch.testing.assert_close(first, expected)
+    assert not torch.equal(plain, first)
+    rng = generator("text", 0, 0, 0)
+    torch.randn(8, 4, 8, 8, generator=rng), torch.rand(8, generator=rng, dtype=torch.float64)
+    torch.testing.assert_close(noisy, plain + 0.1 * torch.randn(8, *plain.shape[1:], generator=rng)[2:8])
+    assert not torch.equal(losses, other_losses)
+
+
+def test_images_alone_take_no_text_settings(tmp_path):
+    with pytest.raises(ValueError, match="section text have no effect on images alone"):
+        train(validate({"text": {"captions": "first"}}), captioned(), tmp_path / "run", CPU)
+
+
 def test_a_loss_reads_nothing_on_the_host(pipeline):
     from torch.utils._python_dispatch import TorchDispatchMode
 

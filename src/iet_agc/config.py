@@ -19,6 +19,7 @@ from iet_agc.files import check_ours, replace_text
 
 __all__ = [
     "Settings",
+    "TextSettings",
     "annotated",
     "check_folder",
     "claim_folder",
@@ -124,6 +125,18 @@ class ModelSettings(_Section):
         return self
 
 
+class TextSettings(_Section):
+    """What text-to-image is told of its training images (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
+
+    captions: Literal["random", "first"] = Field(
+        "random",
+        description="which of several captions: each time one at random, against copying; or always the first",
+    )
+    embedding_noise: float = Field(
+        0.0, ge=0, description="deviation of Gaussian noise added to the embedded caption, to mitigate copying; 0: none"
+    )
+
+
 class InitSettings(_Section):
     """What the weights start from."""
 
@@ -223,6 +236,7 @@ class Settings(_Section):
     description: str = Field("", description="what the preset is, in one line")
     data: DataSettings = DataSettings()  # pyright: ignore[reportCallIssue]
     model: ModelSettings = ModelSettings()  # pyright: ignore[reportCallIssue]
+    text: TextSettings = TextSettings()  # pyright: ignore[reportCallIssue]
     init: InitSettings = InitSettings()  # pyright: ignore[reportCallIssue]
     method: MethodSettings = MethodSettings()  # pyright: ignore[reportCallIssue]
     train: TrainSettings = TrainSettings()  # pyright: ignore[reportCallIssue]
@@ -338,7 +352,7 @@ def documented(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 def fingerprint(settings: Settings) -> str:
     """SHA-256 of what the trained weights depend on.
 
-    That is the sections data and init (but not where images and model lie), model, method and train.
+    That is the sections data and init (but not where images and model lie), model, text, method and train.
     """
     return hashlib.sha256(json.dumps(_essence(settings), sort_keys=True).encode()).hexdigest()
 
@@ -414,7 +428,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _essence(settings: Settings) -> dict[str, dict[str, Any]]:
-    essence = settings.model_dump(mode="json", include={"data", "model", "init", "method", "train"})
+    essence = settings.model_dump(mode="json", include={"data", "model", "text", "init", "method", "train"})
     del essence["init"]["model"]
     for place in ("root", "download", "cache"):
         del essence["data"][place]

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from iet_agc.batches import Examples
-from iet_agc.config import Settings
+from iet_agc.config import Settings, TextSettings
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler
 from iet_agc.files import replace_text
@@ -64,6 +64,8 @@ class ImageTask:
 
     def __init__(self, settings: Settings, images: ImageSet) -> None:
         self.settings, self.images = settings, images
+        if settings.text != TextSettings():  # pyright: ignore[reportCallIssue]
+            raise ValueError("settings of section text have no effect on images alone: leave them out")
         self.classes = _classes(settings, images)
         self.initial = initial_weights(settings, images.shape)
         self.scheduler = make_scheduler()
@@ -120,8 +122,10 @@ class TextTask:
         """See `Task`."""
         from iet_agc.text import Captioned
 
-        captions = [self.captions[place] for place in shard.tolist()]
-        return Captioned(self.pipeline, self.images.images[shard], captions, self.settings.data.flips)
+        told = self.settings.text
+        captions = [self.captions[place][: 1 if told.captions == "first" else None] for place in shard.tolist()]
+        images, flips = self.images.images[shard], self.settings.data.flips
+        return Captioned(self.pipeline, images, captions, flips, told.embedding_noise)
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """The first captions; see `Task`."""

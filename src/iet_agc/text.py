@@ -302,12 +302,19 @@ class Captioned:
         images: uint8 (n, C, H, W).
         captions: one or more texts about each; a step takes one of them at random.
         flips: mirror those that the batch says.
+        embedding_noise: deviation of the Gaussian noise that every step adds to the embedded captions, as a
+            mitigation (Somepalli et al., 2023, arXiv 2305.20086); 0 adds none.
     """
 
     def __init__(
-        self, pipeline: TextPipeline, images: Tensor, captions: Sequence[Sequence[str]], flips: bool = False
+        self,
+        pipeline: TextPipeline,
+        images: Tensor,
+        captions: Sequence[Sequence[str]],
+        flips: bool = False,
+        embedding_noise: float = 0.0,
     ) -> None:
-        self.pipeline, self.images, self.flips = pipeline, images, flips
+        self.pipeline, self.images, self.flips, self.embedding_noise = pipeline, images, flips, embedding_noise
         texts = sorted({text for some in captions for text in some})
         place = {text: number for number, text in enumerate(texts)}
         self.tokens = pipeline.tokens(texts)
@@ -354,22 +361,24 @@ class Captioned:
             self.to(batch.noise.device)
         assert self.moments is not None
         assert self.embeddings is not None
-        posterior, lots = self._draw(batch)
+        posterior, lots, rng = self._draw(batch)
         positions = batch.positions[rows]
         mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
         mean, deviation = self.moments[mirrored, positions].unbind(1)
         latents = (mean + deviation * posterior[rows]) * _config(self.pipeline.vae).scaling_factor
         chosen = self.choices[positions, (lots[rows] * self.counts[positions]).long()]
-        return per_sample_loss(
-            model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=self.embeddings[chosen]
-        )
+        texts = self.embeddings[chosen]
+        if self.embedding_noise > 0:
+            shape, device = (len(lots), *texts.shape[1:]), texts.device
+            texts = texts + self.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
+        return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
 
-    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Noise of the latents, as `batch.noise`, and a number in [0, 1) that chooses the caption, (B,)."""
+    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor, torch.Generator]:
+        """Noise of the latents, as `batch.noise`, a number in [0, 1) that chooses the caption, (B,), and what drew."""
         device = batch.noise.device
         rng = generator("text", *batch.identity, device=device)
         noise = torch.randn(batch.noise.shape, generator=rng, device=device)
-        return noise, torch.rand(len(noise), generator=rng, device=device, dtype=torch.float64)
+        return noise, torch.rand(len(noise), generator=rng, device=device, dtype=torch.float64), rng
 
 
 # -- sampling
