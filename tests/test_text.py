@@ -65,11 +65,14 @@ def unet(run, kind="raw"):
 
 
 def test_the_layout_of_the_hub_is_read(folder, pipeline, tmp_path):
-    """Older files: a vocabulary and its merges, another prefix of the text encoder's names, and its position ids."""
+    """Older files: a vocabulary and its merges, no length, the text encoder's names with a prefix, and position ids."""
     old = shutil.copytree(folder, tmp_path / "old")
     content = json.loads((old / "tokenizer" / "tokenizer.json").read_text())["model"]
     (old / "tokenizer" / "tokenizer.json").unlink()
     (old / "tokenizer" / "vocab.json").write_text(json.dumps(content["vocab"]))
+    config = json.loads((old / "tokenizer" / "tokenizer_config.json").read_text())
+    del config["model_max_length"]
+    (old / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
     (old / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, content["merges"])]))
     weights = load_file(old / "text_encoder" / "model.safetensors")
     weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}

@@ -94,7 +94,7 @@ class TextPipeline:
         Raises:
             ValueError: a text that is longer than that, or none at all.
         """
-        length = self.tokenizer.model_max_length
+        length = min(self.tokenizer.model_max_length, _config(self.text_encoder).max_position_embeddings)
         rows = self.tokenizer([*texts], padding="max_length", max_length=length).input_ids if texts else []
         for text, ids in zip(texts, rows, strict=True):
             if len(ids) > length:
