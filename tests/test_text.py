@@ -300,6 +300,15 @@ def test_two_processes_train_the_same_model(folder, run, tmp_path):
     assert_same(unet(tmp_path / "run"), unet(run))
 
 
+def test_replicas_train_the_same_model_to_rounding(tmp_path):
+    """Two processes per member, which drop the same units: else weights would differ by whole steps of 1e-3."""
+    folder = save_miniature(tmp_path / "dropping", dropout=0.1)
+    train(settings(folder), captioned(), tmp_path / "one", CPU)
+    in_processes(4, lambda: train(settings(folder), captioned(), tmp_path / "four", CPU))
+    one, four = unet(tmp_path / "one"), unet(tmp_path / "four")
+    assert max(float((one[name] - four[name]).abs().max()) for name in one) < 5e-4
+
+
 def test_agc_skips_latents(folder, tmp_path):
     """With the bank the last loss, and a cut far above it, whatever comes at a timestep for the second time."""
     chosen = settings(

@@ -151,11 +151,11 @@ def _described(pipelines: Sequence[Any]) -> list[tuple[dict[str, Any], dict[str,
     first = pipelines[0]
     text = {name: getattr(first.text_encoder.config, name) for name in ("hidden_act", "num_attention_heads")}
     named = {name.removeprefix("text_model."): value for name, value in first.text_encoder.state_dict().items()}
-    schedule = {"predicts": first.scheduler.config.prediction_type}
+    rest = {"predicts": first.scheduler.config.prediction_type, "unet_dropout": first.unet.config.dropout}
     frozen = [
         (dict(first.vae.config), first.vae.state_dict()),
         (text, named),  # whose names depend on the version of transformers
-        (schedule, {"abar": first.scheduler.alphas_cumprod}),
+        (rest, {"abar": first.scheduler.alphas_cumprod}),
     ]
     return [*((dict(pipeline.unet.config), pipeline.unet.state_dict()) for pipeline in pipelines), *frozen]
 
