@@ -116,7 +116,7 @@ def network(preset: str, arguments: argparse.Namespace) -> tuple[Settings, torch
     shape, batch = NETWORKS[preset]
     settings = override(load_preset(preset), {"train.batch_size": str(arguments.batch_size or batch)})
     torch.manual_seed(0)
-    model = build_unet(shape[1], shape[0], **settings.model.model_dump(exclude={"classes", "kind"}))
+    model = build_unet(shape[1], shape[0], **settings.model.architecture())
     return settings, model, noise_images(1024, shape)
 
 

@@ -70,7 +70,7 @@ def test_the_options_are_these(capsys):
         "train": {"--out", "--init"},
         "sample": {
             "--out", "--num", "--steps", "--weights", "--first-seed", "--format", "--device",
-            "--guard", "--held-out", "--flips", "--class", "--prompt", "--prompts", "--guidance", "--precision",
+            "--guard", "--held-out", "--flips", "--class", "--precision", "--prompt", "--prompts", "--guidance",
         },
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",

@@ -34,7 +34,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "initial": ("config diffusion models seeds", "torch diffusers huggingface_hub"),
     "precision": ("", "torch"),
     "sampling": ("diffusion precision", "torch diffusers"),
-    "text": ("batches diffusion log models sampling seeds", "torch diffusers transformers"),
+    "text": ("batches diffusion log models precision sampling seeds", "torch diffusers transformers"),
     # numbers about images from anywhere: no models, files or ranks
     "metrics": ("metrics.memorization metrics.neighbors metrics.quality", ""),
     "metrics.neighbors": ("", "torch numpy"),

@@ -20,8 +20,8 @@ NAMES = ("float32", "bfloat16")
 def member(device=CPU, **changes):
     given = settings(**changes)
     torch.manual_seed(0)
-    model = build_unet(8, 1, **given.model.model_dump(exclude={"classes", "kind"}))
-    return Member(0, model, Pixels(images().images, flips=given.data.flips), given, device)
+    model = build_unet(8, 1, **given.model.architecture())
+    return Member(0, model, Pixels(images().images), given, device)
 
 
 @pytest.mark.parametrize("has", ["_is_avx512_bf16_supported", "_is_amx_tile_supported", None])

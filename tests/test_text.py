@@ -199,6 +199,14 @@ def test_text_mitigations_do_what_they_say(folder, pipeline):
     assert not torch.equal(losses, other_losses)
 
 
+def test_a_shard_takes_its_own_captions(folder, pipeline):
+    data = captioned()
+    examples = TextTask(settings(folder), data).examples(torch.tensor([5, 2])).to(CPU)
+    expected = pipeline.embed(pipeline.tokens([data.captions[place][0] for place in (5, 2)]))
+    torch.testing.assert_close(examples.embeddings[examples.choices[:, 0]], expected)
+    assert torch.equal(examples.images, data.images[[5, 2]])
+
+
 def test_images_alone_take_no_text_settings(tmp_path):
     with pytest.raises(ValueError, match="section text have no effect on images alone"):
         train(validate({"text": {"captions": "first"}}), captioned(), tmp_path / "run", CPU)
@@ -277,6 +285,17 @@ def test_a_file_system_without_links_gets_copies(pipeline, tmp_path, monkeypatch
     monkeypatch.setattr(os, "link", refuses)
     save_text_pipelines(pipeline, {"a": pipeline.unet, "b": pipeline.unet}, tmp_path)
     assert_same(load_text_pipeline(tmp_path / "b").vae.state_dict(), pipeline.vae.state_dict())
+
+
+def test_an_old_unet_keeps_the_size_that_it_was_trained_on(folder, tmp_path):
+    """Stock diffusers takes small sizes of U-Nets from before 0.9 for a mistake, and puts 64 in their place."""
+    from iet_agc.text import save_text_pipelines
+
+    old = shutil.copytree(folder, tmp_path / "old")
+    configured("unet", "config.json", _diffusers_version="0.6.0", sample_size=64)(old)
+    pipeline = TextTask(settings(old), captioned()).pipeline
+    save_text_pipelines(pipeline, {"raw": pipeline.unet}, tmp_path)
+    assert stock(tmp_path / "raw").unet.config.sample_size == 8
 
 
 def test_a_killed_run_resumes_bitwise(folder, run, tmp_path):
@@ -362,6 +381,19 @@ def test_prompts_and_guidance_have_an_effect(pipeline):
     assert len({image.numpy().tobytes() for image in images}) == 4
 
 
+def test_bfloat16_draws_and_trains_nearly_the_same(folder, pipeline, tmp_path):
+    images = [draw(pipeline, [1], ["a dog"], 2, 1.0, precision=name).float() for name in ("float32", "bfloat16")]
+    assert not torch.equal(*images)
+    torch.testing.assert_close(*images, rtol=0, atol=16)
+    weights = []
+    for name in ("float32", "bfloat16"):
+        chosen = settings(folder, train__precision=name, method__members=1, method__rounds=1, run__preview_images=0)
+        train(chosen, captioned(), tmp_path / name, CPU)
+        weights.append(unet(tmp_path / name)["conv_in.weight"])
+    assert not torch.equal(*weights)
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-2)
+
+
 def test_an_image_depends_on_its_seed_and_prompt_only(run, tmp_path):
     prompts = ["a red dog", "a bird", "a cat"]
     whole, seeds = load_samples(draw_samples(run / "raw", range(7), tmp_path / "a", 2, prompts=prompts))
@@ -389,7 +421,7 @@ def test_a_killed_draw_goes_on(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="unfinished sample set"):
         load_samples(tmp_path / "a")
     with pytest.raises(ValueError, match="holds another sample set"):
-        draw_samples(run / "raw", range(6), tmp_path / "a", steps=2, prompts=["a dog"])
+        draw_samples(run / "raw", range(6), tmp_path / "a", steps=2, prompts=["a dog", "a cat", "a hat"])
     with pytest.raises(ValueError, match=r"another sample set \(guidance is 7.5, not 2"):
         draw_samples(run / "raw", range(6), tmp_path / "a", guidance=2, **arguments)
     draw_samples(run / "raw", range(6), tmp_path / "a", **arguments)

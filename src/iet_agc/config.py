@@ -195,12 +195,12 @@ class SampleSettings(_Section):
     steps: int = Field(50, ge=1, le=500, description="DDIM steps per image")
     weights: Literal["raw", "ema"] = Field("raw", description="which weights draw: as trained, or their average")
     first_seed: int = Field(0, ge=0, description="seed of the first image; the others count on from it")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="as train.precision")
     guidance: float = Field(
         7.5,
         ge=0,
         description="of text-to-image: how far to go from no text to the prompt and beyond; up to 1: no guidance",
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="as train.precision")
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "SampleSettings":

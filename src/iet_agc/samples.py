@@ -31,7 +31,7 @@ from iet_agc.guard import Guard
 from iet_agc.log import progress_bar
 from iet_agc.models import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.parts import compute_parts, read_parts
-from iet_agc.precision import Precision, autocast, resolved
+from iet_agc.precision import Precision, resolved
 from iet_agc.sampling import labels_of, rows_at_a_time, sample
 
 __all__ = ["draw_samples", "load_samples", "read_prompts", "sample_run"]
@@ -58,9 +58,9 @@ def draw_samples(
     on_images: Callable[[float], object] = lambda count: None,
     guard: Guard | None = None,
     label: int | None = None,
+    precision: Precision = "float32",
     prompts: Sequence[str] = (),
     guidance: float = 7.5,
-    precision: Precision = "float32",
 ) -> Path:
     """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
 
@@ -77,10 +77,10 @@ def draw_samples(
             that pass. The set is then that of the first seeds that pass.
         label: class of all images; None draws class seed % classes, all classes in turn. Only of a model that is
             told classes.
+        precision: see `sample`.
         prompts: of a text-to-image pipeline, one or more; the image of a seed has prompt seed % number of prompts, all
             in turn.
         guidance: by prompts, see `text.draw`; only of such a pipeline.
-        precision: of the model's products.
 
     Returns:
         `out`.
@@ -174,8 +174,7 @@ def _text_source(
     parts.to(device)
 
     def draw(own: range) -> Tensor:
-        with autocast(precision, device):
-            return text.draw(parts, own, _told(prompts, own), steps, guidance, on_images)
+        return text.draw(parts, own, _told(prompts, own), steps, guidance, on_images, precision)
 
     files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
     digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
@@ -326,11 +325,8 @@ def sample_run(
         dist.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
     ):
-        progress, precision = on_images or bar.update, asked.precision
-        draw_samples(
-            *(pipeline, seeds, out, asked.steps, file_format, where, progress),
-            *(guard, label, prompts, asked.guidance, precision),
-        )
+        told = on_images or bar.update, guard, label, asked.precision, prompts, asked.guidance
+        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, *told)
     summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
     summary |= {} if label is None else {"class": label}
     summary |= {"prompts": len(prompts), "guidance": asked.guidance} if texts else {}

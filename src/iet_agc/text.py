@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from iet_agc.batches import Batch
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
 from iet_agc.log import say
 from iet_agc.models import pipeline_index, with_batch_dropout
+from iet_agc.precision import Precision, autocast, resolved
 from iet_agc.sampling import initial_noise, rows_at_a_time
 from iet_agc.seeds import generator
 
@@ -79,7 +81,8 @@ class TextPipeline:
     def made_for(self, shape: tuple[int, int, int]) -> None:
         """Have the U-Net learn, and say in its configuration that it draws images (C, H, W)."""
         self.unet.requires_grad_(True)
-        self.unet.register_to_config(sample_size=shape[1] // self.factor)
+        # with the version, since stock diffusers overrules sizes under 64 of U-Nets written before 0.9
+        self.unet.register_to_config(sample_size=shape[1] // self.factor, _diffusers_version=diffusers.__version__)
 
     def to(self, device: torch.device) -> "TextPipeline":
         """Itself, moved."""
@@ -392,6 +395,7 @@ def draw(
     steps: int = 50,
     guidance: float = 7.5,
     on_images: Callable[[float], object] = lambda count: None,
+    precision: Precision = "float32",
 ) -> Tensor:
     """Draw one image per seed and prompt, by DDIM with eta = 0, where the pipeline's parts are.
 
@@ -402,14 +406,16 @@ def draw(
         steps: evaluations of the U-Net per image, twice as many with guidance.
         guidance: see above; as in diffusers, there is none up to 1.
         on_images: called after each step with the finished fraction of images, for progress.
+        precision: of the U-Net's products.
 
     Returns:
         uint8 (N, C, H, W), on the CPU.
     """
     channels, height, width = pipeline.image_shape
     shape = _config(pipeline.vae).latent_channels, height // pipeline.factor, width // pipeline.factor
-    pipeline.scheduler.set_timesteps(steps, device=pipeline.vae.device)
-    rows = rows_at_a_time((channels, height, width), pipeline.vae.device)
+    pipeline.scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
+    device = pipeline.vae.device
+    rows, precision = rows_at_a_time((channels, height, width), device), resolved(precision, device)
     tokens, nothing = pipeline.tokens(prompts), pipeline.embed(pipeline.tokens([""]))
     texts = {row.numpy().tobytes(): row for row in tokens}
     embedded = dict(zip(texts, pipeline.embed(torch.stack([*texts.values()])), strict=True)) if texts else {}
@@ -422,22 +428,23 @@ def draw(
             told[row] = embedded[ids.numpy().tobytes()]
         both = torch.cat([nothing.expand_as(told), told]) if guidance > 1 else told
         share = len(part) / steps
-        finished = _denoise(pipeline, noise, both, guidance, lambda s=share: on_images(s))
-        images.append(finished[: len(part)].cpu())
+        with autocast(precision, device):  # around all steps: weights are cast once
+            latents = _denoise(pipeline, noise.to(device), both.to(device), guidance, lambda s=share: on_images(s))
+        images.append(pipeline.decode(latents)[: len(part)].cpu())
     return torch.cat(images)
 
 
 def _denoise(
     pipeline: TextPipeline, latents: Tensor, texts: Tensor, guidance: float, on_step: Callable[[], object]
 ) -> Tensor:
-    """Noise (N, c, h, w) to images; texts of N rows, or of 2N: without and with text."""
-    latents, texts = latents.to(pipeline.vae.device), texts.to(pipeline.vae.device)
+    """Noise (N, c, h, w) to latents; texts of N rows, or of 2N: without and with text."""
     for timestep in pipeline.scheduler.timesteps:
         inputs = latents.repeat(len(texts) // len(latents), 1, 1, 1)
-        predicted = predict_noise(pipeline.unet, inputs, timestep.expand(len(inputs)), texts=texts)
+        everywhere = torch.full((len(inputs),), int(timestep), device=inputs.device)
+        predicted = predict_noise(pipeline.unet, inputs, everywhere, texts=texts).float()
         if len(texts) > len(latents):
             without, told = predicted.chunk(2)
             predicted = without + guidance * (told - without)
         latents = pipeline.scheduler.step(predicted, timestep, latents).prev_sample  # pyright: ignore
         on_step()
-    return pipeline.decode(latents)
+    return latents
