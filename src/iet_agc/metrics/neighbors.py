@@ -113,6 +113,7 @@ class References:
                 before, done = done, done + (rows.stop - rows.start) * columns.count
                 if finished := len(queries) * done // work - len(queries) * before // work:
                     on_queries(finished)
+            del columns  # before the next ones are laid out
         keys = best.sort(dim=1).values
         return (keys // total).double() / _UNIT, keys % total
 
@@ -126,6 +127,7 @@ class References:
             block = _Columns.of(self.images[start : start + plan.columns], start, plan.groups, self.device)
             self._all = block if block.count == total else None
             yield block
+            del block
 
 
 def _check_images(name: str, images: Tensor) -> None:
@@ -148,8 +150,8 @@ class _Plan:
 
 
 def _plan(num_references: int, features: int, k: int, memory: int, device: torch.device) -> _Plan:
-    """An eighth of the memory for references, up to a half for their float32 copies, a quarter for scores."""
-    columns = max(1, min(num_references, memory // 8 // features))
+    """A tenth of the memory for references, four for their float32 copies, a quarter for scores; the rest is slack."""
+    columns = max(1, min(num_references, memory // 10 // features))
     length = max(1, round(math.sqrt(columns / k)))  # makes groups + candidates, the cost of selection, smallest
     groups = -(-columns // length)
     candidates = length * min(k, groups)
