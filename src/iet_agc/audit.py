@@ -145,7 +145,7 @@ def audit(
     networks = _networks(extractors or [default_extractor(train.shape)], work.device)
     first, place = unique_images(train.images)
     unique = _unique(train, first)
-    real = _fresh(held_out, unique, flips) if held_out else None
+    real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
     if must_calibrate:
         _check_calibration(real)
     sets = _Sets(unique, samples, real, flips)
@@ -154,7 +154,8 @@ def audit(
     spaces = {one.name: _in_features(one, sets, work) for one in networks}
     closest = first[pixels.indices[:, 0]]
     numbers = {
-        **_sizes(train, sets, held_out),
+        **_sizes(train, sets),
+        **_held_out_counts(held_out, real, in_train),
         "conventions": _conventions(pixels.distances.shape[1], flips),
         **_copies(pixels, sets.unique.images, samples.images, sets.real),
         "quality": spaces[networks[0].name]["quality"],
@@ -212,7 +213,7 @@ def calibrate(train: ImageSet, held_out: ImageSet, flips: bool = False) -> tuple
     """
     check_sets(train, None, held_out)
     unique = _unique(train, unique_images(train.images)[0])
-    real = _fresh(held_out, unique, flips)
+    real, _ = _fresh(held_out, unique, flips)
     distances = _search(Work(), "calibration", real.images, unique.images, flips).distances
     return unique.images, calibrated_cut(distance_ratio(distances)[~is_near_copy(distances)])
 
@@ -232,13 +233,9 @@ def check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | N
         if len(images) < 2:
             raise ValueError(f"the {what} {images.name} has {len(images)} images: an audit needs at least 2")
         if images.shape != train.shape:
-            sizes = f"{_size(images)}, the training set {train.name} is {_size(train)}"
+            sizes = f"{images.size}, the training set {train.name} is {train.size}"
             mend = f"bring all to one size, as with --convert-to {'x'.join(map(str, train.shape))}"
             raise ValueError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}")
-
-
-def _size(images: ImageSet) -> str:
-    return " x ".join(str(extent) for extent in images.shape)
 
 
 def _check_calibration(real: ImageSet | None) -> None:
@@ -263,23 +260,28 @@ def _networks(extractors: Sequence[str | Extractor], device: torch.device) -> li
     return networks
 
 
-def _sizes(train: ImageSet, sets: "_Sets", given: ImageSet | None) -> dict[str, Any]:
+def _sizes(train: ImageSet, sets: "_Sets") -> dict[str, Any]:
     """What was audited: how many images, and which, by their fingerprints."""
-    num_given, num_held_out = (len(images) if images else 0 for images in (given, sets.held_out))
-    in_train = num_given - len(_not_in(given, sets.unique, sets.flips)) if given else 0
     return {
         "version": 1,
         "num_samples": len(sets.samples),
         "num_train": len(train),
         "num_train_unique": len(sets.unique),
-        "num_held_out": num_held_out,
-        "num_held_out_in_train": in_train,
-        "num_held_out_repeated": num_given - in_train - num_held_out,
         "sha256": {
             "train": train.fingerprint,
             "samples": sets.samples.fingerprint,
             "held_out": sets.held_out.fingerprint if sets.held_out else None,
         },
+    }
+
+
+def _held_out_counts(given: ImageSet | None, real: ImageSet | None, in_train: int) -> dict[str, int]:
+    """How many held-out images were used, and how many left out, by reason."""
+    num_given, used = (len(images) if images else 0 for images in (given, real))
+    return {
+        "num_held_out": used,
+        "num_held_out_in_train": in_train,
+        "num_held_out_repeated": num_given - in_train - used,
     }
 
 
@@ -331,19 +333,23 @@ def _unique(train: ImageSet, first: Tensor) -> ImageSet:
     return train if len(first) == len(train) else train.take(first)
 
 
-def _not_in(images: ImageSet, unique: ImageSet, flips: bool) -> Tensor:
-    """Which images stand in the training set neither as they are nor, with flips, mirrored; int64."""
+def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet, int]:
+    """The held-out images that do not stand in the training set, each once, and how many do stand there.
+
+    With flips, mirrored ones stand there, too.
+    """
     known = {*_digests(unique.images), *(_digests(unique.images, mirror) if flips else ())}
-    return torch.tensor([at for at, digest in enumerate(_digests(images.images)) if digest not in known]).long()
-
-
-def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> ImageSet:
-    """The held-out images that do not stand in the training set, each once."""
-    outside = _not_in(held_out, unique, flips)
-    if len(outside) == 0:
+    first: dict[bytes, int] = {}
+    in_train = 0
+    for at, digest in enumerate(_digests(held_out.images)):
+        if digest in known:
+            in_train += 1
+        else:
+            first.setdefault(digest, at)
+    if not first:
         raise ValueError(f"every held-out image of {held_out.name} stands in the training set: give other images")
-    kept = outside[unique_images(held_out.images[outside])[0]]
-    return held_out if len(kept) == len(held_out) else held_out.take(kept)
+    kept = torch.tensor([*first.values()])
+    return held_out if len(kept) == len(held_out) else held_out.take(kept), in_train
 
 
 # Search -----------------------------------------------------------------------------------------------------

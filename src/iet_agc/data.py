@@ -239,13 +239,9 @@ def _hugging_face(root: str | None, options: Options) -> named.Parts:
     train, test = read(options.get("train_split") or "train"), read(held_out) if held_out else None
     if test is not None and test.shape != train.shape:
         raise ValueError(
-            f"{train.name}: images of the two splits differ, {_size(train)} and {_size(test)}: set data.convert_to"
+            f"{train.name}: images of the two splits differ, {train.size} and {test.size}: set data.convert_to"
         )
     return train, test
-
-
-def _size(images: ImageSet) -> str:
-    return " x ".join(map(str, images.shape))
 
 
 #: What reads each named image set: (root, options) -> its training images and, where it has one, its test part.

@@ -76,6 +76,11 @@ class ImageSet:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    @property
+    def size(self) -> str:
+        """C x H x W, for people."""
+        return " x ".join(map(str, self.shape))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over shape and pixels, hexadecimal."""
