@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from iet_agc.agc import AntiGradientControl
 from iet_agc.batches import draw_batch
 from iet_agc.config import Settings, load_preset, override
 from iet_agc.data import ImageSet
-from iet_agc.diffusion import make_scheduler, per_sample_loss, to_float
+from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.engine import train
 from iet_agc.member import Member, Pixels
 from iet_agc.models import build_unet, save_pipeline
@@ -227,7 +228,8 @@ def measure_sampling(arguments: argparse.Namespace, device: torch.device) -> Num
     scheduler = make_scheduler()
     scheduler.set_timesteps(steps)
     with torch.inference_mode():
-        exact = denoise(model, scheduler, initial_noise(range(count), shape).to(device))
+        predict = partial(predict_noise, model)
+        exact = denoise(predict, scheduler, initial_noise(range(count), shape).to(device))
     difference = ((exact.cpu() / 2 + 0.5).clamp(0, 1) - theirs()).abs().max()
     fastest = min(value for name, value in seconds.items() if name != "stock")
     return {

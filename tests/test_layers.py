@@ -30,11 +30,11 @@ TABLE: dict[str, tuple[str, str]] = {
     "image_cache": ("files images", "torch numpy filelock"),
     "data": ("files hugging_face image_cache images named seeds", "torch PIL"),
     "diffusion": ("", "torch diffusers"),
-    "models": ("diffusion", "torch diffusers"),
+    "models": ("files", "torch diffusers"),
     "initial": ("config diffusion models seeds", "torch diffusers huggingface_hub"),
     "precision": ("", "torch"),
     "sampling": ("diffusion precision", "torch diffusers"),
-    "text": ("batches diffusion log models precision sampling seeds", "torch diffusers transformers"),
+    "text": ("batches diffusion files log models precision sampling seeds", "torch diffusers transformers"),
     # numbers about images from anywhere: no models, files or ranks
     "metrics": ("metrics.memorization metrics.neighbors metrics.quality", ""),
     "metrics.neighbors": ("", "torch numpy"),

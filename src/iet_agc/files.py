@@ -2,13 +2,25 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
 from filelock import FileLock, Timeout
 
-__all__ = ["check_ours", "flush", "holds_others", "only_one", "replace_text", "replacing", "sha256", "shown", "writing"]
+__all__ = [
+    "check_ours",
+    "flush",
+    "holds_others",
+    "only_one",
+    "replace_text",
+    "replacing",
+    "replacing_folder",
+    "sha256",
+    "shown",
+    "writing",
+]
 
 _LOCK = ".lock"
 
@@ -34,6 +46,19 @@ def replace_text(file: Path, text: str) -> None:
     """Replace a text file in one step, on the disk when this returns."""
     with replacing(file) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder at the path that is given; when the block ends well, it takes the place of `folder`.
+
+    A kill leaves the unfinished one, which the next attempt clears away.
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    yield unfinished
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(unfinished, folder)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from iet_agc.files import flush, replace_text, shown
+from iet_agc.files import flush, replace_text, replacing_folder, shown
 from iet_agc.images import ImageSet
 
 __all__ = ["cached", "stamps"]
@@ -85,15 +84,13 @@ def _unusable(folder: Path, error: OSError) -> ValueError:
 
 
 def _write(entry: Path, parts: Mapping[str, ImageSet]) -> None:
-    unfinished = entry.with_name(f".{entry.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed, for the lock is ours
-    unfinished.mkdir()
-    for name, images in parts.items():
-        np.save(unfinished / f"{name}.npy", images.images.numpy(), allow_pickle=False)
-        flush(unfinished / f"{name}.npy")
-        replace_text(unfinished / f"{name}.json", json.dumps(_sealed(_about(images))))
-    flush(unfinished)
-    os.rename(unfinished, entry)
+    with replacing_folder(entry) as unfinished:  # what is there is of a process that was killed, for the lock is ours
+        unfinished.mkdir()
+        for name, images in parts.items():
+            np.save(unfinished / f"{name}.npy", images.images.numpy(), allow_pickle=False)
+            flush(unfinished / f"{name}.npy")
+            replace_text(unfinished / f"{name}.json", json.dumps(_sealed(_about(images))))
+        flush(unfinished)
     flush(entry.parent)
 
 

@@ -4,8 +4,6 @@ A trained model is a diffusers pipeline folder, so whoever gets it needs diffuse
 """
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
+
+from iet_agc.files import replacing_folder
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -130,11 +130,8 @@ def use_rows(model: nn.Module, rows: tuple[int, int] | None) -> None:
 
 def save_pipeline(model: UNet2DModel, scheduler: DDIMScheduler, folder: Path) -> None:
     """Write a `DDIMPipeline` folder whole or not at all, as safetensors and JSON."""
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    DDIMPipeline(unet=model, scheduler=scheduler).save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(unfinished, folder)
+    with replacing_folder(folder) as unfinished:
+        DDIMPipeline(unet=model, scheduler=scheduler).save_pretrained(unfinished)
 
 
 def _load_unet(folder: Path) -> UNet2DModel:

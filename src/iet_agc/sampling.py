@@ -95,32 +95,36 @@ def sample(
             told = told.to(device)
         share = len(part) / steps
         with autocast(precision, device):  # around all steps: weights are cast once
-            finished = denoise(model, scheduler, noise.to(device), told, lambda s=share: on_images(s))
+            finished = denoise(
+                lambda images, timesteps, told=told: predict_noise(model, images, timesteps, told),
+                scheduler,
+                noise.to(device),
+                lambda s=share: on_images(s),
+            )
         images.append(to_uint8(finished[: len(part)]).cpu())
     return torch.cat(images)
 
 
 def denoise(
-    model: Denoiser,
+    predict: Callable[[Tensor, Tensor], Tensor],
     scheduler: DDIMScheduler,
     images: Tensor,
-    labels: Tensor | None = None,
     on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """Noise to images, by the timesteps that the scheduler is set to.
+    """Noise to images, or latents, by the timesteps that the scheduler is set to.
 
     Args:
-        model, scheduler: see `sample`.
+        predict: (images, timesteps int64 (N,)) -> the noise, or v, in them; as `diffusion.predict_noise`.
+        scheduler: see `sample`.
         images: standard normal noise, float32 (N, C, H, W).
-        labels: class of each, int64 (N,), of a model that is told classes.
         on_step: called after each step.
 
     Returns:
-        float32 (N, C, H, W), in [-1, 1] but for what is to be clipped.
+        float32 (N, C, H, W); of pixels in [-1, 1] but for what is to be clipped.
     """
     for timestep in scheduler.timesteps:
         everywhere = torch.full((len(images),), int(timestep), device=images.device)
-        predicted = predict_noise(model, images, everywhere, labels).float()
+        predicted = predict(images, everywhere).float()
         images = scheduler.step(predicted, timestep, images).prev_sample  # pyright: ignore
         on_step()
     return images

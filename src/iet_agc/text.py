@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from iet_agc.batches import Batch
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
+from iet_agc.files import replacing_folder
 from iet_agc.log import say
 from iet_agc.models import pipeline_index, with_batch_dropout
 from iet_agc.precision import Precision, autocast, resolved
-from iet_agc.sampling import initial_noise, rows_at_a_time
+from iet_agc.sampling import denoise, initial_noise, rows_at_a_time
 from iet_agc.seeds import generator
 
 __all__ = [
@@ -256,16 +257,13 @@ def save_text_pipelines(pipeline: TextPipeline, unets: dict[str, Any], out: Path
     """
     first: Path | None = None
     for name, unet in unets.items():
-        folder, unfinished = out / name, out / f".{name}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if first is None:
-            _assembled(replace(pipeline, unet=unet)).save_pretrained(unfinished)
-        else:
-            shutil.copytree(first, unfinished, ignore=shutil.ignore_patterns("unet"), copy_function=_linked)
-            unet.save_pretrained(unfinished / "unet")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(unfinished, folder)
-        first = first or folder
+        with replacing_folder(out / name) as unfinished:
+            if first is None:
+                _assembled(replace(pipeline, unet=unet)).save_pretrained(unfinished)
+            else:
+                shutil.copytree(first, unfinished, ignore=shutil.ignore_patterns("unet"), copy_function=_linked)
+                unet.save_pretrained(unfinished / "unet")
+        first = first or out / name
 
 
 def _assembled(pipeline: TextPipeline) -> StableDiffusionPipeline:
@@ -429,22 +427,21 @@ def draw(
         both = torch.cat([nothing.expand_as(told), told]) if guidance > 1 else told
         share = len(part) / steps
         with autocast(precision, device):  # around all steps: weights are cast once
-            latents = _denoise(pipeline, noise.to(device), both.to(device), guidance, lambda s=share: on_images(s))
+            guided = _guided(pipeline.unet, both.to(device), guidance)
+            latents = denoise(guided, pipeline.scheduler, noise.to(device), lambda s=share: on_images(s))
         images.append(pipeline.decode(latents)[: len(part)].cpu())
     return torch.cat(images)
 
 
-def _denoise(
-    pipeline: TextPipeline, latents: Tensor, texts: Tensor, guidance: float, on_step: Callable[[], object]
-) -> Tensor:
-    """Noise (N, c, h, w) to latents; texts of N rows, or of 2N: without and with text."""
-    for timestep in pipeline.scheduler.timesteps:
-        inputs = latents.repeat(len(texts) // len(latents), 1, 1, 1)
-        everywhere = torch.full((len(inputs),), int(timestep), device=inputs.device)
-        predicted = predict_noise(pipeline.unet, inputs, everywhere, texts=texts).float()
-        if len(texts) > len(latents):
-            without, told = predicted.chunk(2)
-            predicted = without + guidance * (told - without)
-        latents = pipeline.scheduler.step(predicted, timestep, latents).prev_sample  # pyright: ignore
-        on_step()
-    return latents
+def _guided(unet: Denoiser, texts: Tensor, guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """What `denoise` asks; texts of N rows, or of 2N for guidance: without and with text."""
+
+    def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
+        times = len(texts) // len(latents)
+        found = predict_noise(unet, latents.repeat(times, 1, 1, 1), timesteps.repeat(times), texts=texts).float()
+        if times == 1:
+            return found
+        without, told = found.chunk(2)
+        return without + guidance * (told - without)
+
+    return predict
