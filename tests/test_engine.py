@@ -40,6 +40,11 @@ def settings(**changes):
         "sample": {"steps": 2},
         "run": {"log_every": 2, "save_every": 4, "preview_images": 0},
     }
+    return with_changes(content, changes)
+
+
+def with_changes(content, changes):
+    """Settings of this content, with changes as above."""
     for name, value in changes.items():
         section, field = name.split("__")
         content.setdefault(section, {})[field] = value

@@ -121,6 +121,8 @@ def test_no_step_waits_for_the_gpu():
     torch.cuda.set_sync_debug_mode("error")
     try:
         next(steps)
+        with pytest.raises(RuntimeError):
+            torch.ones(1, device=device).item()  # the check can fail
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -24,7 +24,7 @@ from iet_agc.tasks import TextTask
 from iet_agc.text import Captioned, draw, load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.test_dist import in_processes
-from tests.test_engine import assert_same, one_thread  # noqa: F401
+from tests.test_engine import assert_same, one_thread, with_changes  # noqa: F401
 
 CPU = torch.device("cpu")
 
@@ -54,10 +54,7 @@ def settings(init, **changes):
         "sample": {"steps": 2},
         "run": {"log_every": 2, "save_every": 2, "preview_images": 2},
     }
-    for name, value in changes.items():
-        section, field = name.split("__")
-        content.setdefault(section, {})[field] = value
-    return validate(content)
+    return with_changes(content, changes)
 
 
 def unet(run, kind="raw"):
