@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -226,7 +227,7 @@ def _drop(dropout: nn.Module, x: torch.Tensor, seed: int = 7) -> torch.Tensor:
 @pytest.mark.parametrize("cuts", [(0, 6), (0, 3, 6), (0, 1, 5, 6)])
 def test_replicas_drop_what_one_process_drops(cuts: tuple[int, ...]) -> None:
     x = torch.randn(6, 4, 3, 3)
-    whole = _drop(nn.Dropout(0.4), x)
+    whole = _drop(BatchDropout(0.4), x)
     assert 0 < (whole == 0).sum() < whole.numel()
     parts = []
     for start, stop in itertools.pairwise(cuts):
@@ -246,19 +247,36 @@ def test_replicas_stay_in_step_over_several_layers() -> None:
 
 
 def test_gradients_pass_the_same_mask() -> None:
-    x, y = (torch.ones(4, 10, requires_grad=True) for _ in range(2))
-    _drop(nn.Dropout(0.5), x).sum().backward()
-    dropout = BatchDropout(0.5)
-    dropout.rows = (0, 4)
-    _drop(dropout, y).sum().backward()
+    x = torch.ones(4, 10, requires_grad=True)
+    dropped = _drop(BatchDropout(0.5), x)
+    dropped.sum().backward()
     assert x.grad is not None
-    assert y.grad is not None
-    assert torch.equal(x.grad, y.grad)
+    assert torch.equal(x.grad, dropped.detach())
+    assert 0 < (x.grad == 0).sum() < 40
 
 
-def test_without_rows_it_is_dropout() -> None:
-    x = torch.randn(5, 4)
-    assert torch.equal(_drop(BatchDropout(0.3), x), _drop(nn.Dropout(0.3), x))
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+def test_it_drops_at_its_rate_and_keeps_the_mean(p: float) -> None:
+    n = 1 << 20
+    mask = _drop(BatchDropout(p), torch.ones(n))
+    deviation = math.sqrt(p * (1 - p) / n)
+    assert abs((mask == 0).double().mean() - p) < 5 * deviation + 2**-17
+    assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=2**-13)
+    assert abs(mask.double().mean() - 1) < 5 * deviation / (1 - p)
+    kept = (mask != 0).double() - (mask != 0).double().mean()
+    for lag in range(1, 6):  # four elements share a draw of 64 bits
+        assert abs((kept[lag:] * kept[:-lag]).mean()) < 5 * p * (1 - p) / math.sqrt(n)
+
+
+@pytest.mark.parametrize(("p", "most"), [(1e-7, 30), (1 - 1e-7, (1 << 18) - 1)])
+def test_extreme_rates_still_drop_some_and_keep_some(p: float, most: int) -> None:
+    dropped = (_drop(BatchDropout(p), torch.ones(1 << 18)) == 0).sum()
+    assert 0 < dropped <= most
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_any_number_of_elements_can_be_dropped(count: int) -> None:
+    assert _drop(BatchDropout(0.5), torch.ones(count, dtype=torch.bfloat16)).shape == (count,)
 
 
 def test_evaluation_and_zero_pass_through() -> None:
