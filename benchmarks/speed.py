@@ -36,6 +36,7 @@ from iet_agc.config import Settings, load_preset, override
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.engine import train
+from iet_agc.heap import keep_freed_memory
 from iet_agc.member import Member, Pixels
 from iet_agc.models import build_unet, save_pipeline
 from iet_agc.precision import resolved
@@ -263,6 +264,7 @@ def work() -> None:
     changes = {"method.members": "2", "method.rounds": "1", "train.steps": "16", "train.batch_size": "32"}
     settings = override(load_preset("fashion-mnist-iet-agc"), changes | {"run.preview_images": "0"})
     torch.set_num_threads(1)
+    keep_freed_memory()
     times: list[float] = []
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder, dist.processes(device):
@@ -310,6 +312,7 @@ def main() -> None:
         work()
         return
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as train and sample do; it favours the plain ways as much
     device = torch.device(arguments.device)
     numbers: Numbers = {
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

@@ -33,6 +33,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "models": ("files", "torch diffusers"),
     "initial": ("config diffusion models seeds", "torch diffusers huggingface_hub"),
     "precision": ("", "torch"),
+    "heap": ("", ""),
     "sampling": ("diffusion precision", "torch diffusers"),
     "text": ("batches diffusion files log models precision sampling seeds", "torch diffusers transformers"),
     # numbers about images from anywhere: no models, files or ranks
@@ -61,9 +62,12 @@ TABLE: dict[str, tuple[str, str]] = {
     "batches": ("diffusion seeds", "torch diffusers"),
     "member": ("agc batches config diffusion dist ema models precision seeds", "torch diffusers"),
     "tasks": ("batches config data diffusion files initial member models sampling text", "torch diffusers"),
-    "engine": ("average checkpoint config data diffusion dist log member precision shards tasks telemetry", "torch"),
+    "engine": (
+        "average checkpoint config data diffusion dist heap log member precision shards tasks telemetry",
+        "torch",
+    ),
     "parts": ("dist files", "torch numpy"),
-    "samples": ("config data dist files guard log models parts precision sampling text", "torch numpy diffusers"),
+    "samples": ("config data dist files heap guard log models parts precision sampling text", "torch numpy diffusers"),
     "sources": ("config data guard log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (

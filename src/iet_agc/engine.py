@@ -27,6 +27,7 @@ from iet_agc.average import average_states
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data import ImageSet, image_grid, load_dataset, save_image
 from iet_agc.diffusion import NUM_TIMESTEPS
+from iet_agc.heap import keep_freed_memory
 from iet_agc.log import Curves, Meter, progress_bar, say
 from iet_agc.member import Member, NonFiniteError, warmup
 from iet_agc.precision import resolved
@@ -52,6 +53,7 @@ def start(settings: Settings, out: Path, on_step: Callable[[int], object] | None
         ValueError, NonFiniteError: see `train`.
     """
     began = time.perf_counter()
+    keep_freed_memory()
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
     images, held_out = load_dataset(**settings.data.source())

@@ -28,6 +28,7 @@ from iet_agc.config import Settings, is_run, override, read_settings
 from iet_agc.data import ImageSet, image_grid, load_images, save_image
 from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.guard import Guard
+from iet_agc.heap import keep_freed_memory
 from iet_agc.log import progress_bar
 from iet_agc.models import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.parts import compute_parts, read_parts
@@ -308,6 +309,7 @@ def sample_run(
         ValueError: an unfinished run, impossible settings, or see `draw_samples`.
     """
     began = time.perf_counter()
+    keep_freed_memory()
     run = is_run(source)
     settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
     asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample

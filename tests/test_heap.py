@@ -1,0 +1,29 @@
+"""Freed memory stays with the process."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, torch
+from iet_agc.heap import keep_freed_memory
+if {keep}:
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.ones(2**20) for _ in range(24)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min([faults() for _ in range(4)][1:]))
+"""
+
+
+def faults(keep: bool) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_a_step_finds_its_memory_again():
+    assert faults(keep=True) < 100 < faults(keep=False)
