@@ -49,7 +49,7 @@ def test_help_comes_at_once_and_names_every_verb():
     done = run("--help")
     assert time.perf_counter() - began < 5  # a guard against importing torch, not a timing
     assert done.returncode == 0
-    for verb in ("demo", "train", "sample", "audit", "report", "compare", "presets"):
+    for verb in ("demo", "train", "sample", "audit", "detect", "report", "compare", "presets"):
         assert f"  {verb} " in done.stdout
 
 
@@ -75,6 +75,10 @@ def test_the_options_are_these(capsys):
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
             "--convert-to", "--memory", "--device", "--fail-above",
+        },
+        "detect": {
+            "--prompts", "--prompt", "--planted", "--memorized", "--seeds", "--steps", "--first-steps", "--guidance",
+            "--weights", "--out", "--device",
         },
         "report": {"--out"},
         "compare": {"--out"},

@@ -68,6 +68,10 @@ TABLE: dict[str, tuple[str, str]] = {
     ),
     "parts": ("dist files", "torch numpy"),
     "samples": ("config data dist files heap guard log models parts precision sampling text", "torch numpy diffusers"),
+    "memorized_prompts": (
+        "config diffusion dist drawings files intervals log parts precision sampling text",
+        "torch numpy scipy sklearn matplotlib",
+    ),
     "sources": ("config data guard log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    for add in (_add_demo, _add_train, _add_sample, _add_audit, _add_report, _add_compare, _add_presets):
+    for add in (_add_demo, _add_train, _add_sample, _add_audit, _add_detect, _add_report, _add_compare, _add_presets):
         add(verbs)
     return parser
 
@@ -318,6 +318,61 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     )
     status = 0 if arguments.fail_above is None else check_share(numbers, arguments.fail_above)
     return status, numbers if dist.is_first() else None
+
+
+def _add_detect(verbs: Any) -> None:
+    parser = _verb(verbs, "detect", _detect, "tell memorized prompts of text-to-image, without its training images")
+    parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="the prompts to look at, one per line")
+    prompts.add_argument("--prompt", metavar="TEXT", help="the only one")
+    prompts.add_argument(
+        "--planted",
+        action="store_true",
+        help="of a run with planted duplicates: their captions as memorized prompts, and as many other captions",
+    )
+    parser.add_argument(
+        "--memorized", type=Path, metavar="FILE", help="which of the prompts are known to be: says how well it tells"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=4, metavar="N", help="images of each prompt, of seeds 0, 1, ... (default: 4)"
+    )
+    parser.add_argument("--steps", type=int, help="DDIM steps per image (default: the run's sample.steps)")
+    parser.add_argument("--first-steps", type=int, metavar="N", help="stop after so many of them (default: all)")
+    parser.add_argument("--guidance", type=float, help="weight of the prompt (default: the run's sample.guidance)")
+    parser.add_argument(
+        "--weights", choices=["raw", "ema"], help="which weights draw (default: the run's sample.weights)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DETECTION", help="folder of the result")
+    _add_device(parser, "compute")
+
+
+def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
+    if arguments.memorized and not arguments.prompts:
+        raise ValueError("--memorized says which of many prompts are: give --prompts FILE as well")
+
+    from iet_agc import dist
+    from iet_agc.memorized_prompts import detect_prompts, planted_prompts
+    from iet_agc.samples import read_prompts
+
+    prompts = [] if arguments.prompt is None else [arguments.prompt]
+    prompts = read_prompts(arguments.prompts) if arguments.prompts else prompts
+    memorized = read_prompts(arguments.memorized) if arguments.memorized else None
+    if arguments.planted:
+        prompts, memorized = planted_prompts(arguments.source)
+    names = ("steps", "weights", "guidance")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    summary = detect_prompts(
+        arguments.source,
+        arguments.out,
+        prompts,
+        memorized,
+        arguments.seeds,
+        arguments.first_steps,
+        given,
+        arguments.device,
+    )
+    return 0, summary if dist.is_first() else None
 
 
 def _add_report(verbs: Any) -> None:

@@ -1,0 +1,472 @@
+"""Memorized prompts, told without any training image: how far the text moves the predicted noise.
+
+d_t = || eps(x_t, prompt) - eps(x_t, "") ||_2          over all values of a latent
+d   = mean of d_t over the steps of guided sampling, then over seeds
+
+Where an image is memorized with its prompt, the text drives every noise to that image, and d is large: Wen et al.,
+"Detecting, Explaining, and Mitigating Memorization in Diffusion Models", ICLR 2024, arXiv 2407.21720, section 3.
+
+A model may predict v = sqrt(abar) eps - sqrt(1 - abar) x_0. With x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps that is
+eps = sqrt(abar) v + sqrt(1 - abar) x_t, whose second term is the same with and without text:
+
+eps(x_t, prompt) - eps(x_t, "") = sqrt(abar) (v(x_t, prompt) - v(x_t, ""))
+
+detect.json    the prompts, the highest magnitude first, and how well it tells the memorized ones from the others;
+               written last, with it the folder is whole
+detect.png     both groups, and the ROC curve, where it is known which are memorized
+.parts         while it is at work
+"""
+
+import hashlib
+import io
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.optimize import brentq
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import Tensor
+
+from iet_agc import dist
+from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
+from iet_agc.diffusion import Denoiser, predict_noise
+from iet_agc.drawings import HELD_OUT, PALETTE, style
+from iet_agc.files import check_ours, replace_text, replacing, sha256
+from iet_agc.intervals import share
+from iet_agc.log import progress_bar
+from iet_agc.parts import compute_parts, read_parts
+from iet_agc.precision import Precision, autocast, resolved
+from iet_agc.sampling import denoise, initial_noise, rows_at_a_time
+from iet_agc.text import TextPipeline, load_text_pipeline, text_weight_files
+
+__all__ = ["detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
+
+_FORMAT, _VERSION = "iet-agc detect", 1
+_FILES = {"detect.json", "detect.png", ".parts"}
+
+#: A part on disk holds so many batches.
+_PART = 8
+
+#: So many prompts are in the summary.
+_HIGHEST = 10
+
+#: Share of the other prompts that may be taken for memorized ones: less than this, as in the authors' code.
+_FALSE_ALARM = 0.01
+
+
+# -- the magnitude
+
+
+@torch.inference_mode()
+def prompt_magnitudes(
+    pipeline: TextPipeline,
+    seeds: Sequence[int],
+    prompts: Sequence[str],
+    steps: int = 50,
+    guidance: float = 7.5,
+    first_steps: int | None = None,
+    on_images: Callable[[float], object] = lambda count: None,
+    precision: Precision = "float32",
+) -> Tensor:
+    """Magnitude of the text-conditional noise prediction, d_t above, along the way on which `text.draw` draws.
+
+    Args:
+        pipeline: all its parts on one device.
+        seeds: one per image; equal seeds and prompts give equal magnitudes, whatever the others are.
+        prompts: one per image.
+        steps: of DDIM with eta = 0; each evaluates the U-Net with and without the text.
+        guidance: of the sampling; as in diffusers, there is none up to 1.
+        first_steps: stop after so many of the steps; None takes all.
+        on_images: called after each step with the finished fraction of images, for progress.
+        precision: of the U-Net's products.
+
+    Returns:
+        float64 (N, first_steps), at least 0, on the CPU; the first step is the noisiest.
+
+    Raises:
+        ValueError: a prompt that is too long.
+    """
+    scheduler, device = pipeline.scheduler, pipeline.unet.device
+    scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
+    scheduler.timesteps = scheduler.timesteps[:first_steps]  # a step looks back by 1000 / steps, not by this list
+    _, height, width = pipeline.image_shape
+    config: Any = pipeline.unet.config
+    shape = config.in_channels, height // pipeline.factor, width // pipeline.factor
+    rows, precision = rows_at_a_time(pipeline.image_shape, device), resolved(precision, device)
+    texts = list(dict.fromkeys(["", *prompts]))
+    embedded = dict(zip(texts, pipeline.embed(pipeline.tokens(texts)), strict=True))
+    found = [torch.empty(0, len(scheduler.timesteps), dtype=torch.float64)]
+    for start in range(0, len(seeds), rows):
+        part = seeds[start : start + rows]
+        noise, filled = torch.zeros(rows, *shape), [*prompts[start : start + rows], *[""] * (rows - len(part))]
+        noise[: len(part)] = initial_noise(part, shape)
+        told = torch.stack([embedded[text] for text in [""] * rows + filled]).to(device)
+        differences: list[Tensor] = []
+        finished = len(part) / len(scheduler.timesteps)
+        with autocast(precision, device):  # around all steps: weights are cast once
+            guided = _guided(pipeline.unet, told, guidance, differences)
+            denoise(guided, scheduler, noise.to(device), lambda s=finished: on_images(s))
+        found.append(torch.stack(differences, dim=1)[: len(part)].cpu() * _to_noise(scheduler))
+    return torch.cat(found)
+
+
+def _guided(
+    unet: Denoiser, texts: Tensor, guidance: float, differences: list[Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What `denoise` asks, of 2N texts, without and with; it notes the norm of their difference, float64 (N,)."""
+
+    def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
+        found = predict_noise(unet, latents.repeat(2, 1, 1, 1), timesteps.repeat(2), texts=texts).float()
+        without, told = found.chunk(2)
+        differences.append((told - without).double().flatten(1).norm(dim=1))
+        return without + guidance * (told - without) if guidance > 1 else told
+
+    return predict
+
+
+def _to_noise(scheduler: Any) -> Tensor:
+    """What makes a difference of predictions one of noise, at each timestep, float64; see the top."""
+    scale = scheduler.alphas_cumprod[scheduler.timesteps].double().sqrt()
+    return scale if scheduler.config.prediction_type == "v_prediction" else torch.ones_like(scale)
+
+
+# -- how well it tells
+
+
+def separation(magnitudes: Sequence[float], memorized: Sequence[bool]) -> dict[str, Any]:
+    """How well magnitudes tell memorized prompts from others.
+
+    Args:
+        magnitudes: one per prompt.
+        memorized: whether each is; both kinds must be there.
+
+    Returns:
+        "auc": how often a memorized prompt has the larger magnitude of a random pair, ties half; with "auc_ci95".
+        "tpr_at_1_percent_fpr": the memorized prompts above "cut", under which lie all others but less than 1 %; with
+        Wilson's interval given the cut.
+
+    Raises:
+        ValueError: all are memorized, or none.
+    """
+    values, positive = np.asarray(magnitudes, dtype=np.float64), np.asarray(memorized, dtype=bool)
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        raise ValueError(f"{count} prompts are memorized and {others} are not: give at least one of each")
+    auc = float(roc_auc_score(positive, values))
+    allowed = math.ceil(_FALSE_ALARM * others) - 1
+    cut = float(np.sort(values[~positive])[-1 - allowed])
+    return {
+        "num_memorized": count,
+        "num_others": others,
+        "auc": auc,
+        "auc_ci95": _auc_interval(auc, count, others),
+        "tpr_at_1_percent_fpr": {"cut": cut, **share(int((values[positive] > cut).sum()), count)},
+    }
+
+
+def _auc_interval(auc: float, count: int, others: int) -> list[float]:
+    """Newcombe's 95 % interval (Statistics in Medicine 25, 2006, page 559, method 5), which has width at AUC 1, too.
+
+    Its limits are the areas A at which (A - auc)^2 = z^2 V(A), with m and n prompts of each kind and
+
+        V(A) = A (1 - A) (1 + ((m + n) / 2 - 1) ((1 - A) / (2 - A) + A / (1 + A))) / (m n)
+    """
+    z, paired = float(norm.ppf(0.975)), (count + others) / 2 - 1
+
+    def excess(area: float) -> float:
+        variance = area * (1 - area) * (1 + paired * ((1 - area) / (2 - area) + area / (1 + area))) / (count * others)
+        return (area - auc) ** 2 - z**2 * variance
+
+    inside = min(max(auc, 1e-9), 1 - 1e-9)  # where the excess is below 0, also of an area of 0 or 1
+    low = 0.0 if auc == 0 else float(brentq(excess, 0, inside))  # pyright: ignore[reportArgumentType]
+    high = 1.0 if auc == 1 else float(brentq(excess, inside, 1))  # pyright: ignore[reportArgumentType]
+    return [low, high]
+
+
+# -- prompts
+
+
+def planted_prompts(run: Path) -> tuple[list[str], list[str]]:
+    """Prompts of a finished text-to-image run that planted duplicates, and which of them are those of the planted.
+
+    Of every image it is the first caption. The others are captions of the images that follow the planted ones, as many
+    of them where there are; training images are in random order. A caption stands once.
+
+    Returns:
+        All prompts, and the planted ones.
+
+    Raises:
+        ValueError: no such run, nothing is planted, or there are no others.
+    """
+    settings = read_settings(run)
+    data = settings.data
+    if settings.model.kind != "text-to-image":
+        raise ValueError(f"{run} is no text-to-image run: it has no prompts to detect")
+    if not data.planted_images or data.planted_copies < 2:
+        raise ValueError(f"{run} has no planted images: give --prompts FILE and --memorized FILE")
+    captions = _first_captions(run)
+    unique = len(captions) - data.planted_images * (data.planted_copies - 1)  # further copies stand behind all images
+    planted = list(dict.fromkeys(captions[: data.planted_images]))
+    others = [text for text in dict.fromkeys(captions[data.planted_images : unique]) if text not in planted]
+    if not others:
+        raise ValueError(f"{run} has no captions but those of its planted images: give --prompts and --memorized")
+    return planted + others[: len(planted)], planted
+
+
+def _first_captions(run: Path) -> list[str]:
+    """The first caption of each training image, in their order."""
+    file = run / "captions.json"
+    if not file.exists():
+        raise ValueError(f"{run} is not finished: run the same 'iet-agc train' again to finish it")
+    try:
+        captions = [texts[0] for texts in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): give --prompts FILE and --memorized FILE") from None
+    if not all(isinstance(text, str) for text in captions):
+        raise ValueError(f"{file} holds something else than captions: give --prompts FILE and --memorized FILE")
+    return captions
+
+
+def _checked(prompts: Sequence[str], memorized: Sequence[str] | None) -> list[str]:
+    """The prompts, each once."""
+    if not prompts:
+        raise ValueError("there is no prompt to look at: give --prompt TEXT, --prompts FILE, or of a run --planted")
+    if not all(map(str.strip, prompts)):
+        raise ValueError("a prompt is empty: say what to draw")
+    if odd := [text for text in prompts if any("\ud800" <= letter <= "\udfff" for letter in text)]:
+        raise ValueError(f"prompt {odd[0]!a} is not UTF-8: write it so")
+    unique = list(dict.fromkeys(prompts))
+    if memorized is None:
+        return unique
+    if absent := [text for text in memorized if text not in set(unique)]:
+        raise ValueError(f"memorized prompt {absent[0]!r} is not among the prompts: add it there, in the same letters")
+    if len(set(memorized)) in (0, len(unique)):
+        which = "all prompts are" if memorized else "no prompt is"
+        raise ValueError(f"{which} said to be memorized, so there is nothing to tell apart: give some of each")
+    return unique
+
+
+# -- on disk
+
+
+def detect_prompts(
+    source: Path,
+    out: Path,
+    prompts: Sequence[str],
+    memorized: Sequence[str] | None = None,
+    num_seeds: int = 4,
+    first_steps: int | None = None,
+    given: Mapping[str, Any] | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure prompts and write a folder: what `iet-agc detect` does; the same call again resumes.
+
+    Args:
+        source: a finished text-to-image run, or a diffusers pipeline folder.
+        out: the folder.
+        prompts: a repeated one counts once.
+        memorized: which of them are known to be; the others are taken not to be. None: how well they are told apart is
+            left out.
+        num_seeds: images of each prompt, of seeds 0, 1 and so on, the same for all.
+        first_steps: see `prompt_magnitudes`.
+        given: settings of section `sample` to replace, such as {"steps": 20}.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        A summary, JSON values only.
+
+    Raises:
+        ValueError: no text-to-image pipeline, prompts that do not fit, impossible numbers, or `out` holds something
+            else or another detection.
+    """
+    began = time.perf_counter()
+    folder, asked = _asked(source, given or {})
+    unique, where = _checked(prompts, memorized), dist.choose_device(device)
+    pipeline, precision = load_text_pipeline(folder), resolved(asked.precision, where)
+    pipeline.tokens(unique)  # refuses those that are too long
+    about = _about(folder, pipeline, asked, where) | {
+        "precision": precision,
+        "seeds": _in_range("--seeds", num_seeds, 2**32),
+        "first_steps": _in_range("--first-steps", asked.steps if first_steps is None else first_steps, asked.steps),
+        "num_prompts": len(unique),
+        "prompts_sha256": _digest(unique),
+        "memorized_sha256": None if memorized is None else _digest(sorted({*memorized})),
+    }
+    about = json.loads(json.dumps(about))
+    _check(out, about)
+    total = len(unique) * num_seeds
+    with (
+        dist.processes(where),
+        dist.alone_in(out),
+        progress_bar("detect", total, unit="image", shown=dist.rank() == 0) as bar,
+    ):
+        if dist.rank() == 0:
+            _claim(out, about)
+        dist.barrier()
+        if not (out / "detect.json").exists():
+            pipeline.to(where)
+            magnitudes = _magnitudes(out / ".parts", about, pipeline, unique, bar.update)
+            dist.barrier()  # others may still be reading parts
+            if dist.rank() == 0:
+                _write(out, about, unique, magnitudes, None if memorized is None else {*memorized})
+        if dist.rank() == 0:
+            shutil.rmtree(out / ".parts", ignore_errors=True)
+        dist.barrier()
+    return _summary(out) | {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, SampleSettings]:
+    """The pipeline of a source, and how it is to be sampled."""
+    run = is_run(source)
+    settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
+    asked = override(settings, {f"sample.{name}": str(value) for name, value in given.items()}).sample
+    if run and not (source / asked.weights).exists():
+        raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+    return source / asked.weights if run else source, asked
+
+
+def _in_range(name: str, value: int, most: int) -> int:
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} {value} is not between 1 and {most}")
+    return value
+
+
+def _about(folder: Path, pipeline: TextPipeline, asked: SampleSettings, device: torch.device) -> dict[str, Any]:
+    """What magnitudes follow from, beside prompts and seeds."""
+    files = {str(file.relative_to(folder)): file for file in text_weight_files(folder)}
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "pipeline": str(folder.resolve()),
+        "weights_sha256": {name: sha256(file) for name, file in files.items()},
+        "measure": "L2 norm of eps(x_t, prompt) - eps(x_t, empty), mean over steps, then over seeds",
+        "sampler": "DDIM, eta 0",
+        "scheduler": dict(pipeline.scheduler.config),
+        "steps": asked.steps,
+        "guidance": asked.guidance,
+        "device": device.type,
+        "rows": rows_at_a_time(pipeline.image_shape, device),
+    }
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def _check(out: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another detection or other things; writes nothing."""
+    check_ours(out, "detect.json", _FILES, "detection")
+    for file in (out / "detect.json", out / ".parts" / "about.json"):
+        there = _read(file) if file.exists() else about
+        if odd := [key for key in about if there.get(key) != about[key]]:
+            change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
+            raise ValueError(f"{out} holds another detection ({change}): choose another --out")
+
+
+def _claim(out: Path, about: Mapping[str, Any]) -> None:
+    if not (out / "detect.json").exists():
+        (out / ".parts").mkdir(parents=True, exist_ok=True)
+        replace_text(out / ".parts" / "about.json", json.dumps(about) + "\n")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): remove it, or choose another --out") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged (it is no JSON object): remove it, or choose another --out")
+    return content
+
+
+def _magnitudes(
+    parts: Path,
+    about: Mapping[str, Any],
+    pipeline: TextPipeline,
+    prompts: Sequence[str],
+    on_images: Callable[[float], object],
+) -> Tensor:
+    """Every prompt with every seed, over all processes, float64 (P, S)."""
+    seeds: int = about["seeds"]
+    length: int = _PART * about["rows"]
+
+    def make(items: slice) -> dict[str, Tensor]:
+        own = range(items.start, items.stop)
+        drawn = [item % seeds for item in own]
+        told = [prompts[item // seeds] for item in own]
+        how = about["steps"], about["guidance"], about["first_steps"], on_images, about["precision"]
+        return {"magnitudes": prompt_magnitudes(pipeline, drawn, told, *how).mean(1)}
+
+    total = len(prompts) * seeds
+    compute_parts(parts, "magnitudes", total, length, make, on_images)
+    return read_parts(parts, "magnitudes", total, length)["magnitudes"].reshape(len(prompts), seeds)
+
+
+def _write(
+    out: Path, about: Mapping[str, Any], prompts: Sequence[str], magnitudes: Tensor, memorized: set[str] | None
+) -> None:
+    values = magnitudes.mean(1).tolist()
+    spread = magnitudes.std(1).tolist() if magnitudes.shape[1] > 1 else [None] * len(prompts)
+    rows = [
+        {"prompt": prompt, "magnitude": value, "sd": deviation, "by_seed": each}
+        | ({} if memorized is None else {"memorized": prompt in memorized})
+        for prompt, value, deviation, each in zip(prompts, values, spread, magnitudes.tolist(), strict=True)
+    ]
+    rows.sort(key=lambda row: -row["magnitude"])
+    found = None
+    if memorized is not None:
+        marks = [row["memorized"] for row in rows]
+        found = separation([row["magnitude"] for row in rows], marks)
+        with replacing(out / "detect.png") as unfinished:
+            unfinished.write_bytes(_png([row["magnitude"] for row in rows], marks, found))
+    content = {**about, "separation": found, "prompts": rows}
+    replace_text(out / "detect.json", json.dumps(content, indent=1) + "\n")
+
+
+def _summary(out: Path) -> dict[str, Any]:
+    content = _read(out / "detect.json")
+    names = ("num_prompts", "seeds", "steps", "first_steps", "guidance", "separation")
+    highest = [{key: row[key] for key in row if key != "by_seed"} for row in content["prompts"][:_HIGHEST]]
+    return {"detect": str(out), **{name: content[name] for name in names}, "highest": highest}
+
+
+# -- the picture
+
+
+def _png(magnitudes: Sequence[float], memorized: Sequence[bool], found: Mapping[str, Any]) -> bytes:
+    values, positive = np.asarray(magnitudes), np.asarray(memorized)
+    with style():
+        figure = Figure(figsize=(7.2, 3.2))
+        groups, curve = figure.subplots(1, 2)
+        _draw_groups(groups, values, positive, found["tpr_at_1_percent_fpr"]["cut"])
+        false, true, _ = roc_curve(positive, values, drop_intermediate=False)
+        curve.plot(false, true, color=PALETTE[0], linewidth=1.6)
+        curve.plot([0, 1], [0, 1], color=HELD_OUT, linestyle="--", linewidth=1.1)
+        curve.set_xlabel("others taken for memorized")
+        curve.set_ylabel("memorized prompts found")
+        low, high = found["auc_ci95"]
+        curve.set_title(f"AUC {found['auc']:.3f} (95 % interval {low:.3f} to {high:.3f})", fontsize=9)
+        stream = io.BytesIO()
+        FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=200, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _draw_groups(axes: Axes, values: Any, positive: Any, cut: float) -> None:
+    """A histogram of each group, and the cut."""
+    edges = np.histogram_bin_edges(values, bins=30).tolist()
+    for mask, colour, name in ((~positive, HELD_OUT, "others"), (positive, PALETTE[0], "memorized")):
+        axes.hist(values[mask], bins=edges, color=colour, alpha=0.65, label=f"{name} ({int(mask.sum())})")
+    axes.axvline(cut, color=PALETTE[-1], linestyle="--", linewidth=1.1, label="cut, under 1 % false alarms")
+    axes.set_xlabel("magnitude")
+    axes.set_ylabel("prompts")
+    axes.legend(fontsize=8)
