@@ -466,7 +466,7 @@ def _draw_groups(axes: Axes, values: Any, positive: Any, cut: float) -> None:
     edges = np.histogram_bin_edges(values, bins=30).tolist()
     for mask, colour, name in ((~positive, HELD_OUT, "others"), (positive, PALETTE[0], "memorized")):
         axes.hist(values[mask], bins=edges, color=colour, alpha=0.65, label=f"{name} ({int(mask.sum())})")
-    axes.axvline(cut, color=PALETTE[-1], linestyle="--", linewidth=1.1, label="cut, under 1 % false alarms")
+    axes.axvline(cut, color=PALETTE[-1], linestyle="--", linewidth=1.1, label="cut (< 1 % of others)")
     axes.set_xlabel("magnitude")
     axes.set_ylabel("prompts")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, handlelength=1, columnspacing=1)
