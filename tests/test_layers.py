@@ -19,7 +19,8 @@ TABLE: dict[str, tuple[str, str]] = {
     # the method: one AGC serves pixels and latents, so no diffusers, files, ranks or config here
     "seeds": ("", "torch"),
     "agc": ("", "torch"),
-    "ema": ("", "torch"),
+    "frozen": ("", "torch"),
+    "ema": ("frozen", "torch"),
     "shards": ("seeds", "torch"),
     "average": ("dist", "torch"),
     # images and models know no AGC and no shards
@@ -35,7 +36,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "precision": ("", "torch"),
     "heap": ("", ""),
     "sampling": ("diffusion precision", "torch diffusers"),
-    "text": ("batches diffusion files log models precision sampling seeds", "torch diffusers transformers"),
+    "lora": ("seeds", "torch diffusers peft"),
+    "text": ("batches diffusion files log lora models precision sampling seeds", "torch diffusers transformers"),
     # numbers about images from anywhere: no models, files or ranks
     "metrics": ("metrics.memorization metrics.neighbors metrics.quality", ""),
     "metrics.neighbors": ("", "torch numpy"),
@@ -60,8 +62,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "log": ("files", "torch tqdm"),
     # what puts them together
     "batches": ("diffusion seeds", "torch diffusers"),
-    "member": ("agc batches config diffusion dist ema models precision seeds", "torch diffusers"),
-    "tasks": ("batches config data diffusion files initial member models sampling text", "torch diffusers"),
+    "member": (
+        "agc batches config diffusion dist ema frozen models precision seeds",
+        "torch diffusers",
+    ),
+    "tasks": (
+        "batches config data diffusion files initial lora member models sampling text",
+        "torch diffusers",
+    ),
     "engine": (
         "average checkpoint config data diffusion dist heap log member precision shards tasks telemetry",
         "torch",

@@ -109,14 +109,18 @@ CHANGES = {
 }
 
 
-#: Settings of image sets and models that are not at hand here: test_datasets.py and test_text.py see their effect.
+#: Settings of image sets and models that are not at hand here: test_datasets.py, test_text.py and test_lora.py see
+#: their effect.
 ELSEWHERE = {
     f"data.{name}"
     for name in (
         "download", "classes", "captions", "subset", "train_split", "held_out_split", "image_column", "label_column",
         "cache",
     )
-} | {"model.kind", "sample.guidance", "text.captions", "text.embedding_noise"}  # fmt: skip
+} | {
+    "model.kind", "sample.guidance", "text.captions", "text.embedding_noise", "text.train_encoder", "lora.rank",
+    "lora.alpha",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

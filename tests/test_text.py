@@ -21,7 +21,7 @@ from iet_agc.initial import folders_of
 from iet_agc.samples import draw_samples, load_samples, sample_run
 from iet_agc.seeds import generator
 from iet_agc.tasks import TextTask
-from iet_agc.text import Captioned, draw, load_text_pipeline
+from iet_agc.text import Captioned, UNetAndEncoder, draw, load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.test_dist import in_processes
 from tests.test_engine import assert_same, one_thread, with_changes  # noqa: F401
@@ -209,7 +209,8 @@ def test_images_alone_take_no_text_settings(tmp_path):
         train(validate({"text": {"captions": "first"}}), captioned(), tmp_path / "run", CPU)
 
 
-def test_a_loss_reads_nothing_on_the_host(pipeline):
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_loss_reads_nothing_on_the_host(pipeline, learns):
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watch(TorchDispatchMode):
@@ -218,12 +219,13 @@ def test_a_loss_reads_nothing_on_the_host(pipeline):
             return function(*args, **(kwargs or {}))
 
     data = captioned()
-    examples = Captioned(pipeline, data.images, data.captions, flips=True).to(CPU)
+    examples = Captioned(pipeline, data.images, data.captions, flips=True, train_encoder=learns).to(CPU)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
+    model = UNetAndEncoder(pipeline.unet, pipeline.text_encoder) if learns else pipeline.unet
     with torch.no_grad():
-        examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
+        examples.losses(model, pipeline.scheduler, batch, slice(0, 8))
         with Watch():
-            examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
+            examples.losses(model, pipeline.scheduler, batch, slice(0, 8))
 
 
 def test_a_hub_pipeline_is_fetched_without_pickles(folder, tmp_path, monkeypatch):
@@ -354,11 +356,97 @@ def test_a_run_is_trained_further_with_its_average(run, tmp_path):
     assert_same(unet(tmp_path / "further", "ema"), unet(run, "ema"))
 
 
+# -- the text encoder, trained
+
+
+def encoder(run, kind="raw"):
+    return load_text_pipeline(run / kind).text_encoder.state_dict()
+
+
+def learning(init, **changes):
+    return settings(init, text__train_encoder=True, text__embedding_noise=0.1, **changes)
+
+
+@pytest.fixture(scope="module")
+def taught(folder, tmp_path_factory):
+    """A finished run whose text encoder was trained."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "taught"
+    train(learning(folder), captioned(), out, CPU)
+    return out
+
+
+def test_a_text_encoder_learns_if_it_is_trained(folder, taught):
+    before, raw, ema = load_text_pipeline(folder), encoder(taught), encoder(taught, "ema")
+    for name, value in before.text_encoder.state_dict().items():
+        assert not torch.equal(value, raw[name]), name
+        assert not torch.equal(raw[name], ema[name]), name
+    assert_same(load_text_pipeline(taught / "raw").vae.state_dict(), before.vae.state_dict())
+    assert os.path.samefile(*(taught / kind / "vae/diffusion_pytorch_model.safetensors" for kind in ("raw", "ema")))
+    names = set(load_file(taught / "bundles" / "round-0002" / "shared.safetensors"))
+    parts = {".".join(name.split(".")[:2]) for name in names}
+    assert parts == {f"{kind}.{part}" for kind in ("raw", "ema") for part in ("unet", "text_encoder")}
+
+
+def test_texts_are_embedded_in_the_step_as_they_would_be_before(folder, pipeline):
+    """The same losses as from the cache; and a gradient."""
+    data, both = captioned(), UNetAndEncoder(pipeline.unet, pipeline.text_encoder).train()
+    batch = draw_batch(0, 0, 0, len(data), 8, (4, 8, 8), CPU)
+    cached, live = (Captioned(pipeline, data.images, data.captions, True, 0.1, learns) for learns in (False, True))
+    expected = cached.losses(pipeline.unet, pipeline.scheduler, batch, slice(2, 8))
+    found = live.losses(both, pipeline.scheduler, batch, slice(2, 8))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert live.embeddings is None
+    assert pipeline.unet.training
+    assert not pipeline.text_encoder.training  # whose dropout would differ between replicas
+    initial = TextTask(learning(folder), data).initial.raw
+    live.losses(initial, pipeline.scheduler, batch, slice(2, 8)).mean().backward()
+    assert all(parameter.grad is not None for parameter in initial.parameters())
+    pipeline.unet.eval()
+
+
+def test_a_killed_run_with_its_text_encoder_resumes_bitwise(folder, taught, tmp_path):
+    steps = []
+
+    def dies(count):
+        steps.append(count)
+        if len(steps) == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(learning(folder), captioned(), tmp_path / "run", CPU, dies)
+    train(learning(folder), captioned(), tmp_path / "run", CPU)
+    for kind in ("raw", "ema"):
+        assert_same(unet(tmp_path / "run", kind), unet(taught, kind))
+        assert_same(encoder(tmp_path / "run", kind), encoder(taught, kind))
+
+
+def test_two_processes_train_the_same_text_encoder(folder, taught, tmp_path):
+    in_processes(2, lambda: train(learning(folder), captioned(), tmp_path / "run", CPU))
+    for kind in ("raw", "ema"):
+        assert_same(unet(tmp_path / "run", kind), unet(taught, kind))
+        assert_same(encoder(tmp_path / "run", kind), encoder(taught, kind))
+
+
+def test_a_run_with_its_text_encoder_is_trained_further(taught, tmp_path):
+    """With both text encoders, or with one that is said."""
+    few = {"method__members": 1, "method__rounds": 1, "train__learning_rate": 1e-9, "train__ema_decay": 1.0}
+    train(learning(taught, **few), captioned(), tmp_path / "further", CPU)
+    assert_same(encoder(tmp_path / "further", "ema"), encoder(taught, "ema"))
+    assert_same(unet(tmp_path / "further", "ema"), unet(taught, "ema"))
+    with pytest.raises(ValueError, match=r"trained its text encoder.*: set text\.train_encoder true, or start"):
+        train(settings(taught), captioned(), tmp_path / "frozen", CPU)
+    one = TextTask(settings(taught / "raw"), captioned()).initial.sha256
+    assert one != TextTask(settings(taught / "ema"), captioned()).initial.sha256
+
+
 # -- drawing
 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
-def test_stock_diffusers_draws_the_same_from_the_exported_pipeline(run, guidance):
+@pytest.mark.parametrize("done", ["run", "taught"])
+def test_stock_diffusers_draws_the_same_from_the_exported_pipeline(done, guidance, request):
+    run = request.getfixturevalue(done)
     seeds, prompts = [3, 4, 5], ["a red dog", "a bird", "a blue house"]
     ours = draw(load_text_pipeline(run / "raw"), seeds, prompts, 4, guidance)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

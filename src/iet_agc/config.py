@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from iet_agc.files import check_ours, replace_text
 
 __all__ = [
+    "LoraSettings",
     "Settings",
     "TextSettings",
     "annotated",
@@ -135,6 +136,21 @@ class TextSettings(_Section):
     embedding_noise: float = Field(
         0.0, ge=0, description="deviation of Gaussian noise added to the embedded caption, to mitigate copying; 0: none"
     )
+    train_encoder: bool = Field(False, description="train the text encoder, too, together with the U-Net")
+
+
+class LoraSettings(_Section):
+    """Low-rank factors that are trained in place of weights (Hu et al., 2022, arXiv 2106.09685)."""
+
+    rank: int = Field(
+        0,
+        ge=0,
+        description="of text-to-image: rank of what is added to each projection of attention, and alone trained and "
+        "averaged, factor by factor; 0: all weights are trained",
+    )
+    alpha: float | None = Field(
+        None, gt=0, description="what is added is multiplied by lora.alpha / lora.rank; none: by 1"
+    )
 
 
 class InitSettings(_Section):
@@ -237,6 +253,7 @@ class Settings(_Section):
     data: DataSettings = DataSettings()  # pyright: ignore[reportCallIssue]
     model: ModelSettings = ModelSettings()  # pyright: ignore[reportCallIssue]
     text: TextSettings = TextSettings()  # pyright: ignore[reportCallIssue]
+    lora: LoraSettings = LoraSettings()  # pyright: ignore[reportCallIssue]
     init: InitSettings = InitSettings()  # pyright: ignore[reportCallIssue]
     method: MethodSettings = MethodSettings()  # pyright: ignore[reportCallIssue]
     train: TrainSettings = TrainSettings()  # pyright: ignore[reportCallIssue]
@@ -352,7 +369,7 @@ def documented(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 def fingerprint(settings: Settings) -> str:
     """SHA-256 of what the trained weights depend on.
 
-    That is the sections data and init (but not where images and model lie), model, text, method and train.
+    That is the sections data and init (but not where images and model lie), model, text, lora, method and train.
     """
     return hashlib.sha256(json.dumps(_essence(settings), sort_keys=True).encode()).hexdigest()
 
@@ -428,7 +445,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _essence(settings: Settings) -> dict[str, dict[str, Any]]:
-    essence = settings.model_dump(mode="json", include={"data", "model", "text", "init", "method", "train"})
+    essence = settings.model_dump(mode="json", include={"data", "model", "text", "lora", "init", "method", "train"})
     del essence["init"]["model"]
     for place in ("root", "download", "cache"):
         del essence["data"][place]

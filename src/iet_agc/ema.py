@@ -1,10 +1,11 @@
-"""Constant-decay exponential moving average of a module, buffers included."""
+"""Constant-decay exponential moving average of what a module trains, buffers included."""
 
-import copy
 from typing import Generic, TypeVar
 
 import torch
 from torch import nn
+
+from iet_agc.frozen import copy_trained
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -18,7 +19,7 @@ class ExponentialMovingAverage(Generic[M]):
     counts is no count. (diffusers' `EMAModel` ramps its decay, which is another average.)
 
     Args:
-        module: what to follow; the average starts as a copy of it.
+        module: what to follow; the average starts as a copy of it, and shares its frozen parameters.
         decay: in [0, 1]; 0.9999 in the paper.
 
     Attributes:
@@ -29,19 +30,21 @@ class ExponentialMovingAverage(Generic[M]):
         if not 0 <= decay <= 1:
             raise ValueError(f"EMA decay must be in [0, 1], not {decay}")
         self.decay = decay
-        self.module: M = copy.deepcopy(module).requires_grad_(False)
+        self.module: M = copy_trained(module).requires_grad_(False)
         self.module.eval()
 
     @torch.no_grad()
     def update(self, module: M) -> None:
         """Take one step toward `module`, all tensors at once."""
-        pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
+        pairs = self._pairs(module)
         floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
         torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - self.decay)
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)
 
-
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    return [*module.parameters(), *module.buffers()]
+    def _pairs(self, module: M) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Mine and theirs, without what is frozen in theirs."""
+        parameters = zip(self.module.parameters(), module.parameters(), strict=True)
+        trained = [(mine, theirs) for mine, theirs in parameters if theirs.requires_grad]
+        return [*trained, *zip(self.module.buffers(), module.buffers(), strict=True)]

@@ -1,6 +1,5 @@
 """The learner that owns a shard, and images as what it trains on."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from iet_agc.batches import Batch, Examples, draw_batch
 from iet_agc.config import Settings
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
 from iet_agc.ema import ExponentialMovingAverage
+from iet_agc.frozen import copy_trained, names_of_trained
 from iet_agc.models import use_rows
 from iet_agc.precision import autocast
 from iet_agc.seeds import key_of
@@ -71,7 +71,8 @@ class Member:
 
     Args:
         index: its number.
-        model: the initialisation, the same for every member; it is copied.
+        model: the initialisation, the same for every member; it is copied, but for its frozen parameters, which all
+            members share.
         examples: the shard.
         settings: of the run; train.precision is not "auto" any more.
         device: where it trains; it rests on the CPU.
@@ -96,12 +97,14 @@ class Member:
     ) -> None:
         self.index, self.settings, self.device, self.replicas = index, settings, device, replicas
         self.examples = examples
-        self.model = copy.deepcopy(model).train()
+        self.model = copy_trained(model).train()
+        self._trained = names_of_trained(self.model)
+        self._parameters = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         self._predict = torch.compile(self.model) if settings.train.compile else self.model
         self.ema = ExponentialMovingAverage(ema or model, settings.train.ema_decay)
         self.agc = AntiGradientControl(NUM_TIMESTEPS, settings.method.skip_below, settings.method.decay)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self._parameters.values(),
             lr=settings.train.learning_rate,
             weight_decay=settings.train.weight_decay,
             fused=True,
@@ -163,8 +166,8 @@ class Member:
     def _descend(self, losses: Tensor, bad: Tensor) -> None:
         """Clip, step, EMA; or nothing, from the first step on whose loss or gradient is not finite."""
         train = self.settings.train
-        self.replicas.sum_gradients(list(self.model.parameters()))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
+        self.replicas.sum_gradients([*self._parameters.values()])
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), train.grad_clip)
         bad.logical_or_(~(losses.isfinite().all() & norm.isfinite()))
         self.optimizer.param_groups[0]["lr"] = train.learning_rate * warmup(self.step, train.warmup_steps)
         self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
@@ -174,22 +177,27 @@ class Member:
         self.step += 1
 
     def shared(self) -> dict[str, Tensor]:
-        """What an average replaces: weights and EMA weights, by name."""
+        """What an average replaces: weights and EMA weights that are trained, by name."""
         states = {"raw": self.model.state_dict(), "ema": self.ema.module.state_dict()}
-        return {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
+        return {
+            f"{kind}.{name}": tensor
+            for kind, state in states.items()
+            for name, tensor in state.items()
+            if name in self._trained
+        }
 
     def load_shared(self, state: dict[str, Tensor]) -> None:
         """Take over what `shared` gave, here or elsewhere."""
         for kind, module in (("raw", self.model), ("ema", self.ema.module)):
-            module.load_state_dict(
-                {name.removeprefix(f"{kind}."): t for name, t in state.items() if name.startswith(f"{kind}.")}
-            )
+            frozen = {name: t for name, t in module.state_dict().items() if name not in self._trained}
+            given = {name.removeprefix(f"{kind}."): t for name, t in state.items() if name.startswith(f"{kind}.")}
+            module.load_state_dict(frozen | given)
 
     def own(self) -> dict[str, Tensor]:
         """What stays with the member: optimizer moments, loss bank, schedule position, counts."""
         moments = {
             f"optimizer.{kind}.{name}": value
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self._parameters.items()
             for kind, value in self.optimizer.state[parameter].items()
         }
         counts = {"seen": self.seen, "skipped": self.skipped, "step": torch.tensor(self.step)}
@@ -197,7 +205,7 @@ class Member:
 
     def load_own(self, state: dict[str, Tensor]) -> None:
         """Take over what `own` gave."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._parameters.items():
             kinds = ("step", "exp_avg", "exp_avg_sq")
             moments = {kind: state[f"optimizer.{kind}.{name}"] for kind in kinds if f"optimizer.{kind}.{name}" in state}
             if moments:

@@ -3,16 +3,15 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from diffusers import DDIMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from iet_agc.batches import Examples
-from iet_agc.config import Settings, TextSettings
+from iet_agc.config import LoraSettings, Settings, TextSettings
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler
 from iet_agc.files import replace_text
@@ -64,8 +63,10 @@ class ImageTask:
 
     def __init__(self, settings: Settings, images: ImageSet) -> None:
         self.settings, self.images = settings, images
-        if settings.text != TextSettings():  # pyright: ignore[reportCallIssue]
-            raise ValueError("settings of section text have no effect on images alone: leave them out")
+        defaults = {"text": TextSettings(), "lora": LoraSettings()}  # pyright: ignore[reportCallIssue]
+        for section, default in defaults.items():
+            if getattr(settings, section) != default:
+                raise ValueError(f"settings of section {section} have no effect on images alone: leave them out")
         self.classes = _classes(settings, images)
         self.initial = initial_weights(settings, images.shape)
         self.scheduler = make_scheduler()
@@ -93,8 +94,10 @@ class ImageTask:
 class TextTask:
     """Images told their captions, by the U-Net of a Stable Diffusion pipeline over latents; see `Task`.
 
+    What is trained is the U-Net, or a `text.UNetAndEncoder`, or the factors of LoRA in either.
+
     Attributes:
-        pipeline: the frozen parts, once for all members, and the U-Net that they start from.
+        pipeline: the frozen parts, once for all members, and what they start from.
         captions: one or more of each training image.
     """
 
@@ -106,17 +109,36 @@ class TextTask:
         said = [bool(texts) and all(map(str.strip, texts)) for texts in images.captions]
         if not all(said):
             raise ValueError(f"image {said.index(False)} of {images.name} has no caption, or an empty one: give it one")
+        if settings.lora.alpha is not None and settings.lora.rank == 0:
+            raise ValueError(f"lora.alpha {settings.lora.alpha:g} has no effect without a rank: set lora.rank")
         folders = folders_of(settings.init.model or "", "UNet2DConditionModel")
         pipelines = [load_text_pipeline(folder) for folder in folders]
         self.settings, self.images, self.captions, self.pipeline = settings, images, images.captions, pipelines[0]
         check_size(self.pipeline, images.shape, images.name)
         check_digest(settings, digest := digest_of(_described(pipelines)))
-        for pipeline in pipelines:
-            pipeline.made_for(images.shape)
-        self.initial = Initial(pipelines[0].unet, pipelines[-1].unet, digest)
+        if not settings.text.train_encoder and len(_encoders(pipelines)) > 1:
+            raise ValueError(
+                f"{settings.init.model} trained its text encoder, which differs from its average: set "
+                f"text.train_encoder true, or start from {folders[0]} or {folders[1]}"
+            )
+        models = [self._learning(pipeline) for pipeline in pipelines]
+        self.initial = Initial(models[0], models[-1], digest)
         self.scheduler = self.pipeline.scheduler
         tokens = [self.pipeline.tokens(some).tolist() for some in self.captions]
         self.identity = {"captions": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()}
+
+    def _learning(self, pipeline: Any) -> nn.Module:
+        """What is trained of a pipeline."""
+        from iet_agc.lora import add_lora
+        from iet_agc.text import UNetAndEncoder
+
+        pipeline.made_for(self.images.shape)
+        lora, both = self.settings.lora, self.settings.text.train_encoder
+        model = UNetAndEncoder(pipeline.unet, pipeline.text_encoder) if both else pipeline.unet
+        model.requires_grad_(True)
+        if lora.rank:
+            add_lora(model, lora.rank, lora.alpha or lora.rank, self.settings.train.seed)
+        return model
 
     def examples(self, shard: Tensor) -> Examples:
         """See `Task`."""
@@ -125,7 +147,7 @@ class TextTask:
         told = self.settings.text
         captions = [self.captions[place][: 1 if told.captions == "first" else None] for place in shard.tolist()]
         images, flips = self.images.images[shard], self.settings.data.flips
-        return Captioned(self.pipeline, images, captions, flips, told.embedding_noise)
+        return Captioned(self.pipeline, images, captions, flips, told.embedding_noise, told.train_encoder)
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """The first captions; see `Task`."""
@@ -133,7 +155,7 @@ class TextTask:
 
         asked = self.settings.sample
         prompts = [texts[0] for texts in self.captions[: self.settings.run.preview_images]]
-        pipeline = replace(self.pipeline, unet=model).to(device)
+        pipeline = self.pipeline.with_trained(model).to(device)
         images = draw(pipeline, range(len(prompts)), prompts, asked.steps, asked.guidance)
         pipeline.to(torch.device("cpu"))
         return images, None
@@ -150,14 +172,24 @@ def _described(pipelines: Sequence[Any]) -> list[tuple[dict[str, Any], dict[str,
     """What training from pipelines follows from, for `digest_of`."""
     first = pipelines[0]
     text = {name: getattr(first.text_encoder.config, name) for name in ("hidden_act", "num_attention_heads")}
-    named = {name.removeprefix("text_model."): value for name, value in first.text_encoder.state_dict().items()}
     rest = {"predicts": first.scheduler.config.prediction_type, "unet_dropout": first.unet.config.dropout}
     frozen = [
         (dict(first.vae.config), first.vae.state_dict()),
-        (text, named),  # whose names depend on the version of transformers
+        *((text, weights) for weights in _encoders(pipelines)),
         (rest, {"abar": first.scheduler.alphas_cumprod}),
     ]
     return [*((dict(pipeline.unet.config), pipeline.unet.state_dict()) for pipeline in pipelines), *frozen]
+
+
+def _encoders(pipelines: Sequence[Any]) -> list[dict[str, Tensor]]:
+    """Weights of the text encoders that differ: one, or those of a run that trained it, raw and ema."""
+    found: list[dict[str, Tensor]] = []
+    for pipeline in pipelines:
+        state = pipeline.text_encoder.state_dict()
+        weights = {name.removeprefix("text_model."): value for name, value in state.items()}  # as of any transformers
+        if not found or any(not torch.equal(found[0][name], value) for name, value in weights.items()):
+            found.append(weights)
+    return found
 
 
 def _classes(settings: Settings, images: ImageSet) -> Tensor | None:

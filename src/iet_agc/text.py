@@ -25,6 +25,7 @@ from iet_agc.batches import Batch
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
 from iet_agc.files import replacing_folder
 from iet_agc.log import say
+from iet_agc.lora import merged, save_lora
 from iet_agc.models import pipeline_index, with_batch_dropout
 from iet_agc.precision import Precision, autocast, resolved
 from iet_agc.sampling import denoise, initial_noise, rows_at_a_time
@@ -33,6 +34,7 @@ from iet_agc.seeds import generator
 __all__ = [
     "Captioned",
     "TextPipeline",
+    "UNetAndEncoder",
     "check_size",
     "draw",
     "load_text_pipeline",
@@ -57,7 +59,8 @@ class TextPipeline:
 
     Attributes:
         unet: what is trained.
-        vae, text_encoder, tokenizer: what is not.
+        text_encoder: what may be trained with it.
+        vae, tokenizer: what is not.
         scheduler: the pipeline's noise schedule and target, sampled by DDIM.
     """
 
@@ -80,10 +83,15 @@ class TextPipeline:
         return _config(self.vae).out_channels, height * self.factor, width * self.factor
 
     def made_for(self, shape: tuple[int, int, int]) -> None:
-        """Have the U-Net learn, and say in its configuration that it draws images (C, H, W)."""
-        self.unet.requires_grad_(True)
+        """Have the U-Net say in its configuration that it draws images (C, H, W)."""
         # with the version, since stock diffusers overrules sizes under 64 of U-Nets written before 0.9
         self.unet.register_to_config(sample_size=shape[1] // self.factor, _diffusers_version=diffusers.__version__)
+
+    def with_trained(self, model: Any) -> "TextPipeline":
+        """The same with another U-Net, or with those of a `UNetAndEncoder`."""
+        if isinstance(model, UNetAndEncoder):
+            return replace(self, unet=model.unet, text_encoder=model.text_encoder)
+        return replace(self, unet=model)
 
     def to(self, device: torch.device) -> "TextPipeline":
         """Itself, moved."""
@@ -129,6 +137,27 @@ class TextPipeline:
         """Latents (N, c, h, w) to images, uint8 (N, C, H, W)."""
         decoded: Any = self.vae.decode(latents / _config(self.vae).scaling_factor)  # pyright: ignore
         return to_uint8(decoded.sample)
+
+
+class UNetAndEncoder(nn.Module):
+    """A U-Net and the text encoder that tells it texts, trained together.
+
+    The encoder stays in evaluation mode: dropout is the U-Net's, which replicas of a batch can share.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: Any) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def train(self, mode: bool = True) -> "UNetAndEncoder":
+        """Itself, the U-Net in training mode."""
+        super().train(mode)
+        self.text_encoder.eval()
+        return self
+
+    def forward(self, latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Any:
+        """As the U-Net, of what `text_encoder` made of the texts."""
+        return self.unet(latents, timesteps, encoder_hidden_states=encoder_hidden_states)
 
 
 def _config(part: Any) -> Any:
@@ -249,20 +278,27 @@ def check_size(pipeline: TextPipeline, shape: tuple[int, int, int], name: str) -
         )
 
 
-def save_text_pipelines(pipeline: TextPipeline, unets: dict[str, Any], out: Path) -> None:
-    """Write a Stable Diffusion pipeline folder `out`/name per U-Net, each whole or not at all.
+def save_text_pipelines(pipeline: TextPipeline, models: dict[str, Any], out: Path) -> None:
+    """Write a Stable Diffusion pipeline folder `out`/name per trained model, each whole or not at all.
 
-    The frozen parts are written once; later folders hold hard links to the first one's, where links can be made. A
-    safety checker is not among them: whoever deploys the model adds one.
+    LoRA is merged into the weights; its factors are beside them, for `load_lora_weights` of the pipeline that training
+    started from. The frozen parts are written once; later folders hold hard links to the first one's, where links can
+    be made. A safety checker is not among them: whoever deploys the model adds one.
     """
     first: Path | None = None
-    for name, unet in unets.items():
+    for name, model in models.items():
+        trained = pipeline.with_trained(model)
+        whole = replace(trained, unet=merged(trained.unet), text_encoder=merged(trained.text_encoder))
         with replacing_folder(out / name) as unfinished:
             if first is None:
-                _assembled(replace(pipeline, unet=unet)).save_pretrained(unfinished)
+                _assembled(whole).save_pretrained(unfinished)
             else:
-                shutil.copytree(first, unfinished, ignore=shutil.ignore_patterns("unet"), copy_function=_linked)
-                unet.save_pretrained(unfinished / "unet")
+                own = [part for part in ("unet", "text_encoder") if getattr(whole, part) is not getattr(pipeline, part)]
+                others = shutil.ignore_patterns(*own, "pytorch_lora_weights.safetensors")
+                shutil.copytree(first, unfinished, ignore=others, copy_function=_linked)
+                for part in own:
+                    getattr(whole, part).save_pretrained(unfinished / part)
+            save_lora(unfinished, trained.unet, trained.text_encoder)
         first = first or out / name
 
 
@@ -305,6 +341,7 @@ class Captioned:
         flips: mirror those that the batch says.
         embedding_noise: deviation of the Gaussian noise that every step adds to the embedded captions, as a
             mitigation (Somepalli et al., 2023, arXiv 2305.20086); 0 adds none.
+        train_encoder: the model is a `UNetAndEncoder`, and every step embeds its captions, with a gradient.
     """
 
     def __init__(
@@ -314,8 +351,10 @@ class Captioned:
         captions: Sequence[Sequence[str]],
         flips: bool = False,
         embedding_noise: float = 0.0,
+        train_encoder: bool = False,
     ) -> None:
         self.pipeline, self.images, self.flips, self.embedding_noise = pipeline, images, flips, embedding_noise
+        self.train_encoder = train_encoder
         texts = sorted({text for some in captions for text in some})
         place = {text: number for number, text in enumerate(texts)}
         self.tokens = pipeline.tokens(texts)
@@ -337,42 +376,49 @@ class Captioned:
 
     def to(self, device: torch.device) -> "Captioned":
         """Itself, moved; what is encoded is encoded there."""
-        if self.moments is None or self.embeddings is None:
+        if self.moments is None:
             self._encode(device)
         assert self.moments is not None
-        assert self.embeddings is not None
-        self.moments, self.embeddings = self.moments.to(device), self.embeddings.to(device)
-        self.choices, self.counts = self.choices.to(device), self.counts.to(device)
+        self.moments = self.moments.to(device)
+        self.embeddings = None if self.embeddings is None else self.embeddings.to(device)
+        self.tokens, self.choices, self.counts = (each.to(device) for each in (self.tokens, self.choices, self.counts))
         return self
 
     def _encode(self, device: torch.device) -> None:
-        """Every orientation of every image, and every text, once."""
-        say(f"encoding {len(self.images)} images and {len(self.tokens)} captions of them")
+        """Every orientation of every image, and every text that stays as it is, once."""
+        captions = "" if self.train_encoder else f" and {len(self.tokens)} captions of them"
+        say(f"encoding {len(self.images)} images{captions}")
         self.pipeline.vae.to(device)  # pyright: ignore[reportArgumentType]
-        self.pipeline.text_encoder.to(device)
         orientations = [self.images, self.images.flip(-1)] if self.flips else [self.images]
         self.moments = torch.stack([self.pipeline.moments(images) for images in orientations])
-        self.embeddings = self.pipeline.embed(self.tokens)
         self.pipeline.vae.to("cpu")  # pyright: ignore[reportArgumentType]
-        self.pipeline.text_encoder.to("cpu")
+        if not self.train_encoder:
+            self.pipeline.text_encoder.to(device)
+            self.embeddings = self.pipeline.embed(self.tokens)
+            self.pipeline.text_encoder.to("cpu")
 
-    def losses(self, model: Denoiser, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+    def losses(self, model: Any, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
         """See `diffusion.per_sample_loss`; of latents drawn from the VAE's distribution, and a caption of each."""
-        if self.moments is None or self.embeddings is None:
+        if self.moments is None:
             self.to(batch.noise.device)
         assert self.moments is not None
-        assert self.embeddings is not None
         posterior, lots, rng = self._draw(batch)
         positions = batch.positions[rows]
         mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
         mean, deviation = self.moments[mirrored, positions].unbind(1)
         latents = (mean + deviation * posterior[rows]) * _config(self.pipeline.vae).scaling_factor
         chosen = self.choices[positions, (lots[rows] * self.counts[positions]).long()]
-        texts = self.embeddings[chosen]
+        texts = self._embedded(model, chosen)
         if self.embedding_noise > 0:
             shape, device = (len(lots), *texts.shape[1:]), texts.device
             texts = texts + self.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
         return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
+
+    def _embedded(self, model: Any, chosen: Tensor) -> Tensor:
+        """What the U-Net is told of captions, by their numbers int64 (B,): float (B, L, D)."""
+        if self.embeddings is None:
+            return model.text_encoder(self.tokens[chosen])[0]
+        return self.embeddings[chosen]
 
     def _draw(self, batch: Batch) -> tuple[Tensor, Tensor, torch.Generator]:
         """Noise of the latents, as `batch.noise`, a number in [0, 1) that chooses the caption, (B,), and what drew."""

@@ -1,0 +1,81 @@
+"""LoRA: of a frozen projection W only a difference of low rank is trained (Hu et al., 2022, arXiv 2106.09685).
+
+W x + (alpha / rank) B A x          A (rank, in) is Gaussian at the start, B (out, rank) is zero
+
+by peft, on the projections of attention, W itself once for all members. What a round averages are the factors. Their
+mean is not that of the differences, mean(B) mean(A) != mean(B A): members must stay close, as they must for weights.
+"""
+
+import copy
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+
+from iet_agc.seeds import key_of
+
+M = TypeVar("M", bound=nn.Module)
+
+__all__ = ["add_lora", "factors", "merged", "save_lora"]
+
+#: The projections of attention: of diffusers' U-Nets, and of CLIP's text encoder.
+_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+def add_lora(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
+    """Freeze a model, and give its projections of attention factors that are trained; equal for equal seeds.
+
+    Raises:
+        ValueError: `peft` is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError("lora.rank needs the package peft: pip install 'iet-agc[text]'")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model.requires_grad_(False)
+    torch.manual_seed(key_of("lora", seed))
+    scaled: Any = alpha  # peft's annotation says int; it divides
+    config = LoraConfig(r=rank, lora_alpha=scaled, target_modules=_PROJECTIONS, init_lora_weights="gaussian")
+    inject_adapter_in_model(config, model)
+
+
+def factors(model: nn.Module) -> dict[str, Tensor]:
+    """A and (alpha / rank) B of every projection, by peft's names; none, if the model has no LoRA.
+
+    With that factor in B they mean the same to every reader, whatever alpha it takes for the rank.
+    """
+    found = {}
+    for name, layer in _layers(model):
+        found[f"{name}.lora_A.weight"] = layer.lora_A["default"].weight.detach()
+        found[f"{name}.lora_B.weight"] = layer.lora_B["default"].weight.detach() * layer.scaling["default"]
+    return found
+
+
+def merged(model: M) -> M:
+    """A copy with the products added to the projections, of the class and names that it had before LoRA.
+
+    A model without LoRA is returned as it is.
+    """
+    if not any(_layers(model)):
+        return model
+    plain = copy.deepcopy(model)
+    for name, layer in list(_layers(plain)):
+        layer.merge()
+        plain.set_submodule(name, layer.get_base_layer())
+    return plain
+
+
+def save_lora(folder: Path, unet: nn.Module, text_encoder: nn.Module) -> None:
+    """Write the factors as the file that `StableDiffusionPipeline.load_lora_weights` takes, if there are any."""
+    if found := factors(unet):
+        of_text: Any = factors(text_encoder)  # tensors, which diffusers' annotation leaves out
+        StableDiffusionPipeline.save_lora_weights(folder, dict(found), of_text)
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Projections with factors, by name; told by what they have, since peft may not be installed."""
+    return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
