@@ -1,6 +1,7 @@
 """A Stable Diffusion pipeline of random weights that is small enough to train in a test, and images with captions."""
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ WORDS = ["a", "red", "blue", "green", "dog", "cat", "bird", "house", "with", "ha
 
 
 def tokenizer(length: int = 16) -> Any:
-    """CLIP's kind, of single characters and the words above."""
+    """CLIP's kind, of single letters, digits and the words above."""
     from transformers import CLIPTokenizer
 
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    letters = [*string.ascii_lowercase, *string.digits]
     merges, whole = [], []
     for word in WORDS:
         parts = [*word[:-1], f"{word[-1]}</w>"]

@@ -71,6 +71,7 @@ def test_the_options_are_these(capsys):
         "sample": {
             "--out", "--num", "--steps", "--weights", "--first-seed", "--format", "--device",
             "--guard", "--held-out", "--flips", "--class", "--precision", "--prompt", "--prompts", "--guidance",
+            "--scheduler", "--random-tokens", "--random-numbers", "--repeat-words", "--embedding-noise",
         },
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",

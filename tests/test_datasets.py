@@ -495,12 +495,13 @@ def test_fewer_images_than_shards(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         ("download", "true", "digits"),
         ("classes", "folders", "digits"),
-        ("captions", "a.json", "folder"),
+        ("captions", "a.json", "digits"),
         ("subset", "x", "cifar10"),
         ("train_split", "x", "folder"),
         ("held_out_split", "x", "folder"),
         ("image_column", "x", "afhq-dog"),
         ("label_column", "x", "folder"),
+        ("caption_column", "x", "folder"),
     ],
 )
 def test_no_option_is_ignored(

@@ -24,10 +24,11 @@ TABLE: dict[str, tuple[str, str]] = {
     "shards": ("seeds", "torch"),
     "average": ("dist", "torch"),
     # images and models know no AGC and no shards
+    "captions": ("", "torch"),
     "decoding": ("files", "PIL"),
     "images": ("decoding files", "torch torchvision PIL numpy"),
-    "named": ("decoding files images", "torch torchvision numpy sklearn filelock"),
-    "hugging_face": ("decoding files images", "torch"),
+    "named": ("captions decoding files images", "torch torchvision numpy sklearn filelock"),
+    "hugging_face": ("captions decoding files images", "torch"),
     "image_cache": ("files images", "torch numpy filelock"),
     "data": ("files hugging_face image_cache images named seeds", "torch PIL"),
     "diffusion": ("", "torch diffusers"),
@@ -36,8 +37,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "precision": ("", "torch"),
     "heap": ("", ""),
     "sampling": ("diffusion precision", "torch diffusers"),
-    "lora": ("seeds", "torch diffusers peft"),
-    "text": ("batches diffusion files log lora models precision sampling seeds", "torch diffusers transformers"),
+    "lora": (
+        "seeds",
+        "torch diffusers peft",
+    ),
+    "text": (
+        "batches captions diffusion files log lora models precision sampling seeds",
+        "torch diffusers transformers",
+    ),
     # numbers about images from anywhere: no models, files or ranks
     "metrics": ("metrics.memorization metrics.neighbors metrics.quality", ""),
     "metrics.neighbors": ("", "torch numpy"),
@@ -67,15 +74,21 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch diffusers",
     ),
     "tasks": (
-        "batches config data diffusion files initial lora member models sampling text",
+        "batches captions config data diffusion files initial log lora member models sampling text",
         "torch diffusers",
     ),
     "engine": (
         "average checkpoint config data diffusion dist heap log member precision shards tasks telemetry",
         "torch",
     ),
-    "parts": ("dist files", "torch numpy"),
-    "samples": ("config data dist files heap guard log models parts precision sampling text", "torch numpy diffusers"),
+    "parts": (
+        "dist files",
+        "torch numpy",
+    ),
+    "samples": (
+        "config data dist files heap guard log models parts precision sampling text",
+        "torch numpy diffusers",
+    ),
     "memorized_prompts": (
         "config diffusion dist drawings files intervals log parts precision sampling text",
         "torch numpy scipy sklearn matplotlib",

@@ -109,18 +109,21 @@ CHANGES = {
 }
 
 
-#: Settings of image sets and models that are not at hand here: test_datasets.py, test_text.py and test_lora.py see
-#: their effect.
+#: Settings of image sets and models that are not at hand here: test_datasets.py, test_captions.py, test_text.py and
+#: test_lora.py see their effect.
 ELSEWHERE = {
     f"data.{name}"
     for name in (
         "download", "classes", "captions", "subset", "train_split", "held_out_split", "image_column", "label_column",
-        "cache",
+        "cache", "caption_column", "planted_captions",
     )
 } | {
     "model.kind", "sample.guidance", "text.captions", "text.embedding_noise", "text.train_encoder", "lora.rank",
     "lora.alpha",
 }  # fmt: skip
+ELSEWHERE |= {f"text.{name}" for name in ("random_caption", "change_rate", "too_long")} | {"sample.scheduler"}
+ELSEWHERE |= {f"text.{name}" for name in ("random_tokens", "random_numbers", "repeat_words")}
+ELSEWHERE |= {f"sample.{name}" for name in ("random_tokens", "random_numbers", "repeat_words", "embedding_noise")}
 
 
 @pytest.fixture(scope="module")

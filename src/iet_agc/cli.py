@@ -162,7 +162,7 @@ def _add_sample(verbs: Any) -> None:
     parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
     parser.add_argument("--out", type=Path, required=True, metavar="SAMPLES", help="folder of the sample set")
     parser.add_argument("--num", type=int, help="images (default: the run's sample.num)")
-    parser.add_argument("--steps", type=int, help="DDIM steps per image (default: the run's sample.steps)")
+    parser.add_argument("--steps", type=int, help="of the sampler, per image (default: the run's sample.steps)")
     parser.add_argument(
         "--weights", choices=["raw", "ema"], help="which weights draw (default: the run's sample.weights)"
     )
@@ -190,6 +190,19 @@ def _add_sample(verbs: Any) -> None:
     parser.add_argument(
         "--guidance", type=float, help="of text-to-image: weight of the prompt (default: the run's sample.guidance)"
     )
+    parser.add_argument(
+        "--scheduler",
+        choices=["ddim", "dpm++", "pndm", "euler"],
+        help="of text-to-image: the sampler (default: the run's sample.scheduler)",
+    )
+    for name, kind, what in (
+        ("random-tokens", int, "random words put into each prompt"),
+        ("random-numbers", int, "random numbers put into each prompt"),
+        ("repeat-words", int, "words of each prompt repeated in it"),
+        ("embedding-noise", float, "deviation of Gaussian noise on the embedded prompt"),
+    ):
+        told = f"of text-to-image, against copying: {what} (default: the run's sample.{name.replace('-', '_')})"
+        parser.add_argument(f"--{name}", type=kind, metavar="S" if kind is float else "N", help=told)
     parser.add_argument(
         "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
     )
@@ -219,7 +232,10 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     given = {
         name: getattr(arguments, name)
-        for name in ("num", "steps", "weights", "first_seed", "precision", "guidance")
+        for name in (
+            *("num", "steps", "weights", "first_seed", "precision", "guidance", "scheduler"),
+            *("random_tokens", "random_numbers", "repeat_words", "embedding_noise"),
+        )
         if getattr(arguments, name) is not None
     }
     prompts = [arguments.prompt] if arguments.prompt is not None else []

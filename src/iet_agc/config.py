@@ -58,13 +58,18 @@ class DataSettings(_Section):
         None, description="of folder: 'folders' takes the subfolders of data.root as classes"
     )
     captions: str | None = Field(
-        None, description="of laion-10k: JSON file with the captions; none: the only one in data.root"
+        None,
+        description="of laion-10k and folder: a .json file (path: captions), a .jsonl file (file_name, text), or 'txt' "
+        "for a .txt file beside each image; none: of laion-10k the only .json in data.root, of folder no captions",
     )
     subset: str | None = Field(None, description="of hugging-face: the dataset's configuration, where it has several")
     train_split: str | None = Field(None, description="of hugging-face: what is trained on; none: 'train'")
     held_out_split: str | None = Field(None, description="of hugging-face: what is held out; none: see data.num_train")
     image_column: str | None = Field(None, description="of hugging-face: where the images are; none: 'image'")
     label_column: str | None = Field(None, description="of hugging-face: where the classes are; none: no classes")
+    caption_column: str | None = Field(
+        None, description="of hugging-face: where the captions are, one or a list; none: no captions"
+    )
     cache: str | None = Field(
         None, description="folder that keeps decoded images and maps them into memory; none: decoded at every start"
     )
@@ -75,6 +80,11 @@ class DataSettings(_Section):
     )
     planted_images: int = Field(0, ge=0, description="training images that are repeated, so that they get memorized")
     planted_copies: int = Field(1, ge=1, description="times that each planted image stands in the training set")
+    planted_captions: Literal["same", "different"] | None = Field(
+        None,
+        description="of a planted image, its first caption with all copies, or with each copy the next one of its "
+        "captions; none: all of its captions with each",
+    )
     flips: bool = Field(False, description="mirror each image left to right, half of the times that it is drawn")
     seed: int = Field(0, ge=0, description="chooses the training images and the planted ones")
 
@@ -126,6 +136,10 @@ class ModelSettings(_Section):
         return self
 
 
+#: No more can be put into a text of CLIP's.
+_MOST_WORDS = 75
+
+
 class TextSettings(_Section):
     """What text-to-image is told of its training images (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
 
@@ -137,6 +151,29 @@ class TextSettings(_Section):
         0.0, ge=0, description="deviation of Gaussian noise added to the embedded caption, to mitigate copying; 0: none"
     )
     train_encoder: bool = Field(False, description="train the text encoder, too, together with the U-Net")
+    random_caption: float = Field(
+        0.0, ge=0, le=1, description="probability that four random words stand in place of the caption, as a mitigation"
+    )
+    random_tokens: int = Field(
+        0, ge=0, le=_MOST_WORDS, description="random words put between those of the caption, as a mitigation"
+    )
+    random_numbers: int = Field(
+        0, ge=0, le=_MOST_WORDS, description="random numbers put between the caption's words, as a mitigation"
+    )
+    repeat_words: int = Field(
+        0, ge=0, le=_MOST_WORDS, description="words of the caption repeated between its words, as a mitigation"
+    )
+    change_rate: float = Field(
+        1.0, gt=0, le=1, description="probability that a caption is changed by the last three, each time it is told"
+    )
+    too_long: Literal["refuse", "cut"] = Field(
+        "refuse", description="captions with more tokens than the text encoder takes: refuse them, or cut them off"
+    )
+
+    def changes(self) -> dict[str, Any]:
+        """The arguments of `captions.Changes`, for training."""
+        names = {"random_caption", "random_tokens", "random_numbers", "repeat_words", "change_rate"}
+        return self.model_dump(include=names)
 
 
 class LoraSettings(_Section):
@@ -208,7 +245,7 @@ class SampleSettings(_Section):
     """How a trained model is sampled, unless told otherwise."""
 
     num: int = Field(65_536, ge=1, description="images")
-    steps: int = Field(50, ge=1, le=500, description="DDIM steps per image")
+    steps: int = Field(50, ge=1, le=500, description="of the sampler, per image")
     weights: Literal["raw", "ema"] = Field("raw", description="which weights draw: as trained, or their average")
     first_seed: int = Field(0, ge=0, description="seed of the first image; the others count on from it")
     guidance: float = Field(
@@ -216,7 +253,26 @@ class SampleSettings(_Section):
         ge=0,
         description="of text-to-image: how far to go from no text to the prompt and beyond; up to 1: no guidance",
     )
+    scheduler: Literal["ddim", "dpm++", "pndm", "euler"] = Field(
+        "ddim", description="of text-to-image: the sampler; ddim is DDIM with eta 0, dpm++ DPM-Solver++ of order 2"
+    )
+    random_tokens: int = Field(
+        0, ge=0, le=_MOST_WORDS, description="of text-to-image: random words put into each prompt, as a mitigation"
+    )
+    random_numbers: int = Field(
+        0, ge=0, le=_MOST_WORDS, description="of text-to-image: random numbers put into each prompt, as a mitigation"
+    )
+    repeat_words: int = Field(
+        0, ge=0, le=_MOST_WORDS, description="of text-to-image: words of each prompt repeated in it, as a mitigation"
+    )
+    embedding_noise: float = Field(
+        0.0, ge=0, description="of text-to-image: deviation of Gaussian noise on the embedded prompt, as a mitigation"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="as train.precision")
+
+    def changes(self) -> dict[str, Any]:
+        """The arguments of `captions.Changes`, for prompts."""
+        return self.model_dump(include={"random_tokens", "random_numbers", "repeat_words"})
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "SampleSettings":

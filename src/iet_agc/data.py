@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import PIL
 import torch
@@ -36,8 +36,10 @@ DATASETS = ("digits", "fashion-mnist")
 _OPTIONS_OF = {
     "download": ("cifar10", "cifar100", "fashion-mnist"),
     "classes": ("folder",),
-    "captions": ("laion-10k",),
-} | dict.fromkeys(("subset", "train_split", "held_out_split", "image_column", "label_column"), ("hugging-face",))
+    "captions": ("folder", "laion-10k"),
+} | dict.fromkeys(
+    ("subset", "train_split", "held_out_split", "image_column", "label_column", "caption_column"), ("hugging-face",)
+)
 
 
 class Options(TypedDict, total=False):
@@ -48,12 +50,14 @@ class Options(TypedDict, total=False):
             3 x 64 x 64 and LAION-10k as 3 x 256 x 256.
         download: fetch CIFAR and Fashion-MNIST into `root`, or unpack them there.
         classes: "folders": an image of a folder has the class of the subfolder that it stands in.
-        captions: JSON file with LAION-10k's captions; None is the only one in `root`.
+        captions: of a folder and LAION-10k, see `named.read_captioned`; None is LAION-10k's only .json file in `root`,
+            and no captions of a folder.
         subset: of a Hugging Face dataset, its configuration.
         train_split: of a Hugging Face dataset, what is trained on; None is "train".
         held_out_split: of a Hugging Face dataset, what is held out; None is what `num_train` leaves.
         image_column: of a Hugging Face dataset; None is "image".
         label_column: of a Hugging Face dataset; None gives no labels.
+        caption_column: of a Hugging Face dataset; None gives no captions.
     """
 
     shape: tuple[int, int, int] | None
@@ -65,6 +69,7 @@ class Options(TypedDict, total=False):
     held_out_split: str | None
     image_column: str | None
     label_column: str | None
+    caption_column: str | None
 
 
 def split(images: ImageSet, num_train: int | None, seed: int = 0) -> tuple[ImageSet, ImageSet]:
@@ -82,23 +87,50 @@ def split(images: ImageSet, num_train: int | None, seed: int = 0) -> tuple[Image
     return images.take(order[:num_train]), images.take(order[num_train:])
 
 
-def plant_duplicates(images: ImageSet, num_images: int, copies: int) -> ImageSet:
+def plant_duplicates(
+    images: ImageSet, num_images: int, copies: int, captions: Literal["same", "different"] | None = None
+) -> ImageSet:
     """Repeat the first images, as a crawl of the web would, so that they get memorized.
 
     Args:
         images: the unique ones.
         num_images: how many of them to repeat.
         copies: how often each of these stands in the result; 1 changes nothing.
+        captions: of planted images, as in Somepalli et al., 2023 (arXiv 2305.20086): "same", every copy has the first
+            caption, so that image and text are duplicated; "different", copy j has caption j modulo their number, so
+            that the image is; None, every copy has all of them.
 
     Returns:
-        The images as they were, then the further copies.
+        The images as they were but for those captions, then the further copies.
+
+    Raises:
+        ValueError: impossible numbers, or captions without effect.
     """
     if not 0 <= num_images <= len(images) or copies < 1:
         raise ValueError(f"cannot plant {num_images} of {len(images)} images {copies} times each")
     if num_images == 0 or copies == 1:
+        if captions:
+            raise ValueError("data.planted_captions has no effect: set data.planted_images and data.planted_copies")
         return images  # as it is, mapped into memory perhaps
     further = torch.arange(num_images).repeat(copies - 1)
-    return images.take(torch.cat([torch.arange(len(images)), further]))
+    planted = images.take(torch.cat([torch.arange(len(images)), further]))
+    return replace(planted, captions=_of_copies(images, num_images, copies, captions)) if captions else planted
+
+
+def _of_copies(images: ImageSet, num_images: int, copies: int, captions: str) -> tuple[tuple[str, ...], ...]:
+    """The captions of all images and of their copies, of which each planted one has one."""
+    if images.captions is None:
+        raise ValueError(f"{images.name} has no captions, so data.planted_captions has no effect: leave it out")
+    planted, others = images.captions[:num_images], images.captions[num_images:]
+    if alone := [number for number, texts in enumerate(planted) if len(texts) == 1 and captions == "different"]:
+        which = images.files[alone[0]] if images.files else f"image {alone[0]}"
+        raise ValueError(
+            f"data.planted_captions is 'different', but {len(alone)} planted images of {images.name} have one caption "
+            f"only, such as {shown(which)}: give them more, or choose 'same'"
+        )
+    step = 1 if captions == "different" else 0
+    first, *further = [[(texts[step * copy % len(texts)],) for texts in planted] for copy in range(copies)]
+    return (*first, *others, *(texts for some in further for texts in some))
 
 
 def load_dataset(
@@ -107,6 +139,7 @@ def load_dataset(
     num_train: int | None = None,
     planted_images: int = 0,
     planted_copies: int = 1,
+    planted_captions: Literal["same", "different"] | None = None,
     seed: int = 0,
     cache: Path | str | None = None,
     **options: Unpack[Options],
@@ -122,6 +155,7 @@ def load_dataset(
             held out, otherwise the images that are not trained on.
         planted_images: how many of them to repeat.
         planted_copies: how often each of these stands in the training set.
+        planted_captions: which captions the copies have, see `plant_duplicates`.
         seed: which images are trained on, and which repeated.
         cache: folder in which decoded images are kept for the next time, and mapped into memory from there; not the
             digits, and not in the run that downloads them.
@@ -141,7 +175,7 @@ def load_dataset(
         train, held_out = cached(Path(cache), source | {"num_train": num_train, "seed": seed}, read)
     else:
         train, held_out = read()
-    return plant_duplicates(train, planted_images, planted_copies), held_out
+    return plant_duplicates(train, planted_images, planted_copies, planted_captions), held_out
 
 
 def _check(name: str, options: Options) -> None:
@@ -184,7 +218,7 @@ def _places(name: str, root: Path | None, options: Options) -> list[Path]:
     if name == "afhq-dog" and root.is_dir():
         return [place for place in named.afhq_folders(root) if place]
     captions = options.get("captions")
-    return [root, Path(captions)] if captions else [root]
+    return [root, named.captions_file(root, captions)] if captions and captions != "txt" else [root]
 
 
 def _fashion_places(root: Path | None) -> list[Path]:
@@ -201,7 +235,8 @@ def _path(root: str | None) -> Path | None:
 def _folder(root: str | None, options: Options) -> named.Parts:
     if root is None:
         raise ValueError("data.name is 'folder', but data.root does not say which: set data.root")
-    images = load_images(Path(root), options.get("shape"))
+    captions, shape = options.get("captions"), options.get("shape")
+    images = named.read_captioned(Path(root), captions, shape) if captions else load_images(Path(root), shape)
     return (_with_classes(images, Path(root)) if options.get("classes") == "folders" else images), None
 
 
@@ -233,6 +268,7 @@ def _hugging_face(root: str | None, options: Options) -> named.Parts:
             options.get("label_column"),
             options.get("subset"),
             options.get("shape"),
+            options.get("caption_column"),
         )
 
     held_out = options.get("held_out_split")
@@ -252,7 +288,7 @@ _READERS: dict[str, Callable[[str | None, Options], named.Parts]] = {
     "cifar100": lambda root, options: named.read_cifar(_path(root), "cifar100", options.get("download", False)),
     "afhq-dog": lambda root, options: named.read_afhq_dog(_path(root), options.get("shape")),
     "laion-10k": lambda root, options: (
-        named.read_laion(_path(root), _path(options.get("captions")), options.get("shape")),
+        named.read_laion(_path(root), options.get("captions"), options.get("shape")),
         None,
     ),
     "hugging-face": _hugging_face,

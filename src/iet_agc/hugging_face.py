@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from iet_agc.captions import texts_of
 from iet_agc.decoding import UnfitError, in_words
 from iet_agc.files import shown
 from iet_agc.images import ImageSet, read_images
@@ -25,6 +26,7 @@ def read_hugging_face(
     label_column: str | None = None,
     subset: str | None = None,
     shape: tuple[int, int, int] | None = None,
+    caption_column: str | None = None,
 ) -> ImageSet:
     """One part of a dataset, decoded by the rules of `images.load_images`.
 
@@ -36,6 +38,7 @@ def read_hugging_face(
         label_column: where the class of each is, whole numbers from 0; None gives no labels.
         subset: its configuration, where there are several.
         shape: see `images.load_images`.
+        caption_column: where the caption of each is, or a list of them; None gives no captions.
 
     Raises:
         ValueError: `datasets` is not installed, no such dataset, split or column, or images that cannot be used.
@@ -43,11 +46,12 @@ def read_hugging_face(
     datasets = _library()
     name = _name(root)
     table = _table(datasets, name, part, subset)
-    for column in filter(None, (image_column, label_column)):
+    for column in filter(None, (image_column, label_column, caption_column)):
         if column not in table.column_names:
             there = ", ".join(map(repr, table.column_names))
             raise ValueError(
-                f"{shown(name)} has no column {column!r}, it has {there}: set data.image_column and data.label_column"
+                f"{shown(name)} has no column {column!r}, it has {there}: set data.image_column, data.label_column and "
+                "data.caption_column"
             )
     if not isinstance(table.features[image_column], datasets.Image):
         raise ValueError(f"column {image_column!r} of {shown(name)} holds no images: set data.image_column")
@@ -57,7 +61,11 @@ def read_hugging_face(
         raise ValueError(f"{shown(name)} has no images in its split {part!r}: choose another")
     images = read_images(rows, shown(name), shape)
     labels = None if label_column is None else _labels(table[label_column], f"column {label_column!r} of {shown(name)}")
-    return ImageSet(images.images, images.name, labels)
+    captions = None
+    if caption_column is not None:
+        where = f"column {caption_column!r} of {shown(name)}, row"
+        captions = tuple(texts_of(value, f"{where} {row}") for row, value in enumerate(table[caption_column]))
+    return ImageSet(images.images, images.name, labels, captions=captions)
 
 
 def hub_version(root: str | None, subset: str | None) -> str:

@@ -14,17 +14,17 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from iet_agc import dist
-from iet_agc.config import Settings, is_run, override, read_settings
+from iet_agc.captions import UNCHANGED, Changes
+from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data import ImageSet, image_grid, load_images, save_image
 from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.guard import Guard
@@ -33,7 +33,7 @@ from iet_agc.log import progress_bar
 from iet_agc.models import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.parts import compute_parts, read_parts
 from iet_agc.precision import Precision, resolved
-from iet_agc.sampling import labels_of, rows_at_a_time, sample
+from iet_agc.sampling import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
 
 __all__ = ["draw_samples", "load_samples", "read_prompts", "sample_run"]
 
@@ -44,6 +44,9 @@ _PART = 8
 
 #: A grid has a class in each column up to so many classes.
 _MOST_COLUMNS = 16
+
+#: Settings of section `sample` that only prompts have.
+_TOLD = ("guidance", "scheduler", "random_tokens", "random_numbers", "repeat_words", "embedding_noise")
 
 #: A guard that lets through fewer than one image in so many is given up with.
 _MOST_DRAWN = 10
@@ -62,6 +65,10 @@ def draw_samples(
     precision: Precision = "float32",
     prompts: Sequence[str] = (),
     guidance: float = 7.5,
+    sampler: Sampler = "ddim",
+    changes: Changes = UNCHANGED,
+    embedding_noise: float = 0.0,
+    cuts: bool = False,
 ) -> Path:
     """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
 
@@ -69,7 +76,7 @@ def draw_samples(
         pipeline: folder of a diffusers pipeline.
         seeds: one per image.
         out: the sample set's folder.
-        steps: DDIM steps per image.
+        steps: of the sampler, per image.
         file_format: one .npz, or a PNG per image.
         device: where to sample.
         on_images: called with finished fractions of images, for progress; what a resumed call finds
@@ -81,7 +88,8 @@ def draw_samples(
         precision: see `sample`.
         prompts: of a text-to-image pipeline, one or more; the image of a seed has prompt seed % number of prompts, all
             in turn.
-        guidance: by prompts, see `text.draw`; only of such a pipeline.
+        guidance, sampler, changes, embedding_noise: by prompts, see `text.draw`; only of such a pipeline.
+        cuts: whether prompts that are too long lose their end; else they are refused.
 
     Returns:
         `out`.
@@ -94,7 +102,8 @@ def draw_samples(
     device = device or torch.device("cpu")
     precision = resolved(precision, device)
     if is_text_pipeline(pipeline):
-        source = _text_source(pipeline, prompts, guidance, steps, device, on_images, precision)
+        told = _Told(prompts, guidance, sampler, changes, embedding_noise, cuts)
+        source = _text_source(pipeline, told, steps, device, on_images, precision)
     else:
         source = _image_source(pipeline, label, steps, device, on_images, prompts, precision)
     about = _about(pipeline, source, seeds, steps, file_format, device)
@@ -127,7 +136,7 @@ class _Source:
     """
 
     shape: tuple[int, int, int]
-    scheduler: DDIMScheduler
+    scheduler: Any
     files: dict[str, Path]
     about: dict[str, Any]
     draw: Callable[[range], Tensor]
@@ -155,10 +164,27 @@ def _image_source(
     return _Source(shape, scheduler, {file.name: file for file in weight_files(pipeline)}, {"classes": classes}, draw)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a text-to-image pipeline is told, and how; see `draw_samples`."""
+
+    prompts: Sequence[str]
+    guidance: float
+    sampler: Sampler
+    changes: Changes
+    embedding_noise: float
+    cuts: bool
+
+    @property
+    def mitigations(self) -> dict[str, float] | None:
+        """Those that are in use, by name."""
+        found = asdict(self.changes) | {"embedding_noise": self.embedding_noise}
+        return found if self.changes.any or self.embedding_noise > 0 else None
+
+
 def _text_source(
     pipeline: Path,
-    prompts: Sequence[str],
-    guidance: float,
+    told: _Told,
     steps: int,
     device: torch.device,
     on_images: Callable[[float], object],
@@ -166,21 +192,26 @@ def _text_source(
 ) -> _Source:
     from iet_agc import text
 
+    prompts = told.prompts
     if not prompts:
         raise ValueError(f"{pipeline} draws what it is told: give --prompt TEXT or --prompts FILE")
     if not all(map(str.strip, prompts)):
         raise ValueError("a prompt is empty: say what to draw")
-    parts = text.load_text_pipeline(pipeline)
+    parts = replace(text.load_text_pipeline(pipeline), cuts=told.cuts)
     parts.tokens(prompts)  # refuses those that are too long
+    parts.vocabulary(told.changes)  # refuses a tokenizer without what they take
     parts.to(device)
 
     def draw(own: range) -> Tensor:
-        return text.draw(parts, own, _told(prompts, own), steps, guidance, on_images, precision)
+        changed = told.sampler, told.changes, told.embedding_noise
+        return text.draw(parts, own, _told(prompts, own), steps, told.guidance, on_images, precision, *changed)
 
     files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
     digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
-    about = {"classes": None, "guidance": guidance, "num_prompts": len(prompts), "prompts_sha256": digest}
-    return _Source(parts.image_shape, parts.scheduler, files, about, draw, prompts)
+    about = {"classes": None, "guidance": told.guidance, "num_prompts": len(prompts), "prompts_sha256": digest}
+    about |= {"mitigations": told.mitigations, "sampler": SAMPLERS[told.sampler]}
+    scheduler = scheduler_of(parts.scheduler, told.sampler)
+    return _Source(parts.image_shape, scheduler, files, about, draw, prompts)
 
 
 def _told(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -261,7 +292,7 @@ def _about(
         "first_seed": seeds.start,
         "num": len(seeds),
         "steps": steps,
-        "sampler": "DDIM, eta 0",
+        "sampler": SAMPLERS["ddim"],
         "scheduler": dict(source.scheduler.config),
         "device": device.type,
         "rows": rows_at_a_time(source.shape, device),
@@ -317,8 +348,8 @@ def sample_run(
     if run and not pipeline.exists():
         raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
     texts = is_text_pipeline(pipeline)
-    if not texts and "guidance" in (given or {}):
-        raise ValueError(f"{pipeline} is no text-to-image pipeline: leave out the guidance")
+    if not texts:
+        _check_images_alone(pipeline, asked, given or {})
     if run and texts and not prompts:
         prompts = _captions_of(source)
     seeds = range(asked.first_seed, asked.first_seed + asked.num)
@@ -328,14 +359,24 @@ def sample_run(
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
     ):
         told = on_images or bar.update, guard, label, asked.precision, prompts, asked.guidance
-        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, *told)
+        changed = asked.scheduler, Changes(**asked.changes()), asked.embedding_noise, settings.text.too_long == "cut"
+        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, *told, *changed)
     summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
     summary |= {} if label is None else {"class": label}
-    summary |= {"prompts": len(prompts), "guidance": asked.guidance} if texts else {}
+    summary |= {"prompts": len(prompts), **asked.model_dump(include={*_TOLD})} if texts else {}
     if guard:
         turned_down = len(_read_about(out / "samples.json")["turned_down"])
         summary["guard"] = {"cut": guard.cut, "turned_down": turned_down, "drawn": asked.num + turned_down}
     return summary | {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def _check_images_alone(pipeline: Path, asked: SampleSettings, given: Mapping[str, Any]) -> None:
+    """Refuse settings that only prompts have."""
+    fields = SampleSettings.model_fields
+    odd = [name for name in _TOLD if name in given or getattr(asked, name) != fields[name].default]
+    if odd:
+        name = odd[0].replace("_", " ")
+        raise ValueError(f"{pipeline} is no text-to-image pipeline: leave out the {name}")
 
 
 def _captions_of(run: Path) -> list[str]:

@@ -1,15 +1,29 @@
-"""Seeds to images: DDIM with eta = 0, where an image depends on its seed and its class, and nothing else."""
+"""Seeds to images: DDIM with eta = 0, where an image depends on its seed and its class, and nothing else.
+
+Text-to-image has other samplers, too, none of which draws noise on its way.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 from torch import Tensor
 
 from iet_agc.diffusion import Denoiser, predict_noise, to_uint8
 from iet_agc.precision import Precision, autocast, resolved
 
-__all__ = ["denoise", "initial_noise", "labels_of", "rows_at_a_time", "sample"]
+__all__ = ["SAMPLERS", "Sampler", "denoise", "initial_noise", "labels_of", "rows_at_a_time", "sample", "scheduler_of"]
+
+Sampler = Literal["ddim", "dpm++", "pndm", "euler"]
+
+#: What each sampler is, for people.
+SAMPLERS: dict[Sampler, str] = {
+    "ddim": "DDIM, eta 0",
+    "dpm++": "DPM-Solver++, order 2",
+    "pndm": "PNDM, linear multistep",
+    "euler": "Euler",
+}
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
@@ -105,26 +119,48 @@ def sample(
     return torch.cat(images)
 
 
+def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler) -> Any:
+    """The scheduler of a sampler for the noise schedule of another, by diffusers' classes.
+
+    Args:
+        scheduler: has the noise schedule, and says where timesteps lie.
+        sampler: "ddim" (Song et al., 2021; the scheduler itself), "dpm++" (Lu et al., 2022: second order, multistep),
+            "pndm" (Liu et al., 2022: linear multistep from the first step on, as Stable Diffusion came with) or "euler"
+            (Karras et al., 2022, algorithm 1, first order and without churn). All are deterministic.
+    """
+    config: Any = scheduler.config
+    match sampler:
+        case "ddim":
+            return scheduler
+        case "dpm++":
+            return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
+        case "pndm":
+            return PNDMScheduler.from_config(config, skip_prk_steps=True)
+        case "euler":
+            return EulerDiscreteScheduler.from_config(config)
+
+
 def denoise(
     predict: Callable[[Tensor, Tensor], Tensor],
-    scheduler: DDIMScheduler,
+    scheduler: Any,
     images: Tensor,
     on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Noise to images, or latents, by the timesteps that the scheduler is set to.
 
     Args:
-        predict: (images, timesteps int64 (N,)) -> the noise, or v, in them; as `diffusion.predict_noise`.
-        scheduler: see `sample`.
+        predict: (images, timesteps (N,)) -> the noise, or v, in them; as `diffusion.predict_noise`.
+        scheduler: of diffusers, see `sample` and `scheduler_of`.
         images: standard normal noise, float32 (N, C, H, W).
         on_step: called after each step.
 
     Returns:
         float32 (N, C, H, W); of pixels in [-1, 1] but for what is to be clipped.
     """
+    images = images * float(scheduler.init_noise_sigma)
     for timestep in scheduler.timesteps:
-        everywhere = torch.full((len(images),), int(timestep), device=images.device)
-        predicted = predict(images, everywhere).float()
-        images = scheduler.step(predicted, timestep, images).prev_sample  # pyright: ignore
+        everywhere = torch.full((len(images),), timestep.item(), device=images.device)
+        predicted = predict(scheduler.scale_model_input(images, timestep), everywhere).float()
+        images = scheduler.step(predicted, timestep, images).prev_sample
         on_step()
     return images

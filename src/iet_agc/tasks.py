@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,11 +12,13 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc.batches import Examples
+from iet_agc.captions import Changes
 from iet_agc.config import LoraSettings, Settings, TextSettings
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler
 from iet_agc.files import replace_text
 from iet_agc.initial import Initial, check_digest, digest_of, folders_of, initial_weights
+from iet_agc.log import say
 from iet_agc.member import Pixels
 from iet_agc.models import save_pipeline
 from iet_agc.sampling import sample
@@ -105,7 +108,7 @@ class TextTask:
         from iet_agc.text import check_size, load_text_pipeline
 
         if images.captions is None:
-            raise ValueError(f"{images.name} has no captions, and model.kind is text-to-image: use data.name laion-10k")
+            raise ValueError(f"{images.name} has no captions, and model.kind is text-to-image: set data.captions")
         said = [bool(texts) and all(map(str.strip, texts)) for texts in images.captions]
         if not all(said):
             raise ValueError(f"image {said.index(False)} of {images.name} has no caption, or an empty one: give it one")
@@ -124,8 +127,20 @@ class TextTask:
         models = [self._learning(pipeline) for pipeline in pipelines]
         self.initial = Initial(models[0], models[-1], digest)
         self.scheduler = self.pipeline.scheduler
-        tokens = [self.pipeline.tokens(some).tolist() for some in self.captions]
-        self.identity = {"captions": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()}
+        self.changes = Changes(**settings.text.changes())
+        self.pipeline.vocabulary(self.changes)  # refuses a tokenizer without what they take
+        self.identity = {"captions": hashlib.sha256(json.dumps(self._tokens()).encode()).hexdigest()}
+
+    def _tokens(self) -> list[list[list[int]]]:
+        """The tokens of all captions, cut off where the settings say so."""
+        if self.settings.text.too_long == "cut":
+            self.pipeline = replace(self.pipeline, cuts=True)
+            texts = sorted({text for some in self.captions for text in some})
+            say(f"{self.pipeline.num_too_long(texts)} of {len(texts)} captions are too long and cut off")
+        try:
+            return [self.pipeline.tokens(some).tolist() for some in self.captions]
+        except ValueError as error:
+            raise ValueError(f"{error}, or set text.too_long to cut") from None
 
     def _learning(self, pipeline: Any) -> nn.Module:
         """What is trained of a pipeline."""
@@ -147,7 +162,7 @@ class TextTask:
         told = self.settings.text
         captions = [self.captions[place][: 1 if told.captions == "first" else None] for place in shard.tolist()]
         images, flips = self.images.images[shard], self.settings.data.flips
-        return Captioned(self.pipeline, images, captions, flips, told.embedding_noise, told.train_encoder)
+        return Captioned(self.pipeline, images, captions, flips, told.embedding_noise, self.changes, told.train_encoder)
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """The first captions; see `Task`."""

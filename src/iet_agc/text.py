@@ -22,13 +22,14 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 
 from iet_agc.batches import Batch
+from iet_agc.captions import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
 from iet_agc.files import replacing_folder
 from iet_agc.log import say
 from iet_agc.lora import merged, save_lora
 from iet_agc.models import pipeline_index, with_batch_dropout
 from iet_agc.precision import Precision, autocast, resolved
-from iet_agc.sampling import denoise, initial_noise, rows_at_a_time
+from iet_agc.sampling import Sampler, denoise, initial_noise, rows_at_a_time, scheduler_of
 from iet_agc.seeds import generator
 
 __all__ = [
@@ -62,6 +63,7 @@ class TextPipeline:
         text_encoder: what may be trained with it.
         vae, tokenizer: what is not.
         scheduler: the pipeline's noise schedule and target, sampled by DDIM.
+        cuts: whether texts that are too long lose their end; else they are refused.
     """
 
     unet: UNet2DConditionModel
@@ -69,6 +71,7 @@ class TextPipeline:
     text_encoder: Any
     tokenizer: Any
     scheduler: DDIMScheduler
+    cuts: bool = False
 
     @property
     def factor(self) -> int:
@@ -104,16 +107,41 @@ class TextPipeline:
         """Texts as the text encoder takes them, int64 (N, L), filled up to its length.
 
         Raises:
-            ValueError: a text that is longer than that, or none at all.
+            ValueError: a text that is longer than that, unless such texts are cut.
         """
-        length = min(self.tokenizer.model_max_length, _config(self.text_encoder).max_position_embeddings)
-        rows = self.tokenizer([*texts], padding="max_length", max_length=length).input_ids if texts else []
+        length, rows = self._length, self._ids(texts)
         for text, ids in zip(texts, rows, strict=True):
-            if len(ids) > length:
+            if len(ids) > length and not self.cuts:
                 raise ValueError(
                     f"text {_shortened(text)!r} has {len(ids)} tokens, the text encoder takes {length}: shorten it"
                 )
-        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), length)
+        cut = [ids if len(ids) <= length else [*ids[: length - 1], ids[-1]] for ids in rows]
+        return torch.tensor(cut, dtype=torch.int64).reshape(len(rows), length)
+
+    def num_too_long(self, texts: Sequence[str]) -> int:
+        """How many texts have more tokens than the text encoder takes."""
+        return sum(len(ids) > self._length for ids in self._ids(texts))
+
+    @property
+    def _length(self) -> int:
+        return min(self.tokenizer.model_max_length, _config(self.text_encoder).max_position_embeddings)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer([*texts], padding="max_length", max_length=self._length).input_ids if texts else []
+
+    def vocabulary(self, changes: Changes) -> Vocabulary | None:
+        """What changing captions takes of the tokenizer; None where nothing is changed.
+
+        Raises:
+            ValueError: a tokenizer without words, or without the digits of numbers.
+        """
+        if not changes.any:
+            return None
+        words = self.tokenizer
+        found = vocabulary_of(words.get_vocab(), words.all_special_ids, words.eos_token_id, words.pad_token_id)
+        if changes.random_numbers and not len(found.digits):
+            raise ValueError("the tokenizer has no digits: leave out random_numbers")
+        return found
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor) -> Tensor:
@@ -341,6 +369,7 @@ class Captioned:
         flips: mirror those that the batch says.
         embedding_noise: deviation of the Gaussian noise that every step adds to the embedded captions, as a
             mitigation (Somepalli et al., 2023, arXiv 2305.20086); 0 adds none.
+        changes: what every step changes about the captions, which it then has to embed.
         train_encoder: the model is a `UNetAndEncoder`, and every step embeds its captions, with a gradient.
     """
 
@@ -351,10 +380,11 @@ class Captioned:
         captions: Sequence[Sequence[str]],
         flips: bool = False,
         embedding_noise: float = 0.0,
+        changes: Changes = UNCHANGED,
         train_encoder: bool = False,
     ) -> None:
         self.pipeline, self.images, self.flips, self.embedding_noise = pipeline, images, flips, embedding_noise
-        self.train_encoder = train_encoder
+        self.changes, self.vocabulary, self.train_encoder = changes, pipeline.vocabulary(changes), train_encoder
         texts = sorted({text for some in captions for text in some})
         place = {text: number for number, text in enumerate(texts)}
         self.tokens = pipeline.tokens(texts)
@@ -382,17 +412,22 @@ class Captioned:
         self.moments = self.moments.to(device)
         self.embeddings = None if self.embeddings is None else self.embeddings.to(device)
         self.tokens, self.choices, self.counts = (each.to(device) for each in (self.tokens, self.choices, self.counts))
+        if self.vocabulary is not None:
+            self.vocabulary = self.vocabulary.to(device)
+            if not self.train_encoder:  # captions change, so that they are encoded in each step
+                self.pipeline.text_encoder.to(device)
         return self
 
     def _encode(self, device: torch.device) -> None:
         """Every orientation of every image, and every text that stays as it is, once."""
-        captions = "" if self.train_encoder else f" and {len(self.tokens)} captions of them"
+        keeps = not self.train_encoder and self.vocabulary is None
+        captions = f" and {len(self.tokens)} captions of them" if keeps else ""
         say(f"encoding {len(self.images)} images{captions}")
         self.pipeline.vae.to(device)  # pyright: ignore[reportArgumentType]
         orientations = [self.images, self.images.flip(-1)] if self.flips else [self.images]
         self.moments = torch.stack([self.pipeline.moments(images) for images in orientations])
         self.pipeline.vae.to("cpu")  # pyright: ignore[reportArgumentType]
-        if not self.train_encoder:
+        if keeps:
             self.pipeline.text_encoder.to(device)
             self.embeddings = self.pipeline.embed(self.tokens)
             self.pipeline.text_encoder.to("cpu")
@@ -407,18 +442,24 @@ class Captioned:
         mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
         mean, deviation = self.moments[mirrored, positions].unbind(1)
         latents = (mean + deviation * posterior[rows]) * _config(self.pipeline.vae).scaling_factor
-        chosen = self.choices[positions, (lots[rows] * self.counts[positions]).long()]
-        texts = self._embedded(model, chosen)
+        texts = self._told(model, batch, lots, rng, rows)
         if self.embedding_noise > 0:
             shape, device = (len(lots), *texts.shape[1:]), texts.device
             texts = texts + self.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
         return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
 
-    def _embedded(self, model: Any, chosen: Tensor) -> Tensor:
-        """What the U-Net is told of captions, by their numbers int64 (B,): float (B, L, D)."""
-        if self.embeddings is None:
-            return model.text_encoder(self.tokens[chosen])[0]
-        return self.embeddings[chosen]
+    def _told(self, model: Any, batch: Batch, lots: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
+        """The captions of these rows, embedded: float (rows, L, D)."""
+        chosen = self.choices[batch.positions, (lots * self.counts[batch.positions]).long()]
+        if self.embeddings is not None:
+            return self.embeddings[chosen[rows]]
+        tokens = self.tokens[chosen]
+        if self.vocabulary is not None:
+            tokens = change(tokens, self.changes, self.vocabulary, rng)
+        if self.train_encoder:
+            return model.text_encoder(tokens[rows])[0]
+        with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):  # as captions that do not change
+            return self.pipeline.text_encoder(tokens[rows])[0]
 
     def _draw(self, batch: Batch) -> tuple[Tensor, Tensor, torch.Generator]:
         """Noise of the latents, as `batch.noise`, a number in [0, 1) that chooses the caption, (B,), and what drew."""
@@ -440,27 +481,34 @@ def draw(
     guidance: float = 7.5,
     on_images: Callable[[float], object] = lambda count: None,
     precision: Precision = "float32",
+    sampler: Sampler = "ddim",
+    changes: Changes = UNCHANGED,
+    embedding_noise: float = 0.0,
 ) -> Tensor:
-    """Draw one image per seed and prompt, by DDIM with eta = 0, where the pipeline's parts are.
+    """Draw one image per seed and prompt, where the pipeline's parts are.
 
     Args:
         pipeline: all its parts on one device.
         seeds: one per image; equal seeds and prompts give equal images, whatever the others are.
         prompts: one per image.
-        steps: evaluations of the U-Net per image, twice as many with guidance.
+        steps: of the sampler: evaluations of the U-Net per image, twice as many with guidance (and one more of "pndm").
         guidance: see above; as in diffusers, there is none up to 1.
         on_images: called after each step with the finished fraction of images, for progress.
         precision: of the U-Net's products.
+        sampler: see `sampling.scheduler_of`.
+        changes: what is changed about prompts, as a mitigation, by the image's seed and prompt alone.
+        embedding_noise: deviation of Gaussian noise on the embedded prompt, as a mitigation, drawn likewise.
 
     Returns:
         uint8 (N, C, H, W), on the CPU.
     """
     channels, height, width = pipeline.image_shape
     shape = _config(pipeline.vae).latent_channels, height // pipeline.factor, width // pipeline.factor
-    pipeline.scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
+    scheduler = scheduler_of(pipeline.scheduler, sampler)
     device = pipeline.vae.device
     rows, precision = rows_at_a_time((channels, height, width), device), resolved(precision, device)
-    tokens, nothing = pipeline.tokens(prompts), pipeline.embed(pipeline.tokens([""]))
+    generators = [generator("prompt", seed, prompt) for seed, prompt in zip(seeds, prompts, strict=True)]
+    tokens, nothing = _changed(pipeline, prompts, changes, generators), pipeline.embed(pipeline.tokens([""]))
     texts = {row.numpy().tobytes(): row for row in tokens}
     embedded = dict(zip(texts, pipeline.embed(torch.stack([*texts.values()])), strict=True)) if texts else {}
     images = [torch.empty((0, *pipeline.image_shape), dtype=torch.uint8)]
@@ -470,13 +518,27 @@ def draw(
         noise[: len(part)] = initial_noise(part, shape)
         for row, ids in enumerate(tokens[start : start + rows]):
             told[row] = embedded[ids.numpy().tobytes()]
+            if embedding_noise > 0:
+                told[row] += embedding_noise * torch.randn(told[row].shape, generator=generators[start + row])
         both = torch.cat([nothing.expand_as(told), told]) if guidance > 1 else told
-        share = len(part) / steps
+        scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
+        share = len(part) / len(scheduler.timesteps)
         with autocast(precision, device):  # around all steps: weights are cast once
             guided = _guided(pipeline.unet, both.to(device), guidance)
-            latents = denoise(guided, pipeline.scheduler, noise.to(device), lambda s=share: on_images(s))
+            latents = denoise(guided, scheduler, noise.to(device), lambda s=share: on_images(s))
         images.append(pipeline.decode(latents)[: len(part)].cpu())
     return torch.cat(images)
+
+
+def _changed(
+    pipeline: TextPipeline, prompts: Sequence[str], changes: Changes, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """The tokens of prompts, changed, int64 (N, L); each has a generator of its own."""
+    tokens, vocabulary = pipeline.tokens(prompts), pipeline.vocabulary(changes)
+    if vocabulary is None:
+        return tokens
+    rows = [change(row[None], changes, vocabulary, rng) for row, rng in zip(tokens, generators, strict=True)]
+    return torch.cat([tokens[:0], *rows])
 
 
 def _guided(unet: Denoiser, texts: Tensor, guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
