@@ -341,6 +341,9 @@ def test_captions_of_planted_images_without_effect_are_refused(tmp_path, capsys)
         told_ = _refused(capsys, tmp_path, "--data.name", "digits", *some)
         assert "data.planted_captions has no effect: set data.planted_images and data.planted_copies" in told_
     root = save_captioned(tmp_path / "set", captioned(4))
+    same = (*planted[:-1], "same", "--data.convert_to", "3x16x16")
+    told_ = _refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root, *same)
+    assert "data.planted_captions has no effect on images alone" in told_
     told_ = _refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root, *planted)
     assert "'different', but " in told_
     assert "have one caption only, such as 00" in told_
@@ -545,6 +548,11 @@ def test_mitigations_are_part_of_a_sample_set(capsys, folder, tmp_path):  # noqa
     expected = {"random_caption": 0, "random_tokens": 2, "random_numbers": 0, "repeat_words": 1, "change_rate": 1}
     assert about["mitigations"] == expected | {"embedding_noise": 0.1}
     assert about["sampler"] == "DPM-Solver++, order 2"
+    texts = [text.split() for text in about["told"]]
+    assert about["prompts"] == ["a red dog"] * 2
+    assert [len(text) for text in texts] == [6, 6]
+    assert texts[0] != texts[1]
+    assert all({"a", "red", "dog"} <= {*text} for text in texts)
     assert call(capsys, *words_, *given)[0] == 0  # finished
     for other in ((), (*given[:-2],), (*given, "--random-numbers", "1"), (*given, "--random-tokens", "3")):
         status, _, line = call(capsys, *words_, *other)
@@ -553,6 +561,7 @@ def test_mitigations_are_part_of_a_sample_set(capsys, folder, tmp_path):  # noqa
     assert call(capsys, *plain)[0] == 0
     about = json.loads((tmp_path / "t" / "samples.json").read_text())
     assert about["mitigations"] is None
+    assert "told" not in about
     del about["mitigations"]  # as sets from before there were any
     (tmp_path / "t" / "samples.json").write_text(json.dumps(about))
     assert call(capsys, *plain)[0] == 0

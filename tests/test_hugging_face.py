@@ -72,6 +72,24 @@ def test_parquet_files_with_labels(tmp_path: Path) -> None:
     assert load_dataset("hugging-face", root, image_column="img")[0].labels is None
 
 
+def test_captions_in_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["a", "b", "ü 🐻", "d", "__import__('os')"]
+    several = [[text, "x"] for text in texts]
+    root = _good(tmp_path / "set", text=texts, several=several, empty=[*texts[:4], " "])
+    options: dict[str, Any] = {"image_column": "img", "num_train": 5}
+    for column, expected in (("text", [(text,) for text in texts]), ("several", [tuple(some) for some in several])):
+        images, _ = load_dataset("hugging-face", root, caption_column=column, **options)
+        assert images.captions is not None
+        found = {image.numpy().tobytes(): some for image, some in zip(images.images, images.captions, strict=True)}
+        assert [found[_pixels(6, 6, 3, seed=seed).transpose(2, 0, 1).tobytes()] for seed in range(5)] == expected
+    assert load_dataset("hugging-face", root, **options)[0].captions is None
+    ours = {"name": "hugging-face", "root": root, "image_column": "img"}
+    told = _refused(capsys, tmp_path, *_ours(**ours, caption_column="empty"))
+    assert "column 'empty' of" in told
+    assert "row 4 has no caption, or one that is empty or no text: give it a text, or a list of them" in told
+    assert "has no column 'caption'" in _refused(capsys, tmp_path, *_ours(**ours, caption_column="caption"))
+
+
 def test_two_splits(tmp_path: Path) -> None:
     root = _good(tmp_path / "set")
     _parquet(root, [_encoded(_pixels(6, 6, 3, seed=9))], part="test")

@@ -1,7 +1,7 @@
 """Sample sets: generated images with the seed of each, drawn in parts so that a kill loses little.
 
 samples.json      what drew them; with a guard, which seeds it turned down; the class or the prompt of each, if the
-                  model is told
+                  model is told, and what prompts were changed to
 samples.npz       images uint8 (N, C, H, W), seeds int64 (N,), labels int64 (N,) if the model is told classes
 images/*.png      instead of the .npz, when asked; named by seed
 grid.png          the first 64, to look at
@@ -132,7 +132,7 @@ class _Source:
         files: what they follow from, by name.
         about: what else they follow from.
         draw: seeds to uint8 images.
-        prompts: of which each seed's image has one, if it is told texts.
+        told: what is noted of each image, by the name of the note, given all their seeds.
     """
 
     shape: tuple[int, int, int]
@@ -140,7 +140,7 @@ class _Source:
     files: dict[str, Path]
     about: dict[str, Any]
     draw: Callable[[range], Tensor]
-    prompts: Sequence[str] = ()
+    told: Callable[[Sequence[int]], dict[str, list[str]]] = lambda seeds: {}
 
 
 def _image_source(
@@ -206,12 +206,16 @@ def _text_source(
         changed = told.sampler, told.changes, told.embedding_noise
         return text.draw(parts, own, _told(prompts, own), steps, told.guidance, on_images, precision, *changed)
 
+    def note(seeds: Sequence[int]) -> dict[str, list[str]]:
+        own = _told(prompts, seeds)
+        return {"prompts": own} | ({"told": text.told(parts, seeds, own, told.changes)} if told.changes.any else {})
+
     files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
     digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
     about = {"classes": None, "guidance": told.guidance, "num_prompts": len(prompts), "prompts_sha256": digest}
     about |= {"mitigations": told.mitigations, "sampler": SAMPLERS[told.sampler]}
     scheduler = scheduler_of(parts.scheduler, told.sampler)
-    return _Source(parts.image_shape, scheduler, files, about, draw, prompts)
+    return _Source(parts.image_shape, scheduler, files, about, draw, note)
 
 
 def _told(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -241,8 +245,7 @@ def _draw_parts(
         chosen, images = seeds, read_parts(out / ".parts", "images", len(seeds), length)["images"]
     dist.barrier()  # others may still be reading parts
     if dist.rank() == 0:
-        told = {"prompts": _told(source.prompts, chosen)} if source.prompts else {}
-        _assemble(out, about | told, chosen, images)
+        _assemble(out, about | source.told(chosen), chosen, images)
     dist.barrier()
 
 

@@ -70,6 +70,8 @@ class ImageTask:
         for section, default in defaults.items():
             if getattr(settings, section) != default:
                 raise ValueError(f"settings of section {section} have no effect on images alone: leave them out")
+        if settings.data.planted_captions:
+            raise ValueError("data.planted_captions has no effect on images alone: leave it out")
         self.classes = _classes(settings, images)
         self.initial = initial_weights(settings, images.shape)
         self.scheduler = make_scheduler()

@@ -41,6 +41,7 @@ __all__ = [
     "load_text_pipeline",
     "save_text_pipelines",
     "text_weight_files",
+    "told",
 ]
 
 #: The parts that a pipeline must have, and what each must be.
@@ -507,7 +508,7 @@ def draw(
     scheduler = scheduler_of(pipeline.scheduler, sampler)
     device = pipeline.vae.device
     rows, precision = rows_at_a_time((channels, height, width), device), resolved(precision, device)
-    generators = [generator("prompt", seed, prompt) for seed, prompt in zip(seeds, prompts, strict=True)]
+    generators = _generators(seeds, prompts)
     tokens, nothing = _changed(pipeline, prompts, changes, generators), pipeline.embed(pipeline.tokens([""]))
     texts = {row.numpy().tobytes(): row for row in tokens}
     embedded = dict(zip(texts, pipeline.embed(torch.stack([*texts.values()])), strict=True)) if texts else {}
@@ -528,6 +529,16 @@ def draw(
             latents = denoise(guided, scheduler, noise.to(device), lambda s=share: on_images(s))
         images.append(pipeline.decode(latents)[: len(part)].cpu())
     return torch.cat(images)
+
+
+def told(pipeline: TextPipeline, seeds: Sequence[int], prompts: Sequence[str], changes: Changes) -> list[str]:
+    """What `draw` tells the U-Net in place of each prompt, as the tokenizer spells it."""
+    tokens = _changed(pipeline, prompts, changes, _generators(seeds, prompts))
+    return pipeline.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+
+def _generators(seeds: Sequence[int], prompts: Sequence[str]) -> list[torch.Generator]:
+    return [generator("prompt", seed, prompt) for seed, prompt in zip(seeds, prompts, strict=True)]
 
 
 def _changed(
