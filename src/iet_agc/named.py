@@ -319,7 +319,7 @@ def captions_file(root: Path, captions: str) -> Path:
 
 def _read_captions(file: Path) -> dict[str, tuple[str, ...]]:
     """Captions by path, of one JSON object."""
-    content = _json(_utf8(file.read_bytes(), shown(file)), shown(file))
+    content = _json(_utf8(_bytes(file), shown(file)), shown(file))
     if not isinstance(content, dict):
         raise ValueError(f"{shown(file)} is not a JSON object of paths and captions")
     return {path: texts_of(value, f"{shown(file)}: {shown(path)}") for path, value in content.items()}
@@ -328,7 +328,7 @@ def _read_captions(file: Path) -> dict[str, tuple[str, ...]]:
 def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
     """Captions by path below the folder, of an object in each line."""
     texts: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(_bytes(file).split(b"\n"), 1):
         where = f"{shown(file)}, line {number}"
         if not line.strip():
             continue
@@ -351,11 +351,19 @@ def _read_beside(root: Path) -> dict[str, tuple[str, ...]]:
     files = [Path(folder, name) for folder, _, names in folders for name in names if name.endswith(".txt")]
     texts: dict[str, tuple[str, ...]] = {}
     for file in sorted(files):
-        lines = _utf8(file.read_bytes().removeprefix(b"\xef\xbb\xbf"), shown(file)).removesuffix("\n").split("\n")
+        lines = _utf8(_bytes(file), shown(file)).removesuffix("\n").split("\n")
         if empty := [number for number, line in enumerate(lines, 1) if not is_caption(line)]:
             raise ValueError(f"{shown(file)} has no caption in line {empty[0]}: write one in every line")
         texts[str(file.relative_to(root))] = tuple(line.strip() for line in lines)
     return texts
+
+
+def _bytes(file: Path) -> bytes:
+    """The content of a file, without the mark that some editors put before UTF-8."""
+    try:
+        return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise ValueError(f"{shown(file)} cannot be read, {in_words(error)}: make it readable or remove it") from None
 
 
 def _utf8(content: bytes, where: str) -> str:
