@@ -84,3 +84,21 @@ def save_captioned(folder: Path, images: ImageSet) -> Path:
     assert images.captions is not None
     (folder / "captions.json").write_text(json.dumps(dict(zip(names, images.captions, strict=True))))
     return folder
+
+
+def save_clip(folder: Path) -> Path:
+    """A CLIP model of random weights, with its processor, as transformers saves them."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    words = tokenizer()
+    both = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(words), "max_position_embeddings": 16, "eos_token_id": len(words) - 1}
+    text |= {"bos_token_id": len(words) - 2, "pad_token_id": len(words) - 1}
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(text_config=both | text, vision_config=both | {"image_size": 8, "patch_size": 4}, projection_dim=8)
+    )
+    model.save_pretrained(folder)
+    sizes = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    CLIPProcessor(sizes, words).save_pretrained(folder)
+    return folder

