@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from iet_agc.intervals import hundredths
-from iet_agc.reading import Copies, Share
+from iet_agc.reading import Copies, Share, Similarity
 
 __all__ = [
     "EDGE",
@@ -248,6 +248,32 @@ def histogram(ratios: NDArray[np.float64], held_out_ratios: NDArray[np.float64],
     what = "samples and held-out images" if len(held_out_ratios) else "samples"
     alt = f"Histogram of the distance ratios of {what}, with the cut marked."
     return _drawing(axes, alt, f"Left of the dotted {kind}, a sample counts as a copy.")
+
+
+def similarities(similar: Similarity, where: str) -> Drawing:
+    """Histograms of the similarity with the most similar training image, each adding up to 1, with the cut."""
+    low = min((float(each.min()) for each in similar.values.values() if len(each)), default=0.0)
+    axes, bins = _axes(), np.linspace(math.floor(10 * max(-1.0, low)) / 10, 1, 41)
+    for images, label, colour, line in (
+        ("samples", "samples", _SAMPLES, "-"),
+        ("held_out", "held-out", HELD_OUT, "--"),
+        ("train", "training", PALETTE[2], "-."),
+    ):
+        if len(each := similar.values.get(images, np.empty(0))):
+            share = np.histogram(np.clip(each, bins[0], 1), bins)[0] / len(each)
+            axes.stairs(share, bins, fill=True, color=colour, alpha=0.14)
+            axes.stairs(share, bins, color=colour, linewidth=1.4, linestyle=line, label=label)
+    axes.axvline(similar.threshold, color=EDGE, linewidth=1)
+    if similar.calibrated:
+        axes.axvline(similar.cut, color=_INK, linewidth=1.2, linestyle=":")
+    axes.set(xlim=(bins[0], 1), xlabel="cosine similarity", ylabel="share of images")
+    axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
+    _legend_above(axes)
+    alt = f"Histograms, {where}: similarity of samples and of real images with the most similar training image."
+    dotted = f"; dotted: the calibrated cut, {similar.cut:.3f}" if similar.calibrated else ""
+    return _drawing(
+        axes, alt, f"Similarity with the most similar training image. Grey line: {similar.threshold}{dotted}."
+    )
 
 
 def compared(shares: Mapping[str, Share], chance: Sequence[float]) -> Drawing:

@@ -1,7 +1,7 @@
 """Audits read back: a folder that `iet-agc audit` wrote -> what a report needs of it, checked. No torch here.
 
 Version 1 of audit.json has grown: statistics, feature spaces, warnings, names of files and the newer numbers of quality
-may be absent.
+may be absent, and so may similarities, alignment, prompts and the CLIP score.
 """
 
 import csv
@@ -9,7 +9,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,20 @@ from scipy.stats import beta
 
 from iet_agc.intervals import calibration_rank
 
-__all__ = ["CUT", "Audit", "Copies", "Pair", "Quality", "Share", "Space", "Statistic", "Trained", "read_audit"]
+__all__ = [
+    "CUT",
+    "AlikePair",
+    "Audit",
+    "Copies",
+    "Pair",
+    "Quality",
+    "Share",
+    "Similarity",
+    "Space",
+    "Statistic",
+    "Trained",
+    "read_audit",
+]
 
 #: The cut that every audit has, calibrated or not.
 CUT = "0.15"
@@ -114,8 +127,64 @@ class Copies:
 
         The cut is the j-th smallest of H held-out ratios, so that share follows Beta(j, H + 1 - j) (Wilks, 1941).
         """
-        rank = calibration_rank(self.false_alarm, self.set_by)
-        return float(beta.ppf(0.975, rank, self.set_by + 1 - rank))
+        return _most_false_alarms(self.false_alarm, self.set_by)
+
+
+def _most_false_alarms(false_alarm: float, set_by: int) -> float:
+    rank = calibration_rank(false_alarm, set_by)
+    return float(beta.ppf(0.975, rank, set_by + 1 - rank))
+
+
+@dataclass(frozen=True)
+class AlikePair:
+    """A sample and the training image most similar to it, in one feature space; pictures uint8 (C, H, W)."""
+
+    sample: int
+    seed: str
+    similarity: float
+    nearest: int
+    picture: NDArray[np.uint8]
+    original: NDArray[np.uint8]
+    file: str = ""
+    nearest_file: str = ""
+    prompt: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Cosine similarity with the most similar training image, in one feature space.
+
+    Attributes:
+        copy_detection: whether the features were made to find copies.
+        threshold: above it, two images are a replication by the descriptor of the field.
+        above, p95, mean: of "samples", "train" and, where there are any, "held_out": the share above the threshold;
+            the 95th percentile and the mean, each with its interval.
+        calibrated: share of samples above the calibrated cut; None where held-out images are too few.
+        cut, false_alarm, set_by: see `Copies`.
+        convention, source: words.
+        values: the similarities of "samples", "train" and "held_out", float64.
+        pairs: the most similar ones, each training image once.
+    """
+
+    copy_detection: bool
+    threshold: float
+    above: dict[str, Share]
+    p95: dict[str, tuple[float, float, float]]
+    mean: dict[str, float]
+    calibrated: Share | None
+    cut: float
+    false_alarm: float
+    set_by: int
+    convention: str
+    source: str
+    values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    pairs: list[AlikePair] = field(default_factory=list)
+
+    @property
+    def most_false_alarms(self) -> float:
+        """See `Copies`."""
+        return _most_false_alarms(self.false_alarm, self.set_by)
 
 
 @dataclass(frozen=True)
@@ -150,13 +219,16 @@ class Space:
     dimensions: int
     copies: Copies
     quality: Quality
+    similarity: Similarity | None = None
+    alignment: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
     """A sample and the training image nearest to it; pictures uint8 (C, H, W).
 
-    `file` and `nearest_file` are their paths below the folders that they were read from, empty where there are none.
+    `file` and `nearest_file` are their paths below the folders that they were read from, empty where there are none;
+    `prompt` and `caption` what is said of them, empty likewise.
     """
 
     sample: int
@@ -169,6 +241,8 @@ class Pair:
     original: NDArray[np.uint8]
     file: str = ""
     nearest_file: str = ""
+    prompt: str = ""
+    caption: str = ""
 
     @property
     def differences(self) -> NDArray[np.uint8]:
@@ -256,6 +330,11 @@ def read_audit(name: str, folder: Path) -> Audit:
     pictures = _attempt(folder / "pictures.npz", partial(_read_pictures, copies=copies))
     curves = _attempt(folder / "curves.json", _read_curves)
     pairs = _attempt(folder / "pictures.npz", lambda _: _pairs(rows, pictures))
+    table = _attempt(folder / "samples.csv", _rows)
+    spaces = [
+        _attempt(folder / "pictures.npz", partial(_with_values, space, number, table, pictures))
+        for number, space in enumerate(spaces)
+    ]
     copying = _copying(rows, copies.cut)
     top, skipped = (
         _attempt(folder / "pictures.npz", partial(_trained, training, copying, pictures, kind))
@@ -302,6 +381,8 @@ def _read_numbers(numbers: Mapping[str, Any]) -> tuple[Copies, Quality, list[Spa
         _ = _number(numbers, key) if key in numbers else 0
     for key in ("conventions", "names"):
         _object(numbers, key)
+    if numbers.get("clip"):
+        _ = [_number(numbers["clip"]["score"], "mean"), _string(numbers["clip"], "model")]
     _ = [_string(numbers["names"], key) for key in _NAMES]
     given = numbers["num_samples"], numbers["num_held_out"]
     spaces = _object(numbers, "feature_spaces") if "feature_spaces" in numbers else {}
@@ -311,7 +392,51 @@ def _read_numbers(numbers: Mapping[str, Any]) -> tuple[Copies, Quality, list[Spa
 
 def _read_space(name: str, entry: Mapping[str, Any], samples: int, held_out: int) -> Space:
     copies, quality = _read_copies(entry, samples, held_out), _read_quality(_object(entry, "quality"))
-    return Space(name, entry["sha256"], int(_number(entry, "dimensions")), copies, quality)
+    similarity = _read_similarity(_object(entry, "similarity")) if "similarity" in entry else None
+    aligned = _read_alignment(_object(entry, "alignment")) if entry.get("alignment") else None
+    return Space(name, entry["sha256"], int(_number(entry, "dimensions")), copies, quality, similarity, aligned)
+
+
+def _read_similarity(entry: Mapping[str, Any]) -> Similarity:
+    found = {images: entry[images] for images in ("samples", *_SETS) if entry[images]}
+    calibrated, cut, false_alarm, set_by = entry["calibrated"], math.nan, math.nan, 0
+    if calibrated:
+        cut, false_alarm, set_by = (_number(calibrated, key) for key in ("cut", "false_alarm", "num_held_out"))
+        if calibration_rank(false_alarm, int(set_by)) < 1:
+            raise ValueError(f"calibrated is {calibrated!r}")
+    return Similarity(
+        bool(entry["copy_detection"]),
+        _number(entry, "threshold"),
+        {images: _share(each["above"]) for images, each in found.items()},
+        {images: (_number(each["p95"], "value"), *map(float, each["p95"]["ci95"])) for images, each in found.items()},  # pyright: ignore
+        {images: _number(each["mean"], "mean") for images, each in found.items()},
+        _share(calibrated) if calibrated else None,
+        cut,
+        false_alarm,
+        int(set_by),
+        _string(entry, "convention"),
+        _string(entry, "source"),
+    )
+
+
+def _read_alignment(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Per set of images, what a page shows of it."""
+    return {
+        "convention": _string(entry, "convention"),
+        "source": _string(entry, "source"),
+        "sets": {
+            images: {
+                "samples": int(_number(each, "num_samples")),
+                "captions": int(_number(each, "num_captions")),
+                "percentile": (_number(each["percentile"], "mean"), each["percentile"]["ci95"]),
+                "reciprocal_rank": (_number(each["reciprocal_rank"], "mean"), each["reciprocal_rank"]["ci95"]),
+                **{top: _share(each[top]) for top in ("top1", "top10")},
+                "chance": {key: _number(each["chance"], key) for key in ("percentile", "top1", "top10")},
+            }
+            for images in _SETS
+            if (each := entry[images])
+        },
+    }
 
 
 def _read_copies(entry: Mapping[str, Any], samples: int, num_held_out: int) -> Copies:
@@ -406,6 +531,8 @@ def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
             "mirrored": row["mirrored"] == "1",
             "file": row.get("file") or "",
             "nearest_file": row.get("nearest_file") or "",
+            "prompt": row.get("prompt") or "",
+            "caption": row.get("nearest_caption") or "",
         }
         for row in _rows(file)
     ]
@@ -447,6 +574,38 @@ def _read_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
 def _pairs(rows: Sequence[Mapping[str, Any]], pictures: Mapping[str, NDArray[Any]]) -> list[Pair]:
     found = zip(pictures["worst"].tolist(), pictures["worst_samples"], pictures["worst_originals"], strict=True)
     return [Pair(**rows[number], picture=picture, original=original) for number, picture, original in found]
+
+
+def _with_values(
+    space: Space, number: int, rows: Sequence[Mapping[str, str]], pictures: Mapping[str, NDArray[Any]], _: Path
+) -> Space:
+    """A feature space with its similarities and most similar pairs, which stand in the table and among the pictures."""
+    if space.similarity is None:
+        return space
+    values = {images: pictures[f"similar_{number}_{images}"] for images in ("samples", *_SETS)}
+    above, told = int((values["samples"] > space.similarity.threshold).sum()), space.similarity.above["samples"].count
+    if above != told:
+        raise ValueError(f"{above} similarities of {space.name} are above the threshold, audit.json counts {told}")
+    found = zip(
+        *(pictures[f"similar_{number}_{part}"] for part in ("pairs", "pair_samples", "pair_originals")), strict=True
+    )
+    pairs = [_alike(rows[int(sample)], number, picture, original) for sample, picture, original in found]
+    return replace(space, similarity=replace(space.similarity, values=values, pairs=pairs))
+
+
+def _alike(row: Mapping[str, str], number: int, picture: NDArray[np.uint8], original: NDArray[np.uint8]) -> AlikePair:
+    return AlikePair(
+        int(row["sample"]),
+        row["seed"],
+        float(row[f"similarity_{number}"]),
+        int(row[f"nearest_{number}"]),
+        picture,
+        original,
+        row.get("file") or "",
+        row.get(f"nearest_file_{number}") or "",
+        row.get("prompt") or "",
+        row.get(f"nearest_caption_{number}") or "",
+    )
 
 
 def _copying(rows: Sequence[Mapping[str, Any]], cut: float) -> dict[int, list[int]]:

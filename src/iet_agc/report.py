@@ -16,12 +16,24 @@ from iet_agc.compare import differing, facts
 from iet_agc.drawings import decimal, percent
 from iet_agc.files import replace_text, writing
 from iet_agc.intervals import difference_of_shares, hundredths
-from iet_agc.reading import CUT, Audit, Copies, Pair, Quality, Share, Space, Statistic, Trained, read_audit
+from iet_agc.reading import (
+    CUT,
+    Audit,
+    Copies,
+    Pair,
+    Quality,
+    Share,
+    Similarity,
+    Space,
+    Statistic,
+    Trained,
+    read_audit,
+)
 
 __all__ = ["render", "write_report"]
 
 #: How many pairs and images are shown before "more": whole rows on a wide page.
-_SHOWN = {"pairs": 6, "single": 12}
+_SHOWN = {"pairs": 6, "single": 12, "alike": 6}
 
 #: A cut with 1 % false alarms is the smallest ratio of 99 held-out images; of fewer, there is none.
 _FEWEST = 99
@@ -47,6 +59,14 @@ _STATISTICS = {
     "near": ("Nearness", "nearer to a training image than 99\u00a0% of held-out images are to any"),
     "c_t": ("C_T", "how much farther than held-out images samples are from the training images"),
 }
+
+#: Whose similarities are shown, and whose captions were prompts, in words.
+_ALIKE = {
+    "samples": "samples, with training images",
+    "held_out": "held-out images, with training images",
+    "train": "training images, each with the others",
+}
+_ALIGNED = {"train": "training images", "held_out": "held-out images"}
 
 #: Of each number of quality: its title, what it says in plain words, which way is better, and its name in audit.json.
 _QUALITY = (
@@ -137,7 +157,7 @@ def _section(audit: Audit) -> dict[str, Any]:
         "warnings": _warnings(audit),
         "exact": _exact(audit.exact),
         "left_out": _left_out(audit.numbers),
-        "elsewhere": [_in_short(space) for space in audit.spaces],
+        "elsewhere": [_in_short(space) for space in audit.spaces] + _alike_in_short(audit.spaces),
         "pairs": [_shown_pair(pair, copies.cut) for pair in audit.pairs],
         "pairs_below": sum(pair.ratio < copies.cut for pair in audit.pairs),
         "shrunk": bool(audit.pairs) and max(audit.pairs[0].picture.shape[1:]) > drawings.LARGEST,
@@ -147,6 +167,7 @@ def _section(audit: Audit) -> dict[str, Any]:
         "statistics": _statistics(copies),
         "quality": _quality(audit.quality),
         "spaces": [_space(space, audit.quality) for space in audit.spaces],
+        "clip": audit.numbers.get("clip"),
         "skipped": [(image, drawings.picture(image.picture)) for image in audit.skipped if image.skipped],
         "curves": drawings.curve_charts(audit.curves),
         "sets": _sets(audit),
@@ -167,11 +188,13 @@ def _space(space: Space, shown: Quality) -> dict[str, Any]:
         "chart": drawings.mq_chart(space.copies, f"features of {space.name}"),
         "rows": _mq_rows(space.copies),
         "statistics": _statistics(space.copies),
+        "similarity": _similarity(space),
+        "aligned": _alignment(space),
         "quality": None if space.name == shown.extractor else _quality(space.quality),
     }
 
 
-def _outcome(copies: Copies) -> _Outcome:
+def _outcome(copies: Copies | Similarity) -> _Outcome:
     """What the numbers allow to say; see the module's docstring."""
     if copies.calibrated is None:
         return "uncalibrated"
@@ -185,7 +208,7 @@ def _found(audit: Audit) -> list[str]:
     if _outcome(audit.copies) == "copies":
         return [_LABELS["copies"]]
     exact = f"{_count(audit.exact)} exact {'copy' if audit.exact == 1 else 'copies'} found"
-    spaces = [space.name for space in audit.spaces if _outcome(space.copies) == "copies"]
+    spaces = [space.name for space in audit.spaces if "copies" in (_outcome(space.copies), _by_detector(space))]
     features = f"copies found in the features of {' and '.join(spaces)}"
     return [exact] * bool(audit.exact) + [features] * bool(spaces)
 
@@ -251,6 +274,58 @@ def _in_short(space: Space) -> str:
     """The verdict on one more space, for the first screen."""
     share, label = space.copies.copied, _with_doubt(_LABELS[_outcome(space.copies)].lower(), space.copies)
     return f"In the features of {space.name}: {label}, {percent(share.share)} (95\u00a0% interval {_interval(share)})."
+
+
+def _by_detector(space: Space) -> _Outcome | None:
+    """What similarities allow to say, where the features were made to find copies."""
+    similar = space.similarity
+    return _outcome(similar) if similar and similar.copy_detection else None
+
+
+def _alike_in_short(spaces: Sequence[Space]) -> list[str]:
+    """The verdict by similarity, of features that were made to find copies."""
+    return [
+        f"By similarity in the features of {space.name}: {_alike(space)}" for space in spaces if _by_detector(space)
+    ]
+
+
+def _alike(space: Space) -> str:
+    """How many samples are more alike than chance, and than the field's threshold, in one sentence or two."""
+    similar = space.similarity
+    assert similar is not None
+    above = similar.above["samples"]
+    of = f"{percent(above.share)} (95\u00a0% interval {_interval(above)}) are above {similar.threshold}"
+    if similar.calibrated is None:
+        return f"not calibrated; {of}."
+    found, usual = similar.calibrated, 100 * (1 - similar.false_alarm)
+    share = f"{_count(found.count)} samples ({percent(found.share)}, 95\u00a0% interval {_interval(found)})"
+    more = f"more similar to one training image than {usual:g}\u00a0% of held-out images are, above {similar.cut:.3f}"
+    return f"{_LABELS[_outcome(similar)].lower()}. {share} are {more}; {of}."
+
+
+def _similarity(space: Space) -> dict[str, Any] | None:
+    """What the template knows of similarities in one feature space."""
+    similar = space.similarity
+    if similar is None:
+        return None
+    rows = [
+        {"title": title, "above": above, "p95": similar.p95[images], "mean": similar.mean[images]}
+        for images, title in _ALIKE.items()
+        if (above := similar.above.get(images))
+    ]
+    pairs = [
+        {"pair": pair, "sample": drawings.picture(pair.picture), "original": drawings.picture(pair.original)}
+        | {"below": pair.similarity > similar.cut}
+        for pair in similar.pairs
+    ]
+    says, chart = _alike(space), drawings.similarities(similar, f"features of {space.name}")
+    return {"found": similar, "says": f"{says[:1].upper()}{says[1:]}", "rows": rows, "pairs": pairs, "chart": chart}
+
+
+def _alignment(space: Space) -> list[dict[str, Any]]:
+    """Rows of the table of alignment, one per set of images whose captions were prompts."""
+    sets = space.alignment["sets"] if space.alignment else {}
+    return [found | {"title": _ALIGNED[images]} for images, found in sets.items()]
 
 
 def _note(copies: Copies, outcome: _Outcome) -> str:
@@ -371,6 +446,7 @@ def _conventions(audit: Audit) -> list[tuple[str, Any]]:
     """How the numbers were taken, with the sources of the statistics; what feature spaces share is said once."""
     rows = [(key, value) for key, value in audit.numbers["conventions"].items() if value is not None]
     rows += [(_STATISTICS.get(each.key, (each.key,))[0], _sourced(each)) for each in _every_statistic(audit)]
+    rows += _described(audit)
     common = audit.quality.conventions
     rows += [_convention(audit.quality.extractor, key, value) for key, value in common.items()]
     for space in audit.spaces:
@@ -393,6 +469,17 @@ def _every_statistic(audit: Audit) -> list[Statistic]:
     return list({each.key: each for each in reversed(found)}.values())[::-1]
 
 
+def _described(audit: Audit) -> list[tuple[str, str]]:
+    """Conventions of similarity, alignment and the CLIP score, each once, where the audit has them."""
+    known = {"Similarity": next((space.similarity for space in audit.spaces if space.similarity), None)}
+    rows = [(title, f"{each.convention}. Source: {each.source}") for title, each in known.items() if each]
+    entries = {"Prompt alignment": next((space.alignment for space in audit.spaces if space.alignment), None)}
+    entries |= {"CLIP score": (audit.numbers.get("clip") or {}).get("score")}
+    return rows + [
+        (title, f"{each['convention']}. Source: {each['source']}") for title, each in entries.items() if each
+    ]
+
+
 def _command(audit: Audit) -> str:
     numbers, out = audit.numbers, audit.folder.resolve().name
     names, conventions = numbers["names"], numbers["conventions"]
@@ -401,6 +488,7 @@ def _command(audit: Audit) -> str:
     words += ["--flips"] if conventions.get("flips") else []
     for extractor in dict.fromkeys([audit.quality.extractor, *(space.name for space in audit.spaces)]):
         words += ["--extractor", extractor]
+    words += ["--clip", numbers["clip"]["model"]] if numbers.get("clip") else []
     words += ["--convert-to", str(conventions["convert_to"])] if conventions.get("convert_to") else []
     return shlex.join([*words, "--out", out]) + "\n" + shlex.join(["iet-agc", "report", out])
 
