@@ -143,7 +143,7 @@ def test_an_audit_of_a_run_stands_for_the_run_and_counts_once(tmp_path, monkeypa
 
 def test_columns_of_this_version(tmp_path):
     row = compare([write(tmp_path / "a", newer())])["a"]
-    means = {name: row[name]["mean"] for name in COLUMNS}
+    means = {name: row[name]["mean"] for name in COLUMNS if row[name]}
     assert means["d1_d2"] == 0.04
     assert means["auth_pct"] == 48
     assert means["near"] == 0.03
@@ -151,6 +151,30 @@ def test_columns_of_this_version(tmp_path):
     assert (means["kid_held_out"], means["precision_held_out"], means["recall_held_out"]) == (0.002, 0.7, 0.6)
     assert (means["mifid_held_out"], means["mifid_train"]) == (2.5, 2.0)
     assert row["auth_pct"]["interval"]["ci95"] == pytest.approx([44.91, 51.10], abs=0.01)
+
+
+def told(sha256, score):
+    """What an audit of samples with prompts has besides, in the features of two networks."""
+    share_of = {"count": 20, "share": 0.02, "ci95": [0, 1]}
+    first = {
+        "sha256": sha256,
+        "similarity": {"calibrated": share_of, "samples": {"above": share_of, "p95": {"value": 0.45}}},
+        "alignment": {"train": {"percentile": {"mean": 0.8}}, "held_out": None},
+    }
+    return {"feature_spaces": {"sscd.pt": first, "other": {}}, "clip": {"sha256": "c" * 64, "score": {"mean": score}}}
+
+
+def test_columns_of_samples_with_prompts_are_those_of_the_first_network(tmp_path):
+    one, two = (write(tmp_path / name, newer() | told(name * 64, 25.5)) for name in "ab")
+    rows = compare([one, two])
+    names = ("similar", "similar_above", "similar_p95", "aligned", "clip_score")
+    assert [rows["a"][name]["mean"] for name in names] == [0.02, 0.02, 0.45, 0.8, 25.5]
+    assert rows["a"]["aligned_held_out"] is None
+    said = [line for line in warnings(rows) if line.startswith("The network of similarities differs")]
+    assert len(said) == 1
+    assert said[0].endswith("similarities and alignment do not compare.")
+    rows = compare([write(tmp_path / "c", newer() | {"feature_spaces": {}})])
+    assert rows["c"]["similar"] is rows["c"]["clip_score"] is None
 
 
 def test_what_an_audit_does_not_know_stays_empty_and_no_more(tmp_path):
@@ -202,7 +226,7 @@ def test_audits_without_counts_have_shares_without_intervals(tmp_path):
         (json.dumps(numbers(conventions=[1])), "conventions is [1]"),
         (json.dumps(numbers(sha256="abc")), "AttributeError"),
         (json.dumps(numbers(warnings=[3])), "a warning is 3"),
-        (json.dumps(numbers(feature_spaces={"net": 3})), "AttributeError"),
+        (json.dumps(numbers(feature_spaces={"net": 3})), "TypeError"),
     ],
 )
 def test_a_damaged_audit_is_named(tmp_path, content, said):

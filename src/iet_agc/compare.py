@@ -43,7 +43,8 @@ class Column:
     """A number that is compared.
 
     Attributes:
-        path: where it stands in audit.json; of a share, where its {"count", "share"} stands.
+        path: where it stands in audit.json; of a share, where its {"count", "share"} stands. "*" is the first of the
+            networks in whose features copies were looked for.
         title, better: what people read; `better` is the direction.
         of: what a share is a share of, "num_samples" or "num_held_out"; empty where it is no share.
         unit: what one whole is in the column's unit.
@@ -76,6 +77,39 @@ COLUMNS = {
     ),
     "near": Column(("statistics", "near"), "nearness below its cut", _COPIED_LESS, "num_samples", optional=True),
     "c_t": Column(("statistics", "c_t", "value"), "C_T", "near 0 is ideal, far below copied", optional=True),
+    "similar": Column(
+        ("feature_spaces", "*", "similarity", "calibrated"),
+        "similarity above its cut",
+        _COPIED_LESS,
+        "num_samples",
+        optional=True,
+    ),
+    "similar_above": Column(
+        ("feature_spaces", "*", "similarity", "samples", "above"),
+        "similarity above 0.5",
+        _COPIED_LESS,
+        "num_samples",
+        optional=True,
+    ),
+    "similar_p95": Column(
+        ("feature_spaces", "*", "similarity", "samples", "p95", "value"),
+        "95th percentile of similarity",
+        _COPIED_LESS,
+        optional=True,
+    ),
+    "aligned": Column(
+        ("feature_spaces", "*", "alignment", "train", "percentile", "mean"),
+        "alignment with training captions",
+        "higher follows prompts, 0.5 is chance; copying raises it",
+        optional=True,
+    ),
+    "aligned_held_out": Column(
+        ("feature_spaces", "*", "alignment", "held_out", "percentile", "mean"),
+        "alignment with held-out captions",
+        "higher follows prompts, 0.5 is chance",
+        optional=True,
+    ),
+    "clip_score": Column(("clip", "score", "mean"), "CLIP score", _HIGHER, optional=True),
     "kid_held_out": Column(("quality", "kid_held_out", "mean"), "KID to held-out", _LOWER, optional=True),
     "precision_held_out": Column(("quality", "precision_held_out"), "precision to held-out", _HIGHER, optional=True),
     "recall_held_out": Column(("quality", "recall_held_out"), "recall to held-out", _HIGHER, optional=True),
@@ -191,6 +225,9 @@ def _look_up(audit: dict[str, Any], column: Column) -> dict[str, Any] | None:
     """{"value", "count", "total"} of a column; None where a part of its path is null, or may be absent and is."""
     found: Any = audit
     for key in column.path:
+        if key == "*":
+            found = next(iter(found.values()), None)
+            continue
         if found is None or (column.optional and key not in found):
             return None
         found = found[key]
@@ -348,6 +385,8 @@ _FACTS = {
     "extractor": ("quality", "extractor"),
     "extractor_sha256": ("quality", "sha256"),
     "few_images": ("quality", "few_images"),
+    "network": ("feature_spaces", "*", "sha256"),
+    "clip_sha256": ("clip", "sha256"),
     "false_alarm": ("calibrated", "false_alarm"),
     "conventions": ("conventions",),
     "quality_conventions": ("quality", "conventions"),
@@ -370,6 +409,8 @@ _EQUAL = (
     ),
     ("The number of samples", {"num_samples": ""}, "Fréchet distances depend on it"),
     ("The extractor", {"extractor": "", "extractor_sha256": ""}, "quality does not compare"),
+    ("The network of similarities", {"network": ""}, "similarities and alignment do not compare"),
+    ("The CLIP model", {"clip_sha256": ""}, "CLIP scores do not compare"),
     ("The false-alarm rate", {"false_alarm": ""}, "calibrated shares do not compare"),
 )
 
@@ -390,7 +431,8 @@ def facts(audit: Mapping[str, Any]) -> dict[str, Any]:
     for name, path in _FACTS.items():
         value: Any = audit
         for key in path:
-            value = None if value is None else value.get(key)
+            if value is not None:
+                value = next(iter(value.values()), None) if key == "*" else value.get(key)
         found[name] = value
     for name in ("conventions", "quality_conventions"):
         if not isinstance(found[name], dict | None):

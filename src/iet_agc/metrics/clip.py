@@ -47,7 +47,7 @@ class Clip:
 
     def is_cut_off(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text has more tokens than the network takes; it sees the first ones only."""
-        return [len(ids) > self.length for ids in self._processor.tokenizer([*texts]).input_ids]
+        return [len(ids) > self.length for ids in self._processor.tokenizer([*texts], verbose=False).input_ids]
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

@@ -1,0 +1,95 @@
+"""The page of an audit of samples with prompts: similarities, the most similar pairs, alignment, CLIP score."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from iet_agc.audit import audit
+from iet_agc.audits import save_audit
+from iet_agc.data import ImageSet
+from iet_agc.reading import read_audit
+from iet_agc.report import render
+from tests.test_report import Page
+from tests.test_similarity import DETECTOR, FRESH, HELD_OUT, NETWORK, TRAIN
+
+CAPTIONS = tuple((f"<b>dog</b> & hat {number}", "a & b") for number in range(len(TRAIN)))
+SCORE = {"mean": 25.5, "ci95": [25.0, 26.0], "convention": "of cosines", "source": "Hessel", "direction": "higher"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies 7 and 11 by their own prompts, of lower contrast; others by prompts of others."""
+    copies = (TRAIN[[7, 11]].float() * 0.2 + 102).to(torch.uint8)
+    prompts = tuple((CAPTIONS[n][0],) for n in (7, 11, *range(60)))
+    samples = ImageSet(torch.cat([copies, FRESH]), "samples", captions=prompts)
+    train = ImageSet(TRAIN, "train", captions=CAPTIONS)
+    result = audit(train, samples, ImageSet(HELD_OUT, "real"), extractors=[DETECTOR, NETWORK], seeds=range(100, 162))
+    clip = {"model": "clip<folder>", "sha256": "a" * 64, "num_prompts": 60, "num_cut_off": 3, "score": SCORE}
+    result.numbers["clip"] = clip | {"other_prompts": {"mean": 20.0, "ci95": [19.0, 21.0]}}
+    return save_audit(result, tmp_path_factory.mktemp("audit") / "a")
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page(render({"it": folder}))
+
+
+def test_prompts_and_captions_stand_escaped_beside_the_most_similar_pairs(page: Page, folder: Path) -> None:
+    assert "sample 0 training image 7 similarity 0.99" in page.text
+    assert "seed 100 prompt: <b>dog</b> & hat 7 caption: the same" in page.text
+    assert "sample 1 training image 11 similarity 0.99" in page.text
+    assert "<b>dog" not in render({"it": folder})
+    pairs = read_audit("it", folder).spaces[0].similarity.pairs  # pyright: ignore
+    assert len({pair.nearest for pair in pairs}) == len(pairs) == 24
+    assert np.array_equal(pairs[0].original, TRAIN[pairs[0].nearest].numpy())
+    other = next(pair for pair in pairs if pair.sample > 1)
+    assert (other.prompt, other.caption) == (
+        f"<b>dog</b> & hat {other.sample - 2}",
+        f"<b>dog</b> & hat {other.nearest}",
+    )
+
+
+def test_pairs_in_pixels_have_their_prompts_too(folder: Path) -> None:
+    for pair in read_audit("it", folder).pairs:
+        at = pair.sample - 2 if pair.sample > 1 else (7, 11)[pair.sample]
+        assert (pair.prompt, pair.caption) == (f"<b>dog</b> & hat {at}", f"<b>dog</b> & hat {pair.nearest}")
+
+
+def test_the_page_says_what_audit_json_says_of_similarity(page: Page, folder: Path) -> None:
+    space = json.loads((folder / "audit.json").read_text())["feature_spaces"]["sscd.pt"]["similarity"]
+    for images in ("samples", "train", "held_out"):
+        p95 = space[images]["p95"]
+        assert (
+            f"{p95['value']:.3f} {p95['ci95'][0]:.3f} to {p95['ci95'][1]:.3f} {space[images]['mean']['mean']:.3f}"
+            in (page.text)
+        )
+    assert f"above {space['calibrated']['cut']:.3f}; " in page.text
+    assert page.text.count("By similarity in the features of") == 1  # only of descriptors made to find copies
+    assert "count as a replication where the descriptor is SSCD's" in page.text
+    assert "0.5 is a threshold for SSCD's descriptors; in these features it means nothing by itself" in page.text
+
+
+def test_alignment_and_clip_score_are_told(page: Page) -> None:
+    assert "Prompt alignment" in page.text
+    assert "training images 62 samples, 120 images of distinct captions" in page.text
+    assert "by chance 50.0 %" in page.text
+    assert (
+        "25.5 (95 % interval 25.0 to 26.0): 100 times the cosine of image and prompt by clip<folder>, of 60"
+        in page.text
+    )
+    assert "With the other prompts it is 20.0. Of 3 samples the network has seen the beginning" in page.text
+    assert "--clip 'clip<folder>'" in page.text
+
+
+def test_similarities_that_disagree_with_the_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "b")
+    numbers = json.loads((folder / "audit.json").read_text())
+    numbers["feature_spaces"]["sscd.pt"]["similarity"]["samples"]["above"]["count"] += 1
+    (tmp_path / "b" / "audit.json").write_text(json.dumps(numbers))
+    with pytest.raises(ValueError, match=r"similarities of sscd.pt are above the threshold, audit.json counts"):
+        read_audit("it", tmp_path / "b")
