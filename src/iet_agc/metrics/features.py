@@ -253,7 +253,7 @@ def _torchscript(name: str, device: torch.device) -> tuple[_Network, Path, str]:
             module = torch.jit.load(name, map_location=device).eval()
     except Exception as error:
         raise ValueError(
-            f"{name} is not TorchScript ({_reason(error)}): give a file made by torch.jit.save, "
+            f"{name} is not TorchScript ({_reason(error).split('. ')[0]}): give a file made by torch.jit.save, "
             "not a state dict; SSCD's is named .torchscript.pt"
         ) from error
     mean, deviation = (
