@@ -281,7 +281,7 @@ def test_override_leaves_its_input_alone() -> None:
             "data.name",
             "mnist",
             "setting data.name: input should be 'digits', 'fashion-mnist', 'cifar10', 'cifar100', 'afhq-dog', "
-            "'laion-10k', 'hugging-face' or 'folder' (it is 'mnist')",
+            "'laion-10k', 'emoji', 'hugging-face' or 'folder' (it is 'mnist')",
         ),
         ("data.flips", "perhaps", "setting data.flips: "),
         ("model.multipliers", "[]", "setting model.multipliers: "),

@@ -27,10 +27,20 @@ TABLE: dict[str, tuple[str, str]] = {
     "captions": ("", "torch"),
     "decoding": ("files", "PIL"),
     "images": ("decoding files", "torch torchvision PIL numpy"),
-    "named": ("captions decoding files images", "torch torchvision numpy sklearn filelock"),
-    "hugging_face": ("captions decoding files images", "torch"),
+    "named": (
+        "captions decoding files images",
+        "torch torchvision numpy sklearn filelock",
+    ),
+    "hugging_face": (
+        "captions decoding files images",
+        "torch",
+    ),
+    "emoji": (
+        "decoding files images",
+        "torch numpy PIL fontTools",
+    ),
     "image_cache": ("files images", "torch numpy filelock"),
-    "data": ("files hugging_face image_cache images named seeds", "torch PIL"),
+    "data": ("emoji files hugging_face image_cache images named seeds", "torch PIL"),
     "diffusion": ("", "torch diffusers"),
     "models": ("files", "torch diffusers"),
     "initial": ("config diffusion models seeds", "torch diffusers huggingface_hub"),

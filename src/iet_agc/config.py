@@ -44,7 +44,7 @@ class DataSettings(_Section):
     """Which images are trained on, and which are held out."""
 
     name: Literal[
-        "digits", "fashion-mnist", "cifar10", "cifar100", "afhq-dog", "laion-10k", "hugging-face", "folder"
+        "digits", "fashion-mnist", "cifar10", "cifar100", "afhq-dog", "laion-10k", "emoji", "hugging-face", "folder"
     ] = Field("digits", description="image set; 'folder' takes the images under data.root")
     root: str | None = Field(None, description="where the image set is; of hugging-face a folder, or a name on the hub")
     download: bool = Field(False, description="fetch cifar10, cifar100 or fashion-mnist into data.root, or unpack it")
@@ -52,7 +52,7 @@ class DataSettings(_Section):
         None,
         pattern=r"^[13]x[1-9]\d{0,4}x[1-9]\d{0,4}$",
         description="bring every image to CxHxW, such as 3x64x64; none: as it is, but afhq-dog 3x64x64, laion-10k "
-        "3x256x256",
+        "3x256x256, emoji 3x32x32",
     )
     classes: Literal["folders"] | None = Field(
         None, description="of folder: 'folders' takes the subfolders of data.root as classes"

@@ -9,6 +9,7 @@ import PIL
 import torch
 
 from iet_agc import named
+from iet_agc.emoji import emoji_font, read_emoji
 from iet_agc.files import shown
 from iet_agc.hugging_face import hub_version, read_hugging_face
 from iet_agc.image_cache import cached, stamps
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 #: Image sets that are found by their name alone.
-DATASETS = ("digits", "fashion-mnist")
+DATASETS = ("digits", "fashion-mnist", "emoji")
 
 
 #: Options that only some image sets have.
@@ -47,7 +48,7 @@ class Options(TypedDict, total=False):
 
     Attributes:
         shape: (C, H, W) to bring every image to, by `convert`; None takes them as they are, but AFHQ's dogs as
-            3 x 64 x 64 and LAION-10k as 3 x 256 x 256.
+            3 x 64 x 64, LAION-10k as 3 x 256 x 256 and emoji as 3 x 32 x 32.
         download: fetch CIFAR and Fashion-MNIST into `root`, or unpack them there.
         classes: "folders": an image of a folder has the class of the subfolder that it stands in.
         captions: of a folder and LAION-10k, see `named.read_captioned`; None is LAION-10k's only .json file in `root`,
@@ -149,8 +150,10 @@ def load_dataset(
     Args:
         name: "digits" (scikit-learn's, 1,797 of 1 x 8 x 8), "fashion-mnist" (70,000 of 1 x 28 x 28), "cifar10" or
             "cifar100" (60,000 of 3 x 32 x 32), "afhq-dog" (3 x 64 x 64), "laion-10k" (3 x 256 x 256, with captions),
+            "emoji" (those of a font, 3 x 32 x 32, with captions),
             "hugging-face" for a dataset of the hub or in its layout, or "folder" for the images under `root`.
-        root: where the files are, or a dataset's name on the hub; Debian's package of Fashion-MNIST is found by itself.
+        root: where the files are, or a dataset's name on the hub; Debian's packages of Fashion-MNIST and of
+            the emoji are found by themselves.
         num_train: how many unique images to train on; None takes all. Where a set has a test part it is that which is
             held out, otherwise the images that are not trained on.
         planted_images: how many of them to repeat.
@@ -211,6 +214,8 @@ def _places(name: str, root: Path | None, options: Options) -> list[Path]:
     """Files, and folders of files, that an image set is read from."""
     if name == "fashion-mnist":
         return _fashion_places(root)
+    if name == "emoji":
+        return [emoji_font(root)]
     if name == "digits" or root is None:
         return []
     if name in ("cifar10", "cifar100"):
@@ -291,6 +296,7 @@ _READERS: dict[str, Callable[[str | None, Options], named.Parts]] = {
         named.read_laion(_path(root), options.get("captions"), options.get("shape")),
         None,
     ),
+    "emoji": lambda root, options: (read_emoji(_path(root), options.get("shape")), None),
     "hugging-face": _hugging_face,
     "folder": _folder,
 }
