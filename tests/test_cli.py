@@ -49,7 +49,7 @@ def test_help_comes_at_once_and_names_every_verb():
     done = run("--help")
     assert time.perf_counter() - began < 5  # a guard against importing torch, not a timing
     assert done.returncode == 0
-    for verb in ("demo", "train", "sample", "audit", "detect", "report", "compare", "presets"):
+    for verb in ("demo", "pipeline", "train", "sample", "audit", "detect", "report", "compare", "presets"):
         assert f"  {verb} " in done.stdout
 
 
@@ -67,6 +67,7 @@ def test_the_options_are_these(capsys):
     """Frozen: things outside the project call them."""
     expected = {
         "demo": {"--out"},
+        "pipeline": {"--out", "--steps", "--seed"},
         "train": {"--out", "--init"},
         "sample": {
             "--out", "--num", "--steps", "--weights", "--first-seed", "--format", "--device",

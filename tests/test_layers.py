@@ -106,6 +106,10 @@ TABLE: dict[str, tuple[str, str]] = {
         "config diffusion dist drawings files intervals log parts precision sampling text",
         "torch numpy scipy sklearn matplotlib",
     ),
+    "small_pipeline": (
+        "config data diffusion files log precision seeds",
+        "torch diffusers tokenizers transformers",
+    ),
     "sources": ("config data guard log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parsed, rest = _parser().parse_known_args(arguments)
     try:
-        if rest and parsed.verb != "train":
+        if rest and parsed.verb not in ("train", "pipeline"):
             raise ValueError(f"unknown argument {rest[0]!r}; see 'iet-agc {parsed.verb} --help'")
         parsed.rest = rest
         status, result = parsed.run(parsed)
@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    for add in (_add_demo, _add_train, _add_sample, _add_audit, _add_detect, _add_report, _add_compare, _add_presets):
+    order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_detect, _add_report, _add_compare
+    for add in (*order, _add_presets):
         add(verbs)
     return parser
 
@@ -82,6 +83,37 @@ def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
     from iet_agc.demo import demo
 
     return 0, demo(arguments.out)
+
+
+def _add_pipeline(verbs: Any) -> None:
+    parser = _verb(
+        verbs, "pipeline", _pipeline, "build a small text-to-image pipeline that 'train --init' starts from, in minutes"
+    )
+    parser.add_argument(
+        "preset", metavar="PRESET", help="whose image set it is for; settings of section data may follow"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="PIPELINE", help="folder of the pipeline")
+    parser.add_argument(
+        "--steps", type=int, default=2000, help="training steps of its VAE, of 32 images (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of its weights and batches (default: %(default)s)")
+
+
+def _pipeline(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.config import load_preset, override
+
+    pairs = _pairs(arguments.rest)
+    if other := [name for name in pairs if not name.startswith("data.")]:
+        raise ValueError(f"setting {other[0]!r} has no effect on a pipeline, those of section data have: leave it out")
+    if arguments.steps < 1 or arguments.seed < 0:
+        raise ValueError(
+            f"--steps {arguments.steps} --seed {arguments.seed}: give 1 step or more, and a seed from 0 on"
+        )
+    settings = override(load_preset(arguments.preset), pairs)
+
+    from iet_agc.small_pipeline import build_pipeline
+
+    return 0, build_pipeline(settings.data, arguments.out, arguments.steps, arguments.seed)
 
 
 def _add_train(verbs: Any) -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from iet_agc.files import check_ours, replace_text
 
 __all__ = [
+    "DataSettings",
     "LoraSettings",
     "Settings",
     "TextSettings",
