@@ -20,6 +20,7 @@ from iet_agc.batches import draw_batch
 from iet_agc.captions import UNCHANGED, Changes, change, vocabulary_of
 from iet_agc.data import ImageSet, load_dataset, plant_duplicates, save_image
 from iet_agc.engine import train
+from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.samples import draw_samples, load_samples, sample_run
 from iet_agc.seeds import generator
 from iet_agc.tasks import TextTask
@@ -315,6 +316,8 @@ def test_captions_that_are_too_long_are_cut(folder, pipeline, tmp_path, capsys):
     assert cut.tokens([long])[0, -1] == pipeline.tokenizer.eos_token_id
     sample_run(tmp_path / "run", tmp_path / "s", {"num": 2})  # the same captions are its prompts
     assert load_samples(tmp_path / "s")[0].captions == ((f"{long} a",), (f"{long} b",))
+    found = detect_prompts(tmp_path / "run", tmp_path / "d", [f"{long} a", "a bird"], num_seeds=1, first_steps=1)
+    assert found["num_prompts"] == 2  # and are looked at
 
 
 # -- captions of planted images

@@ -24,6 +24,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,9 +291,11 @@ def detect_prompts(
             else or another detection.
     """
     began = time.perf_counter()
-    folder, asked = _asked(source, given or {})
+    folder, settings = _asked(source, given or {})
+    asked = settings.sample
     unique, where = _checked(prompts, memorized), dist.choose_device(device)
-    pipeline, precision = load_text_pipeline(folder), resolved(asked.precision, where)
+    pipeline = replace(load_text_pipeline(folder), cuts=settings.text.too_long == "cut")  # as it was trained
+    precision = resolved(asked.precision, where)
     pipeline.tokens(unique)  # refuses those that are too long
     about = _about(folder, pipeline, asked, where) | {
         "precision": precision,
@@ -325,14 +328,14 @@ def detect_prompts(
     return _summary(out) | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, SampleSettings]:
-    """The pipeline of a source, and how it is to be sampled."""
+def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
+    """The pipeline of a source, and its settings, with those given."""
     run = is_run(source)
     settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
-    asked = override(settings, {f"sample.{name}": str(value) for name, value in given.items()}).sample
-    if run and not (source / asked.weights).exists():
+    settings = override(settings, {f"sample.{name}": str(value) for name, value in given.items()})
+    if run and not (source / settings.sample.weights).exists():
         raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
-    return source / asked.weights if run else source, asked
+    return source / settings.sample.weights if run else source, settings
 
 
 def _in_range(name: str, value: int, most: int) -> int:
