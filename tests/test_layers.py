@@ -99,7 +99,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch numpy",
     ),
     "samples": (
-        "config data dist files heap guard log models parts precision sampling text",
+        "captions config data dist files guard heap log models parts precision sampling text",
         "torch numpy diffusers",
     ),
     "memorized_prompts": (
