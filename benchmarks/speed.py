@@ -38,7 +38,7 @@ from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to
 from iet_agc.engine import train
 from iet_agc.heap import keep_freed_memory
 from iet_agc.member import Member, Pixels
-from iet_agc.models import build_unet, save_pipeline
+from iet_agc.models import BatchDropout, build_unet, save_pipeline
 from iet_agc.precision import resolved
 from iet_agc.sampling import denoise, initial_noise, rows_at_a_time, sample
 from iet_agc.seeds import generator
@@ -72,12 +72,21 @@ def noise_images(count: int, shape: tuple[int, int, int]) -> torch.Tensor:
     return torch.randint(256, (count, *shape), dtype=torch.uint8, generator=generator("images", 0))
 
 
+def with_plain_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, with torch's dropout, as diffusers builds it."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BatchDropout):
+                setattr(module, name, torch.nn.Dropout(child.p))
+    return model
+
+
 class PlainStep:
     """The method as it reads, without thought of speed."""
 
     def __init__(self, model: torch.nn.Module, images: torch.Tensor, settings: Settings, device: torch.device) -> None:
         self.settings, self.device, self.images = settings, device, images.to(device)
-        self.model = copy.deepcopy(model).to(device).train()
+        self.model = with_plain_dropout(copy.deepcopy(model)).to(device).train()
         self.average = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2e-4, fused=False, foreach=False)
         self.bank = [0.0] * 1000
