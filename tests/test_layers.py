@@ -103,7 +103,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch numpy diffusers",
     ),
     "memorized_prompts": (
-        "config diffusion dist drawings files intervals log parts precision sampling text",
+        "config dist drawings files intervals log parts precision sampling text",
         "torch numpy scipy sklearn matplotlib",
     ),
     "small_pipeline": (

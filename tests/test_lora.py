@@ -17,14 +17,9 @@ from iet_agc.text import UNetAndEncoder, load_text_pipeline
 from tests.miniature import captioned, save_miniature
 from tests.test_dist import in_processes
 from tests.test_engine import assert_same, one_thread  # noqa: F401
-from tests.test_text import CPU, settings, stock, unet
+from tests.test_text import CPU, killed, settings, stock, unet
 
 FILE = "pytorch_lora_weights.safetensors"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_miniature(tmp_path_factory.mktemp("pipelines") / "epsilon")
 
 
 def chosen(init, **changes):
@@ -34,6 +29,11 @@ def chosen(init, **changes):
 def brief(init, **changes):
     few = {"method__members": 1, "method__rounds": 1, "train__steps": 2, "run__preview_images": 0}
     return chosen(init, **(few | changes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_miniature(tmp_path_factory.mktemp("pipelines") / "epsilon")
 
 
 @pytest.fixture(scope="module")
@@ -142,16 +142,8 @@ def test_agc_skips(folder, tmp_path):
 
 
 def test_a_killed_run_resumes_bitwise(folder, both, tmp_path):
-    steps = []
-
-    def dies(count):
-        steps.append(count)
-        if len(steps) == 15:
-            raise KeyboardInterrupt
-
     again = chosen(folder, text__train_encoder=True)
-    with pytest.raises(KeyboardInterrupt):
-        train(again, captioned(), tmp_path / "run", CPU, dies)
+    killed(again, tmp_path / "run")
     train(again, captioned(), tmp_path / "run", CPU)
     for kind in ("raw", "ema"):
         assert_same(load_file(tmp_path / "run" / kind / FILE), load_file(both / kind / FILE))

@@ -297,16 +297,21 @@ def test_an_old_unet_keeps_the_size_that_it_was_trained_on(folder, tmp_path):
     assert stock(tmp_path / "raw").unet.config.sample_size == 8
 
 
-def test_a_killed_run_resumes_bitwise(folder, run, tmp_path):
+def killed(chosen, out):
+    """Train until the second member's second round, and no further."""
     steps = []
 
     def dies(count):
         steps.append(count)
-        if len(steps) == 15:  # of 16, after 0: in the second member's second round
+        if len(steps) == 15:  # of 16, after 0
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(settings(folder), captioned(), tmp_path / "run", CPU, dies)
+        train(chosen, captioned(), out, CPU, dies)
+
+
+def test_a_killed_run_resumes_bitwise(folder, run, tmp_path):
+    killed(settings(folder), tmp_path / "run")
     assert not (tmp_path / "run" / "raw").exists()
     train(settings(folder), captioned(), tmp_path / "run", CPU)
     for kind in ("raw", "ema"):
@@ -407,15 +412,7 @@ def test_texts_are_embedded_in_the_step_as_they_would_be_before(folder, pipeline
 
 
 def test_a_killed_run_with_its_text_encoder_resumes_bitwise(folder, taught, tmp_path):
-    steps = []
-
-    def dies(count):
-        steps.append(count)
-        if len(steps) == 15:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(learning(folder), captioned(), tmp_path / "run", CPU, dies)
+    killed(learning(folder), tmp_path / "run")
     train(learning(folder), captioned(), tmp_path / "run", CPU)
     for kind in ("raw", "ema"):
         assert_same(unet(tmp_path / "run", kind), unet(taught, kind))

@@ -25,6 +25,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ from torch import Tensor
 
 from iet_agc import dist
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
-from iet_agc.diffusion import Denoiser, predict_noise
 from iet_agc.drawings import HELD_OUT, PALETTE, style
 from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.intervals import share
@@ -48,7 +48,7 @@ from iet_agc.log import progress_bar
 from iet_agc.parts import compute_parts, read_parts
 from iet_agc.precision import Precision, autocast, resolved
 from iet_agc.sampling import denoise, initial_noise, rows_at_a_time
-from iet_agc.text import TextPipeline, load_text_pipeline, text_weight_files
+from iet_agc.text import TextPipeline, guided, load_text_pipeline, text_weight_files
 
 __all__ = ["detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
 
@@ -100,10 +100,8 @@ def prompt_magnitudes(
     scheduler, device = pipeline.scheduler, pipeline.unet.device
     scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
     scheduler.timesteps = scheduler.timesteps[:first_steps]  # a step looks back by 1000 / steps, not by this list
-    _, height, width = pipeline.image_shape
-    config: Any = pipeline.unet.config
-    shape = config.in_channels, height // pipeline.factor, width // pipeline.factor
-    rows, precision = rows_at_a_time(pipeline.image_shape, device), resolved(precision, device)
+    shape, rows = pipeline.latent_shape, rows_at_a_time(pipeline.image_shape, device)
+    precision = resolved(precision, device)
     texts = list(dict.fromkeys(["", *prompts]))
     embedded = dict(zip(texts, pipeline.embed(pipeline.tokens(texts)), strict=True))
     found = [torch.empty(0, len(scheduler.timesteps), dtype=torch.float64)]
@@ -115,24 +113,15 @@ def prompt_magnitudes(
         differences: list[Tensor] = []
         finished = len(part) / len(scheduler.timesteps)
         with autocast(precision, device):  # around all steps: weights are cast once
-            guided = _guided(pipeline.unet, told, guidance, differences)
-            denoise(guided, scheduler, noise.to(device), lambda s=finished: on_images(s))
+            predict = guided(pipeline.unet, told, guidance, partial(_note, differences))
+            denoise(predict, scheduler, noise.to(device), lambda s=finished: on_images(s))
         found.append(torch.stack(differences, dim=1)[: len(part)].cpu() * _to_noise(scheduler))
     return torch.cat(found)
 
 
-def _guided(
-    unet: Denoiser, texts: Tensor, guidance: float, differences: list[Tensor]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """What `denoise` asks, of 2N texts, without and with; it notes the norm of their difference, float64 (N,)."""
-
-    def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
-        found = predict_noise(unet, latents.repeat(2, 1, 1, 1), timesteps.repeat(2), texts=texts).float()
-        without, told = found.chunk(2)
-        differences.append((told - without).double().flatten(1).norm(dim=1))
-        return without + guidance * (told - without) if guidance > 1 else told
-
-    return predict
+def _note(differences: list[Tensor], without: Tensor, told: Tensor) -> None:
+    """Add the norm of the difference of two predictions, float64 (N,)."""
+    differences.append((told - without).double().flatten(1).norm(dim=1))
 
 
 def _to_noise(scheduler: Any) -> Tensor:

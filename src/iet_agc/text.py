@@ -38,6 +38,7 @@ __all__ = [
     "UNetAndEncoder",
     "check_size",
     "draw",
+    "guided",
     "load_text_pipeline",
     "save_text_pipelines",
     "text_weight_files",
@@ -85,6 +86,12 @@ class TextPipeline:
         size = _config(self.unet).sample_size
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return _config(self.vae).out_channels, height * self.factor, width * self.factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of the latents of these images."""
+        _, height, width = self.image_shape
+        return _config(self.vae).latent_channels, height // self.factor, width // self.factor
 
     def made_for(self, shape: tuple[int, int, int]) -> None:
         """Have the U-Net say in its configuration that it draws images (C, H, W)."""
@@ -503,11 +510,10 @@ def draw(
     Returns:
         uint8 (N, C, H, W), on the CPU.
     """
-    channels, height, width = pipeline.image_shape
-    shape = _config(pipeline.vae).latent_channels, height // pipeline.factor, width // pipeline.factor
+    shape = pipeline.latent_shape
     scheduler = scheduler_of(pipeline.scheduler, sampler)
     device = pipeline.vae.device
-    rows, precision = rows_at_a_time((channels, height, width), device), resolved(precision, device)
+    rows, precision = rows_at_a_time(pipeline.image_shape, device), resolved(precision, device)
     generators = _generators(seeds, prompts)
     tokens, nothing = _changed(pipeline, prompts, changes, generators), pipeline.embed(pipeline.tokens([""]))
     texts = {row.numpy().tobytes(): row for row in tokens}
@@ -525,8 +531,8 @@ def draw(
         scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
         share = len(part) / len(scheduler.timesteps)
         with autocast(precision, device):  # around all steps: weights are cast once
-            guided = _guided(pipeline.unet, both.to(device), guidance)
-            latents = denoise(guided, scheduler, noise.to(device), lambda s=share: on_images(s))
+            predict = guided(pipeline.unet, both.to(device), guidance)
+            latents = denoise(predict, scheduler, noise.to(device), lambda s=share: on_images(s))
         images.append(pipeline.decode(latents)[: len(part)].cpu())
     return torch.cat(images)
 
@@ -552,8 +558,20 @@ def _changed(
     return torch.cat([tokens[:0], *rows])
 
 
-def _guided(unet: Denoiser, texts: Tensor, guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """What `denoise` asks; texts of N rows, or of 2N for guidance: without and with text."""
+def guided(
+    unet: Denoiser,
+    texts: Tensor,
+    guidance: float,
+    on_both: Callable[[Tensor, Tensor], object] = lambda without, told: None,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What `denoise` asks of N latents.
+
+    Args:
+        unet: what predicts.
+        texts: embedded, (N, L, D); or (2N, L, D), none and then those of the prompts.
+        guidance: as of `draw`; of texts alone it has no effect.
+        on_both: is shown the predictions of 2N texts, without and with text, float32 (N, c, h, w) each.
+    """
 
     def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
         times = len(texts) // len(latents)
@@ -561,6 +579,7 @@ def _guided(unet: Denoiser, texts: Tensor, guidance: float) -> Callable[[Tensor,
         if times == 1:
             return found
         without, told = found.chunk(2)
-        return without + guidance * (told - without)
+        on_both(without, told)
+        return without + guidance * (told - without) if guidance > 1 else told
 
     return predict
