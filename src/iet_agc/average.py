@@ -37,15 +37,16 @@ def average_states(states: Iterable[Mapping[str, Tensor]], weights: Sequence[flo
         if count > len(weights):
             raise ValueError(f"{len(weights)} weights, but more states than that")
         if count == 1:
-            first = {name: tensor.detach().clone() for name, tensor in state.items()}
             sums = {
-                name: torch.zeros_like(t, dtype=torch.float64) for name, t in first.items() if t.is_floating_point()
+                name: torch.zeros_like(t, dtype=torch.float64) for name, t in state.items() if t.is_floating_point()
             }
+            # of what has a sum, no values: a model more in memory
+            first = {name: t.detach().to("meta") if name in sums else t.detach().clone() for name, t in state.items()}
         _accumulate(sums, first, state, weights[count - 1], count - 1)
     if count != len(weights):
         raise ValueError(f"{len(weights)} weights, but {count} states")
     total = float(sum(weights))
-    return {name: (sums[name] / total).to(tensor.dtype) if name in sums else tensor for name, tensor in first.items()}
+    return {name: sums.pop(name).div_(total).to(t.dtype) if name in sums else t for name, t in first.items()}
 
 
 def _accumulate(
