@@ -212,7 +212,7 @@ def test_a_step_tells_changed_captions(folder, pipeline, changes):  # noqa: F811
     texts, other = told(folder, data, batch, **{f"text__{name}": value for name, value in changes.items()})
     rng = generator("text", 0, 0, 3)
     torch.randn(8, 4, 8, 8, generator=rng)
-    lots = torch.rand(8, generator=rng, dtype=torch.float64).tolist()
+    lots = torch.rand(2, 8, generator=rng, dtype=torch.float64)[0].tolist()
     some = [data.captions[place] for place in batch.positions.tolist()]
     tokens = pipeline.tokens([texts[int(lot * len(texts))] for lot, texts in zip(lots, some, strict=True)])
     known = pipeline.vocabulary(Changes(**changes))

@@ -55,6 +55,7 @@ OTHER = {
     "model.classes": 10,
     "text.captions": "first",
     "text.embedding_noise": 0.1,
+    "text.drop_caption": 0.2,
     "text.train_encoder": True,
     "text.random_caption": 0.4,
     "text.random_tokens": 2,

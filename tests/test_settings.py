@@ -121,7 +121,9 @@ ELSEWHERE = {
     "model.kind", "sample.guidance", "text.captions", "text.embedding_noise", "text.train_encoder", "lora.rank",
     "lora.alpha",
 }  # fmt: skip
-ELSEWHERE |= {f"text.{name}" for name in ("random_caption", "change_rate", "too_long")} | {"sample.scheduler"}
+ELSEWHERE |= {f"text.{name}" for name in ("random_caption", "change_rate", "too_long", "drop_caption")} | {
+    "sample.scheduler"
+}
 ELSEWHERE |= {f"text.{name}" for name in ("random_tokens", "random_numbers", "repeat_words")}
 ELSEWHERE |= {f"sample.{name}" for name in ("random_tokens", "random_numbers", "repeat_words", "embedding_noise")}
 

@@ -174,9 +174,11 @@ def told(folder, data, batch, **changes):
         return honest(*arguments, **named)
 
     task.pipeline.unet.forward = listening
-    examples = task.examples(torch.arange(len(data)))
+    examples, model = task.examples(torch.arange(len(data))), task.pipeline.unet
+    if examples.train_encoder:
+        model = UNetAndEncoder(model, task.pipeline.text_encoder)
     with torch.no_grad():
-        losses = examples.losses(task.pipeline.unet, task.scheduler, batch, slice(2, 8))
+        losses = examples.losses(model, task.scheduler, batch, slice(2, 8))
     return seen[0], losses
 
 
@@ -191,9 +193,24 @@ def test_text_mitigations_do_what_they_say(folder, pipeline):
     torch.testing.assert_close(first, expected)
     assert not torch.equal(plain, first)
     rng = generator("text", 0, 0, 0)
-    torch.randn(8, 4, 8, 8, generator=rng), torch.rand(8, generator=rng, dtype=torch.float64)
+    torch.randn(8, 4, 8, 8, generator=rng), torch.rand(2, 8, generator=rng, dtype=torch.float64)
     torch.testing.assert_close(noisy, plain + 0.1 * torch.randn(8, *plain.shape[1:], generator=rng)[2:8])
     assert not torch.equal(losses, other_losses)
+
+
+@pytest.mark.parametrize("how", [{}, {"text__repeat_words": 1}, {"text__train_encoder": True}])
+def test_dropped_captions_are_the_empty_text(folder, pipeline, how):
+    data = captioned()
+    batch = draw_batch(0, 0, 0, len(data), 8, (4, 8, 8), CPU)
+    plain, _ = told(folder, data, batch, **how)
+    found, _ = told(folder, data, batch, text__drop_caption=0.5, **how)
+    nothing = pipeline.embed(pipeline.tokens([""]))[0]
+    dropped = [torch.allclose(row, nothing, atol=1e-5) for row in found]
+    rng = generator("text", 0, 0, 0)
+    torch.randn(8, 4, 8, 8, generator=rng)
+    assert dropped == (torch.rand(2, 8, generator=rng, dtype=torch.float64)[1] < 0.5)[2:8].tolist()
+    assert 0 < sum(dropped) < 6
+    assert torch.equal(found[~torch.tensor(dropped)], plain[~torch.tensor(dropped)])
 
 
 def test_a_shard_takes_its_own_captions(folder, pipeline):

@@ -151,6 +151,12 @@ class TextSettings(_Section):
     embedding_noise: float = Field(
         0.0, ge=0, description="deviation of Gaussian noise added to the embedded caption, to mitigate copying; 0: none"
     )
+    drop_caption: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="probability that no caption is told, which guidance needs of a training from random weights",
+    )
     train_encoder: bool = Field(False, description="train the text encoder, too, together with the U-Net")
     random_caption: float = Field(
         0.0, ge=0, le=1, description="probability that four random words stand in place of the caption, as a mitigation"

@@ -379,6 +379,8 @@ class Captioned:
             mitigation (Somepalli et al., 2023, arXiv 2305.20086); 0 adds none.
         changes: what every step changes about the captions, which it then has to embed.
         train_encoder: the model is a `UNetAndEncoder`, and every step embeds its captions, with a gradient.
+        drop_caption: probability of the empty text in place of a caption, whatever changes would make of it (Ho and
+            Salimans, 2022, algorithm 1).
     """
 
     def __init__(
@@ -390,12 +392,14 @@ class Captioned:
         embedding_noise: float = 0.0,
         changes: Changes = UNCHANGED,
         train_encoder: bool = False,
+        drop_caption: float = 0.0,
     ) -> None:
         self.pipeline, self.images, self.flips, self.embedding_noise = pipeline, images, flips, embedding_noise
         self.changes, self.vocabulary, self.train_encoder = changes, pipeline.vocabulary(changes), train_encoder
-        texts = sorted({text for some in captions for text in some})
+        self.drop_caption = drop_caption
+        texts = [*sorted({text for some in captions for text in some}), ""]
         place = {text: number for number, text in enumerate(texts)}
-        self.tokens = pipeline.tokens(texts)
+        self.tokens = pipeline.tokens(texts)  # the last is none
         self.counts = torch.tensor([len(some) for some in captions])
         rows = [torch.tensor([place[text] for text in some]) for some in captions]
         self.choices = nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -429,7 +433,7 @@ class Captioned:
     def _encode(self, device: torch.device) -> None:
         """Every orientation of every image, and every text that stays as it is, once."""
         keeps = not self.train_encoder and self.vocabulary is None
-        captions = f" and {len(self.tokens)} captions of them" if keeps else ""
+        captions = f" and {len(self.tokens) - 1} captions of them" if keeps else ""
         say(f"encoding {len(self.images)} images{captions}")
         self.pipeline.vae.to(device)  # pyright: ignore[reportArgumentType]
         orientations = [self.images, self.images.flip(-1)] if self.flips else [self.images]
@@ -445,36 +449,38 @@ class Captioned:
         if self.moments is None:
             self.to(batch.noise.device)
         assert self.moments is not None
-        posterior, lots, rng = self._draw(batch)
+        posterior, chosen, dropped, rng = self._draw(batch)
         positions = batch.positions[rows]
         mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
         mean, deviation = self.moments[mirrored, positions].unbind(1)
         latents = (mean + deviation * posterior[rows]) * _config(self.pipeline.vae).scaling_factor
-        texts = self._told(model, batch, lots, rng, rows)
+        texts = self._told(model, chosen, dropped, rng, rows)
         if self.embedding_noise > 0:
-            shape, device = (len(lots), *texts.shape[1:]), texts.device
+            shape, device = (len(chosen), *texts.shape[1:]), texts.device
             texts = texts + self.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
         return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
 
-    def _told(self, model: Any, batch: Batch, lots: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
+    def _told(self, model: Any, chosen: Tensor, dropped: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
         """The captions of these rows, embedded: float (rows, L, D)."""
-        chosen = self.choices[batch.positions, (lots * self.counts[batch.positions]).long()]
         if self.embeddings is not None:
-            return self.embeddings[chosen[rows]]
+            return self.embeddings[torch.where(dropped, len(self.tokens) - 1, chosen)[rows]]
         tokens = self.tokens[chosen]
         if self.vocabulary is not None:
             tokens = change(tokens, self.changes, self.vocabulary, rng)
+        tokens = torch.where(dropped[:, None], self.tokens[-1], tokens)
         if self.train_encoder:
             return model.text_encoder(tokens[rows])[0]
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):  # as captions that do not change
             return self.pipeline.text_encoder(tokens[rows])[0]
 
-    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor, torch.Generator]:
-        """Noise of the latents, as `batch.noise`, a number in [0, 1) that chooses the caption, (B,), and what drew."""
+    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """Noise of the latents, as `batch.noise`; the text of each, int64 (B,); which are dropped; and what drew."""
         device = batch.noise.device
         rng = generator("text", *batch.identity, device=device)
         noise = torch.randn(batch.noise.shape, generator=rng, device=device)
-        return noise, torch.rand(len(noise), generator=rng, device=device, dtype=torch.float64), rng
+        lots, others = torch.rand(2, len(noise), generator=rng, device=device, dtype=torch.float64)
+        chosen = self.choices[batch.positions, (lots * self.counts[batch.positions]).long()]
+        return noise, chosen, others < self.drop_caption, rng
 
 
 # -- sampling
