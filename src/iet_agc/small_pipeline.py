@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 from iet_agc.config import DataSettings
 from iet_agc.data import ImageSet, load_dataset
 from iet_agc.diffusion import NUM_TIMESTEPS, to_float
-from iet_agc.files import check_ours, replacing_folder
+from iet_agc.files import check_ours, only_one, replacing_folder
 from iet_agc.log import progress_bar, say
 from iet_agc.precision import autocast, resolved
 from iet_agc.seeds import generator, key_of
@@ -31,17 +31,20 @@ __all__ = ["build_pipeline", "decibels"]
 #: Says what a folder was built from.
 _MARK = "built.json"
 _TEXT_WIDTH, _TEXT_LENGTH = 128, 32
+_HEADS = 2  # of 64 numbers, as in Stable Diffusion 2
 _VAE_WIDTHS, _LATENTS = (32, 32, 64), 8
 _UNET_WIDTHS = (64, 128)
 _GROUPS = 8
-_BATCH, _RATE, _KL = 32, 2e-3, 1e-5
+_BATCH, _RATE = 32, 2e-3
+#: Latents are worth little unless they are smooth: with 1e-5 reconstructions are as good, and samples are smears.
+_KL = 1e-3
 _CPU = torch.device("cpu")
 
 
 def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Write a Stable Diffusion pipeline folder, whole or not at all; one that is there already is left as it is.
 
-    The VAE minimises the squared error of its reconstructions and 1e-5 of the divergence of its latents from a
+    The VAE minimises the squared error of its reconstructions and 1e-3 of the divergence of its latents from a
     standard normal distribution (Rombach et al., 2022, appendix G), from random batches of the training images, half
     of them mirrored; its scaling factor makes latents of the training images deviate by 1.
 
@@ -57,7 +60,8 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
         peak signal-to-noise ratio of reconstructions, in decibels, of the training images and of those held out.
 
     Raises:
-        ValueError: images without captions or of another shape, or a folder that holds anything else.
+        ValueError: images without captions or of another shape, or a folder that holds anything else or in which
+            another process is at work.
     """
     once: dict[str, Any] = {"planted_images": 0, "planted_copies": 1}
     train, held_out = load_dataset(**(data.source() | once))
@@ -67,17 +71,17 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
     what = {"images": train.fingerprint, "captions": captions, "steps": steps, "seed": seed}
     if (out / _MARK).exists():
         return _built(out, what)
-    with torch.random.fork_rng(devices=[]):
+    with only_one(out), torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_of("pipeline", seed))
         parts = _pipeline(train)
         vae: Any = parts.vae
         _train_vae(vae, train.images, steps, seed)
-    vae.eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=1 / _deviation(vae, train.images))
-    told = what | {"train_db": decibels(vae, train.images), "held_out_db": decibels(vae, held_out.images)}
-    with replacing_folder(out) as unfinished:
-        parts.save_pretrained(unfinished)
-        (unfinished / _MARK).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        vae.eval().requires_grad_(False)
+        vae.register_to_config(scaling_factor=1 / _deviation(vae, train.images))
+        told = what | {"train_db": decibels(vae, train.images), "held_out_db": decibels(vae, held_out.images)}
+        with replacing_folder(out) as unfinished:
+            parts.save_pretrained(unfinished)
+            (unfinished / _MARK).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
 
 
@@ -119,7 +123,7 @@ def _pipeline(images: ImageSet) -> StableDiffusionPipeline:
         intermediate_size=2 * _TEXT_WIDTH,
         projection_dim=_TEXT_WIDTH,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=_HEADS,
         max_position_embeddings=_TEXT_LENGTH,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -143,7 +147,7 @@ def _pipeline(images: ImageSet) -> StableDiffusionPipeline:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=_GROUPS,
-        attention_head_dim=4,
+        attention_head_dim=_HEADS,  # which diffusers takes for their number
         cross_attention_dim=_TEXT_WIDTH,
     )
     scheduler = DDIMScheduler(
@@ -151,6 +155,7 @@ def _pipeline(images: ImageSet) -> StableDiffusionPipeline:
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
+        prediction_type="v_prediction",  # at high noise an error of the noise is a large one of the image
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
