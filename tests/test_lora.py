@@ -156,6 +156,33 @@ def test_two_processes_train_the_same_factors(folder, both, tmp_path):
         assert_same(load_file(tmp_path / "run" / kind / FILE), load_file(both / kind / FILE))
 
 
+def test_replicas_train_the_same_factors_to_rounding(folder, both, tmp_path):
+    """Two processes per member; of a change of weights."""
+    in_processes(4, lambda: train(chosen(folder, text__train_encoder=True), captioned(), tmp_path / "run", CPU))
+    before, one, four = (
+        load_text_pipeline(folder),
+        load_text_pipeline(both / "raw"),
+        load_text_pipeline(tmp_path / "run/raw"),
+    )
+    for part in ("unet", "text_encoder"):
+        start, end, other = (getattr(each, part).state_dict() for each in (before, one, four))
+        changed = max(float((end[name] - start[name]).abs().max()) for name in start)
+        assert max(float((other[name] - end[name]).abs().max()) for name in start) < 0.01 * changed
+
+
+def test_in_bfloat16_a_killed_run_resumes_bitwise_and_learns_as_in_float32(folder, both, tmp_path):
+    again = chosen(folder, text__train_encoder=True, train__precision="bfloat16")
+    train(again, captioned(), tmp_path / "whole", CPU)
+    killed(again, tmp_path / "run")
+    train(again, captioned(), tmp_path / "run", CPU)
+    whole, exact = load_file(tmp_path / "whole" / "raw" / FILE), load_file(both / "raw" / FILE)
+    assert_same(load_file(tmp_path / "run" / "raw" / FILE), whole)
+    ups = [name for name in exact if ".lora_B." in name or ".lora.up." in name or ".lora_linear_layer.up." in name]
+    one, other = (torch.cat([state[name].flatten() for name in ups]) for state in (whole, exact))
+    assert not torch.equal(one, other)
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9
+
+
 def test_rank_and_alpha_have_an_effect(folder, tmp_path):
     found = []
     for number, changes in enumerate([{}, {"lora__rank": 2}, {"lora__alpha": 4.0}, {"lora__alpha": None}]):
