@@ -1,10 +1,13 @@
 """Emoji: names and pictures of a font; a small pipeline built from them; and the presets that train it."""
 
+import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("transformers")
 
@@ -337,6 +340,45 @@ def test_the_presets_go_their_whole_way(capsys, built, small_font, tmp_path):
         assert call(capsys, "sample", run, "--out", run / "samples")[0] == 0
         samples = load_samples(run / "samples")[0]
         assert (len(samples), samples.shape) == (3, (3, 32, 32))
+
+
+def test_the_example_tells_copies_by_what_samples_were_told(capsys, built, small_font, tmp_path):
+    spec = importlib.util.spec_from_file_location("example", Path(__file__).parents[1] / "examples" / "emoji.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    run, file = tmp_path / "default", tmp_path / "prompts.txt"
+    start = ["train", "emoji-text-default", "--out", run, "--init", built[0], "--data.root", small_font, *TINY]
+    assert call(capsys, *start)[0] == 0
+    example.write_prompts(run, file)
+    prompts, (train, held_out) = file.read_text().splitlines(), example.image_sets(run)
+    assert (len(prompts), len(train), len(held_out)) == (6, 14, 5)
+    assert prompts[::3] == names(train)[:2]
+    assert prompts[1::3] == names(train)[2:4]
+    assert prompts[2::3] == names(held_out)[:2]
+    assert call(capsys, "sample", run, "--num", 12, "--prompts", file, "--out", run / "samples")[0] == 0
+    paint(run / "samples", prompts, train)
+    options = ["--train", run, "--held-out", run, "--extractor", "pixels", "--out", run / "audit"]
+    assert call(capsys, "audit", "--samples", run / "samples", *options)[0] == 0
+    audit = json.loads((run / "audit" / "audit.json").read_text())
+    assert audit["calibrated"] is None or audit["calibrated"]["cut"] is None  # of six images there is no 1 %
+    (run / "audit" / "audit.json").write_text(json.dumps(audit | {"calibrated": {"cut": 0.2}}))
+    found = example.table([run], "pixels")[str(run)]
+    assert [found[kind]["copied"]["count"] for kind in example.KINDS] == [4, 0, 0]
+    assert found["planted"]["alignment"]["top1"]["share"] == 1
+    assert found["other"]["alignment"]["top1"]["share"] == 0
+    example.figure(tmp_path / "figure.png", [run], columns=2)
+    assert Image.open(tmp_path / "figure.png").width > 200
+
+
+def paint(folder, prompts, train):
+    """Put in the place of the samples: of planted captions their emoji, of others the first planted one's negative."""
+    of = dict(zip(names(train), train.images, strict=False))
+    with np.load(folder / "samples.npz") as content:
+        seeds = content["seeds"]
+    images = [of[prompts[seed % 6]] if seed % 3 == 0 else 255 - of[prompts[0]] for seed in seeds]
+    np.savez(folder / "samples.npz", images=torch.stack(images).numpy(), seeds=seeds)
 
 
 def test_the_presets_see_as_many_images():

@@ -1,0 +1,113 @@
+"""Which emoji are copied, told by name? Planted captions, other training captions and held-out ones, side by side.
+
+python examples/emoji.py prompts RUN prompts.txt         # 24 of each kind in turn, for 'iet-agc sample RUN --prompts'
+python examples/emoji.py table RUN [RUN ...]             # of RUN/samples and RUN/audit: copies, alignment, by kind
+python examples/emoji.py figure emoji.png RUN [RUN ...]  # the real images above samples of each run
+
+Runs that are put side by side learnt from the same images.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from iet_agc.config import read_settings
+from iet_agc.data import ImageSet, load_dataset
+from iet_agc.intervals import share
+from iet_agc.memorized_prompts import planted_prompts
+from iet_agc.metrics.alignment import alignment, group, ranks
+from iet_agc.metrics.features import load_extractor
+from iet_agc.metrics.similarity import directions
+from iet_agc.samples import load_samples
+
+KINDS = ("planted", "other", "held-out")
+
+
+def image_sets(run: Path) -> tuple[ImageSet, ImageSet]:
+    """What it was trained on, every image once, and what was held out."""
+    once: dict[str, Any] = {"planted_images": 0, "planted_copies": 1}
+    return load_dataset(**(read_settings(run).data.source() | once))
+
+
+def told(run: Path) -> dict[str, list[str]]:
+    """As many prompts of each kind as images were planted, in the run's order; a name of two images is of no kind."""
+    prompts, planted = planted_prompts(run)
+    train, held_out = image_sets(run)
+    known = {text for texts in train.captions or () for text in texts}
+    fresh = [texts[0] for texts in held_out.captions or () if texts[0] not in known]
+    return dict(zip(KINDS, (planted, prompts[len(planted) :], fresh[: len(planted)]), strict=True))
+
+
+def write_prompts(run: Path, file: Path) -> None:
+    in_turn = [text for texts in zip(*told(run).values(), strict=True) for text in texts]
+    file.write_text("\n".join(in_turn) + "\n", encoding="utf-8")
+
+
+def table(runs: list[Path], network: str = "efficientnet-lite0") -> dict[str, dict[str, Any]]:
+    """Of each run and kind: samples below the audit's calibrated cut, and the alignment of all with their prompts."""
+    extractor, kinds = load_extractor(network), told(runs[0])
+    real = {}
+    for name, images in zip(("train", "held-out"), image_sets(runs[0]), strict=True):
+        captions = group([frozenset(texts) for texts in images.captions or ()])
+        real[name] = directions(extractor.extract(images.images).features), captions
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        cut = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))["calibrated"]["cut"]
+        with (run / "audit" / "samples.csv").open(encoding="utf-8", newline="") as stream:
+            rows = [(row["prompt"], float(row["ratio"])) for row in csv.DictReader(stream)]
+        drawn, found[str(run)] = directions(extractor.extract(load_samples(run / "samples")[0].images).features), {}
+        for kind, prompts in kinds.items():
+            mine = [place for place, (prompt, _) in enumerate(rows) if prompt in prompts]
+            references, captions = real["held-out" if kind == "held-out" else "train"]
+            texts = [rows[place][0] for place in mine]
+            found[str(run)][kind] = {
+                "copied": share(sum(rows[place][1] < cut for place in mine), len(mine)),
+                "alignment": alignment(ranks(drawn[mine], references, texts, captions), texts, captions),
+            }
+    return found
+
+
+def figure(file: Path, runs: list[Path], columns: int = 8) -> None:
+    """The first prompts of each kind: the real image, and the first sample of each run."""
+    real: dict[str, torch.Tensor] = {}
+    for images in reversed(image_sets(runs[0])):  # of a name that both have, the training image
+        real |= {
+            texts[0]: image for texts, image in reversed([*zip(images.captions or (), images.images, strict=True)])
+        }
+    rows = [("real", real)]
+    for run in runs:
+        samples = load_samples(run / "samples")[0]
+        drawn = reversed([*zip(samples.captions or (), samples.images, strict=True)])
+        rows.append((run.name, {texts[0]: image for texts, image in drawn}))
+    kinds = told(runs[0])
+    canvas = plt.figure(figsize=(columns * 1.05, len(KINDS) * len(rows) * 0.95), layout="constrained")
+    parts: Any = canvas.subfigures(len(KINDS), 1)
+    for part, (kind, prompts) in zip(parts, kinds.items(), strict=True):
+        part.suptitle(f"{kind} captions", fontsize=10, fontweight="bold")
+        grid = part.subplots(len(rows), columns, squeeze=False)
+        for axes, (name, images) in zip(grid, rows, strict=True):
+            axes[0].set_ylabel(name, fontsize=8)
+            for ax, prompt in zip(axes, prompts, strict=False):
+                ax.imshow(images[prompt].permute(1, 2, 0), interpolation="nearest")
+                ax.set(xticks=[], yticks=[])
+                if name == "real":
+                    ax.set_title(prompt if len(prompt) < 20 else prompt[:17] + " ...", fontsize=6)
+    canvas.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    verb, *places = sys.argv[1:] or [""]
+    paths = [Path(place) for place in places]
+    if verb == "prompts" and len(paths) == 2:
+        write_prompts(*paths)
+    elif verb == "table" and paths:
+        print(json.dumps(table(paths), indent=1))
+    elif verb == "figure" and len(paths) > 1:
+        figure(paths[0], paths[1:])
+    else:
+        sys.exit(__doc__)
