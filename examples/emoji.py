@@ -97,7 +97,7 @@ def figure(file: Path, runs: list[Path], columns: int = 8) -> None:
                 ax.set(xticks=[], yticks=[])
                 if name == "real":
                     ax.set_title(prompt if len(prompt) < 20 else prompt[:17] + " ...", fontsize=6)
-    canvas.savefig(file, dpi=120)
+    canvas.savefig(file, dpi=90)
 
 
 if __name__ == "__main__":
