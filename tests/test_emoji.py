@@ -362,14 +362,14 @@ def test_the_example_tells_copies_by_what_samples_were_told(capsys, built, small
     options = ["--train", run, "--held-out", run, "--extractor", "pixels", "--out", run / "audit"]
     assert call(capsys, "audit", "--samples", run / "samples", *options)[0] == 0
     audit = json.loads((run / "audit" / "audit.json").read_text())
-    assert audit["calibrated"] is None or audit["calibrated"]["cut"] is None  # of six images there is no 1 %
+    assert audit["calibrated"] is None or audit["calibrated"]["cut"] is None  # of five images there is no 1 %
     (run / "audit" / "audit.json").write_text(json.dumps(audit | {"calibrated": {"cut": 0.2}}))
     found = example.table([run], "pixels")[str(run)]
     assert [found[kind]["copied"]["count"] for kind in example.KINDS] == [4, 0, 0]
     assert found["planted"]["alignment"]["top1"]["share"] == 1
     assert found["other"]["alignment"]["top1"]["share"] <= 0.5  # two prompts, told of by one picture
     example.figure(tmp_path / "figure.png", [run], columns=2)
-    assert Image.open(tmp_path / "figure.png").width > 200
+    assert Image.open(tmp_path / "figure.png").width > 150
 
 
 def paint(folder, prompts, train):
