@@ -34,25 +34,24 @@ def image_sets(run: Path) -> tuple[ImageSet, ImageSet]:
     return load_dataset(**(read_settings(run).data.source() | once))
 
 
-def told(run: Path) -> dict[str, list[str]]:
-    """As many prompts of each kind as images were planted, in the run's order; a name of two images is of no kind."""
+def told(run: Path, train: ImageSet, held_out: ImageSet) -> dict[str, list[str]]:
+    """As many prompts of each kind as images were planted, in the run's order; none is of two kinds."""
     prompts, planted = planted_prompts(run)
-    train, held_out = image_sets(run)
     known = {text for texts in train.captions or () for text in texts}
     fresh = [texts[0] for texts in held_out.captions or () if texts[0] not in known]
     return dict(zip(KINDS, (planted, prompts[len(planted) :], fresh[: len(planted)]), strict=True))
 
 
 def write_prompts(run: Path, file: Path) -> None:
-    in_turn = [text for texts in zip(*told(run).values(), strict=True) for text in texts]
+    in_turn = [text for texts in zip(*told(run, *image_sets(run)).values(), strict=True) for text in texts]
     file.write_text("\n".join(in_turn) + "\n", encoding="utf-8")
 
 
 def table(runs: list[Path], network: str = "efficientnet-lite0") -> dict[str, dict[str, Any]]:
     """Of each run and kind: samples below the audit's calibrated cut, and the alignment of all with their prompts."""
-    extractor, kinds = load_extractor(network), told(runs[0])
-    real = {}
-    for name, images in zip(("train", "held-out"), image_sets(runs[0]), strict=True):
+    extractor, sets, real = load_extractor(network), image_sets(runs[0]), {}
+    kinds = told(runs[0], *sets)
+    for name, images in zip(("train", "held-out"), sets, strict=True):
         captions = group([frozenset(texts) for texts in images.captions or ()])
         real[name] = directions(extractor.extract(images.images).features), captions
     found: dict[str, dict[str, Any]] = {}
@@ -75,7 +74,8 @@ def table(runs: list[Path], network: str = "efficientnet-lite0") -> dict[str, di
 def figure(file: Path, runs: list[Path], columns: int = 8) -> None:
     """The first prompts of each kind: the real image, and the first sample of each run."""
     real: dict[str, torch.Tensor] = {}
-    for images in reversed(image_sets(runs[0])):  # of a name that both have, the training image
+    sets = image_sets(runs[0])
+    for images in reversed(sets):  # of a name that both have, the training image
         real |= {
             texts[0]: image for texts, image in reversed([*zip(images.captions or (), images.images, strict=True)])
         }
@@ -84,7 +84,7 @@ def figure(file: Path, runs: list[Path], columns: int = 8) -> None:
         samples = load_samples(run / "samples")[0]
         drawn = reversed([*zip(samples.captions or (), samples.images, strict=True)])
         rows.append((run.name, {texts[0]: image for texts, image in drawn}))
-    kinds = told(runs[0])
+    kinds = told(runs[0], *sets)
     canvas = plt.figure(figsize=(columns * 1.05, len(KINDS) * len(rows) * 0.95), layout="constrained")
     parts: Any = canvas.subfigures(len(KINDS), 1)
     for part, (kind, prompts) in zip(parts, kinds.items(), strict=True):

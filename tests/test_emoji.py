@@ -1,6 +1,5 @@
 """Emoji: names and pictures of a font; a small pipeline built from them; and the presets that train it."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from iet_agc.samples import load_samples
 from iet_agc.small_pipeline import build_pipeline, decibels
 from iet_agc.text import load_text_pipeline
 from tests.test_cli import call
+from tests.test_example import EXAMPLES, load
 
 try:
     FONT = emoji_font(None)
@@ -343,11 +343,7 @@ def test_the_presets_go_their_whole_way(capsys, built, small_font, tmp_path):
 
 
 def test_the_example_tells_copies_by_what_samples_were_told(capsys, built, small_font, tmp_path):
-    spec = importlib.util.spec_from_file_location("example", Path(__file__).parents[1] / "examples" / "emoji.py")
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example = load(EXAMPLES / "emoji.py")
     run, file = tmp_path / "default", tmp_path / "prompts.txt"
     start = ["train", "emoji-text-default", "--out", run, "--init", built[0], "--data.root", small_font, *TINY]
     assert call(capsys, *start)[0] == 0

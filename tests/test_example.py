@@ -5,7 +5,16 @@ from pathlib import Path
 
 import torch
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "diffusers_agc.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLE = EXAMPLES / "diffusers_agc.py"
+
+
+def load(file):
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location("example", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_it_is_short_and_two_lines_make_it_agc():
@@ -15,9 +24,7 @@ def test_it_is_short_and_two_lines_make_it_agc():
 
 
 def test_it_trains(capsys):
-    spec = importlib.util.spec_from_file_location("example", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example = load(EXAMPLE)
     torch.set_num_threads(1)
     assert 0 < example.main(steps=50, batch_size=16) < 0.6
     assert "step 50: loss " in capsys.readouterr().out
