@@ -30,8 +30,7 @@ KINDS = ("planted", "other", "held-out")
 
 def image_sets(run: Path) -> tuple[ImageSet, ImageSet]:
     """What it was trained on, every image once, and what was held out."""
-    once: dict[str, Any] = {"planted_images": 0, "planted_copies": 1}
-    return load_dataset(**(read_settings(run).data.source() | once))
+    return load_dataset(**read_settings(run).data.source_once())
 
 
 def told(run: Path, train: ImageSet, held_out: ImageSet) -> dict[str, list[str]]:

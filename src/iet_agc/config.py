@@ -95,6 +95,10 @@ class DataSettings(_Section):
         sizes = self.convert_to.split("x") if self.convert_to else None
         return arguments | {"shape": tuple(int(size) for size in sizes) if sizes else None}
 
+    def source_once(self) -> dict[str, Any]:
+        """The same of the image set without planted copies: every training image stands in it once."""
+        return self.source() | {"planted_images": 0, "planted_copies": 1}
+
     @model_validator(mode="after")
     def _planted_are_trained(self) -> "DataSettings":
         if self.num_train is not None and self.planted_images > self.num_train:

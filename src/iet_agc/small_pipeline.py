@@ -63,8 +63,7 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
         ValueError: images without captions or of another shape, or a folder that holds anything else or in which
             another process is at work.
     """
-    once: dict[str, Any] = {"planted_images": 0, "planted_copies": 1}
-    train, held_out = load_dataset(**(data.source() | once))
+    train, held_out = load_dataset(**data.source_once())
     _check(train)
     captions = hashlib.sha256(json.dumps(train.captions).encode()).hexdigest()
     check_ours(out, _MARK, {_MARK, "model_index.json"}, "pipeline")
