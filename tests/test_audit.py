@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit import audit, calibrate, unique_images
+from iet_agc.audit import audit, calibrate
 from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
 from iet_agc.metrics.features import Extractor
@@ -139,12 +139,6 @@ def test_the_interval_is_wilsons():
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     assert share == {"count": 10, "share": 0.1, "ci95": pytest.approx([middle - reach, middle + reach])}
-
-
-def test_unique_images_keep_their_first_place():
-    first, inverse = unique_images(TRAIN[[3, 1, 3, 0, 1]])
-    assert first.tolist() == [0, 1, 3]
-    assert inverse.tolist() == [0, 1, 0, 2, 1]
 
 
 def test_few_training_images_take_all_of_them_as_neighbours():

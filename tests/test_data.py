@@ -27,6 +27,7 @@ from iet_agc.data import (
     plant_duplicates,
     save_image,
     split,
+    unique_images,
 )
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -98,6 +99,13 @@ def test_split_is_disjoint_and_covering(num_train: int) -> None:
     for part in (train, held_out):
         assert part.labels is not None
         assert torch.equal(part.images, images.images[part.labels])  # pixels and labels stay together
+
+
+def test_unique_images_keep_their_first_place() -> None:
+    pixels = torch.from_numpy(_pixels(4, 1, 5, 5))
+    first, inverse = unique_images(pixels[[3, 1, 3, 0, 1]])
+    assert first.tolist() == [0, 1, 3]
+    assert inverse.tolist() == [0, 1, 0, 2, 1]
 
 
 def test_split_is_decided_by_its_seed() -> None:

@@ -9,7 +9,7 @@ import torch
 from iet_agc.average import average_states
 from iet_agc.batches import draw_batch
 from iet_agc.config import validate
-from iet_agc.data import ImageSet
+from iet_agc.data import ImageSet, plant_duplicates
 from iet_agc.diffusion import make_scheduler, per_sample_loss, to_float
 from iet_agc.engine import train
 from iet_agc.member import Member, NonFiniteError, Pixels, warmup
@@ -160,6 +160,22 @@ def test_telemetry_counts_every_draw_once(tmp_path):
     assert 0.3 < sum(int(row["skipped"]) for row in rows) / (2 * 12 * 8) < 0.7
     shards = partition(images().labels, 2, "stratified", 0)
     assert all((int(row["member"]) == 1) == (int(row["image"]) in shards[1].tolist()) for row in rows)
+
+
+def test_copies_are_in_one_shard_only_where_they_are_kept_together(tmp_path):
+    """Each of 3 images 12 times among 40: dealt out, both members have copies of all three."""
+    data = plant_duplicates(images(40), 3, 12)
+    found = {}
+    for together in (False, True):
+        out = tmp_path / str(together)
+        train(settings(method__keep_duplicates_together=together, train__steps=1), data, out, CPU)
+        rows = list(csv.DictReader((out / "telemetry.csv").open()))
+        places = [
+            [int(rows[image]["member"]) for image in (planted, *range(40 + planted, 73, 3))] for planted in range(3)
+        ]
+        found[together] = [len(set(some)) for some in places]
+        assert sorted(int(row["image"]) for row in rows) == list(range(73))
+    assert found == {False: [2, 2, 2], True: [1, 1, 1]}
 
 
 def test_agc_skips_what_is_far_under_the_bank(tmp_path):

@@ -75,6 +75,12 @@ def test_a_run_goes_on_from_its_weights_and_its_average(base):
     assert_same(found.ema.state_dict(), weights(base, "ema"))
 
 
+def test_a_model_that_is_started_from_is_drawn_in_no_other_way(base):
+    found = initial_of(base, model__initialization="ddpm")
+    assert_same(found.raw.state_dict(), weights(base))
+    assert_same(found.ema.state_dict(), weights(base, "ema"))
+
+
 def test_members_start_from_both(base, tmp_path, monkeypatch):
     """Before the first step, whatever the number of members."""
     from iet_agc import engine

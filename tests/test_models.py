@@ -72,6 +72,63 @@ def test_weights_are_decided_by_torchs_seed() -> None:
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+def _ends(name: str) -> bool:
+    """Whether a residual branch, attention or the model ends in a layer."""
+    return name == "conv_out" or name.rsplit(".", 1)[-1] == "conv2" or ".to_out." in name
+
+
+def test_ddpms_initial_weights_are_xaviers_and_almost_zero_where_a_branch_ends() -> None:
+    """The gain of every layer, by the deviation of its weights from that of Xavier; five deviations of a deviation."""
+    torch.manual_seed(0)
+    model = build_unet(16, 3, 32, (1, 2), 2, (8,), 0.1, 8, 5, "ddpm")
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    gains = {}
+    for name, layer in layers.items():
+        weight = layer.weight.detach()
+        field = weight[0, 0].numel()
+        gains[name] = float(weight.std()) / math.sqrt(2 / (field * (weight.shape[0] + weight.shape[1])))
+        largest = float(weight.abs().max()) / float(weight.std())
+        assert 1.6 < largest < 1.75 + 5 / math.sqrt(weight.numel()), name  # uniform: the square root of 3
+        assert gains[name] == pytest.approx(1e-5 if _ends(name) else 1, rel=5 / math.sqrt(weight.numel())), name
+        assert layer.bias is not None
+        assert not layer.bias.any(), name
+    blocks = sum(type(module).__name__ == "ResnetBlock2D" for module in model.modules())
+    attentions = sum(type(module).__name__ == "Attention" for module in model.modules())
+    assert (blocks, attentions) == (12, 6)
+    assert sum(gain < 0.5 for gain in gains.values()) == blocks + attentions + 1
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm):
+            assert module.weight.eq(1).all()
+            assert not module.bias.any()
+    assert float(model.class_embedding.weight.std()) == pytest.approx(1, rel=0.2)  # pyright: ignore
+
+
+def test_a_fresh_block_of_ddpms_is_its_shortcut() -> None:
+    torch.manual_seed(0)
+    model = build_unet(8, 1, **TINY, initialization="ddpm").eval()  # pyright: ignore[reportArgumentType]
+    block: nn.Module = model.down_blocks[0].resnets[0]  # pyright: ignore
+    x, embedding = torch.randn(2, 8, 8, 8), torch.randn(2, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(block(x, embedding), x, rtol=0, atol=1e-4)
+        assert not torch.allclose(_tiny().down_blocks[0].resnets[0](x, embedding), x, rtol=0, atol=1e-2)  # pyright: ignore
+
+
+def test_the_default_initialization_is_diffusers_own_bitwise() -> None:
+    """What stood in every run before there was a choice."""
+    model = _tiny(initialization="diffusers")
+    torch.manual_seed(0)
+    stock = UNet2DModel.from_config(model.config)
+    assert isinstance(stock, UNet2DModel)
+    _assert_same(model, stock)
+    _assert_same(model, _tiny())
+
+
+def test_ddpms_weights_are_decided_by_torchs_seed() -> None:
+    one, same, other = (_tiny(seed, initialization="ddpm").state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
+
+
 @pytest.mark.parametrize(
     ("size", "changes", "message"),
     [

@@ -133,6 +133,22 @@ def test_the_layers_have_the_shapes_of_ddpm() -> None:
     assert [len(block.resnets) for block in model.up_blocks] == [3] * 4  # pyright: ignore
 
 
+def test_a_fresh_model_predicts_next_to_nothing() -> None:
+    """As DDPM's and the authors' do: what is left is the last convolution's, 1e-5 times Xavier's.
+
+    The normalised features before it have mean square 1, and silu leaves 0.356 of that, so 128 x 9 of them, at
+    variance 1e-10 x 2 / ((128 + 3) x 9) each, have the deviation 8.3e-6 within an image, less what the border takes.
+    """
+    torch.manual_seed(0)
+    settings = load_preset("cifar10-default")
+    model = build_unet(32, 3, **settings.model.architecture()).eval()
+    with torch.inference_mode():
+        deviation = model(torch.randn(4, 3, 32, 32), torch.tensor([0, 300, 600, 999])).sample.std()
+    assert 5e-6 < deviation < 1.2e-5
+    # The authors keep PyTorch's epsilon, 1e-5; this is that of DDPM and of google/ddpm-cifar10-32.
+    assert {module.eps for module in model.modules() if isinstance(module, torch.nn.GroupNorm)} == {1e-6}
+
+
 # -- presets
 
 
@@ -153,8 +169,10 @@ def test_what_all_presets_of_the_paper_have_in_common(name: str) -> None:
     assert settings.model.multipliers == ((1, 2, 2, 2, 4) if data == "afhq-dog" else (1, 2, 2, 2))
     assert settings.model.attention == ((32,) if data == "afhq-dog" else (16,))
     assert settings.model.dropout == 0.1
+    assert settings.model.initialization == "ddpm"
     assert settings.method.decay == 0.8
     assert settings.method.sharding == "stratified"
+    assert not settings.method.keep_duplicates_together
     train = settings.train
     assert (train.learning_rate, train.weight_decay, train.grad_clip, train.ema_decay) == (2e-4, 0, 1, 0.9999)
     sample = settings.sample

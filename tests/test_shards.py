@@ -1,5 +1,7 @@
 """Shards are disjoint, covering and balanced, whatever the numbers."""
 
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -88,6 +90,101 @@ def test_labels_as_list_tensor_or_number() -> None:
 def test_one_shard_is_everything() -> None:
     for strategy in STRATEGIES:
         assert partition(17, 1, strategy)[0].tolist() == list(range(17))
+
+
+# -- groups that stay together
+
+
+@st.composite
+def _grouped(draw: st.DrawFn) -> tuple[list[int], list[int], int]:
+    groups = draw(st.lists(st.integers(-9, 9), min_size=1, max_size=60))
+    labels = draw(st.lists(st.integers(0, 3), min_size=len(groups), max_size=len(groups)))
+    return labels, groups, draw(st.integers(1, len(set(groups))))
+
+
+def _holders(shards: list[torch.LongTensor], groups: list[int]) -> dict[int, set[int]]:
+    return {
+        group: {number for number, shard in enumerate(shards) for image in shard.tolist() if groups[image] == group}
+        for group in set(groups)
+    }
+
+
+@_few
+@given(case=_grouped(), strategy=st.sampled_from(("stratified", "random")), seed=st.integers(0, 10**9))
+def test_groups_stay_together_and_nothing_is_lost(
+    case: tuple[list[int], list[int], int], strategy: str, seed: int
+) -> None:
+    labels, groups, num_shards = case
+    shards = partition(labels, num_shards, strategy, seed, groups=groups)
+    assert len(shards) == num_shards
+    assert sorted(torch.cat(shards).tolist()) == list(range(len(labels)))  # each index once
+    assert all(len(holders) == 1 for holders in _holders(shards, groups).values())
+    for shard in shards:
+        assert len(shard) > 0
+        assert shard.dtype == torch.int64
+        assert shard.tolist() == sorted(shard.tolist())
+
+
+@_few
+@given(case=_grouped(), seed=st.integers(0, 10**9))
+def test_random_shards_differ_by_at_most_the_largest_group(case: tuple[list[int], list[int], int], seed: int) -> None:
+    labels, groups, num_shards = case
+    shards = partition(labels, num_shards, "random", seed, groups=groups)
+    assert _spread([len(shard) for shard in shards]) <= max(Counter(groups).values())
+
+
+@_few
+@given(case=_grouped(), seed=st.integers(0, 10**9))
+def test_classes_of_shards_differ_by_at_most_their_largest_group(
+    case: tuple[list[int], list[int], int], seed: int
+) -> None:
+    labels, groups, num_shards = case
+    shards = partition(labels, num_shards, "stratified", seed, groups=groups)
+    told = [labels[groups.index(group)] for group in groups]  # of a group's first image
+    for label in set(told):
+        largest = max(Counter(group for group, of in zip(groups, told, strict=True) if of == label).values())
+        assert _spread([sum(told[image] == label for image in shard.tolist()) for shard in shards]) <= largest
+
+
+@_few
+@given(case=_labels_and_shards(), strategy=st.sampled_from(("stratified", "random")), seed=st.integers(0, 10**9))
+def test_groups_of_one_are_balanced_as_single_images_are(case: tuple[list[int], int], strategy: str, seed: int) -> None:
+    labels, num_shards = case
+    shards = partition(labels, num_shards, strategy, seed, groups=range(len(labels)))
+    assert _spread([len(shard) for shard in shards]) <= 1
+    if strategy == "stratified":
+        for label in set(labels):
+            assert _spread([sum(labels[i] == label for i in shard) for shard in shards]) <= 1
+
+
+def test_single_images_even_out_what_groups_leave() -> None:
+    """Two groups of 40 and 130 single images into 4: 52 or 53 each, as they would be without groups."""
+    groups = [0] * 40 + [1] * 40 + list(range(2, 132))
+    for strategy in ("stratified", "random"):
+        shards = partition(210, 4, strategy, groups=groups)
+        assert sorted(len(shard) for shard in shards) == [52, 52, 53, 53]
+
+
+def test_the_seed_decides_where_groups_go_and_their_names_do_not() -> None:
+    groups = torch.arange(100) // 3
+    same, again, other = (partition(100, 4, "random", seed, groups=groups) for seed in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(same, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(same, other, strict=True))
+    named = partition(100, 4, "random", 3, groups=(1000 + 7 * groups).tolist())
+    assert all(torch.equal(a, b) for a, b in zip(same, named, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "groups", "message"),
+    [
+        ((3, 2), [0, 1], r"groups must be one number per image, \(3,\), not \(2,\)"),
+        ((3, 2), [0, 0, 0], "cannot cut 1 groups into 2 shards: use 1 to 1"),
+        ((4, 2, "contiguous"), [0, 1, 0, 1], "contiguous shards leave the order as it is and cannot keep groups"),
+    ],
+)
+def test_impossible_groups(arguments: tuple, groups: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        partition(*arguments, groups=groups)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ since a cut alone says nothing: real images, too, have near neighbours. Copies a
 exactly, and in the features of every network that is asked for.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iet_agc.data import ImageSet
+from iet_agc.data import ImageSet, digests, unique_images
 from iet_agc.intervals import calibration_rank
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
@@ -36,12 +35,12 @@ from iet_agc.prompts import Told, aligned, check_prompts, read_told, score_promp
 from iet_agc.telemetry import TrainingRecord
 from iet_agc.work import Arrays, Work
 
-__all__ = ["AuditResult", "audit", "calibrate", "check_sets", "too_few", "unique_images"]
+__all__ = ["AuditResult", "audit", "calibrate", "check_sets", "too_few"]
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
 
-#: Images that are hashed or mirrored at a time.
+#: Images that are mirrored at a time.
 _SLICE = 1024
 
 
@@ -162,25 +161,6 @@ def audit(
         record,
         {name: replace(one.similar, nearest=first[one.similar.nearest]) for name, one in spaces.items() if one.similar},
     )
-
-
-def unique_images(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the images that are equal pixel by pixel.
-
-    Args:
-        images: uint8 (N, C, H, W).
-
-    Returns:
-        first: where each unique image stands first, int64 (U,), ascending.
-        inverse: which of these each image is, int64 (N,).
-    """
-    first, inverse, place = [], [], {}
-    for index, digest in enumerate(_digests(images)):
-        if digest not in place:
-            place[digest] = len(first)
-            first.append(index)
-        inverse.append(place[digest])
-    return torch.tensor(first, dtype=torch.int64), torch.tensor(inverse, dtype=torch.int64)
 
 
 def calibrate(train: ImageSet, held_out: ImageSet, flips: bool = False) -> tuple[Tensor, float | None]:
@@ -305,12 +285,6 @@ class _Sets:
         return self.held_out.images if self.held_out else None
 
 
-def _digests(images: Tensor, turn: Callable[[Tensor], Tensor] = lambda images: images) -> list[bytes]:
-    """SHA-256 of each image's pixels."""
-    parts = (turn(part).flatten(1).contiguous().numpy() for part in images.split(_SLICE))
-    return [hashlib.sha256(row).digest() for rows in parts for row in rows]
-
-
 def _unique(train: ImageSet, first: Tensor) -> ImageSet:
     """The unique training images; the very set where all are."""
     if len(first) == 1:
@@ -323,10 +297,10 @@ def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet,
 
     With flips, mirrored ones stand there, too.
     """
-    known = {*_digests(unique.images), *(_digests(unique.images, mirror) if flips else ())}
+    known = {*digests(unique.images), *(digests(unique.images, mirror) if flips else ())}
     first: dict[bytes, int] = {}
     in_train = 0
-    for at, digest in enumerate(_digests(held_out.images)):
+    for at, digest in enumerate(digests(held_out.images)):
         if digest in known:
             in_train += 1
         else:

@@ -125,6 +125,11 @@ class ModelSettings(_Section):
     classes: int | None = Field(
         None, ge=1, description="classes that the model is told, those of the image set; none: it is told no class"
     )
+    initialization: Literal["diffusers", "ddpm"] = Field(
+        "diffusers",
+        description="of random weights: as diffusers' layers come; ddpm: Xavier, and almost zero where a residual "
+        "branch, attention and the model end. Those of init.model are as they are",
+    )
 
     def architecture(self) -> dict[str, Any]:
         """The arguments of `models.build_unet`."""
@@ -224,6 +229,9 @@ class MethodSettings(_Section):
     sharding: Literal["stratified", "random", "contiguous"] = Field(
         "stratified", description="how the training set is cut into shards"
     )
+    keep_duplicates_together: bool = Field(
+        False, description="images that are equal in every pixel go to one shard, with stratified and random sharding"
+    )
     skip_below: float = Field(
         0.0, ge=0, description="skip a sample whose loss is under this share of the loss bank; 0: never"
     )
@@ -231,6 +239,15 @@ class MethodSettings(_Section):
     random_skip: float = Field(
         0.0, ge=0, lt=1, description="skip each sample with this probability, whatever its loss (a control)"
     )
+
+    @model_validator(mode="after")
+    def _order_cannot_stay(self) -> "MethodSettings":
+        if self.keep_duplicates_together and self.sharding == "contiguous":
+            raise ValueError(
+                "keep_duplicates_together true needs another order than the one that sharding 'contiguous' leaves as "
+                "it is: use stratified or random, or leave it out"
+            )
+        return self
 
 
 class TrainSettings(_Section):

@@ -13,7 +13,7 @@ from iet_agc.emoji import emoji_font, read_emoji
 from iet_agc.files import shown
 from iet_agc.hugging_face import hub_version, read_hugging_face
 from iet_agc.image_cache import cached, stamps
-from iet_agc.images import ImageSet, convert, image_grid, load_images, save_image
+from iet_agc.images import ImageSet, convert, digests, image_grid, load_images, save_image, unique_images
 from iet_agc.seeds import generator
 
 __all__ = [
@@ -21,12 +21,14 @@ __all__ = [
     "ImageSet",
     "Options",
     "convert",
+    "digests",
     "image_grid",
     "load_dataset",
     "load_images",
     "plant_duplicates",
     "save_image",
     "split",
+    "unique_images",
 ]
 
 #: Image sets that are found by their name alone.

@@ -25,7 +25,7 @@ from torch import Tensor
 from iet_agc import checkpoint, dist
 from iet_agc.average import average_states
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
-from iet_agc.data import ImageSet, image_grid, load_dataset, save_image
+from iet_agc.data import ImageSet, image_grid, load_dataset, save_image, unique_images
 from iet_agc.diffusion import NUM_TIMESTEPS
 from iet_agc.heap import keep_freed_memory
 from iet_agc.log import Curves, Meter, progress_bar, say
@@ -126,7 +126,8 @@ class _Run:
             raise ValueError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
         method = settings.method
         labels = len(images) if images.labels is None else images.labels
-        self.shards = partition(labels, method.members, method.sharding, settings.train.seed)
+        groups = unique_images(images.images)[1] if method.keep_duplicates_together else None
+        self.shards = partition(labels, method.members, method.sharding, settings.train.seed, groups=groups)
         self.task = make_task(settings, images)
         initial = self.task.initial
         settings = self.settings = _made_definite(settings, initial.sha256, device)

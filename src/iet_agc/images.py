@@ -24,7 +24,17 @@ from torchvision.utils import make_grid
 from iet_agc.decoding import Opener, UnfitError, decode, explain, in_words, look, strict_pillow
 from iet_agc.files import shown
 
-__all__ = ["ImageSet", "convert", "image_grid", "is_image_name", "load_images", "read_images", "save_image"]
+__all__ = [
+    "ImageSet",
+    "convert",
+    "digests",
+    "image_grid",
+    "is_image_name",
+    "load_images",
+    "read_images",
+    "save_image",
+    "unique_images",
+]
 
 _SUFFIXES = set(
     ".apng .bmp .dib .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
@@ -37,6 +47,8 @@ _OTHER_SUFFIXES = set(
 _MOST_NAMED = 5
 _NUM_THREADS = min(16, os.cpu_count() or 1)
 _PIECE = 2**20
+#: Images that are hashed at a time.
+_SLICE = 1024
 _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 Item = TypeVar("Item")
@@ -95,6 +107,36 @@ class ImageSet:
         files = None if self.files is None else tuple(self.files[place] for place in places)
         captions = None if self.captions is None else tuple(self.captions[place] for place in places)
         return replace(self, images=self.images[indices], labels=labels, files=files, captions=captions)
+
+
+def digests(images: Tensor, turn: Callable[[Tensor], Tensor] = lambda images: images) -> list[bytes]:
+    """SHA-256 of each image's pixels.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        turn: what is done to them before, some at a time, such as `metrics.neighbors.mirror`.
+    """
+    parts = (turn(part).flatten(1).contiguous().numpy() for part in images.split(_SLICE))
+    return [hashlib.sha256(row).digest() for rows in parts for row in rows]
+
+
+def unique_images(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the images that are equal pixel by pixel.
+
+    Args:
+        images: uint8 (N, C, H, W).
+
+    Returns:
+        first: where each unique image stands first, int64 (U,), ascending.
+        inverse: which of these each image is, int64 (N,).
+    """
+    first, inverse, place = [], [], {}
+    for index, digest in enumerate(digests(images)):
+        if digest not in place:
+            place[digest] = len(first)
+            first.append(index)
+        inverse.append(place[digest])
+    return torch.tensor(first, dtype=torch.int64), torch.tensor(inverse, dtype=torch.int64)
 
 
 def load_images(

@@ -41,6 +41,7 @@ def build_unet(
     dropout: float = 0.1,
     groups: int = 32,
     classes: int | None = None,
+    initialization: str = "diffusers",
 ) -> UNet2DModel:
     """The U-Net of DDPM (Ho et al., 2020, appendix B), which the paper uses, as a diffusers model.
 
@@ -54,6 +55,7 @@ def build_unet(
         dropout: in every residual block.
         groups: of the group normalisation; must divide every width.
         classes: how many the model is told; None tells it none. Their embeddings are added to that of the timestep.
+        initialization: "diffusers" leaves the layers as diffusers makes them; "ddpm" draws them by `_as_ddpm`.
 
     Returns:
         A freshly initialised model from torch's global generator, in training mode.
@@ -62,6 +64,7 @@ def build_unet(
         ValueError: the size does not halve evenly, `groups` does not divide a width, or no level has a
             height of `attention`.
     """
+    assert initialization in {"diffusers", "ddpm"}
     heights = [image_size // 2**level for level in range(len(multipliers))]
     if heights[-1] * 2 ** (len(multipliers) - 1) != image_size:
         raise ValueError(
@@ -89,7 +92,26 @@ def build_unet(
         norm_eps=1e-6,
         num_class_embeds=classes,
     )
-    return with_batch_dropout(model)
+    return with_batch_dropout(_as_ddpm(model) if initialization == "ddpm" else model)
+
+
+#: Where a residual branch, attention and the model end. DDPM's variance there is 1e-10 times Xavier's.
+_ENDS, _END_GAIN = ("conv2", "to_out.0", "conv_out"), 1e-5
+
+
+def _as_ddpm(model: UNet2DModel) -> UNet2DModel:
+    """The model itself with the initial weights of DDPM (Ho et al., 2020), from torch's global generator.
+
+    Convolutions and linear layers are uniform with variance 2 / (fan_in + fan_out) (Glorot and Bengio, 2010), or 1e-10
+    times that where a branch ends, so that every block starts as its shortcut and the model as nearly zero; biases are
+    zero. DDPM was told no classes: their embeddings stay standard normal. Group normalisation is 1 and 0 in either.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight, _END_GAIN if name.endswith(_ENDS) else 1.0)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
 
 
 class BatchDropout(nn.Dropout):
