@@ -309,6 +309,15 @@ def test_impossible_overrides_are_one_line(name: str, text: str, message: str) -
         ({"data": {"num_train": 3, "planted_images": 5}}, "planted_images 5 is more than num_train 3"),
         ({"data": 3}, "setting data: "),
         ({"model": {"channels": "wide"}}, "setting model.channels: "),
+        (
+            {"model": {"kind": "text-to-image", "initialization": "ddpm"}},
+            "model.initialization has no effect on text-to-image, whose U-Net is that of init.model: leave it out",
+        ),
+        (
+            {"method": {"sharding": "contiguous", "keep_duplicates_together": True}},
+            "setting method: keep_duplicates_together true needs another order than the one that sharding 'contiguous' "
+            "leaves as it is: use stratified or random, or leave it out",
+        ),
     ],
 )
 def test_impossible_contents_are_one_line(content: dict[str, Any], message: str) -> None:
