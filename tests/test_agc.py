@@ -68,6 +68,20 @@ def test_indexed_assignment_would_lose_repeated_timesteps() -> None:
     assert agc.mean_loss[4].item() == pytest.approx(0.76, rel=1e-6)
 
 
+def test_how_many_samples_share_a_timestep() -> None:
+    """The two figures of docs/method.md: by their formulas, and counted in 4,000 batches."""
+    size, num_timesteps = 128, 1000
+    rare = 1 - 1 / num_timesteps
+    sharing, lost = size * (1 - rare ** (size - 1)), size - num_timesteps * (1 - rare**size)
+    assert (round(sharing, 1), round(lost, 1)) == (15.3, 7.8)
+    drawn = torch.randint(num_timesteps, (4000, size), generator=torch.Generator().manual_seed(0))
+    counts = torch.zeros(len(drawn), num_timesteps).scatter_add_(1, drawn, torch.ones(drawn.shape))
+    shared = (counts * (counts > 1)).sum(1)  # all of these; all but one of each timestep are lost
+    again = (counts - 1).clamp(min=0).sum(1)
+    assert shared.mean().item() == pytest.approx(sharing, abs=0.3)
+    assert again.mean().item() == pytest.approx(lost, abs=0.2)
+
+
 def test_unvisited_timesteps_stay_bitwise() -> None:
     agc = _trained(100)
     before = agc.mean_loss.clone()
