@@ -160,6 +160,7 @@ def _conventions(convert_to: str | None) -> dict[str, Any]:
         "below": "ratio < cut",
         "interval": "Wilson, 95 %",
         "convert_to": convert_to,
+        "resize": convert_to and "bicubic",
     }
 
 

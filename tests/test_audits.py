@@ -11,6 +11,9 @@ import torch
 
 from iet_agc import audits, metrics
 from iet_agc.audits import audit_sources, check_share
+from iet_agc.config import claim_folder, override, validate
+from iet_agc.data import ImageSet, convert, load_dataset, save_image
+from iet_agc.sources import load_part
 from tests.test_engine import one_thread  # noqa: F401
 
 
@@ -137,6 +140,32 @@ def test_images_of_other_sizes_are_converted_when_asked(tmp_path):
         run("a", tmp_path)
     numbers = run("a", tmp_path, convert_to=(1, 8, 8))
     assert numbers["conventions"]["convert_to"] == "1x8x8"
+
+
+def test_conversion_is_that_of_the_run(tmp_path):
+    """Its images are resized as it says, and what is compared with them likewise; else by the default."""
+    root = tmp_path / "images"
+    root.mkdir()
+    for number, image in enumerate(noise(12, 4)):
+        save_image(image, root / f"{number:02d}.png")
+    train = {"data.name": "folder", "data.root": str(root), "data.num_train": "10", "data.convert_to": "1x7x7"}
+    np.save("samples.npy", convert(ImageSet(noise(5, 3), "x"), (1, 9, 9)).images.numpy())
+    samples = ImageSet(torch.from_numpy(np.load("samples.npy")), "samples")
+    options = {"convert_to": (1, 4, 4), "device": "cpu"}
+    for way in ("bilinear", "bicubic"):
+        claim_folder(override(validate({}), train | {"data.resize": way}), tmp_path / way)
+        found = audit_sources(way, "samples.npy", way, tmp_path / f"by-{way}", **options)
+        trained, held_out = load_dataset("folder", root, num_train=10, shape=(1, 7, 7), resize=way)
+        sets = {"train": trained, "samples": samples, "held_out": held_out}
+        assert found["sha256"] == {name: convert(one, (1, 4, 4), way).fingerprint for name, one in sets.items()}
+        assert (found["conventions"]["convert_to"], found["conventions"]["resize"]) == ("1x4x4", way)
+    own = {way: load_part(way, "held-out", (1, 4, 4))[0].fingerprint for way in ("bilinear", "bicubic")}
+    mixed = audit_sources("bicubic", "samples.npy", "bilinear", tmp_path / "mixed", **options)
+    assert mixed["sha256"]["held_out"] == own["bilinear"] != own["bicubic"]
+    alone = audit_sources("real.npy", "samples.npy", None, tmp_path / "alone", **options)
+    assert alone["conventions"]["resize"] == "bicubic"
+    plain = audit_sources("train.npy", "real.npy", None, tmp_path / "plain", device="cpu")
+    assert (plain["conventions"]["convert_to"], plain["conventions"]["resize"]) == (None, None)
 
 
 def test_an_extractor_without_weights_stops_it_before_any_work(tmp_path):

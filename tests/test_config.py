@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from iet_agc import config
 from iet_agc.config import (
     Settings,
+    check_folder,
     claim_folder,
     differences,
     documented,
@@ -30,6 +32,7 @@ OTHER = {
     "data.root": "/some/where",
     "data.download": True,
     "data.convert_to": "3x64x32",
+    "data.resize": "bilinear",
     "data.classes": "folders",
     "data.captions": "/some/where/captions.json",
     "data.subset": "plain",
@@ -373,6 +376,23 @@ def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
         (difference,) = differences(BASE, changed)
         assert difference.startswith(f"{name} ")
         assert " is now " in difference
+
+
+def test_settings_that_came_later_leave_older_runs_their_identity(tmp_path: Path) -> None:
+    """What `fingerprint` gave before there were any of these settings, and a config.json of that time."""
+    assert fingerprint(BASE) == "dff0bbd0d7d4bfbf9cc5b6631b1e4899fa53b272a56a7b866dcae7bdeff7ecb8"
+    digits = load_preset("digits-iet-agc")
+    assert fingerprint(digits) == "4baccd1cd6782a4365af19642cb451545325b42ba3c60d44852d4e96c78c3e18"
+    content = digits.model_dump(mode="json")
+    for section, before in config._ADDED.items():
+        for name, value in before.items():
+            assert content[section].pop(name) == value
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / "settings.toml").touch()
+    assert read_settings(tmp_path) == digits
+    check_folder(digits, tmp_path)
+    with pytest.raises(ValueError, match=r"holds another run \(data\.resize bicubic is now bilinear\)"):
+        check_folder(override(digits, {"data.resize": "bilinear"}), tmp_path)
 
 
 def test_differences_name_old_and_new() -> None:

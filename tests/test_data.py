@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode, functional
 
 from iet_agc import images as images_module
 from iet_agc import named
@@ -524,6 +526,87 @@ def test_conversion_has_no_aliasing() -> None:
     stripes[..., ::2] = 255
     small = convert(ImageSet(stripes, "stripes"), (1, 8, 8)).images.int()
     assert (small[..., 1:-1] - 128).abs().max() <= 2  # picking pixels would give 0 or 255
+
+
+#: (width, height): square; wider and taller, halves and odd numbers of pixels to cut off; smaller; a line.
+SIZES = [
+    (48, 48),
+    (48, 32),
+    (61, 40),
+    (40, 61),
+    (64, 47),
+    (37, 64),
+    (16, 23),
+    (11, 9),
+    (9, 11),
+    (5, 5),
+    (16, 1),
+    (1, 16),
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("edge", [16, 15])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bilinear_is_torchvisions_resize_and_crop(
+    tmp_path: Path, size: tuple[int, int], edge: int, channels: int
+) -> None:
+    """Of PIL images, as the paper's authors called them, to the bit; from a file and from memory."""
+    pixels = _pixels(size[1], size[0], 3) if channels == 3 else _pixels(size[1], size[0])
+    theirs = transforms.Compose([transforms.Resize(edge, InterpolationMode.BILINEAR), transforms.CenterCrop(edge)])
+    expected = np.asarray(theirs(Image.fromarray(pixels))).reshape(edge, edge, channels).transpose(2, 0, 1)
+    _save(tmp_path / "a.png", pixels)
+    shape = (channels, edge, edge)
+    assert np.array_equal(load_images(tmp_path, shape, resize="bilinear").images[0].numpy(), expected)
+    assert np.array_equal(convert(load_images(tmp_path), shape, "bilinear").images[0].numpy(), expected)
+    if size[0] == size[1]:  # which authors that give both edges get as well
+        squeezed = np.asarray(transforms.Resize((edge, edge))(Image.fromarray(pixels)))
+        assert np.array_equal(squeezed.reshape(edge, edge, channels).transpose(2, 0, 1), expected)
+
+
+def test_bilinear_covers_parts_that_are_no_squares() -> None:
+    """As torchvision's functions do where they are told the whole size."""
+    for (width, height), (shape, whole) in {
+        (40, 30): ((1, 10, 20), (15, 20)),
+        (30, 40): ((1, 10, 20), (26, 20)),
+        (31, 40): ((1, 20, 10), (20, 15)),
+        (8, 8): ((1, 3, 5), (5, 5)),
+    }.items():
+        pixels = _pixels(height, width)
+        larger = functional.resize(Image.fromarray(pixels), [*whole], InterpolationMode.BILINEAR)
+        expected = torch.from_numpy(np.asarray(functional.center_crop(larger, [*shape[1:]])).copy())
+        found = convert(ImageSet(torch.from_numpy(pixels)[None, None], "x"), shape, "bilinear")
+        assert torch.equal(found.images[0, 0], expected)
+
+
+def test_ways_to_resize_differ_and_bicubic_is_the_default(tmp_path: Path) -> None:
+    _save(tmp_path / "a.png", _pixels(32, 32, 3))
+    ways = {way: load_images(tmp_path, (3, 8, 8), resize=way).images for way in ("bicubic", "bilinear")}
+    assert torch.equal(load_images(tmp_path, (3, 8, 8)).images, ways["bicubic"])
+    assert not torch.equal(ways["bicubic"], ways["bilinear"])
+
+
+def test_impossible_ways_to_resize_are_refused(tmp_path: Path) -> None:
+    _save(tmp_path / "a.png", _pixels(4, 4))
+    odd: Any = "lanczos"
+    images = _image_set(3)
+    for read in (
+        lambda: load_images(tmp_path, (1, 8, 8), resize=odd),
+        lambda: convert(images, (1, 8, 8), odd),
+        lambda: load_dataset("digits", shape=(1, 4, 4), resize=odd),
+    ):
+        with pytest.raises(ValueError, match=r"^cannot resize images by 'lanczos': use one of bicubic, bilinear$"):
+            read()
+
+
+def test_a_line_is_not_resized_to_a_wall(tmp_path: Path) -> None:
+    """A file of a few hundred bytes could take all of the memory."""
+    _save(tmp_path / "line.png", _pixels(1, 65))
+    with pytest.raises(ValueError, match=r"line\.png is 65 x 1, too narrow to be resized to 8 x 8: crop it before"):
+        load_images(tmp_path, (1, 8, 8), resize="bilinear")
+    with pytest.raises(ValueError, match=r"each image is 65 x 1, too narrow to be resized to 8 x 8: crop it before"):
+        convert(load_images(tmp_path), (1, 8, 8), "bilinear")
+    assert load_images(tmp_path, (1, 8, 8)).shape == (1, 8, 8)  # cut before it is resized
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (0, 8, 8), (3, 0, 8), (3, 8, -1), (8, 8)])

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from iet_agc import named
-from iet_agc.config import override, validate
+from iet_agc.config import load_preset, override, validate
 from iet_agc.data import ImageSet, convert, load_dataset, load_images
 from iet_agc.engine import start
 from iet_agc.sources import load_part
@@ -265,6 +266,16 @@ def test_the_dogs_of_afhq_in_every_form(tmp_path: Path, test: str) -> None:
         again, test_part = load_dataset("afhq-dog", root)
         assert (again.fingerprint, test_part.fingerprint) == (train.fingerprint, held_out.fingerprint)
     assert load_dataset("afhq-dog", afhq, shape=(3, 16, 16))[0].shape == (3, 16, 16)
+    as_authors = transforms.Resize((64, 64))  # bilinear, antialiased, of PIL images
+    theirs = {_theirs(as_authors, file) for file in dogs.iterdir()}
+    for root in (afhq, dogs, *zips):
+        again, test_part = load_dataset("afhq-dog", root, resize="bilinear")
+        assert {image.numpy().tobytes() for image in again.images} == theirs
+        assert test_part.fingerprint != held_out.fingerprint
+
+
+def _theirs(transform: Any, file: Path) -> bytes:
+    return np.asarray(transform(Image.open(file).convert("RGB"))).transpose(2, 0, 1).tobytes()
 
 
 def test_dogs_alone_hold_out_what_is_not_trained_on(tmp_path: Path) -> None:
@@ -369,6 +380,32 @@ def test_laion_keeps_the_captions_of_each_image(tmp_path: Path) -> None:
         "1/00000.jpg": ("__import__('os').mkdir('executed')",),  # a text like any other
     }
     assert load_dataset("laion-10k", tmp_path, shape=(3, 8, 8))[0].shape == (3, 8, 8)
+
+
+def test_laion_can_be_resized_as_its_authors_did(tmp_path: Path) -> None:
+    root = _laion(tmp_path / "images")
+    resize = transforms.Resize(256, interpolation=transforms.InterpolationMode.BILINEAR)
+    theirs = {_theirs(transforms.Compose([resize, transforms.CenterCrop(256)]), file) for file in root.rglob("*.jpg")}
+    settings = override(
+        load_preset("sd21-laion10k-default"), {"data.root": str(root), "data.cache": str(tmp_path / "cache")}
+    )
+    for _ in range(2):  # as read, and from the cache
+        train, _ = load_dataset(**settings.data.source())
+        assert {image.numpy().tobytes() for image in train.images} == theirs
+    bicubic = override(settings, {"data.resize": "bicubic"})
+    assert {image.numpy().tobytes() for image in load_dataset(**bicubic.data.source())[0].images}.isdisjoint(theirs)
+    assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 2
+
+
+@pytest.mark.parametrize("captions", ["none", "captions.json", "txt"])
+def test_a_folder_is_resized_as_asked(tmp_path: Path, captions: str) -> None:
+    root = _laion(tmp_path)
+    for file in root.rglob("*.jpg"):
+        file.with_suffix(".txt").write_text("a dog")
+    how: dict[str, Any] = {"shape": (3, 8, 8), "captions": None if captions == "none" else captions}
+    found = {way: load_dataset("folder", root, resize=way, **how)[0].fingerprint for way in ("bicubic", "bilinear")}
+    assert found["bicubic"] == load_dataset("folder", root, **how)[0].fingerprint
+    assert found["bicubic"] != found["bilinear"]
 
 
 def test_captions_may_lie_elsewhere(tmp_path: Path) -> None:
@@ -513,6 +550,8 @@ def test_no_option_is_ignored(
 
 def test_images_of_any_set_can_be_converted() -> None:
     assert load_dataset("digits", num_train=9, shape=(3, 16, 16))[1].shape == (3, 16, 16)
+    by = [load_dataset("digits", num_train=9, shape=(1, 5, 5), resize=way) for way in ("bicubic", "bilinear")]
+    assert all(one.fingerprint != other.fingerprint for one, other in zip(*by, strict=True))
 
 
 def test_captions_go_where_their_images_go() -> None:

@@ -111,6 +111,8 @@ def test_reading_is_repeatable_and_sizes_keep_the_set(emoji):
     assert again.fingerprint == emoji.fingerprint
     assert again.captions == large.captions == emoji.captions
     assert large.shape == (3, 64, 64)
+    assert read_emoji(FONT, resize="bilinear").captions == emoji.captions
+    assert read_emoji(FONT, resize="bilinear").fingerprint != emoji.fingerprint
     halved = torch.nn.functional.avg_pool2d(large.images.double(), 2)
     assert (halved - emoji.images).abs().mean() < 3
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from iet_agc.data import load_dataset
+from iet_agc.data import Resize, convert, load_dataset
 from tests.test_datasets import _refused
 
 pytest.importorskip("datasets")
+
+WAYS: tuple[Resize, ...] = ("bicubic", "bilinear")
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +72,15 @@ def test_parquet_files_with_labels(tmp_path: Path) -> None:
     expected = {_pixels(6, 6, 3, seed=seed).transpose(2, 0, 1).tobytes(): [4, 0, 1, 1, 3][seed] for seed in range(5)}
     assert found == expected
     assert load_dataset("hugging-face", root, image_column="img")[0].labels is None
+
+
+def test_images_are_resized_as_asked(tmp_path: Path) -> None:
+    root = _good(tmp_path / "set")
+    found = [load_dataset("hugging-face", root, image_column="img", shape=(3, 4, 4), resize=way)[0] for way in WAYS]
+    assert found[0].fingerprint != found[1].fingerprint
+    plain, _ = load_dataset("hugging-face", root, image_column="img")
+    for way, images in zip(WAYS, found, strict=True):
+        assert torch.equal(images.images, convert(plain, (3, 4, 4), way).images)
 
 
 def test_captions_in_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,7 @@ def _same(one: ImageSet, other: ImageSet) -> bool:
         {"num_train": 4},
         {"classes": "folders"},
         {"shape": (1, 3, 3)},
+        {"shape": (1, 3, 3), "resize": "bilinear"},
         {"num_train": 4, "planted_images": 2, "planted_copies": 3, "seed": 5},
     ],
     ids=str,

@@ -1,6 +1,7 @@
 """The presets of the paper hold the paper's settings, and its U-Net is the DDPM's, counted from first principles."""
 
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
 from iet_agc.batches import draw_batch
-from iet_agc.config import Settings, load_preset, override, preset_names
+from iet_agc.config import Settings, differences, load_preset, override, preset_names, validate
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import NUM_TIMESTEPS, make_scheduler
 from iet_agc.ema import ExponentialMovingAverage
 from iet_agc.engine import train
 from iet_agc.member import warmup
 from iet_agc.models import build_unet
+from iet_agc.named import LAION_SHAPE
 from iet_agc.samples import load_samples, sample_run
 from iet_agc.shards import partition
 
@@ -164,6 +166,8 @@ def test_what_all_presets_of_the_paper_have_in_common(name: str) -> None:
     assert settings.data.num_train is None
     assert settings.data.planted_images == 0
     assert settings.data.flips == (data != "afhq-dog")
+    assert settings.data.resize == ("bilinear" if data == "afhq-dog" else "bicubic")  # of CIFAR nothing is resized
+    assert settings.data.convert_to is None
     assert settings.model.classes == (100 if data == "cifar100-conditional" else None)
     assert (settings.model.channels, settings.model.blocks, settings.model.groups) == (128, 2, 32)
     assert settings.model.multipliers == ((1, 2, 2, 2, 4) if data == "afhq-dog" else (1, 2, 2, 2))
@@ -250,6 +254,56 @@ def test_noise_schedule_and_sampler_are_the_papers() -> None:
     scheduler.set_timesteps(load_preset("cifar10-default").sample.steps)
     assert scheduler.timesteps.tolist() == list(range(981, 0, -20))
     assert scheduler.config["prediction_type"] == "epsilon"
+
+
+# -- Stable Diffusion
+
+
+@pytest.mark.parametrize("name", ["default", "iet-agc"])
+def test_the_settings_of_stable_diffusion_are_those_of_the_authors_command(name: str) -> None:
+    """--resolution=256 --center_crop --random_flip --learning_rate=2.5e-6 --lr_scheduler constant_with_warmup
+    --lr_warmup_steps=5000 --max_train_steps=2000 --train_batch_size=8 --clients_num=4 --total_round=25
+    --mem_ratio=1.25, then -nb 4000; and what it leaves to their code: AdamW's weight decay, the norm of the gradient,
+    first captions, truncated, and a bilinear Resize.
+    """
+    settings = load_preset(f"sd21-laion10k-{name}")
+    data, text, train, sample = settings.data, settings.text, settings.train, settings.sample
+    assert (data.name, data.convert_to, LAION_SHAPE) == ("laion-10k", None, (3, 256, 256))
+    assert (data.resize, data.flips, data.num_train, data.planted_images) == ("bilinear", True, None, 0)
+    told = {"captions": "first", "too_long": "cut"}
+    assert text == validate({"text": told}).text  # and none of the mitigations
+    assert settings.lora == validate({}).lora
+    assert (train.batch_size, train.learning_rate, train.warmup_steps) == (8, 2.5e-6, 5000)
+    assert (train.weight_decay, train.grad_clip) == (0.01, 1)
+    assert (sample.num, sample.steps, sample.guidance, sample.weights) == (4000, 50, 7.5, "raw")
+    mitigations = ("random_tokens", "random_numbers", "repeat_words", "embedding_noise")
+    assert (sample.scheduler, *(getattr(sample, each) for each in mitigations)) == ("ddim", 0, 0, 0, 0)
+    assert settings.init.model == ""
+    members, rounds, steps = (4, 25, 2000) if name == "iet-agc" else (1, 1, 200_000)
+    assert (settings.method.members, settings.method.rounds, train.steps) == (members, rounds, steps)
+    assert settings.method.skip_below == (1 / 1.25 if name == "iet-agc" else 0)
+    assert (settings.method.decay, settings.method.random_skip) == (0.8, 0)
+    assert seen(f"sd21-laion10k-{name}") == 1_600_000
+
+
+def test_the_warm_up_of_stable_diffusion_ends_in_a_members_third_round() -> None:
+    settings = load_preset("sd21-laion10k-iet-agc").train
+    ends = settings.warmup_steps / settings.steps
+    assert (ends, warmup(5000, settings.warmup_steps)) == (2.5, 1)
+    assert warmup(4999, settings.warmup_steps) < 1
+
+
+def test_the_authors_own_default_run_and_the_variants_are_settings() -> None:
+    """What the comment at the top of the preset says; 4 x 4 images a step by accumulation there."""
+    default = load_preset("sd21-laion10k-default")
+    comment = (resources.files("iet_agc") / "presets" / "sd21-laion10k-default.toml").read_text(encoding="utf-8")
+    words = next(line for line in comment.splitlines() if line.startswith("#   --")).removeprefix("#").split()
+    theirs = override(default, {name.removeprefix("--"): value for name, value in zip(*[iter(words)] * 2, strict=True)})
+    train = theirs.train
+    assert (train.learning_rate, train.warmup_steps, train.batch_size, train.steps) == (5e-6, 10_000, 4 * 4, 100_000)
+    assert theirs.total_steps * train.batch_size == seen("sd21-laion10k-default")
+    variants = {"text.captions": "random", "data.flips": "false", "train.warmup_steps": "0", "data.resize": "bicubic"}
+    assert len(differences(default, override(default, variants))) == len(variants)
 
 
 # -- equal compute

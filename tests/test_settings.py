@@ -117,7 +117,7 @@ ELSEWHERE = {
     f"data.{name}"
     for name in (
         "download", "classes", "captions", "subset", "train_split", "held_out_split", "image_column", "label_column",
-        "cache", "caption_column", "planted_captions",
+        "cache", "caption_column", "resize", "planted_captions",
     )
 } | {
     "model.kind", "sample.guidance", "text.captions", "text.embedding_noise", "text.train_encoder", "lora.rank",

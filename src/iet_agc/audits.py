@@ -32,7 +32,7 @@ from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
 from iet_agc.parts import compute_parts, read_parts
 from iet_agc.prompts import check_prompts
-from iet_agc.sources import load_part, read_record, trained_with_flips
+from iet_agc.sources import load_part, read_record, resize_of, trained_with_flips
 from iet_agc.work import Arrays, Maker, Work
 
 __all__ = ["audit_sources", "check_share", "save_audit"]
@@ -79,7 +79,8 @@ def audit_sources(
         out: folder of the audit.
         flips: see `audit`; a run that trained with flips is audited with them in any case.
         extractors: see `audit`.
-        convert_to: bring every image to this (C, H, W); see `load_images`.
+        convert_to: bring every image to this (C, H, W), see `load_images`: as the run `train` resizes its images, so
+            that samples are treated alike, or else bicubic; what another run trains on or holds out, as that run does.
         must_calibrate, clip: see `audit`.
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
@@ -97,10 +98,11 @@ def audit_sources(
     networks = [load_extractor(name, where) for name in extractors]
     judge = load_clip(clip, where) if clip else None
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-        training, _ = load_part(train, "train", convert_to, bar.update)
+        size = convert_to, bar.update, (resize := resize_of(train))
+        training, _ = load_part(train, "train", *size)
         networks = networks or [load_extractor(default_extractor(training.shape), where)]
-        images, seeds = load_part(samples, "samples", convert_to, bar.update)
-        real = load_part(held_out, "held-out", convert_to, bar.update)[0] if held_out else None
+        images, seeds = load_part(samples, "samples", *size)
+        real = load_part(held_out, "held-out", *size)[0] if held_out else None
     check_sets(training, images, real)
     if judge:
         check_prompts(images)
@@ -127,7 +129,8 @@ def audit_sources(
             clip=judge,
             work=Work(parts.compute, parts.once, memory, where, on_done),
         )
-        result.numbers["conventions"]["convert_to"] = convert_to and "x".join(map(str, convert_to))
+        told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize}
+        result.numbers["conventions"] |= told
         dist.barrier()  # others may still be reading parts
         if dist.rank() == 0:
             save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})

@@ -312,7 +312,10 @@ def _add_audit(verbs: Any) -> None:
         help="CLIP score of samples that were drawn by prompts: a CLIP model's folder, or its hub id",
     )
     parser.add_argument(
-        "--convert-to", type=_shape, metavar="CxHxW", help="bring every image to this size, such as 3x64x64"
+        "--convert-to",
+        type=_shape,
+        metavar="CxHxW",
+        help="bring every image to this size, such as 3x64x64, as the run of --train resizes its own, or else bicubic",
     )
     parser.add_argument(
         "--memory", type=_bytes, default="2", metavar="GIB", help="working memory of a search (default: %(default)s)"

@@ -55,6 +55,11 @@ class DataSettings(_Section):
         description="bring every image to CxHxW, such as 3x64x64; none: as it is, but afhq-dog 3x64x64, laion-10k "
         "3x256x256, emoji 3x32x32",
     )
+    resize: Literal["bicubic", "bilinear"] = Field(
+        "bicubic",
+        description="how images of other sizes are brought to that one: bicubic, their exact centred part; bilinear, "
+        "by torchvision's Resize and CenterCrop, as the paper's authors did",
+    )
     classes: Literal["folders"] | None = Field(
         None, description="of folder: 'folders' takes the subfolders of data.root as classes"
     )
@@ -148,6 +153,13 @@ class ModelSettings(_Section):
 
 #: No more can be put into a text of CLIP's.
 _MOST_WORDS = 75
+
+#: Settings that came after runs had been trained, and what was done before, by section; see `fingerprint`.
+_ADDED: dict[str, dict[str, Any]] = {
+    "data": {"resize": "bicubic"},
+    "model": {"initialization": "diffusers"},
+    "method": {"keep_duplicates_together": False},
+}
 
 
 class TextSettings(_Section):
@@ -453,9 +465,15 @@ def documented(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 def fingerprint(settings: Settings) -> str:
     """SHA-256 of what the trained weights depend on.
 
-    That is the sections data and init (but not where images and model lie), model, text, lora, method and train.
+    That is the sections data and init (but not where images and model lie), model, text, lora, method and train. A
+    setting of `_ADDED` counts only where it is another than before it was one: runs of then keep their identity.
     """
-    return hashlib.sha256(json.dumps(_essence(settings), sort_keys=True).encode()).hexdigest()
+    essence = _essence(settings)
+    for section, before in _ADDED.items():
+        essence[section] = {
+            name: value for name, value in essence[section].items() if (name, value) not in before.items()
+        }
+    return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Settings, new: Settings) -> list[str]:

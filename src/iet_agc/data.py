@@ -13,13 +13,23 @@ from iet_agc.emoji import emoji_font, read_emoji
 from iet_agc.files import shown
 from iet_agc.hugging_face import hub_version, read_hugging_face
 from iet_agc.image_cache import cached, stamps
-from iet_agc.images import ImageSet, convert, digests, image_grid, load_images, save_image, unique_images
+from iet_agc.images import (
+    ImageSet,
+    Resize,
+    convert,
+    digests,
+    image_grid,
+    load_images,
+    save_image,
+    unique_images,
+)
 from iet_agc.seeds import generator
 
 __all__ = [
     "DATASETS",
     "ImageSet",
     "Options",
+    "Resize",
     "convert",
     "digests",
     "image_grid",
@@ -51,6 +61,7 @@ class Options(TypedDict, total=False):
     Attributes:
         shape: (C, H, W) to bring every image to, by `convert`; None takes them as they are, but AFHQ's dogs as
             3 x 64 x 64, LAION-10k as 3 x 256 x 256 and emoji as 3 x 32 x 32.
+        resize: how they are brought to it, see `convert`; "bicubic", unless given.
         download: fetch CIFAR and Fashion-MNIST into `root`, or unpack them there.
         classes: "folders": an image of a folder has the class of the subfolder that it stands in.
         captions: of a folder and LAION-10k, see `named.read_captioned`; None is LAION-10k's only .json file in `root`,
@@ -64,6 +75,7 @@ class Options(TypedDict, total=False):
     """
 
     shape: tuple[int, int, int] | None
+    resize: Resize
     download: bool
     classes: str | None
     captions: str | None
@@ -195,8 +207,8 @@ def _parts(
     name: str, root: str | None, num_train: int | None, seed: int, options: Options
 ) -> tuple[ImageSet, ImageSet]:
     train, test = _READERS[name](root, options)
-    shape = options.get("shape")
-    train, test = (part if part is None or shape is None else convert(part, shape) for part in (train, test))
+    shape, by = options.get("shape"), _way(options)
+    train, test = (part if part is None or shape is None else convert(part, shape, by) for part in (train, test))
     assert train is not None
     chosen, rest = split(train, num_train, seed)
     return chosen, rest if test is None else test
@@ -235,6 +247,10 @@ def _fashion_places(root: Path | None) -> list[Path]:
         return []
 
 
+def _way(options: Options) -> Resize:
+    return options.get("resize", "bicubic")
+
+
 def _path(root: str | None) -> Path | None:
     return Path(root) if root else None
 
@@ -242,8 +258,11 @@ def _path(root: str | None) -> Path | None:
 def _folder(root: str | None, options: Options) -> named.Parts:
     if root is None:
         raise ValueError("data.name is 'folder', but data.root does not say which: set data.root")
-    captions, shape = options.get("captions"), options.get("shape")
-    images = named.read_captioned(Path(root), captions, shape) if captions else load_images(Path(root), shape)
+    captions, shape, by = options.get("captions"), options.get("shape"), _way(options)
+    if captions:
+        images = named.read_captioned(Path(root), captions, shape, by)
+    else:
+        images = load_images(Path(root), shape, resize=by)
     return (_with_classes(images, Path(root)) if options.get("classes") == "folders" else images), None
 
 
@@ -276,6 +295,7 @@ def _hugging_face(root: str | None, options: Options) -> named.Parts:
             options.get("subset"),
             options.get("shape"),
             options.get("caption_column"),
+            _way(options),
         )
 
     held_out = options.get("held_out_split")
@@ -293,12 +313,12 @@ _READERS: dict[str, Callable[[str | None, Options], named.Parts]] = {
     "fashion-mnist": lambda root, options: named.read_fashion_mnist(_path(root), options.get("download", False)),
     "cifar10": lambda root, options: named.read_cifar(_path(root), "cifar10", options.get("download", False)),
     "cifar100": lambda root, options: named.read_cifar(_path(root), "cifar100", options.get("download", False)),
-    "afhq-dog": lambda root, options: named.read_afhq_dog(_path(root), options.get("shape")),
+    "afhq-dog": lambda root, options: named.read_afhq_dog(_path(root), options.get("shape"), _way(options)),
     "laion-10k": lambda root, options: (
-        named.read_laion(_path(root), options.get("captions"), options.get("shape")),
+        named.read_laion(_path(root), options.get("captions"), options.get("shape"), _way(options)),
         None,
     ),
-    "emoji": lambda root, options: (read_emoji(_path(root), options.get("shape")), None),
+    "emoji": lambda root, options: (read_emoji(_path(root), options.get("shape"), _way(options)), None),
     "hugging-face": _hugging_face,
     "folder": _folder,
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iet_agc.decoding import in_words, strict_pillow
 from iet_agc.files import shown
-from iet_agc.images import ImageSet, convert
+from iet_agc.images import ImageSet, Resize, convert
 
 __all__ = ["EMOJI_SHAPE", "emoji_font", "read_emoji"]
 
@@ -55,7 +55,7 @@ class _UnfitFontError(Exception):
     """What is wrong with a font, in words that follow its name."""
 
 
-def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None) -> ImageSet:
+def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic") -> ImageSet:
     """The emoji of a font on white, brought to `shape` as `images.convert` does, with their names as captions.
 
     A picture that stands for several sequences, such as the flag of Norway and of Svalbard, has several captions. Left
@@ -65,6 +65,7 @@ def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None) -> 
     Args:
         root: the font, or the folder that holds NotoColorEmoji.ttf; None is Debian's package.
         shape: (C, H, W); None is 3 x 32 x 32.
+        resize: see `images.convert`.
 
     Raises:
         ValueError: no font there, or one that is damaged or has no colour bitmaps.
@@ -78,9 +79,8 @@ def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None) -> 
     except Exception as error:  # damaged tables and pictures make decoders raise nearly anything
         raise ValueError(f"{shown(file)} cannot be read as a font, {in_words(error)}: {_HELP}") from error
     whole = ImageSet(images, "emoji", captions=captions)
-    small = convert(whole, EMOJI_SHAPE)
-    kept = _distinct(small.images)
-    return small.take(kept) if shape in (None, EMOJI_SHAPE) else convert(whole.take(kept), shape)
+    kept = whole.take(_distinct(convert(whole, EMOJI_SHAPE).images))
+    return convert(kept, shape or EMOJI_SHAPE, resize)
 
 
 def emoji_font(root: Path | None) -> Path:

@@ -11,7 +11,7 @@ import torch
 from iet_agc.captions import texts_of
 from iet_agc.decoding import UnfitError, in_words
 from iet_agc.files import shown
-from iet_agc.images import ImageSet, read_images
+from iet_agc.images import ImageSet, Resize, read_images
 
 __all__ = ["hub_version", "read_hugging_face"]
 
@@ -27,6 +27,7 @@ def read_hugging_face(
     subset: str | None = None,
     shape: tuple[int, int, int] | None = None,
     caption_column: str | None = None,
+    resize: Resize = "bicubic",
 ) -> ImageSet:
     """One part of a dataset, decoded by the rules of `images.load_images`.
 
@@ -39,6 +40,7 @@ def read_hugging_face(
         subset: its configuration, where there are several.
         shape: see `images.load_images`.
         caption_column: where the caption of each is, or a list of them; None gives no captions.
+        resize: see `images.load_images`.
 
     Raises:
         ValueError: `datasets` is not installed, no such dataset, split or column, or images that cannot be used.
@@ -59,7 +61,7 @@ def read_hugging_face(
     rows = {PurePath(f"row {row:07d}"): partial(_opened, encoded, row, image_column) for row in range(len(table))}
     if not rows:
         raise ValueError(f"{shown(name)} has no images in its split {part!r}: choose another")
-    images = read_images(rows, shown(name), shape)
+    images = read_images(rows, shown(name), shape, resize=resize)
     labels = None if label_column is None else _labels(table[label_column], f"column {label_column!r} of {shown(name)}")
     captions = None
     if caption_column is not None:

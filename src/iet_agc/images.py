@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePath
-from typing import IO, TypeVar
+from typing import IO, Literal, TypeVar, get_args
 from zipfile import ZipFile
 
 import numpy as np
@@ -26,6 +26,7 @@ from iet_agc.files import shown
 
 __all__ = [
     "ImageSet",
+    "Resize",
     "convert",
     "digests",
     "image_grid",
@@ -44,6 +45,12 @@ _OTHER_SUFFIXES = set(
     ".arw .avif .avifs .cr2 .cr3 .dds .dng .eps .exr .hdr .heic .heif .hif .ico .j2k .jp2 .jpf .jpx .jxl "  # noqa: SIM905
     ".jxr .nef .orf .pcx .pfm .psd .qoi .raf .rw2 .sgi .svg .tga .xcf".split()
 )
+#: How images are brought to a size, see `convert`.
+Resize = Literal["bicubic", "bilinear"]
+
+#: An image is resized to an area of at most so many times the part that is then cropped.
+_MOST_COVERED = 64
+
 _MOST_NAMED = 5
 _NUM_THREADS = min(16, os.cpu_count() or 1)
 _PIECE = 2**20
@@ -144,6 +151,7 @@ def load_images(
     shape: tuple[int, int, int] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
     in_colour: bool = False,
+    resize: Resize = "bicubic",
 ) -> ImageSet:
     """Images of a folder (any depth), or of one .npz or .npy file.
 
@@ -162,37 +170,41 @@ def load_images(
         shape: (C, H, W) to bring every image to, as `convert` does; None takes images of one size as they are.
         on_images: called with a number of images that were read, for progress.
         in_colour: whether a grey file in a folder is an error.
+        resize: how images are brought to `shape`, see `convert`.
 
     Raises:
         ValueError: nothing there, files that cannot be used (how many, and what is wrong with the first five),
             images of several sizes, or more than the machine's memory holds.
     """
     if shape is not None:
-        _check_shape(shape)
+        _check_target(shape, resize)
     if os.path.isdir(path):
-        return _folder_images(path, shape, on_images, in_colour)
+        return _folder_images(path, shape, on_images, in_colour, resize)
     if path.suffix.lower() not in {".npz", ".npy"}:
         raise ValueError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
     images = ImageSet(_array_images(path), name=shown(path))
     on_images(len(images))
-    return convert(images, shape) if shape else images
+    return convert(images, shape, resize) if shape else images
 
 
-def convert(images: ImageSet, shape: tuple[int, int, int]) -> ImageSet:
+def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bicubic") -> ImageSet:
     """Bring all images to one shape; `load_images(path, shape)` gives the same pixels.
 
     Colour becomes grey by Pillow's luma (ITU-R 601-2), grey three equal channels. The largest centred part with
-    the proportions of `shape` is then resized, bicubic with antialiasing; what stands outside of that part is
-    lost. Images that have the shape stay as they are, to the bit.
+    the proportions of `shape` is then brought to that size by one of Pillow's filters, which antialias; what stands
+    outside of that part is lost. Images that have the shape stay as they are, to the bit.
 
     Args:
         images: of one channel or three.
         shape: (C, H, W), C 1 or 3.
+        resize: "bicubic" takes the exact part, to fractions of a pixel, and the filter sees nothing else. "bilinear" is
+            torchvision's Resize(S) and CenterCrop(S) of PIL images, pixel by pixel where H = W = S: the whole image is
+            resized, its longer edge cut to whole pixels, and then cropped.
 
     Raises:
-        ValueError: another shape or number of channels, or more than the machine's memory holds.
+        ValueError: another shape, number of channels or way to resize, or more than the machine's memory holds.
     """
-    _check_shape(shape)
+    _check_target(shape, resize)
     if images.shape == shape:
         return images
     if images.shape[0] not in (1, 3):
@@ -200,25 +212,42 @@ def convert(images: ImageSet, shape: tuple[int, int, int]) -> ImageSet:
     out = _room((len(images), *shape), f"{len(images)} images of {images.name}")
 
     def fill(at: int) -> None:
-        out[at] = _planes(_fit(to_pil_image(images.images[at]), shape))
+        out[at] = _planes(_fit(to_pil_image(images.images[at]), shape, resize))
 
-    _in_order(fill, range(len(images)))
+    try:
+        _in_order(fill, range(len(images)))
+    except UnfitError as error:
+        raise ValueError(f"{images.name}: each image {error}") from None
     return replace(images, images=torch.from_numpy(out))
 
 
-def _check_shape(shape: tuple[int, int, int]) -> None:
+def _check_target(shape: tuple[int, int, int], resize: Resize) -> None:
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
         given = "x".join(str(extent) for extent in shape)
         raise ValueError(f"cannot bring images to {given}: give CxHxW with 1 or 3 channels, such as 3x32x32")
+    if resize not in get_args(Resize):
+        raise ValueError(f"cannot resize images by {resize!r}: use one of {', '.join(get_args(Resize))}")
 
 
-def _fit(image: Image.Image, shape: tuple[int, int, int]) -> Image.Image:
+def _fit(image: Image.Image, shape: tuple[int, int, int], resize: Resize) -> Image.Image:
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     if image.size == (width, height):
         return image
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    if resize == "bicubic":
+        return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    large = image.resize(_covering(image.size, width, height), Image.Resampling.BILINEAR)
+    left, top = round((large.width - width) / 2), round((large.height - height) / 2)  # halves to even, as torchvision
+    return large.crop((left, top, left + width, top + height))
+
+
+def _covering(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """The (width, height) of an image resized to just cover a part, in whole pixels."""
+    covering = max((width, size[1] * width // size[0]), (size[0] * height // size[1], height))
+    if math.prod(covering) > _MOST_COVERED * width * height:  # most of which is for nothing
+        raise UnfitError(f"is {size[0]} x {size[1]}, too narrow to be resized to {width} x {height}: crop it before")
+    return covering
 
 
 def _planes(image: Image.Image) -> np.ndarray:
@@ -262,14 +291,18 @@ def _memory() -> int:
 
 
 def _folder_images(
-    folder: Path, shape: tuple[int, int, int] | None, on_images: Callable[[int], object], in_colour: bool
+    folder: Path,
+    shape: tuple[int, int, int] | None,
+    on_images: Callable[[int], object],
+    in_colour: bool,
+    resize: Resize,
 ) -> ImageSet:
     files, bad = _list_images(folder)
     if not files and not bad:
         raise ValueError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
     openers: dict[PurePath, Opener] = {file.relative_to(folder): partial(open, file, "rb") for file in files}
     reasons: dict[PurePath, str] = {file.relative_to(folder): reason for file, reason in bad.items()}
-    return read_images(openers, shown(folder), shape, reasons, on_images, in_colour)
+    return read_images(openers, shown(folder), shape, reasons, on_images, in_colour, resize)
 
 
 def read_images(
@@ -279,6 +312,7 @@ def read_images(
     bad: Mapping[PurePath, str] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
     in_colour: bool = False,
+    resize: Resize = "bicubic",
 ) -> ImageSet:
     """Image files from anywhere, decoded by the rules of `load_images`.
 
@@ -289,10 +323,13 @@ def read_images(
         bad: what is there and cannot be an image, by its name, with the reason.
         on_images: see `load_images`.
         in_colour: whether a grey file is an error.
+        resize: see `load_images`.
 
     Raises:
         ValueError: see `load_images`.
     """
+    if shape is not None:
+        _check_target(shape, resize)
     bad, count = dict(bad or {}), len(files) + len(bad or {})
     with strict_pillow():
         looks = _attempt(look, files, bad) if shape is None else dict.fromkeys(files, shape)
@@ -307,7 +344,7 @@ def read_images(
             if in_colour and image.mode != "RGB":
                 raise UnfitError("is grey, where three channels are expected: give the set's own files")
             if out is not None:
-                _put(_planes(_fit(image, shape) if shape else image), out[places[place[0]]])
+                _put(_planes(_fit(image, shape, resize) if shape else image), out[places[place[0]]])
 
         _attempt(fill, {file: (file, files[file]) for file in looks}, bad, on_images)
     if bad or out is None:

@@ -24,7 +24,7 @@ from torchvision.datasets.utils import check_integrity
 from iet_agc.captions import is_caption, texts_of
 from iet_agc.decoding import Opener, UnfitError, in_words
 from iet_agc.files import shown
-from iet_agc.images import ImageSet, is_image_name, load_images, read_images
+from iet_agc.images import ImageSet, Resize, is_image_name, load_images, read_images
 
 __all__ = [
     "AFHQ_SHAPE",
@@ -166,13 +166,14 @@ def _cifar_help(kind: type[CIFAR10]) -> str:
 # -- AFHQ
 
 
-def read_afhq_dog(root: Path | None, shape: tuple[int, int, int] | None = None) -> Parts:
+def read_afhq_dog(root: Path | None, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic") -> Parts:
     """The dogs of AFHQ in the layout of StarGAN v2, brought to `shape` as `images.convert` does.
 
     Args:
         root: the archive, the folder with `train/dog` and `test/dog` (or `val/dog`), or a folder of dogs alone; a
             folder `train/dog` brings the test part beside it.
         shape: (C, H, W); None is 3 x 64 x 64, as in the paper.
+        resize: the paper's is bilinear; see `images.convert`.
 
     Returns:
         The training images; the images of `test/dog`, or else `val/dog`, or None.
@@ -184,9 +185,10 @@ def read_afhq_dog(root: Path | None, shape: tuple[int, int, int] | None = None) 
         raise ValueError(f"data.name is 'afhq-dog', but data.root does not say where: {_AFHQ_HELP}")
     shape = shape or AFHQ_SHAPE
     if root.is_file():
-        return _afhq_archive(root, shape)
+        return _afhq_archive(root, shape, resize)
     train, test = afhq_folders(root)
-    return load_images(train, shape, in_colour=True), load_images(test, shape, in_colour=True) if test else None
+    read = partial(load_images, shape=shape, in_colour=True, resize=resize)
+    return read(train), read(test) if test else None
 
 
 def afhq_folders(root: Path) -> tuple[Path, Path | None]:
@@ -210,7 +212,7 @@ def _afhq_test(base: Path) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def _afhq_archive(file: Path, shape: tuple[int, int, int]) -> Parts:
+def _afhq_archive(file: Path, shape: tuple[int, int, int], resize: Resize) -> Parts:
     try:
         archive = ZipFile(file)
     except (BadZipFile, OSError) as error:
@@ -219,9 +221,9 @@ def _afhq_archive(file: Path, shape: tuple[int, int, int]) -> Parts:
         parts = {part: _dogs(archive, part) for part in ("train", "test", "val")}
         if not parts["train"]:
             raise ValueError(f"{shown(file)} holds no images in train/dog: {_AFHQ_HELP}")
-        train = read_images(parts["train"], shown(file), shape, in_colour=True)
+        read = partial(read_images, where=shown(file), shape=shape, in_colour=True, resize=resize)
         test = parts["test"] or parts["val"]
-        return train, read_images(test, shown(file), shape, in_colour=True) if test else None
+        return read(parts["train"]), read(test) if test else None
 
 
 def _dogs(archive: ZipFile, part: str) -> dict[PurePath, Opener]:
@@ -241,13 +243,19 @@ def _unzipped(archive: ZipFile, member: ZipInfo) -> BinaryIO:
 # -- captions, and LAION-10k
 
 
-def read_laion(root: Path | None, captions: str | None = None, shape: tuple[int, int, int] | None = None) -> ImageSet:
+def read_laion(
+    root: Path | None,
+    captions: str | None = None,
+    shape: tuple[int, int, int] | None = None,
+    resize: Resize = "bicubic",
+) -> ImageSet:
     """Images and captions in the layout of DCR (Somepalli et al.): a folder of images, and a JSON file of captions.
 
     Args:
         root: the folder of images, at any depth.
         captions: see `read_captioned`; None is the only .json file in `root`.
         shape: (C, H, W) to bring images to; None is 3 x 256 x 256, as in the paper.
+        resize: the paper's is bilinear; see `images.convert`.
 
     Raises:
         ValueError: see `read_captioned`.
@@ -255,7 +263,7 @@ def read_laion(root: Path | None, captions: str | None = None, shape: tuple[int,
     if root is None or not root.is_dir():
         where = "data.root does not say where" if root is None else f"{shown(root)} is no folder"
         raise ValueError(f"data.name is 'laion-10k', but {where}: {_LAION_HELP}")
-    return read_captioned(root, captions or _only_json(root), shape or LAION_SHAPE)
+    return read_captioned(root, captions or _only_json(root), shape or LAION_SHAPE, resize)
 
 
 def _only_json(root: Path) -> str:
@@ -267,7 +275,9 @@ def _only_json(root: Path) -> str:
     return found[0].name
 
 
-def read_captioned(root: Path, captions: str, shape: tuple[int, int, int] | None = None) -> ImageSet:
+def read_captioned(
+    root: Path, captions: str, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic"
+) -> ImageSet:
     """The images of a folder, with captions as data in UTF-8.
 
     Args:
@@ -279,7 +289,7 @@ def read_captioned(root: Path, captions: str, shape: tuple[int, int, int] | None
             another machine: an image has the captions of the only path that ends with its own path below `root`, or
             has its name;
             "txt": beside each image a .txt file of its name, with a caption in each line.
-        shape: see `images.load_images`.
+        shape, resize: see `images.load_images`.
 
     Raises:
         ValueError: images without captions, captions without an image, an empty caption, a file that is not there or
@@ -288,7 +298,7 @@ def read_captioned(root: Path, captions: str, shape: tuple[int, int, int] | None
     if not root.is_dir():
         raise ValueError(f"{shown(root)} is no folder: data.captions is for a folder of images")
     if captions == "txt":
-        images = load_images(root, shape)
+        images = load_images(root, shape, resize=resize)
         beside = {image: str(PurePath(image).with_suffix(".txt")) for image in images.files or ()}
         texts = _read_beside(root)
         found = {image: [text] if text in texts else [] for image, text in beside.items()}
@@ -296,7 +306,7 @@ def read_captioned(root: Path, captions: str, shape: tuple[int, int, int] | None
     file = captions_file(root, captions)
     lines = file.suffix == ".jsonl"
     texts = _read_lines(file) if lines else _read_captions(file)
-    images = load_images(root, shape)
+    images = load_images(root, shape, resize=resize)
     paths = images.files or ()
     found = {path: [path] if path in texts else [] for path in paths} if lines else _by_their_ends(paths, texts)
     return replace(images, captions=_match(images, texts, found, shown(file)))

@@ -25,7 +25,7 @@ from torch import Tensor
 from iet_agc import dist
 from iet_agc.captions import UNCHANGED, Changes
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
-from iet_agc.data import ImageSet, image_grid, load_images, save_image
+from iet_agc.data import ImageSet, Resize, image_grid, load_images, save_image
 from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.guard import Guard
 from iet_agc.heap import keep_freed_memory
@@ -414,23 +414,27 @@ def read_prompts(file: Path) -> list[str]:
 
 
 def load_samples(
-    folder: Path, shape: tuple[int, int, int] | None = None, on_images: Callable[[int], object] = lambda count: None
+    folder: Path,
+    shape: tuple[int, int, int] | None = None,
+    on_images: Callable[[int], object] = lambda count: None,
+    resize: Resize = "bicubic",
 ) -> tuple[ImageSet, list[int] | None]:
     """The images of a sample set, with their classes if it has any, and their seeds; of other images, None.
 
     Args:
         folder: of the sample set, or what else `load_images` reads.
-        shape, on_images: see `load_images`.
+        shape, on_images, resize: see `load_images`.
 
     Raises:
         ValueError: an unfinished set, or what `load_images` refuses.
     """
     if not (folder / "samples.json").is_file():
-        return load_images(folder, shape, on_images), None
+        return load_images(folder, shape, on_images, resize=resize), None
     if (folder / ".parts").exists():
         raise ValueError(f"{folder} is an unfinished sample set: run the same 'iet-agc sample' again to finish it")
     about = _read_about(folder / "samples.json")
-    images = load_images(folder / ("samples.npz" if about["file_format"] == "npz" else "images"), shape, on_images)
+    place = folder / ("samples.npz" if about["file_format"] == "npz" else "images")
+    images = load_images(place, shape, on_images, resize=resize)
     if len(images) != about["num"]:
         raise ValueError(f"{folder} holds {len(images)} images, its samples.json says {about['num']}: sample again")
     turned_down = {*about.get("turned_down", [])}

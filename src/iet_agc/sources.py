@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from iet_agc.config import is_run, read_settings
-from iet_agc.data import DATASETS, ImageSet, convert, load_dataset
+from iet_agc.data import DATASETS, ImageSet, Resize, convert, load_dataset
 from iet_agc.guard import Guard, make_guard
 from iet_agc.log import read_curve
 from iet_agc.samples import load_samples
 from iet_agc.telemetry import TrainingRecord, read_telemetry
 
-__all__ = ["load_guard", "load_part", "read_record", "trained_with_flips"]
+__all__ = ["load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
 
 
 def load_part(
@@ -19,6 +19,7 @@ def load_part(
     part: Literal["train", "samples", "held-out"],
     shape: tuple[int, int, int] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
+    resize: Resize = "bicubic",
 ) -> tuple[ImageSet, list[int] | None]:
     """Images of a run, a sample set, a folder, an array or a named image set.
 
@@ -28,6 +29,7 @@ def load_part(
             and any other images as they are.
         shape: bring every image to this (C, H, W); see `load_images`.
         on_images: called with a number of images that were read, for progress.
+        resize: how they are brought to it; what a run trains on or holds out is brought to it as the run says.
 
     Returns:
         The images and, of a sample set, their seeds.
@@ -42,14 +44,15 @@ def load_part(
         path = path / "samples"
     if is_run(path):
         train, held_out = load_dataset(**read_settings(path).data.source())
+        resize = resize_of(source)
     elif source in DATASETS and not path.exists():
         train, held_out = load_dataset(source)
     else:
-        return load_samples(path, shape, on_images)
+        return load_samples(path, shape, on_images, resize)
     images = held_out if part == "held-out" else train
     if len(images) == 0:
         raise ValueError(f"{source} holds out no images: set data.num_train lower, or give other images")
-    return (images if shape is None else convert(images, shape)), None
+    return (images if shape is None else convert(images, shape, resize)), None
 
 
 def read_record(source: str, num_images: int) -> TrainingRecord | None:
@@ -76,6 +79,12 @@ def trained_with_flips(source: str) -> bool:
     """Whether a source is a run that mirrored its training images; copies may be mirrored then."""
     run = Path(source)
     return is_run(run) and read_settings(run).data.flips
+
+
+def resize_of(source: str) -> Resize:
+    """How a run resizes its images; of other sources, bicubic."""
+    run = Path(source)
+    return read_settings(run).data.resize if is_run(run) else "bicubic"
 
 
 def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> Guard:
