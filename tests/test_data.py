@@ -1,6 +1,7 @@
 """Image sets: what is read, what is refused and how, and that nothing is unpickled."""
 
 import gzip
+import tracemalloc
 import os
 import pickle
 import tracemalloc
@@ -247,6 +248,21 @@ def test_damaged_idx_files_are_named(tmp_path: Path, damage: str) -> None:
     file.write_bytes(_damaged(_idx(arrays["train-images-idx3-ubyte"]))[damage])
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz"):
         load_dataset("fashion-mnist", root=tmp_path)
+
+
+@pytest.mark.parametrize("says", [(9, 28, 28), (2**15, 2**15, 2**15)], ids=["zeros behind it", "a header of 32 TiB"])
+def test_an_idx_file_is_not_unzipped_without_a_limit(tmp_path: Path, says: tuple[int, ...]) -> None:
+    """64 MiB of zeros are 64 KiB zipped."""
+    _miniature(tmp_path)
+    header = bytes([0, 0, 8, len(says)]) + b"".join(size.to_bytes(4, "big") for size in says)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + bytes(2**26), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is not an IDX file .* longer than its header"):
+            load_dataset("fashion-mnist", root=tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_part_of_fashion_mnist_is_named(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ _LAION_HELP = (
     "set data.root to the folder of images; https://github.com/somepago/DCR tells how to get images and captions"
 )
 _LARGEST_MEMBER = 2**28
+#: Bytes of an IDX file; Fashion-MNIST's larger one has 47 million.
+_LARGEST_IDX = 2**30
 
 
 def read_digits() -> ImageSet:
@@ -481,14 +483,22 @@ def fashion_folder(root: Path | None) -> Path:
 
 
 def _read_idx(file: Path) -> Tensor:
-    """An IDX file of unsigned bytes: 2 zero bytes, type 8, rank, the sizes (big-endian), the bytes."""
+    """An IDX file of unsigned bytes: 2 zero bytes, type 8, rank, the sizes (big-endian), the bytes.
+
+    It is unzipped as far as its header says, and one byte more, which there must not be: a small file can hold zeros
+    without end.
+    """
     try:
-        content = gzip.decompress(file.read_bytes())
+        with gzip.open(file) as stream:
+            start = stream.read(4)
+            rank = start[3] if start[:3] == b"\0\0\x08" and len(start) == 4 else 0
+            header = stream.read(4 * rank)
+            sizes = [int.from_bytes(header[at : at + 4], "big") for at in range(0, len(header), 4)]
+            total = math.prod(sizes)
+            fits = rank > 0 and len(header) == 4 * rank and 0 < total <= _LARGEST_IDX
+            content = stream.read(total + 1) if fits else b""
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    rank = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
-    start = 4 + 4 * rank
-    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if not rank or len(content) != start + math.prod(sizes):
-        raise ValueError(f"{file} is not an IDX file of bytes, or it is cut short")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].reshape(sizes)
+    if not fits or len(content) != total:
+        raise ValueError(f"{file} is not an IDX file of bytes, or it is cut short or longer than its header says")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(sizes)
