@@ -127,6 +127,11 @@ def test_presets_are_listed_with_their_meaning(capsys):
         ),
         (["train", "digits-agc", "--out", "x", "--method.steps", "3"], "did you mean 'train.steps'?"),
         (["train", "digits-agc", "--out", "x", "--train.steps"], "setting 'train.steps' has no value"),
+        (
+            ["train", "digits-default", "--out", "x", "--data.name", "folder", "--data.root", "photos"],
+            "digits-default plants 20 of its own images 40 times each, and data.name folder is another image set: set "
+            "data.planted_images, 0 plants none of it and 20 as many",
+        ),
         (["train", "digits-agc", "--out", "x", "surplus"], "unexpected argument 'surplus'"),
         (
             ["train", "digits-agc", "--out", "x", "--train.steps", "many"],

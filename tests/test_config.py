@@ -12,6 +12,7 @@ from iet_agc.config import (
     Settings,
     check_folder,
     claim_folder,
+    customized,
     differences,
     documented,
     fingerprint,
@@ -504,3 +505,60 @@ def test_seeds_that_would_repeat_are_refused() -> None:
     for first in (2**32 - 9, 2**32, 2**64):
         with pytest.raises(ValueError, match=r"more than 2\^32, so seeds would repeat"):
             override(BASE, {"sample.first_seed": str(first), "sample.num": "10"})
+
+
+# -- a preset with other images
+
+
+PLANTED = [name for name in preset_names() if load_preset(name).data.planted_images]
+
+
+def test_presets_that_plant() -> None:
+    assert {name.split("-")[0] for name in PLANTED} == {"digits", "fashion", "emoji"}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_preset_does_not_plant_a_persons_own_images_unasked(name: str) -> None:
+    preset, mine = load_preset(name), {"data.name": "folder", "data.root": "/photos"}
+    with pytest.raises(ValueError, match=rf"{name} plants 2[04] of its own images [14]0 times each, and data.name"):
+        customized(preset, mine)
+    for count in ("0", "20"):
+        found = customized(preset, mine | {"data.planted-images": count})
+        assert found.data.planted_images == int(count)
+        assert found.description.startswith(f"As {name}, but data.name folder, data.root /photos")
+        assert found == override(preset, mine | {"data.planted_images": count, "description": found.description})
+    assert customized(preset, mine | {"data.planted_copies": "1"}).data.planted_copies == 1  # which is none
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train.seed": "1"}, {"data.seed": "4"}, {"data.root": "/elsewhere"}, {"data.download": "true"}]
+)
+def test_the_same_images_keep_planting_and_description(changes: dict[str, str]) -> None:
+    preset = load_preset("fashion-mnist-default")
+    assert customized(preset, changes) == override(preset, changes)
+
+
+def test_a_description_does_not_outlive_what_it_describes() -> None:
+    preset = load_preset("digits-default")
+    found = customized(preset, {"data.planted_images": "0", "data.num_train": "none"})
+    assert found.description == "As digits-default, but data.num_train none, data.planted_images 0"
+    assert customized(preset, {"data.num_train": "500", "description": "mine"}).description == "mine"
+
+
+def test_another_folder_is_another_image_set(tmp_path: Path) -> None:
+    text = 'description = "cats"\n[data]\nname = "folder"\nroot = "cats"\nplanted_images = 3\nplanted_copies = 9\n'
+    preset = load_preset(_written_preset(tmp_path, text))
+    assert customized(preset, {"train.steps": "5"}).description == "cats"
+    with pytest.raises(ValueError, match=r"mine plants 3 of its own images 9 times each, and data.root dogs"):
+        customized(preset, {"data.root": "dogs"})
+    assert "cats" not in customized(preset, {"data.root": "dogs", "data.planted_images": "0"}).description
+
+
+def test_a_preset_that_extends_another_with_other_images(tmp_path: Path) -> None:
+    text = 'extends = "digits-iet-agc"\n[data]\nname = "folder"\nroot = "/photos"\n'
+    with pytest.raises(ValueError, match=r"mine.toml is no preset: digits-iet-agc plants 20 of its own images"):
+        load_preset(_written_preset(tmp_path, text))
+    found = load_preset(_written_preset(tmp_path, text + "planted_images = 0\n"))
+    assert found.description == "As digits-iet-agc, but data.name folder, data.root /photos, data.planted_images 0"
+    told = load_preset(_written_preset(tmp_path, 'description = "x"\n' + text + "planted_images = 5\n"))
+    assert (told.description, told.data.planted_images) == ("x", 5)

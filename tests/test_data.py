@@ -1,7 +1,6 @@
 """Image sets: what is read, what is refused and how, and that nothing is unpickled."""
 
 import gzip
-import tracemalloc
 import os
 import pickle
 import tracemalloc
@@ -258,7 +257,7 @@ def test_an_idx_file_is_not_unzipped_without_a_limit(tmp_path: Path, says: tuple
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + bytes(2**26), 1))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is not an IDX file .* longer than its header"):
+        with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is not an IDX file .* longer than"):
             load_dataset("fashion-mnist", root=tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:

@@ -129,7 +129,7 @@ def _add_train(verbs: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.config import Settings, load_preset, override
+    from iet_agc.config import Settings, customized, load_preset
 
     settings = load_preset(arguments.preset) if arguments.preset else Settings()  # pyright: ignore[reportCallIssue]
     if arguments.help:
@@ -140,7 +140,7 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not arguments.out:
         raise ValueError("train needs --out RUN, the folder of the run")
     given = {} if arguments.init is None else {"init.model": arguments.init}
-    settings = override(settings, _pairs(arguments.rest) | given)
+    settings = customized(settings, _pairs(arguments.rest) | given)
 
     from iet_agc import dist, engine
 

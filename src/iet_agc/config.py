@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ __all__ = [
     "annotated",
     "check_folder",
     "claim_folder",
+    "customized",
     "differences",
     "documented",
     "fingerprint",
@@ -401,7 +402,11 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
         for name, value in content.items()
         if isinstance(value, dict) and isinstance(below.get(name), dict)
     }
-    return below | content | sections
+    merged = below | content | sections
+    if _is_another_set(own := below.get("data", {}), data := merged.get("data", {})):
+        _check_planting(str(base), own, data, content["data"])
+        merged |= {"description": content.get("description", _description(str(base), own, data))}
+    return merged
 
 
 def _read_preset(file: Path) -> Settings:
@@ -449,6 +454,57 @@ def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
         is_text = owner.model_fields[field].annotation in (str, str | None)
         target[field] = _unquoted(text) if is_text else _parse(text, is_list)
     return validate(content)
+
+
+def customized(preset: Settings, changes: Mapping[str, str]) -> Settings:
+    """`override` for a run that starts from a preset: planting and description are those of the preset's own images.
+
+    Args:
+        preset: see `load_preset`.
+        changes: see `override`. Where they change which images are trained on, the description says so, unless they
+            give one.
+
+    Raises:
+        ValueError: see `override`; or they choose another image set than the preset's, some of which would be planted
+            though they do not ask for it.
+    """
+    settings, given = override(preset, changes), {name.replace("-", "_") for name in changes}
+    own, data = preset.data.model_dump(), settings.data.model_dump()
+    if _is_another_set(own, data):
+        _check_planting(preset.name, own, data, {name.removeprefix("data.") for name in given})
+    if "description" in given or not _changed_images(own, data):
+        return settings
+    return settings.model_copy(update={"description": _description(preset.name, own, data)})
+
+
+#: Image sets that are whatever lies at data.root; the others have their name wherever they lie.
+_SETS_BY_PLACE = ("folder", "hugging-face")
+
+
+def _changed_images(own: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of section data that change which images are trained on, but for the seed that shuffles them."""
+    never = {"download", "cache", "seed"} | (set() if data.get("name") in _SETS_BY_PLACE else {"root"})
+    return {n: data.get(n) for n in DataSettings.model_fields if n not in never and own.get(n) != data.get(n)}
+
+
+def _is_another_set(own: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    return not _changed_images(own, data).keys().isdisjoint({"name", "root", "subset"})
+
+
+def _check_planting(name: str, own: Mapping[str, Any], data: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuse to plant another image set as a preset plants its own, without being asked."""
+    count, copies = data.get("planted_images", 0), data.get("planted_copies", 1)
+    if "planted_images" not in given and count > 0 and copies > 1:
+        change = next(iter(f"data.{key} {value}" for key, value in _changed_images(own, data).items()))
+        raise ValueError(
+            f"{name} plants {count} of its own images {copies} times each, and {change} is another image set: set "
+            f"data.planted_images, 0 plants none of it and {count} as many"
+        )
+
+
+def _description(name: str, own: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    changes = (f"data.{key} {'none' if value is None else value}" for key, value in _changed_images(own, data).items())
+    return f"As {name}, but {', '.join(changes)}"
 
 
 def documented(settings: Settings) -> Iterator[tuple[str, Any, str]]:

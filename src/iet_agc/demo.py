@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iet_agc.audits import audit_sources
-from iet_agc.config import Settings, load_preset, override
+from iet_agc.config import Settings, customized, load_preset
 from iet_agc.engine import start
 from iet_agc.log import progress_bar
 from iet_agc.report import write_report
@@ -35,7 +35,7 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
     Args:
         out: folder for the runs and report.html. The same call again resumes.
         presets: what to run.
-        overrides: settings to replace in each, as in `config.override`.
+        overrides: settings to replace in each, as in `config.customized`.
 
     Returns:
         {"presets": {name: audit}, "report": path, "seconds": elapsed}.
@@ -44,7 +44,7 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
     workers = min(len(presets), os.cpu_count() or 1)
     threads = max(1, min(2, (os.cpu_count() or 1) // workers))  # such small models gain nothing from more
     settings = {
-        name: override(load_preset(name), {"run.threads": str(threads), **(overrides or {})}) for name in presets
+        name: customized(load_preset(name), {"run.threads": str(threads), **(overrides or {})}) for name in presets
     }
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     done = context.Value("d", 0.0)
