@@ -67,6 +67,13 @@ def test_images_of_another_kind_are_refused(images: Tensor) -> None:
         load_extractor("pixels").extract(images)
 
 
+def test_channels_that_come_last_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"\(N, H, W, C\), which \(2, 8, 9, 3\) looks like: give images\.permute\(0, 3,"
+    ):
+        load_extractor("pixels").extract(torch.zeros(2, 8, 9, 3, dtype=torch.uint8))
+
+
 def test_an_unknown_extractor_is_named_with_the_known_ones() -> None:
     with pytest.raises(
         ValueError, match=r"unknown extractor 'resnet': .* pixels, efficientnet-lite0, inception-v3-compat"

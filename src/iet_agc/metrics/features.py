@@ -23,6 +23,7 @@ from torchvision.models import VGG16_Weights
 
 from iet_agc.files import sha256
 from iet_agc.metrics.efficientnet import EfficientNetLite0
+from iet_agc.metrics.neighbors import check_images
 
 __all__ = ["EXTRACTORS", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
 
@@ -95,8 +96,7 @@ class Extractor:
         Raises:
             ValueError: not such images, more than 4,096 values for "pixels", or the network fails on them.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        check_images("images", images)
         if self._network is None:
             on_images(len(images))
             return Features(_pixels(images))

@@ -20,10 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["References", "mirror", "nearest"]
+__all__ = ["References", "check_images", "mirror", "nearest"]
 
 #: Pixels are 0 .. 255; distances are on the [0, 1] scale.
 _UNIT = 255.0**2
+
+#: Grey and RGB.
+_CHANNELS = (1, 3)
 
 #: So many products of int8 numbers, each at most 2^14 in size, add up to what the type holds exactly.
 _EXACT_IN_FLOAT32, _EXACT_IN_INT32 = 2**10, 2**16
@@ -56,7 +59,7 @@ def nearest(
     """The k nearest references of every query, exactly.
 
     Args:
-        queries: uint8 (N, C, H, W).
+        queries: uint8 (N, C, H, W), grey or RGB: C is 1 or 3.
         references: uint8 (M, C, H, W) with M >= k.
         k: how many neighbours.
         flips: also look at the references mirrored left to right; a reference then counts once, at
@@ -70,7 +73,7 @@ def nearest(
         indices: which reference, int64 (N, k). Equal distances go to the lowest index.
 
     Raises:
-        ValueError: not uint8, shapes that differ, or fewer references than k.
+        ValueError: not uint8, not of 1 or 3 channels, shapes that differ, or fewer references than k.
     """
     device = torch.device(device or queries.device)
     return References(references, k, memory, device).nearest(queries, flips, on_queries)
@@ -84,11 +87,11 @@ class References:
         k, memory, device: see `nearest`.
 
     Raises:
-        ValueError: not uint8 (M, C, H, W), or fewer than k.
+        ValueError: not uint8 (M, C, H, W) of 1 or 3 channels, or fewer than k.
     """
 
     def __init__(self, images: Tensor, k: int, memory: int, device: torch.device) -> None:
-        _check_images("references", images)
+        _check_pixels("references", images)
         if not 1 <= k <= len(images):
             raise ValueError(f"cannot take the {k} nearest of {len(images)} references")
         self.images, self.k, self.device = images, k, device
@@ -99,7 +102,7 @@ class References:
         self, queries: Tensor, flips: bool = False, on_queries: Callable[[int], object] = lambda count: None
     ) -> tuple[Tensor, Tensor]:
         """The k nearest of every query; see `nearest`."""
-        _check_images("queries", queries)
+        _check_pixels("queries", queries)
         if queries.shape[1:] != self.images.shape[1:]:
             shapes = f"queries are {tuple(queries.shape[1:])}, references {tuple(self.images.shape[1:])}"
             raise ValueError(f"{shapes}: sizes must agree")
@@ -130,9 +133,26 @@ class References:
             del block
 
 
-def _check_images(name: str, images: Tensor) -> None:
+def check_images(name: str, images: Tensor) -> None:
+    """Refuse what is not images.
+
+    Raises:
+        ValueError: not uint8 (N, C, H, W), or the channels come last; the message says how to permute them.
+    """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(f"{name} must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+    if images.shape[1] not in _CHANNELS and images.shape[3] in _CHANNELS:
+        shape = f"{name} must be (N, C, H, W), not (N, H, W, C), which {tuple(images.shape)} looks like"
+        raise ValueError(f"{shape}: give {name}.permute(0, 3, 1, 2)")
+
+
+def _check_pixels(name: str, images: Tensor) -> None:
+    check_images(name, images)
+    if images.shape[1] not in _CHANNELS:
+        raise ValueError(
+            f"{name} must have 1 or 3 channels, not the {images.shape[1]} of (N, C, H, W) = {tuple(images.shape)}: "
+            "leave others out, or permute(0, 3, 1, 2) if they come last"
+        )
 
 
 def _slices(total: int, length: int) -> Iterator[slice]:
