@@ -1,5 +1,6 @@
 """The loss bank against a literal loop, the decision, the masked mean, and what a GPU needs of them."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -90,13 +91,49 @@ def test_unvisited_timesteps_stay_bitwise() -> None:
     assert agc.mean_loss[5] != before[5]
 
 
-@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_spoils_its_own_timestep_only(odd: float) -> None:
-    """As in the loop: one bad sample must not reach the bank of the other timesteps of its batch."""
-    agc = AntiGradientControl(5)
-    agc.update(torch.tensor([1.0, odd, 2.0]), torch.tensor([1, 2, 3]))
-    assert agc.mean_loss[[0, 1, 3, 4]].tolist() == pytest.approx([0, 0.2, 0.4, 0], rel=1e-6)
-    assert not agc.mean_loss[2].isfinite()
+ODD = [float("nan"), float("inf"), float("-inf")]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_loss_that_is_not_finite_leaves_the_bank_as_if_it_were_not_there(odd: float) -> None:
+    """Wherever it stands among those of its timestep; its neighbours still fold in one after another."""
+    losses, timesteps = torch.tensor([1.0, 2.0, 4.0, 0.5]), torch.tensor([1, 1, 2, 1])
+    expected = _trained()
+    expected.update(losses, timesteps)
+    for place in range(5):
+        agc = _trained()
+        with_odd = torch.cat([losses[:place], torch.tensor([odd]), losses[place:]])
+        agc.update(with_odd, torch.cat([timesteps[:place], torch.tensor([1]), timesteps[place:]]))
+        assert torch.equal(agc.mean_loss, expected.mean_loss)
+    alone = _trained()
+    alone.update(torch.tensor([odd, odd]), torch.tensor([3, 3]))
+    assert torch.equal(alone.mean_loss, _trained().mean_loss)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_loss_that_is_not_finite_shows_and_the_next_batch_is_as_if_it_had_not_been(odd: float) -> None:
+    """One bad loss once spoiled its timestep for good: all later losses there were skipped."""
+    agc, plain = _trained(), _trained()
+    losses = torch.tensor([0.5, odd, 0.25], requires_grad=True)
+    timesteps = torch.tensor([2, 2, 3])
+    assert agc.keep(losses, timesteps).tolist() == [True, True, plain.keep(losses[2:], timesteps[2:]).item()]
+    shown = agc(losses, timesteps)
+    shown.backward()
+    torch.testing.assert_close(shown, losses.mean(), equal_nan=True)
+    assert not shown.isfinite()
+    assert losses.grad is not None
+    assert losses.grad[1] != 0  # so what is wrong reaches the weights' gradients, as with losses.mean()
+    plain.update(losses[[0, 2]].detach(), timesteps[[0, 2]])
+    assert torch.equal(agc.mean_loss, plain.mean_loss)
+    assert agc.keep(torch.full((500,), 0.5), torch.full((500,), 2)).all()
+
+
+def test_a_loss_that_only_float64_holds_leaves_the_bank_finite() -> None:
+    agc = AntiGradientControl(2)
+    losses, timesteps = torch.tensor([1e300, 1.0], dtype=torch.float64), torch.tensor([0, 0])
+    assert agc.keep(losses, timesteps).all()
+    assert agc(losses, timesteps).item() == 5e299
+    assert agc.mean_loss.tolist() == pytest.approx([0.2, 0], rel=1e-6)
 
 
 def test_decay_zero_keeps_the_last_loss() -> None:
@@ -263,6 +300,25 @@ def test_other_precisions_of_the_loss(dtype: torch.dtype) -> None:
     assert agc.mean_loss.tolist() == pytest.approx([0.1, 0, 0.3], rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_added_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+    """128 losses of 30,000 add up to more than float16 holds, their mean does not."""
+    agc = AntiGradientControl(1000)
+    losses = (6e4 * _batch(128, 1)[0]).to(dtype).requires_grad_()
+    mean = agc(losses, torch.arange(128))
+    mean.backward()
+    assert torch.equal(mean, losses.float().mean().to(dtype))
+    assert mean.isfinite()
+    assert losses.grad is not None
+    assert losses.grad.tolist() == [1 / 128] * 128
+
+
+def test_the_mean_of_float32_losses_is_bitwise_sum_over_count() -> None:
+    for seed in range(20):
+        losses, keep = _batch(127, 9, seed)[0], _batch(127, 2, seed)[1] > 0
+        assert torch.equal(mean_of_kept(losses, keep), torch.where(keep, losses, 0).sum() / keep.sum())
+
+
 # -- devices
 
 
@@ -309,8 +365,40 @@ def test_wrong_shapes_are_named(losses: tuple[int, ...], timesteps: tuple[int, .
 
 
 def test_timesteps_must_be_integers() -> None:
-    with pytest.raises(ValueError, match=r"integers, not torch\.float32"):
-        AntiGradientControl(10)(torch.zeros(2), torch.zeros(2))
+    """And the message's bins are right: all in range, as wide as each other, the end in the last one."""
+    agc, times = AntiGradientControl(10), torch.cat([(torch.arange(100) + 0.5) / 100, torch.ones(1)])
+    with pytest.raises(ValueError, match=r"integers, not torch\.float32: put continuous times into bins") as error:
+        agc(torch.zeros(101), times)
+    bins = re.search(r"\(t \* num_timesteps\).*\)", str(error.value).split(" for ")[0])
+    assert bins is not None
+    timesteps = eval(bins[0], {"t": times, "num_timesteps": 10})  # what a reader would type
+    assert timesteps.bincount().tolist() == [10] * 9 + [11]
+    agc(torch.zeros(101), timesteps)
+
+
+def test_the_bank_learns_in_eval_and_without_gradients_unless_only_asked() -> None:
+    agc = _trained().eval()
+    before = agc.mean_loss.clone()
+    losses, timesteps = _batch(16, 7)
+    mean_of_kept(losses, agc.keep(losses, timesteps))
+    assert torch.equal(agc.mean_loss, before)
+    with torch.no_grad():
+        agc(losses, timesteps)
+    assert not torch.equal(agc.mean_loss, before)
+
+
+def test_momentum_moves_when_all_is_skipped() -> None:
+    weight = torch.nn.Parameter(torch.ones(()))
+    optimizer, agc = torch.optim.SGD([weight], lr=0.1, momentum=0.9), AntiGradientControl(1)
+    for scale in (1.0, 1e-6):  # the second loss is far under the bank
+        before = weight.detach().clone()
+        loss = agc(scale * weight[None], torch.tensor([0]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() == 0
+    assert weight.grad == 0
+    assert weight != before
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ running mean of its loss at each timestep, and skips the samples that fall far u
 
 Source: Liu et al., ECCV 2024 (arXiv 2407.15328), section 3.3; `skip_below` is 1 / `mem_ratio` of
 the authors' code.
+
+A loss that is infinite or not a number says nothing of memorization. It stays out of the bank, which would
+otherwise never recover, and is kept, so that the mean shows it as `losses.mean()` would.
 """
 
 import torch
@@ -27,10 +30,12 @@ def mean_of_kept(losses: Tensor, keep: Tensor, total: Tensor | None = None) -> T
             that holds a part of a batch passes the number kept in the whole batch.
 
     Returns:
-        0-dim tensor, differentiable. An exact zero with a zero gradient if nothing is kept.
+        0-dim tensor, differentiable, of the dtype of `losses`; float16 and bfloat16 are added and divided in float32,
+        so that only a mean that does not fit overflows. An exact zero with a zero gradient if nothing is kept.
     """
     total = keep.sum() if total is None else total
-    return torch.where(keep, losses, 0).sum() / total.clamp(min=1)
+    wide = torch.promote_types(losses.dtype, torch.float32)
+    return (torch.where(keep, losses, 0).sum(dtype=wide) / total.clamp(min=1)).to(losses.dtype)
 
 
 class AntiGradientControl(nn.Module):
@@ -44,6 +49,19 @@ class AntiGradientControl(nn.Module):
         0.5
         >>> agc.keep(torch.tensor([0.09, 0.01]), timesteps).tolist()
         [True, False]
+
+    What to know of it:
+
+    - Every call of `forward` or `update` changes the bank, in `eval()` and under `torch.no_grad()` as well. To validate
+      without that, call `keep` and `mean_of_kept` only.
+    - Of several processes (DDP) each has a bank of its own, and of several micro-batches (gradient accumulation) each
+      divides by the number that it keeps itself: neither is AGC on the whole batch. Gather detached losses and
+      timesteps, decide once, divide by the number kept in all, and update once: both are written out in README.md.
+    - Where all of a batch is skipped, loss and gradient are zero; an optimizer with momentum or weight decay moves
+      all the same.
+    - The state dict holds the bank only. `skip_below` and `decay` are those of the constructor.
+    - Timesteps are integers. Continuous times are put into bins, of t in [0, 1]:
+      `(t * num_timesteps).long().clamp(max=num_timesteps - 1)`.
 
     Args:
         num_timesteps: how many timesteps the noise schedule has.
@@ -79,14 +97,15 @@ class AntiGradientControl(nn.Module):
         """Which samples stay in the gradient. Changes nothing.
 
         Args:
-            losses: per-sample losses, float (B,), finite.
+            losses: per-sample losses, float (B,).
             timesteps: their timesteps, int64 (B,), in [0, num_timesteps).
 
         Returns:
-            bool (B,).
+            bool (B,). Losses that are not finite in float32 are kept.
         """
         _check_batch(losses, timesteps)
-        return losses.float() >= self.skip_below * self.mean_loss[timesteps]
+        losses = losses.float()
+        return (losses >= self.skip_below * self.mean_loss[timesteps]) | ~losses.isfinite()
 
     @torch.no_grad()
     def update(self, losses: Tensor, timesteps: Tensor) -> None:
@@ -97,16 +116,17 @@ class AntiGradientControl(nn.Module):
             decay^n * bank + (1 - decay) * sum_j decay^(n - j) * l_j
 
         in float64, by a comparison of all pairs: no loop, no host copy, and the same bits whatever
-        the order in which a device adds.
+        the order in which a device adds. Losses that are not finite in float32 count as if they were not there.
         """
         _check_batch(losses, timesteps)
-        same = timesteps[:, None] == timesteps[None, :]
+        counted = losses.float().isfinite()
+        same = (timesteps[:, None] == timesteps[None, :]) & counted  # [i, j]: j counts for the timestep of i
         later = same.triu(1).sum(1)
         weights = (1 - self.decay) * self.decay ** later.double()
         fresh = torch.where(same, weights * losses.double(), 0).sum(1)
         folded = self.decay ** same.sum(1).double() * self.mean_loss[timesteps] + fresh
-        # One sample per timestep, the last one, carries the result: nothing is added twice.
-        last = later == 0
+        # One sample per timestep, the last one that counts, carries the result: nothing is added twice.
+        last = counted & (later == 0)
         bank = self.mean_loss.double()
         result = torch.zeros_like(bank).index_add(0, timesteps, torch.where(last, folded, 0))
         visited = torch.zeros_like(bank).index_add(0, timesteps, last.double()) > 0
@@ -120,7 +140,8 @@ class AntiGradientControl(nn.Module):
             timesteps: int64 (B,).
 
         Returns:
-            0-dim tensor to call `backward` on.
+            0-dim tensor of the dtype of `losses`, to call `backward` on; see `mean_of_kept`. Not finite where a loss is
+            not.
         """
         loss = mean_of_kept(losses, self.keep(losses, timesteps))
         self.update(losses.detach(), timesteps)
@@ -134,4 +155,7 @@ def _check_batch(losses: Tensor, timesteps: Tensor) -> None:
             "give one loss per sample (reduce over channels and pixels only)"
         )
     if timesteps.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"timesteps must be integers, not {timesteps.dtype}")
+        raise ValueError(
+            f"timesteps must be integers, not {timesteps.dtype}: put continuous times into bins, such as "
+            "(t * num_timesteps).long().clamp(max=num_timesteps - 1) for t in [0, 1]"
+        )
