@@ -1,4 +1,4 @@
-"""The README's recipes for several processes and for micro-batches, run as they stand: they are AGC on the whole batch."""
+"""The README's recipes for several processes and for micro-batches, run as they stand: AGC on the whole batch."""
 
 import re
 from pathlib import Path
