@@ -79,6 +79,27 @@ def test_an_image_that_stands_twice_has_the_captions_of_both_places():
     assert (entry["num_samples"], entry["top1"]["count"], entry["num_captions"]) == (2, 2, 120)
 
 
+def test_an_audit_says_how_many_images_its_prompts_are_about():
+    """An image by any of its captions, and at both of its places; a caption of three images is about three."""
+    captions = [[name, "one of three"] if number < 3 else [name] for number, name in enumerate(NAMES)]
+    train = told(torch.cat([TRAIN, TRAIN[9:10]]), [*captions, ["the tenth once more"]])
+    for prompts, images in {
+        (NAMES[5],): 1,
+        (NAMES[5], NAMES[6]): 2,
+        ("one of three",): 3,
+        ("one of three", NAMES[0], NAMES[5]): 4,
+        ("the tenth once more", NAMES[9]): 1,
+        ("of no image", NAMES[5]): 1,
+        ("of no image",): 0,
+        (*NAMES,): 120,
+    }.items():
+        found = audit(train, told(TRAIN, (prompts * 120)[:120]), extractors=["pixels"]).numbers["prompts"]
+        assert (found["num_prompts"], found["num_train_images"]) == (len(prompts), images)
+        assert found["share"] == images / 120
+    assert "prompts" not in audit(ImageSet(TRAIN, "t"), told(FRESH, NAMES[:60]), extractors=["pixels"]).numbers
+    assert "prompts" not in audit(train, ImageSet(FRESH, "s"), extractors=["pixels"]).numbers
+
+
 # CLIP score -----------------------------------------------------------------------------------------------
 
 

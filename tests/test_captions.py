@@ -314,8 +314,10 @@ def test_captions_that_are_too_long_are_cut(folder, pipeline, tmp_path, capsys):
     cut = replace(pipeline, cuts=True)
     assert torch.equal(cut.tokens([long, "a dog"])[:, 1:15], pipeline.tokens(["red " * 14, "a dog"])[:, 1:15])
     assert cut.tokens([long])[0, -1] == pipeline.tokenizer.eos_token_id
-    sample_run(tmp_path / "run", tmp_path / "s", {"num": 2})  # the same captions are its prompts
-    assert load_samples(tmp_path / "s")[0].captions == ((f"{long} a",), (f"{long} b",))
+    sample_run(tmp_path / "run", tmp_path / "s", {"num": len(data) + 1})  # the same captions are its prompts
+    drawn = load_samples(tmp_path / "s")[0].captions
+    assert drawn is not None
+    assert (drawn[0], drawn[-1]) == ((f"{long} a",), (f"{long} b",))
     found = detect_prompts(tmp_path / "run", tmp_path / "d", [f"{long} a", "a bird"], num_seeds=1, first_steps=1)
     assert found["num_prompts"] == 2  # and are looked at
 

@@ -1,6 +1,7 @@
 """The page of an audit of samples with prompts: similarities, the most similar pairs, alignment, CLIP score."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,20 @@ def test_alignment_and_clip_score_are_told(page: Page) -> None:
     assert "--clip 'clip<folder>'" in page.text
 
 
-def test_similarities_that_disagree_with_the_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
-    import shutil
+def test_the_page_says_how_many_images_the_prompts_are_about(page: Page, folder: Path, tmp_path: Path) -> None:
+    assert (
+        "samples 62 (different prompts: 60, captions of 60 of 120 unique training images), samples sha256" in page.text
+    )
+    shutil.copytree(folder, tmp_path / "b")
+    numbers = json.loads((folder / "audit.json").read_text())
+    (tmp_path / "b" / "audit.json").write_text(json.dumps({k: v for k, v in numbers.items() if k != "prompts"}))
+    assert "samples 62, samples sha256" in Page(render({"old": tmp_path / "b"})).text  # of an earlier version
+    (tmp_path / "b" / "audit.json").write_text(json.dumps(numbers | {"prompts": {"num_prompts": "60"}}))
+    with pytest.raises(ValueError, match="num_prompts is '60'"):
+        read_audit("it", tmp_path / "b")
 
+
+def test_similarities_that_disagree_with_the_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "b")
     numbers = json.loads((folder / "audit.json").read_text())
     numbers["feature_spaces"]["sscd.pt"]["similarity"]["samples"]["above"]["count"] += 1

@@ -552,13 +552,35 @@ def test_a_killed_draw_goes_on(run, tmp_path, monkeypatch):
 
 
 def test_a_run_draws_its_training_captions(run, tmp_path):
+    """First the first ones of all images, so that few samples are of many images; seeds beyond all begin again."""
+    captions, count = captioned().captions, len(captioned())
+    turns = [[texts[turn] for texts in captions if len(texts) > turn] for turn in range(3)]
+    assert [len(turn) for turn in turns] == [count, 8, 4]
     summary = sample_run(run, tmp_path / "s", {"num": 5})
-    captions = [text for texts in captioned().captions for text in texts]
-    assert (summary["prompts"], summary["guidance"]) == (len(captions), 7.5)
+    assert (summary["prompts"], summary["guidance"]) == (count + 8 + 4, 7.5)
     images, _ = load_samples(tmp_path / "s")
-    assert images.captions == tuple((text,) for text in captions[:5])
+    assert images.captions == tuple((text,) for text in turns[0][:5])
+    expected = [text for turn in turns for text in turn]
+    sample_run(run, tmp_path / "late", {"num": 4, "first_seed": count - 2})
+    assert load_samples(tmp_path / "late")[0].captions == tuple((text,) for text in expected[count - 2 : count + 2])
+    sample_run(run, tmp_path / "again", {"num": 2, "first_seed": len(expected) - 1})
+    assert load_samples(tmp_path / "again")[0].captions == ((expected[-1],), (expected[0],))
     sample_run(run, tmp_path / "unguided", {"num": 5, "guidance": 1})
     assert not torch.equal(load_samples(tmp_path / "unguided")[0].images, images.images)
+
+
+def test_a_run_that_was_told_first_captions_draws_no_others(folder, tmp_path):
+    train(settings(folder, text__captions="first", method__rounds=1, train__steps=1), captioned(), tmp_path / "r", CPU)
+    assert sample_run(tmp_path / "r", tmp_path / "s", {"num": 1})["prompts"] == len(captioned())
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '["a dog"]', '[["a dog", 1]]', '{"a": ["b"]}', "[[]]", "[", "\xff"])
+def test_captions_of_a_run_that_are_none(run, tmp_path, content):
+    (tmp_path / "captions.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(
+        ValueError, match=r"captions\.json (holds no captions|cannot be read \(.*\)): give --prompts FILE"
+    ):
+        samples._captions_of(tmp_path, first=False)
 
 
 def test_a_damaged_sample_set_is_named(run, tmp_path):

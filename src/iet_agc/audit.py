@@ -31,7 +31,7 @@ from iet_agc.metrics.memorization import (
 from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import quality
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
-from iet_agc.prompts import Told, aligned, check_prompts, read_told, score_prompts
+from iet_agc.prompts import Told, aligned, check_prompts, coverage, read_told, score_prompts
 from iet_agc.telemetry import TrainingRecord
 from iet_agc.work import Arrays, Work
 
@@ -141,6 +141,8 @@ def audit(
         "quality": spaces[networks[0].name].numbers["quality"],
         "feature_spaces": {name: space.numbers for name, space in spaces.items() if name != "pixels"},
     }
+    if about := coverage(sets.told):
+        numbers["prompts"] = about
     if clip:
         numbers["clip"] = score_prompts(clip, samples, sets.told.prompts, work)
     mirrored = torch.zeros(len(samples), dtype=torch.bool)

@@ -216,7 +216,8 @@ def _add_sample(verbs: Any) -> None:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="of text-to-image: a prompt per line, all in turn by seed (default: the run's training captions)",
+        help="of text-to-image: a prompt per line, all in turn by seed (default: the run's training captions, first "
+        "ones first)",
     )
     prompts.add_argument("--prompt", metavar="TEXT", help="of text-to-image: the same prompt for all images")
     parser.add_argument(

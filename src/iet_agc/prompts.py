@@ -12,7 +12,7 @@ from iet_agc.metrics.alignment import Captions, alignment, group, ranks
 from iet_agc.metrics.clip import Clip, clip_score, other_prompts
 from iet_agc.work import Arrays, Work
 
-__all__ = ["Told", "aligned", "check_prompts", "read_told", "score_prompts"]
+__all__ = ["Told", "aligned", "check_prompts", "coverage", "read_told", "score_prompts"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,29 @@ def read_told(samples: ImageSet, train: ImageSet, place: Tensor, held_out: Image
         unique = group([frozenset(some) for some in said])
     real = group([*map(frozenset, held_out.captions)]) if held_out and held_out.captions else None
     return Told(tuple(captions[0] for captions in samples.captions), unique, real)
+
+
+def coverage(told: Told) -> dict[str, Any] | None:
+    """The entry "prompts" of an audit: how many training images the prompts are about.
+
+    Args:
+        told: what is said of the images.
+
+    Returns:
+        {"num_prompts", "num_train_images", "share", "convention"}; None where samples have no prompts or training
+        images no captions.
+    """
+    if not told.prompts or told.train is None:
+        return None
+    prompts = set(told.prompts)
+    groups = {group for prompt in prompts for group in told.train.of.get(prompt, ())}
+    covered = sum(one in groups for one in told.train.group.tolist())
+    return {
+        "num_prompts": len(prompts),
+        "num_train_images": covered,
+        "share": covered / len(told.train.group),
+        "convention": "different prompts, and unique training images of which one is a caption; share of all of these",
+    }
 
 
 def check_prompts(samples: ImageSet) -> None:

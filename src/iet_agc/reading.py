@@ -381,6 +381,8 @@ def _read_numbers(numbers: Mapping[str, Any]) -> tuple[Copies, Quality, list[Spa
         _ = _number(numbers, key) if key in numbers else 0
     for key in ("conventions", "names"):
         _object(numbers, key)
+    if "prompts" in numbers:
+        _ = [_number(_object(numbers, "prompts"), key) for key in ("num_prompts", "num_train_images")]
     if numbers.get("clip"):
         _ = [_number(numbers["clip"]["score"], "mean"), _string(numbers["clip"], "model")]
     _ = [_string(numbers["names"], key) for key in _NAMES]

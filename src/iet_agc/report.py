@@ -430,10 +430,20 @@ def _sets(audit: Audit) -> list[tuple[str, str, str, str]]:
     """What was compared: title, how many, where from, and the fingerprint."""
     numbers, names, hashes = audit.numbers, audit.numbers["names"], audit.numbers.get("sha256") or {}
     unique = f"{_count(numbers['num_train'])} ({_count(numbers['num_train_unique'])} unique)"
-    rows = [("samples", "samples", _count(numbers["num_samples"])), ("training images", "train", unique)]
+    rows = [("samples", "samples", f"{_count(numbers['num_samples'])}{_covering(numbers)}")]
+    rows.append(("training images", "train", unique))
     if numbers["num_held_out"]:
         rows.append(("held-out images", "held_out", _count(numbers["num_held_out"])))
     return [(title, many, names[key], hashes.get(key) or "") for title, key, many in rows]
+
+
+def _covering(numbers: Mapping[str, Any]) -> str:
+    """How many training images the samples' prompts are about; nothing of samples without prompts."""
+    if "prompts" not in numbers:
+        return ""
+    about, unique = numbers["prompts"], _count(numbers["num_train_unique"])
+    covered = f"captions of {_count(about['num_train_images'])} of {unique} unique training images"
+    return f" (different prompts: {_count(about['num_prompts'])}, {covered})"
 
 
 def _weights(audit: Audit) -> list[tuple[str, str]]:

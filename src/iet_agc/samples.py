@@ -334,7 +334,8 @@ def sample_run(
         device: "auto", "cpu" or "cuda".
         on_images: see `draw_samples`; in place of the progress bar.
         guard, label: see `draw_samples`.
-        prompts: see `draw_samples`; those of a text-to-image run are its training captions, unless given.
+        prompts: see `draw_samples`; those of a text-to-image run are, unless given, its training captions: the first of
+            every image, then the second of every image that has one, and so on.
 
     Returns:
         A summary, JSON values only.
@@ -354,7 +355,7 @@ def sample_run(
     if not texts:
         _check_images_alone(pipeline, asked, given or {})
     if run and texts and not prompts:
-        prompts = _captions_of(source)
+        prompts = _captions_of(source, first=settings.text.captions == "first")
     seeds = range(asked.first_seed, asked.first_seed + asked.num)
     where = dist.choose_device(device)
     with (
@@ -382,13 +383,19 @@ def _check_images_alone(pipeline: Path, asked: SampleSettings, given: Mapping[st
         raise ValueError(f"{pipeline} is no text-to-image pipeline: leave out the {name}")
 
 
-def _captions_of(run: Path) -> list[str]:
-    """All training captions of a run, in the order of its images."""
+def _captions_of(run: Path, first: bool) -> list[str]:
+    """The training captions of a run: the first of each image, in their order, then the second ones, and so on.
+
+    Few prompts are so of many images. Where training told first captions only, there are no others.
+    """
     file = run / "captions.json"
     try:
-        captions = [text for some in json.loads(file.read_text(encoding="utf-8")) for text in some]
-    except (OSError, ValueError, TypeError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read ({error}): give --prompts FILE") from None
+    each = content if isinstance(content, list) and all(isinstance(some, list) for some in content) else []
+    turns = range(1 if first else max(map(len, each), default=0))
+    captions = [some[turn] for turn in turns for some in each if turn < len(some)]
     if not captions or not all(isinstance(text, str) for text in captions):
         raise ValueError(f"{file} holds no captions: give --prompts FILE")
     return captions
