@@ -80,14 +80,14 @@ def unet(arguments: argparse.Namespace) -> UNet2DConditionModel:
 def resident(which: str = "VmRSS") -> int:
     """Bytes that this process holds, or with "VmHWM" held at most."""
     gc.collect()
-    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found
     return int(found[1]) * 1024
 
 
 def forget_peak() -> None:
     """Let "VmHWM" count from now on."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def measure(arguments: argparse.Namespace, trained: str, count: int) -> Numbers:

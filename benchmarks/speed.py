@@ -259,7 +259,7 @@ def measure_processes(arguments: argparse.Namespace, device: torch.device) -> Nu
     for _ in range(min(3, arguments.repeats)):
         for count, found in rates.items():
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-            done = subprocess.run([*torchrun, __file__, "--worker"], capture_output=True, text=True, check=True)
+            done = subprocess.run([*torchrun, __file__, "--worker"], capture_output=True, encoding="utf-8", check=True)
             found.append(sum(float(line) for line in done.stdout.splitlines()))
     medians = {count: statistics.median(found) for count, found in rates.items()}
     return {"steps_per_second": medians, "ratio_2_to_1": medians[2] / medians[1]}

@@ -1,6 +1,8 @@
 """The command line as a person meets it: real processes, exit codes, one line for each mistake."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -8,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from iet_agc import cli
+from iet_agc.diffusion import make_scheduler
+from iet_agc.models import build_unet, save_pipeline
 from iet_agc.sources import load_part
 
 TINY = {
@@ -70,7 +75,7 @@ def test_the_options_are_these(capsys):
         "pipeline": {"--out", "--steps", "--seed"},
         "train": {"--out", "--init"},
         "sample": {
-            "--out", "--num", "--steps", "--weights", "--first-seed", "--format", "--device",
+            "--out", "--num-images", "--num", "--steps", "--weights", "--first-seed", "--format", "--device",
             "--guard", "--held-out", "--flips", "--class", "--precision", "--prompt", "--prompts", "--guidance",
             "--scheduler", "--random-tokens", "--random-numbers", "--repeat-words", "--embedding-noise",
         },
@@ -155,7 +160,7 @@ def test_presets_are_listed_with_their_meaning(capsys):
             "model.groups 7 does not divide the model's width 24",
         ),
         (
-            ["train", "digits-agc", "--out", "x", "--data.name", "folder"],
+            ["train", "digits-agc", "--out", "x", "--data.name", "folder", "--data.planted_images", "0"],
             "data.name is 'folder', but data.root does not say which",
         ),
         (
@@ -332,6 +337,69 @@ def test_torchrun_is_the_same_run_on_more_processes(tmp_path):
         (tmp_path / name / "raw/unet/diffusion_pytorch_model.safetensors").read_bytes() for name in ("alone", "two")
     ]
     assert weights[0] == weights[1]
+
+
+def documented_commands(pattern):
+    """What README and docs show to be typed, without the program: ["train", "digits-iet-agc", "--out", ...]."""
+    root = Path(__file__).parent.parent
+    for file in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+        for found in re.finditer(pattern.replace("PROGRAM", "(?:iet-agc|torchrun .*-m iet_agc)"), text, re.MULTILINE):
+            yield shlex.split(found[1], comments=True)
+
+
+def through_torchrun(words):
+    """What reaches the program when its words stand behind torchrun's; None where torchrun refuses them."""
+    from torch.distributed.run import get_args_parser
+
+    try:
+        return get_args_parser().parse_args(["--nproc-per-node=2", "-m", "iet_agc", *words]).training_script_args
+    except SystemExit:
+        return None
+
+
+def test_documented_commands_are_understood_behind_torchrun_too(capsys):
+    """torchrun looks at the options of the program as well, and refuses what may be the beginning of two of its own."""
+    lines = [*documented_commands(r"^ *PROGRAM ([a-z]+ .*)")]
+    assert {words[0] for words in lines} >= {"train", "sample", "audit", "detect", "report", "compare", "pipeline"}
+    for words in [*lines, *documented_commands("`PROGRAM ([a-z]+ [^`]*)`")]:
+        assert through_torchrun(words) == words, capsys.readouterr().err
+    for words in lines:
+        parsed, rest = cli._parser().parse_known_args(words)
+        assert parsed.verb in ("train", "pipeline") or not rest, words
+
+
+def test_every_option_has_a_name_that_torchrun_lets_through(capsys):
+    """The name that help shows first. `--num` is the older name of one, and the reason for this test."""
+    from iet_agc.config import documented, load_preset
+
+    verbs = cli._parser()._subparsers._group_actions[0].choices
+    names = [action.option_strings for verb in verbs.values() for action in verb._actions if action.option_strings]
+    names = [[name for name in each if name.startswith("--")] for each in names]
+    names += [[f"--{name}"] for name, _, _ in documented(load_preset("digits-iet-agc"))]
+    lost = {name for each in names for name in each if through_torchrun(["verb", name, "1"]) != ["verb", name, "1"]}
+    assert not lost & {each[0] for each in names}
+    assert lost <= {"--num"}
+
+
+def test_the_verbs_that_torchrun_shares_and_those_it_does_not(tmp_path):
+    """Two real processes: images drawn by both, an audit that fails by them, a list that one of them prints."""
+
+    def two(*words):
+        command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "iet_agc", *map(str, words)]
+        return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+
+    torch.manual_seed(0)
+    save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), tmp_path / "model")
+    drawn = two("sample", tmp_path / "model", "--num-images", 10, "--steps", 2, "--out", tmp_path / "s")
+    assert (drawn.returncode, json.loads(drawn.stdout)["num"]) == (0, 10), drawn.stderr
+    np.save(tmp_path / "real.npy", np.random.default_rng(0).integers(0, 256, (120, 1, 8, 8), np.uint8))
+    sources = "audit", "--train", tmp_path / "s", "--samples", tmp_path / "s", "--held-out", tmp_path / "real.npy"
+    failed = two(*sources, "--out", tmp_path / "a", "--extractor", "pixels", "--fail-above", "0.5")
+    assert (failed.returncode, json.loads(failed.stdout)["calibrated"]["share"]) == (1, 1.0), failed.stderr
+    assert failed.stderr.count("check failed") == 1
+    assert list(json.loads(two("presets").stdout))
+    assert "demo starts processes of its own: run it without torchrun" in two("demo", "--out", tmp_path / "d").stderr
 
 
 def test_an_unfinished_run_cannot_be_sampled(capsys, tmp_path):

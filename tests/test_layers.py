@@ -75,6 +75,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "frontier": ("compare drawings files intervals", "numpy matplotlib markupsafe"),
     # plumbing
     "files": ("", "filelock"),
+    "streams": ("", ""),
     "config": ("files", "pydantic"),
     "checkpoint": ("files", "torch safetensors"),
     "telemetry": ("files", "torch"),
@@ -103,7 +104,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch numpy diffusers",
     ),
     "memorized_prompts": (
-        "config dist drawings files intervals log parts precision sampling text",
+        "captions config dist drawings files intervals log parts precision sampling text",
         "torch numpy scipy sklearn matplotlib",
     ),
     "small_pipeline": (
@@ -180,7 +181,8 @@ def _broken(module: str, source: str) -> list[str]:
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed" and module not in DISTRIBUTED:
             broken.append(f"{module} uses torch.distributed")
     if module == "cli":
-        broken += [f"cli imports {name} outside of a verb" for name in _top_level(tree) if name.startswith("iet_agc")]
+        outside = [name for name in _top_level(tree) if name.startswith("iet_agc") and "iet_agc.streams" not in name]
+        broken += [f"cli imports {name} outside of a verb" for name in outside]
     elif module == "demo" and any(name.startswith("iet_agc.cli") for name in _imports(tree)):
         broken.append("demo imports cli")
     return broken

@@ -45,6 +45,32 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
     assert [json.loads(line)["step"] for line in curves.file.read_text().splitlines()] == [2, 4, 6]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        "3",
+        "{}",
+        '{"step": "2"}',
+        '{"step": 2, "loss": "low"}',
+        '{"step": 2, "loss": NaN}',
+        '{"step": 2,',
+        "\xff",
+    ],
+)
+def test_a_line_that_is_no_point_is_named(tmp_path, line):
+    """The last line may be what a kill left; no other, and not without an end."""
+    file = curve_of(tmp_path, [1, 2]).file
+    whole = file.read_bytes()
+    file.write_bytes(whole + line.encode("latin-1"))
+    assert [point["step"] for point in read_curve(file)] == [1, 2]
+    file.write_bytes(whole + line.encode("latin-1") + b"\n" + whole)
+    with pytest.raises(
+        ValueError, match=r"member-0001\.jsonl is damaged: line 3 is no point of a curve; remove the file"
+    ):
+        read_curve(file)
+
+
 def test_tensorboard_gets_the_same_numbers_and_the_grids(tmp_path):
     curves = Curves(tmp_path, 1, 0)
     curves.add({"step": 3, "loss": 0.5, "skip_rate_bands": [None, 0.25]})

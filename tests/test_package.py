@@ -1,5 +1,6 @@
 """The wheel works away from the checkout: presets and template are in it, and it says what it needs."""
 
+import ast
 import json
 import os
 import subprocess
@@ -69,3 +70,27 @@ def test_nothing_is_left_out(installed):
 
 def test_the_licence_comes_along(installed):
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
+
+
+def texts_opened(source):
+    """Lines on which a text file is opened, read or written; `Image.open` and the like are given something to open."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        named = {one.arg for one in node.keywords}
+        modes = [one.value for one in node.args if isinstance(one, ast.Constant)]
+        opens = name == "open" and (len(modes) == len(node.args) or isinstance(node.func, ast.Name))
+        text = name in ("read_text", "write_text") or (opens and not any("b" in str(mode) for mode in modes))
+        if (text or "text" in named) and "encoding" not in named:
+            yield node.lineno
+
+
+def test_text_files_are_opened_with_an_encoding():
+    """What a person's locale says is not what is in them."""
+    assert list(texts_opened("open(x)\nx.open()\nx.open('a')\nx.read_text()\nrun(y, text=True)")) == [1, 2, 3, 4, 5]
+    assert not [*texts_opened("open(x, 'rb')\nx.open('wb')\nImage.open(x)\nx.read_text(encoding='utf-8')")]
+    files = [file for folder in ("src", "examples", "benchmarks") for file in (CHECKOUT / folder).rglob("*.py")]
+    assert len(files) > 50
+    found = [f"{file.relative_to(CHECKOUT)}:{n}" for file in files for n in texts_opened(file.read_text("utf-8"))]
+    assert found == []

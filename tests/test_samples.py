@@ -1,6 +1,7 @@
 """Sample sets: the seed alone makes the image, and a kill loses no finished part."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -142,3 +143,27 @@ def test_a_set_of_another_version_or_length_is_refused(pipeline, tmp_path):
     file.write_text(json.dumps(about | {"num": 11}))
     with pytest.raises(ValueError, match=r"holds 10 images, its samples\.json says 11"):
         load_samples(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("turned_down", 3),
+        ("turned_down", ["3"]),
+        ("num", 0),
+        ("num", "10"),
+        ("first_seed", -1),
+        ("first_seed", True),
+        ("labels", [0]),
+        ("labels", {"0": 0}),
+        ("prompts", "a dog"),
+        ("file_format", "gif"),
+    ],
+)
+def test_a_note_that_cannot_be_is_named(pipeline, tmp_path, name, value):
+    draw(pipeline, tmp_path / "a")
+    file = tmp_path / "a" / "samples.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    for action in (lambda: load_samples(tmp_path / "a"), lambda: draw(pipeline, tmp_path / "a")):
+        with pytest.raises(ValueError, match=re.escape(f"samples.json is damaged ({name} is {str(value)!r}): sample")):
+            action()

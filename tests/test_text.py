@@ -741,6 +741,7 @@ def test_prompts_that_do_not_fit(capsys, run, tmp_path):
     cases = {
         ("--prompt", "a " * 40): "has 42 tokens, the text encoder takes 16",
         ("--prompt", " "): "a prompt is empty",
+        ("--prompt", "a\udcff"): "prompt 'a\\udcff' is not UTF-8: write it so",
         ("--class", "1"): "is told no classes",
         ("--prompt", "a", "--prompts", "b"): "not allowed with argument",
     }

@@ -196,7 +196,7 @@ class _Parts:
         self.folder = folder
         if dist.rank() == 0:
             file, content = folder / "key.json", json.dumps(key)
-            if folder.exists() and not (file.exists() and file.read_text() == content):
+            if folder.exists() and not (file.exists() and file.read_text(encoding="utf-8") == content):
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
             replace_text(file, content)
@@ -214,7 +214,7 @@ class _Parts:
         if dist.rank() == 0 and not file.exists():
             replace_text(file, json.dumps(make()))
         dist.barrier()
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _file(name: str) -> str:

@@ -7,14 +7,14 @@ on the device where the tokens are, and nothing is read on the host.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self, TypeGuard
 
 import torch
 from torch import Tensor
 
-__all__ = ["UNCHANGED", "Changes", "Vocabulary", "change", "is_caption", "texts_of", "vocabulary_of"]
+__all__ = ["UNCHANGED", "Changes", "Vocabulary", "change", "check_texts", "is_caption", "texts_of", "vocabulary_of"]
 
 #: Words of a random caption, and digits of a random number at most, as in the authors' code.
 _RANDOM_WORDS, _DIGITS = 4, 5
@@ -23,6 +23,18 @@ _RANDOM_WORDS, _DIGITS = 4, 5
 def is_caption(value: object) -> TypeGuard[str]:
     """Whether it is text; JSON can hold halves of characters, which are none."""
     return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
+
+
+def check_texts(prompts: Sequence[str]) -> None:
+    """Refuse prompts that no model can be told.
+
+    Raises:
+        ValueError: one is empty, or has bytes that are no UTF-8, which a shell passes on as they are.
+    """
+    if odd := [text for text in prompts if text.strip() and not is_caption(text)]:
+        raise ValueError(f"prompt {odd[0]!a} is not UTF-8: write it so")
+    if not all(map(str.strip, prompts)):
+        raise ValueError("a prompt is empty: say what to draw")
 
 
 def texts_of(value: object, where: str) -> tuple[str, ...]:

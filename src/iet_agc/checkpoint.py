@@ -88,7 +88,7 @@ def read_bundle(folder: Path) -> Bundle:
         BundleError: it is damaged, of another format, or of a later version.
     """
     try:
-        about = json.loads((folder / "bundle.json").read_text())
+        about = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         kind, version, files = about["format"], about["version"], dict(about["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{folder} is no bundle of iet-agc: its bundle.json is missing or damaged") from error

@@ -1,17 +1,24 @@
 """The command line. Each verb parses, calls one function and prints its result as JSON on stdout.
 
-Exit status: 0; 1 when a check failed or training broke; 2 on bad input, with one line on stderr.
+Exit status: 0; 1 when a check failed or training broke; 2 on bad input, with one line on stderr, or where the result
+cannot be written. It stays what it is where nobody reads the result, see `streams`.
 """
 
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from iet_agc.streams import kept_apart, put
+
 __all__ = ["main"]
+
+#: Verbs whose work processes share; of any other, the first one does all.
+_SHARED = {"train", "sample", "audit", "detect"}
 
 _EPILOG = "Progress goes to stderr, the result to stdout as JSON. 'iet-agc VERB --help' tells more of each verb."
 
@@ -21,32 +28,42 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see '{self.prog} --help'\n")
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help as a result is printed."""
+        if status := put(self.format_help().rstrip(), 0):
+            self.exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one verb and exit."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    with kept_apart():
+        sys.exit(_status(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _status(arguments: Sequence[str]) -> int:
+    """Run one verb and print its result; the exit status."""
     parsed, rest = _parser().parse_known_args(arguments)
     try:
         if rest and parsed.verb not in ("train", "pipeline"):
             raise ValueError(f"unknown argument {rest[0]!r}; see 'iet-agc {parsed.verb} --help'")
+        if parsed.verb not in _SHARED and os.environ.get("RANK", "0") != "0":
+            return 0
         parsed.rest = rest
         status, result = parsed.run(parsed)
+        return status if result is None else put(json.dumps(result, indent=1), status)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 130)
+        return _failed("stopped; the same command goes on from here", 130)
     except ArithmeticError as error:
-        _fail(str(error), 1)
+        return _failed(str(error), 1)
     except (ValueError, OSError) as error:
-        _fail(str(error) or type(error).__name__, 2)
-    if result is not None:
-        print(json.dumps(result, indent=1))
-    sys.exit(status)
+        return _failed(str(error) or type(error).__name__, 2)
 
 
-def _fail(message: str, status: int) -> NoReturn:
+def _failed(message: str, status: int) -> int:
     print(f"iet-agc: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +97,9 @@ def _add_demo(verbs: Any) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("demo starts processes of its own: run it without torchrun")
+
     from iet_agc.demo import demo
 
     return 0, demo(arguments.out)
@@ -133,8 +153,7 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     settings = load_preset(arguments.preset) if arguments.preset else Settings()  # pyright: ignore[reportCallIssue]
     if arguments.help:
-        print(_train_help(arguments.preset, settings))
-        return 0, None
+        return put(_train_help(arguments.preset, settings), 0), None
     if not arguments.preset:
         raise ValueError("train needs a PRESET; 'iet-agc presets' lists them")
     if not arguments.out:
@@ -193,7 +212,9 @@ def _add_sample(verbs: Any) -> None:
     parser = _verb(verbs, "sample", _sample, "draw images from a trained model; the same command again resumes")
     parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
     parser.add_argument("--out", type=Path, required=True, metavar="SAMPLES", help="folder of the sample set")
-    parser.add_argument("--num", type=int, help="images (default: the run's sample.num)")
+    parser.add_argument(  # torchrun takes --num for the beginning of an option of its own, wherever it stands
+        "--num-images", "--num", dest="num", type=int, metavar="N", help="how many (default: the run's sample.num)"
+    )
     parser.add_argument("--steps", type=int, help="of the sampler, per image (default: the run's sample.steps)")
     parser.add_argument(
         "--weights", choices=["raw", "ema"], help="which weights draw (default: the run's sample.weights)"
@@ -375,8 +396,9 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         memory=arguments.memory,
         device=arguments.device,
     )
-    status = 0 if arguments.fail_above is None else check_share(numbers, arguments.fail_above)
-    return status, numbers if dist.is_first() else None
+    if not dist.is_first():
+        return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
+    return 0 if arguments.fail_above is None else check_share(numbers, arguments.fail_above), numbers
 
 
 def _add_detect(verbs: Any) -> None:

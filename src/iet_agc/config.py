@@ -388,7 +388,7 @@ def _content(name: str) -> dict[str, Any]:
     """What a preset of the package says, what it extends included."""
     if name not in preset_names():
         raise ValueError(f"extends {name!r}, which is no preset{_nearest(name, preset_names())}")
-    return _extended(tomllib.loads((_preset_folder() / f"{name}.toml").read_text()))
+    return _extended(tomllib.loads((_preset_folder() / f"{name}.toml").read_text(encoding="utf-8")))
 
 
 def _extended(content: dict[str, Any]) -> dict[str, Any]:
@@ -411,7 +411,7 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
 
 def _read_preset(file: Path) -> Settings:
     try:
-        return validate({"name": file.stem} | _extended(tomllib.loads(file.read_text())))
+        return validate({"name": file.stem} | _extended(tomllib.loads(file.read_text(encoding="utf-8"))))
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, no TOML, or no settings
@@ -595,7 +595,7 @@ def read_settings(folder: Path) -> Settings:
     """
     file = folder / "config.json"
     try:
-        return validate(json.loads(file.read_text()))
+        return validate(json.loads(file.read_text(encoding="utf-8")))
     except OSError:
         raise ValueError(f"{folder} is not a run: it has no config.json") from None
     except ValueError as error:  # no UTF-8, no JSON, or no settings

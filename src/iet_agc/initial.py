@@ -118,7 +118,7 @@ def folders_of(name: str, kind: str = "UNet2DModel") -> list[Path]:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise ValueError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
     index = _fetched(name, _DESCRIPTION[kind]) / "model_index.json"
-    parts = json.loads(index.read_text()) if index.is_file() else {}
+    parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     unet = parts.get("unet") if isinstance(parts, dict) else None
     if unet != ["diffusers", kind]:  # said before gigabytes are fetched
         raise ValueError(f"{name} of the hub is no pipeline with a {kind}: its U-Net is {unet}")

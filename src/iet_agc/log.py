@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,7 +112,7 @@ class Curves:
 
     def add(self, point: dict[str, Any]) -> None:
         """Append a point, which has a "step"."""
-        with self.file.open("a") as stream:
+        with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(point) + "\n")
         for name, value in point.items():
             if isinstance(value, list):
@@ -137,11 +138,24 @@ class Curves:
 
 
 def read_curve(file: Path) -> list[dict[str, Any]]:
-    """The points of a curve; a last line that was cut off by a kill is left out."""
-    points = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            points.append(json.loads(line))
-        except ValueError:
-            break
-    return points
+    """The points of a curve; a last line that was cut off by a kill is left out.
+
+    Raises:
+        ValueError: another line is no point: an object with a step, of numbers and lists of numbers, or null in them.
+    """
+    lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    points = [_read_point(line) for line in lines[:-1]]  # the last one has no end: it was cut off, or is empty
+    if None in points:
+        raise ValueError(f"{file} is damaged: line {points.index(None) + 1} is no point of a curve; remove the file")
+    return [point for point in points if point is not None]
+
+
+def _read_point(line: bytes) -> dict[str, Any] | None:
+    try:
+        point = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(point, dict) or type(point.get("step")) is not int:
+        return None
+    numbers = [n for value in point.values() for n in (value if isinstance(value, list) else [value]) if n is not None]
+    return point if all(type(each) in (int, float) and math.isfinite(each) for each in numbers) else None

@@ -40,6 +40,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from iet_agc import dist
+from iet_agc.captions import check_texts
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.drawings import HELD_OUT, PALETTE, style
 from iet_agc.files import check_ours, replace_text, replacing, sha256
@@ -231,10 +232,7 @@ def _checked(prompts: Sequence[str], memorized: Sequence[str] | None) -> list[st
     """The prompts, each once."""
     if not prompts:
         raise ValueError("there is no prompt to look at: give --prompt TEXT, --prompts FILE, or of a run --planted")
-    if not all(map(str.strip, prompts)):
-        raise ValueError("a prompt is empty: say what to draw")
-    if odd := [text for text in prompts if any("\ud800" <= letter <= "\udfff" for letter in text)]:
-        raise ValueError(f"prompt {odd[0]!a} is not UTF-8: write it so")
+    check_texts(prompts)
     unique = list(dict.fromkeys(prompts))
     if memorized is None:
         return unique

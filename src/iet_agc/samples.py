@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from iet_agc import dist
-from iet_agc.captions import UNCHANGED, Changes
+from iet_agc.captions import UNCHANGED, Changes, check_texts
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data import ImageSet, Resize, image_grid, load_images, save_image
 from iet_agc.files import check_ours, replace_text, replacing, sha256
@@ -195,8 +195,7 @@ def _text_source(
     prompts = told.prompts
     if not prompts:
         raise ValueError(f"{pipeline} draws what it is told: give --prompt TEXT or --prompts FILE")
-    if not all(map(str.strip, prompts)):
-        raise ValueError("a prompt is empty: say what to draw")
+    check_texts(prompts)
     parts = replace(text.load_text_pipeline(pipeline), cuts=told.cuts)
     parts.tokens(prompts)  # refuses those that are too long
     parts.vocabulary(told.changes)  # refuses a tokenizer without what they take
@@ -369,7 +368,7 @@ def sample_run(
     summary |= {} if label is None else {"class": label}
     summary |= {"prompts": len(prompts), **asked.model_dump(include={*_TOLD})} if texts else {}
     if guard:
-        turned_down = len(_read_about(out / "samples.json")["turned_down"])
+        turned_down = len(_read_about(out / "samples.json").get("turned_down", []))
         summary["guard"] = {"cut": guard.cut, "turned_down": turned_down, "drawn": asked.num + turned_down}
     return summary | {"seconds": round(time.perf_counter() - began, 1)}
 
@@ -455,18 +454,37 @@ def load_samples(
 
 def _read_about(file: Path) -> dict[str, Any]:
     try:
-        about = json.loads(file.read_text())
+        about = json.loads(file.read_text(encoding="utf-8"))
         kind = (about["format"], about["version"])
-        usable = isinstance(about["num"] + about["first_seed"], int) and about["file_format"] in ("npz", "png")
-        if (labels := about.get("labels")) is not None:
-            usable = usable and len(labels) == about["num"] and all(type(label) is int for label in labels)
-        if (prompts := about.get("prompts")) is not None:
-            usable = usable and len(prompts) == about["num"] and all(isinstance(prompt, str) for prompt in prompts)
+        odd = _odd(about) if kind == (_FORMAT, _VERSION) else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({type(error).__name__} {error}): sample again") from None
-    if kind != (_FORMAT, _VERSION) or not usable:
+    if kind != (_FORMAT, _VERSION):
         raise ValueError(f"{file} is {kind[0]!r} version {kind[1]}, not {_FORMAT!r} version {_VERSION}: sample again")
+    if odd:
+        raise ValueError(f"{file} is damaged ({odd} is {str(about[odd])[:60]!r}): sample again")
     return about
+
+
+def _odd(about: Mapping[str, Any]) -> str | None:
+    """The first note of a sample set that cannot be, if any."""
+
+    def listed(name: str, kind: type, count: int | None = None) -> bool:
+        values = about.get(name)
+        if values is None:
+            return True
+        return isinstance(values, list) and count in (None, len(values)) and all(type(each) is kind for each in values)
+
+    num = about["num"]
+    fine = {
+        "num": type(num) is int and num > 0,
+        "first_seed": type(about["first_seed"]) is int and about["first_seed"] >= 0,
+        "file_format": about["file_format"] in ("npz", "png"),
+        "labels": listed("labels", int, num),
+        "prompts": listed("prompts", str, num),
+        "turned_down": listed("turned_down", int),
+    }
+    return next((name for name, good in fine.items() if not good), None)
 
 
 def _check(out: Path, about: dict[str, Any]) -> None:
