@@ -80,15 +80,67 @@ def test_a_killed_audit_goes_on(tmp_path, monkeypatch):
     assert content(tmp_path / "a") == content(tmp_path / "whole")
 
 
-def test_parts_of_another_audit_are_not_taken(tmp_path, monkeypatch):
+def killed_before_the_end(out, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run("a", tmp_path)
-    assert (tmp_path / "a" / ".parts").exists()
-    np.save("samples.npy", noise(24, 4).numpy())
+            run(out, tmp_path)
+    assert (tmp_path / out / ".parts").exists()
+
+
+def test_parts_of_another_version_are_not_taken(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(audits, "version", lambda name: "0.0.1")
+        killed_before_the_end("a", tmp_path, monkeypatch)
+    (part,) = (tmp_path / "a" / ".parts").glob("pixels-samples-*-000000.npz")
+    np.savez(part, distances=np.ones((10, 50)), indices=np.zeros((10, 50), dtype=np.int64))
     assert run("a", tmp_path) == run("fresh", tmp_path)
     assert content(tmp_path / "a") == content(tmp_path / "fresh")
+
+
+OTHERS = {
+    "its training images": lambda: np.save("train.npy", noise(131, 1).numpy()),
+    "samples": lambda: np.save("samples.npy", noise(24, 4).numpy()),
+    "its held-out images": lambda: np.save("real.npy", noise(104, 2).numpy()),
+    "flips": lambda: {"flips": True},
+    "extractors": lambda: torch.jit.script(_Channels(True)).save("two.pt") or {"extractors": ["two.pt"]},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_audit_is_not_replaced(tmp_path, monkeypatch, what, finished):
+    """Nor its report, nor what is done of it; the same one is made again."""
+    if finished:
+        first = run("a", tmp_path)
+        (tmp_path / "a" / "report.html").write_text("its page")
+    else:
+        killed_before_the_end("a", tmp_path, monkeypatch)
+        first = None
+    before = {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()}
+    given = [np.load(name) for name in ("train.npy", "samples.npy", "real.npy")]
+    options = OTHERS[what]() or {}
+    with pytest.raises(
+        ValueError, match=rf"a holds another audit \({what} differ from those given now\): choose another"
+    ):
+        run("a", tmp_path, **options)
+    assert {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()} == before
+    for name, images in zip(("train.npy", "samples.npy", "real.npy"), given, strict=True):
+        np.save(name, images)
+    again = run("a", tmp_path)
+    assert first in (None, again)
+
+
+@pytest.mark.parametrize("name", ["samples.csv", "report.html", "audit.json"])
+def test_a_file_of_a_name_of_ours_makes_no_audit(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_text("mine")
+    said = (
+        "audit.json does not say what it is an audit of" if name == "audit.json" else "is not empty and holds no audit"
+    )
+    with pytest.raises(ValueError, match=rf"{said}: choose another --out"):
+        run("a", tmp_path)
+    assert [(file.name, file.read_text()) for file in (tmp_path / "a").iterdir()] == [(name, "mine")]
 
 
 def test_processes_share_an_audit(tmp_path, monkeypatch):
@@ -240,8 +292,8 @@ def test_extractors_whose_names_look_alike_do_not_share_parts(tmp_path):
         torch.jit.script(_Channels(bool(half))).save(name)
     both = run("both", tmp_path, extractors=names)["feature_spaces"]
     assert [both[name]["dimensions"] for name in names] == [64, 32]
-    for name in names:
-        alone = run(f"only-{len(name)}", tmp_path, extractors=[name])["feature_spaces"][name]
+    for number, name in enumerate(names):
+        alone = run(f"only-{number}", tmp_path, extractors=[name])["feature_spaces"][name]
         assert both[name] == alone
 
 

@@ -1,5 +1,6 @@
 """Folders: only written where they are ours, and by one program at a time."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,13 @@ def test_a_folder_with_other_things_or_below_a_file_is_not_ours(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file/a cannot be a folder: there is a file of that name"):
         check_ours(tmp_path / "file" / "a", "mark", {"mine"}, "thing")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    for odd in (tmp_path / "pipe", tmp_path / "lost", tmp_path / "lost" / "a", Path(os.devnull)):
+        with pytest.raises(ValueError, match="cannot be a folder: there is a file of that name"):
+            check_ours(odd, "mark", {"mine"}, "thing")
+    (tmp_path / "pipe").unlink()
+    (tmp_path / "lost").unlink()
     with pytest.raises(ValueError, match="is not empty and holds no thing: choose another --out"):
         check_ours(tmp_path, "mark", {"mine"}, "thing")
     check_ours(tmp_path, "mark", {"file"}, "thing")

@@ -49,6 +49,10 @@ _FILES = {
     ".parts",
 }
 
+#: What an audit is made of, in words.
+_SETS = ("train", "samples", "held_out")
+_INPUTS = {"train": "its training images", "held_out": "its held-out images", "clip": "CLIP models"}
+
 #: Work is cut into so many parts at least, for processes to share, and into parts of so many items at most and at
 #: least. A kill loses a part of each process.
 _LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART = 16, 2048, 64
@@ -90,10 +94,10 @@ def audit_sources(
         The content of audit.json.
 
     Raises:
-        ValueError: see `load_part`, `audit` and `read_record`; `out` holds something else, or another audit is at
-            work in it.
+        ValueError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
+            else, or another process is at work in it.
     """
-    check_ours(out, "audit.json", _FILES, "audit")
+    there = _made_of(out)
     where, shown_bar = dist.choose_device(device), on_done is None and dist.is_first()
     networks = [load_extractor(name, where) for name in extractors]
     judge = load_clip(clip, where) if clip else None
@@ -109,14 +113,16 @@ def audit_sources(
     record = read_record(train, len(training))
     flips = flips or trained_with_flips(train)
     total = len(images) + (len(real) if real else 0)
+    sets = {"train": training, "samples": images} | ({"held_out": real} if real else {})
+    made_of = _inputs(sets, flips, networks, judge)
+    _check_same(out, there, made_of)
     with (
         dist.processes(where),
         dist.alone_in(out),
         progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
     ):
         on_done = on_done or (lambda share: bar.update(share * total))
-        sets = [training, images, *([real] if real else [])]
-        parts = _Parts(out / ".parts", _key(sets, flips, networks, judge, where))
+        parts = _Parts(out / ".parts", {"made_of": made_of, **_surroundings(networks, where)})
         result = audit(
             training,
             images,
@@ -131,6 +137,7 @@ def audit_sources(
         )
         told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize}
         result.numbers["conventions"] |= told
+        result.numbers["made_of"] = made_of
         dist.barrier()  # others may still be reading parts
         if dist.rank() == 0:
             save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
@@ -171,22 +178,60 @@ def check_share(numbers: Mapping[str, Any], most: float) -> int:
     return 1 if found else 0
 
 
-def _key(
-    sets: Sequence[ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None, device: torch.device
+def _inputs(
+    sets: Mapping[str, ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None
 ) -> dict[str, Any]:
-    """What finished parts follow from; they are only gone on with where all of it is the same."""
+    """What an audit is made of: another one in its place would be another audit."""
+    said = {
+        name: hashlib.sha256(json.dumps(images.captions).encode()).hexdigest()
+        for name, images in sets.items()
+        if images.captions
+    }
+    return {
+        **{name: sets[name].fingerprint if name in sets else None for name in _SETS},
+        "captions": said,
+        "flips": flips,
+        "extractors": [[one.name, one.sha256] for one in networks],
+        "clip": clip.sha256 if clip else None,
+    }
+
+
+def _surroundings(networks: Sequence[Extractor], device: torch.device) -> dict[str, Any]:
+    """What finished parts follow from besides; they are only gone on with where all of it is the same."""
     return {
         "versions": [version("iet-agc"), torch.__version__],
-        "sets": [images.fingerprint for images in sets],
-        "captions": [
-            images.captions and hashlib.sha256(json.dumps(images.captions).encode()).hexdigest() for images in sets
-        ],
-        "flips": flips,
-        "extractors": [[one.name, one.sha256, one.convention] for one in networks],
-        "clip": clip.sha256 if clip else None,
+        "conventions": [one.convention for one in networks],
         "device": device.type,
         "parts": [_LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART],
     }
+
+
+def _made_of(out: Path) -> dict[str, Any] | None:
+    """What the audit in a folder is made of, finished or not; None where there is none.
+
+    Raises:
+        ValueError: the folder holds something else, or an audit that does not say.
+    """
+    finished, begun = out / "audit.json", out / ".parts" / "key.json"
+    check_ours(out, "audit.json" if finished.exists() else ".parts/key.json", {".parts"}, "audit")
+    file = next((file for file in (finished, begun) if file.exists()), None)
+    if file is None:
+        return None
+    try:
+        made_of = json.loads(file.read_text(encoding="utf-8"))["made_of"]
+    except (OSError, ValueError, LookupError, TypeError):
+        made_of = None
+    if not isinstance(made_of, dict):
+        raise ValueError(f"{file} does not say what it is an audit of: choose another --out")
+    return made_of
+
+
+def _check_same(out: Path, there: Mapping[str, Any] | None, made_of: Mapping[str, Any]) -> None:
+    """Refuse to write over another audit."""
+    odd = [name for name in made_of if there is not None and there.get(name) != made_of[name]]
+    if odd:
+        named = _INPUTS.get(odd[0], odd[0])
+        raise ValueError(f"{out} holds another audit ({named} differ from those given now): choose another --out")
 
 
 class _Parts:

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 __all__ = [
     "check_ours",
+    "check_replaceable",
     "flush",
     "holds_others",
     "only_one",
@@ -98,10 +99,30 @@ def check_ours(folder: Path, mark: str, names: Collection[str], what: str) -> No
     Raises:
         ValueError: a file stands in the way, or the folder holds something else.
     """
-    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+    if any(os.path.lexists(place) and not place.is_dir() for place in (folder, *folder.parents)):
         raise ValueError(f"{folder} cannot be a folder: there is a file of that name")
     if not (folder / mark).exists() and holds_others(folder, names):
         raise ValueError(f"{folder} is not empty and holds no {what}: choose another --out")
+
+
+def check_replaceable(file: Path, mark: str, what: str) -> None:
+    """Refuse a file that is not ours to replace. Writes nothing.
+
+    Args:
+        file: may not exist yet.
+        mark: stands in the first 4,096 bytes of every file that is ours.
+        what: it is, for people, such as "report".
+
+    Raises:
+        ValueError: there is a device, a pipe, a link to nowhere or a file without the mark.
+    """
+    if not os.path.lexists(file):
+        return
+    if not file.is_file():
+        raise ValueError(f"{shown(file)} is there and is no regular file: choose another --out")
+    with file.open("rb") as stream:
+        if mark.encode() not in stream.read(4096):
+            raise ValueError(f"{shown(file)} is there and is no {what} of ours: choose another --out, or remove it")
 
 
 @contextmanager

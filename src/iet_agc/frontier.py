@@ -23,13 +23,21 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from iet_agc.compare import COLUMNS, Rows, listed, warnings
 from iet_agc.drawings import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
-from iet_agc.files import holds_others, replace_text, replacing, writing
+from iet_agc.files import check_replaceable, holds_others, replace_text, replacing, writing
 from iet_agc.intervals import share
 
 __all__ = ["front", "write_comparison"]
 
 #: What a comparison's folder holds; a kill may have left a part of it.
 _FILES = {"html": "comparison.html", "png": "comparison.png", "csv": "comparison.csv", "means": "comparison-means.csv"}
+
+#: What each of them begins with, and no file of somebody else does.
+_MARKS = {
+    "html": 'content="iet-agc compare"',
+    "png": "iet-agc compare",
+    "csv": "experiment,run,seed,copied,",
+    "means": "experiment,column,runs,mean,",
+}
 
 _TITLE = "Copied share against quality"
 
@@ -74,6 +82,8 @@ def _check_out(out: Path) -> None:
         raise ValueError(f"{out} is a file, and a comparison is a folder of four: choose another --out")
     if holds_others(out, set(_FILES.values())):
         raise ValueError(f"{out} holds other things than a comparison: choose another --out")
+    for kind, name in _FILES.items():
+        check_replaceable(out / name, _MARKS[kind], "comparison")
 
 
 # Tables ---------------------------------------------------------------------------------------------------
@@ -428,7 +438,7 @@ def _png(rows: Rows) -> bytes:
     _ = [text.set_parse_math(False) for text in legend.get_texts()]
     figure.text(0.016, 0.1 / (_PLOT + bottom), "\n".join(notes), va="bottom", fontsize=7.5, color=SOFT, linespacing=1.3)
     stream = io.BytesIO()
-    about = {"Title": _TITLE, "Description": _alt(plot), "Software": None}
+    about = {"Software": _MARKS["png"], "Title": _TITLE, "Description": _alt(plot)}
     FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=_DPI, metadata=about)
     return stream.getvalue()
 

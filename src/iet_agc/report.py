@@ -14,7 +14,7 @@ from typing import Any, Literal
 from iet_agc import drawings
 from iet_agc.compare import differing, facts
 from iet_agc.drawings import decimal, percent
-from iet_agc.files import replace_text, writing
+from iet_agc.files import check_replaceable, replace_text, writing
 from iet_agc.intervals import difference_of_shares, hundredths
 from iet_agc.reading import (
     CUT,
@@ -31,6 +31,9 @@ from iet_agc.reading import (
 )
 
 __all__ = ["render", "write_report"]
+
+#: What the template begins with, and no other file does.
+_MARK = 'content="iet-agc report"'
 
 #: How many pairs and images are shown before "more": whole rows on a wide page.
 _SHOWN = {"pairs": 6, "single": 12, "alike": 6}
@@ -122,21 +125,23 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
 
     Args:
         audits: name for people -> folder that `iet-agc audit` wrote.
-        file: the page; replaced if it is there.
+        file: the page; replaced if it is there and is one of these; where a link leads to one, that one.
         title: of the page.
 
     Returns:
         `file`.
 
     Raises:
-        ValueError: see `render`; or `file` is a folder, or cannot be written.
+        ValueError: see `render`; or `file` is a folder, something else than such a page, or cannot be written.
     """
     if file.is_dir():
         raise ValueError(f"{file} is a folder, and the page is one file: name a file, such as {file / 'report.html'}")
+    with writing(file):
+        check_replaceable(file, _MARK, "report")
     page = render(audits, title)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(file, page)
+        replace_text(file.resolve(), page)
     return file
 
 
