@@ -81,6 +81,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "telemetry": ("files", "torch"),
     "dist": ("files", "torch"),
     "log": ("files", "torch tqdm"),
+    "stop": ("", ""),
     # what puts them together
     "batches": ("diffusion seeds", "torch diffusers"),
     "member": (
@@ -92,7 +93,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch diffusers",
     ),
     "engine": (
-        "average checkpoint config data diffusion dist heap log member precision shards tasks telemetry",
+        "average checkpoint config data diffusion dist heap log member precision shards stop tasks telemetry",
         "torch",
     ),
     "parts": (

@@ -1,13 +1,15 @@
 """The command line. Each verb parses, calls one function and prints its result as JSON on stdout.
 
 Exit status: 0; 1 when a check failed or training broke; 2 on bad input, with one line on stderr, or where the result
-cannot be written. It stays what it is where nobody reads the result, see `streams`.
+cannot be written; 130 or 143 when stopped by SIGINT or SIGTERM. It stays what it is where nobody reads the result, see
+`streams`.
 """
 
 import argparse
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,15 @@ __all__ = ["main"]
 
 #: Verbs whose work processes share; of any other, the first one does all.
 _SHARED = {"train", "sample", "audit", "detect"}
+
+#: What is true of a verb that Ctrl-C stopped, for people.
+_AGAIN = "stopped; the same command starts from the beginning"
+_IN_PARTS = "stopped; the parts that are finished are kept, and the same command goes on with the rest"
+_TRAINING = "stopped while no member was in training; bundles are kept, and the same command goes on from the last ones"
+_ALL = "stopped; bundles and finished parts are kept, and the same command goes on from the last ones"
+
+#: What is said when a run is first asked to stop.
+_SAVING = "stopping: every member takes its step to the end and saves; a second signal ends this at once"
 
 _EPILOG = "Progress goes to stderr, the result to stdout as JSON. 'iet-agc VERB --help' tells more of each verb."
 
@@ -44,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _status(arguments: Sequence[str]) -> int:
     """Run one verb and print its result; the exit status."""
+    from iet_agc.stop import Stopped
+
     parsed, rest = _parser().parse_known_args(arguments)
     try:
         if rest and parsed.verb not in ("train", "pipeline"):
@@ -53,8 +66,10 @@ def _status(arguments: Sequence[str]) -> int:
         parsed.rest = rest
         status, result = parsed.run(parsed)
         return status if result is None else put(json.dumps(result, indent=1), status)
+    except Stopped as stopped:
+        return _stopped(stopped)
     except KeyboardInterrupt:
-        return _failed("stopped; the same command goes on from here", 130)
+        return _failed(parsed.stopped, 128 + signal.SIGINT)
     except ArithmeticError as error:
         return _failed(str(error), 1)
     except (ValueError, OSError) as error:
@@ -64,6 +79,14 @@ def _status(arguments: Sequence[str]) -> int:
 def _failed(message: str, status: int) -> int:
     print(f"iet-agc: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+def _stopped(stopped: Any) -> int:
+    """Say where a run goes on, once for all processes."""
+    from iet_agc import dist
+
+    status = 128 + stopped.signal
+    return _failed(str(stopped), status) if dist.is_first() else status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,17 +103,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(
-    verbs: Any, name: str, run: Callable[[argparse.Namespace], tuple[int, Any]], text: str, **options: Any
+    verbs: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], tuple[int, Any]],
+    text: str,
+    stopped: str = _AGAIN,
+    **options: Any,
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False, **options
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, stopped=stopped)
     return parser
 
 
 def _add_demo(verbs: Any) -> None:
-    parser = _verb(verbs, "demo", _demo, "the main job on embedded data, minutes on two cores")
+    parser = _verb(verbs, "demo", _demo, "the main job on embedded data, minutes on two cores", _ALL)
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder for runs and report (default: %(default)s)"
     )
@@ -137,7 +165,7 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[int, Any]:
 
 
 def _add_train(verbs: Any) -> None:
-    parser = _verb(verbs, "train", _train, "train a model; the same command again resumes", add_help=False)
+    parser = _verb(verbs, "train", _train, "train a model; the same command again resumes", _TRAINING, add_help=False)
     parser.add_argument("preset", nargs="?", metavar="PRESET", help="see 'iet-agc presets'; or a .toml file")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument(
@@ -162,8 +190,11 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
     settings = customized(settings, _pairs(arguments.rest) | given)
 
     from iet_agc import dist, engine
+    from iet_agc.log import say
+    from iet_agc.stop import StopRequest
 
-    summary = engine.start(settings, arguments.out)
+    asked = StopRequest((signal.SIGINT, signal.SIGTERM), lambda: say(_SAVING) if dist.is_first() else None)
+    summary = engine.start(settings, arguments.out, stop=asked)
     return 0, summary if dist.is_first() else None
 
 
@@ -209,7 +240,9 @@ def _train_help(preset: str | None, settings: Any) -> str:
 
 
 def _add_sample(verbs: Any) -> None:
-    parser = _verb(verbs, "sample", _sample, "draw images from a trained model; the same command again resumes")
+    parser = _verb(
+        verbs, "sample", _sample, "draw images from a trained model; the same command again resumes", _IN_PARTS
+    )
     parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
     parser.add_argument("--out", type=Path, required=True, metavar="SAMPLES", help="folder of the sample set")
     parser.add_argument(  # torchrun takes --num for the beginning of an option of its own, wherever it stands
@@ -309,7 +342,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
 
 
 def _add_audit(verbs: Any) -> None:
-    parser = _verb(verbs, "audit", _audit, "measure how much of a sample set is copied from a training set")
+    parser = _verb(verbs, "audit", _audit, "measure how much of a sample set is copied from a training set", _IN_PARTS)
     kinds = "a run, a folder of images, an .npz or .npy file, or the name of an image set"
     parser.add_argument("--train", required=True, metavar="X", help=f"the training images: {kinds}")
     parser.add_argument(
@@ -402,7 +435,9 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
 
 
 def _add_detect(verbs: Any) -> None:
-    parser = _verb(verbs, "detect", _detect, "tell memorized prompts of text-to-image, without its training images")
+    parser = _verb(
+        verbs, "detect", _detect, "tell memorized prompts of text-to-image, without its training images", _IN_PARTS
+    )
     parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="the prompts to look at, one per line")

@@ -151,6 +151,14 @@ class Replicas:
         self._sum(whole)
         return whole
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on some replica. All of them ask together; no device is waited for."""
+        if self.count == 1:
+            return flag
+        told = torch.tensor(int(flag))
+        self._sum(told)
+        return bool(told)
+
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Add up the gradients of all replicas, in place, as one message."""
         if self.count == 1:

@@ -9,7 +9,8 @@ Default training is one member whose skip_below is 0; IET, AGC and IET-AGC are s
 
 Members go to processes (member m to the rank m % processes) and only the member being trained is on
 the device. Between averages members do not depend on each other, so within a round each saves a bundle
-of its own whenever it likes, and the whole resumes from any mixture of them.
+of its own whenever it likes, and the whole resumes from any mixture of them. Asked to stop, every member does so
+after its next step, with the sums of the curve's next point.
 """
 
 import copy
@@ -32,25 +33,31 @@ from iet_agc.log import Curves, Meter, progress_bar, say
 from iet_agc.member import Member, NonFiniteError, warmup
 from iet_agc.precision import resolved
 from iet_agc.shards import partition
+from iet_agc.stop import Stopped, StopRequest
 from iet_agc.tasks import make_task
 from iet_agc.telemetry import read_telemetry, write_telemetry
 
 __all__ = ["Member", "NonFiniteError", "start", "train"]
 
 
-def start(settings: Settings, out: Path, on_step: Callable[[int], object] | None = None) -> dict[str, object]:
+def start(
+    settings: Settings,
+    out: Path,
+    on_step: Callable[[int], object] | None = None,
+    stop: StopRequest | None = None,
+) -> dict[str, object]:
     """Load the data, join the other processes, and train: what `iet-agc train` does.
 
     Args:
         settings: of the run.
         out: the run's folder.
-        on_step: see `train`.
+        on_step, stop: see `train`.
 
     Returns:
         A summary of the finished run, JSON values only.
 
     Raises:
-        ValueError, NonFiniteError: see `train`.
+        ValueError, NonFiniteError, Stopped: see `train`.
     """
     began = time.perf_counter()
     keep_freed_memory()
@@ -59,7 +66,7 @@ def start(settings: Settings, out: Path, on_step: Callable[[int], object] | None
     images, held_out = load_dataset(**settings.data.source())
     device = dist.choose_device(settings.run.device)
     with dist.processes(device):
-        train(settings, images, out, device, on_step)
+        train(settings, images, out, device, on_step, stop)
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {
         "run": str(out),
@@ -79,6 +86,7 @@ def train(
     out: Path,
     device: torch.device,
     on_step: Callable[[int], object] | None = None,
+    stop: StopRequest | None = None,
 ) -> None:
     """Train to the end, from wherever the folder stands, and leave two diffusers pipelines in it.
 
@@ -88,14 +96,16 @@ def train(
         out: the run's folder; it may hold bundles of the same run, which are gone on from.
         device: where to train.
         on_step: called with a number of steps that are done, in place of the progress bar.
+        stop: listened to while members train; by default nothing asks to stop.
 
     Raises:
         NonFiniteError: see `Member.train`.
+        Stopped: `stop` asked for it, on any process. Every member has saved where it stands.
         ValueError: more members than images, a model that does not fit the images, their classes or what it is to
             start from, or a folder that holds another run or in which another process is at work; nothing is
             written then.
     """
-    run = _Run(settings, images, out, device, on_step)  # refuses what is impossible before anything is written
+    run = _Run(settings, images, out, device, on_step, stop)  # refuses what is impossible before anything is written
     check_folder(run.settings, out)
     with dist.alone_in(out):
         run.resume()
@@ -103,7 +113,8 @@ def train(
         if dist.rank() == 0:
             claim_folder(run.settings, out)
         dist.barrier()
-        run.to_the_end()
+        with run.stop.listening():
+            run.to_the_end()
 
 
 class _Run:
@@ -116,8 +127,10 @@ class _Run:
         out: Path,
         device: torch.device,
         on_step: Callable[[int], object] | None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.images, self.out, self.device, self.on_step = images, out, device, on_step
+        self.stop = stop or StopRequest()
         self.bundles = out / "bundles"
         self.curves: dict[int, Curves] = {}
         self.round = 0
@@ -144,6 +157,8 @@ class _Run:
             return Member(index, initial.raw, examples, settings, device, self.replicas, initial.ema)
 
         self.members = [member(m) for m in range(dist.rank() % method.members, method.members, dist.size())]
+        self.meters = {each.index: Meter(NUM_TIMESTEPS, device) for each in self.members}
+        self.saved = {each.index: 0 for each in self.members}  # the step of each that is on the disk
 
     # Where a run stands on disk -------------------------------------------------------------------
 
@@ -156,6 +171,8 @@ class _Run:
         for member in self.members:
             if partial := self._newest(f"{self._name(member)}-step-*"):
                 _load(member, partial)
+                self.meters[member.index].load_state(partial.tensors(_file(member)))
+            self.saved[member.index] = member.step
 
     def _newest(self, pattern: str) -> checkpoint.Bundle | None:
         return checkpoint.newest_bundle(self.bundles, pattern, self.identity, say)
@@ -171,18 +188,21 @@ class _Run:
         checkpoint.seal(self.bundles / f".{name}", self.bundles / name, files, about)
 
     def save_member(self, member: Member) -> None:
-        """Save a member in the middle of a round, then drop all but the bundle before."""
+        """Save a member within a round, then drop all but the bundle before."""
+        self.saved[member.index] = member.step
         if self.replicas.index > 0:
             return
         older = sorted(self.bundles.glob(f"{self._name(member)}-step-*"))
         name = f"{self._name(member)}-step-{member.step:09d}"
-        parts = {"shared": member.shared(), _file(member): member.own()}
+        own = {**member.own(), **self.meters[member.index].state()}
+        parts = {"shared": member.shared(), _file(member): own}
         self._seal(name, checkpoint.stage(self.bundles / f".{name}", parts), member.step)
         for old in older[:-1]:  # the one before stays, in case this one gets damaged
             shutil.rmtree(old)
 
     def save_round(self) -> None:
         """Save all members after an average, each process its own, then drop what is no longer needed."""
+        self.saved = {member.index: member.step for member in self.members}
         parts = {_file(member): member.own() for member in self.members} if self.replicas.index == 0 else {}
         if dist.rank() == 0:
             parts["shared"] = self.members[0].shared()
@@ -216,6 +236,7 @@ class _Run:
             while self.round < rounds:
                 for member in self.members:
                     self._train_round(member, on_step)
+                self._stop_if_asked()
                 self._average()
                 self.round += 1
                 self._preview()  # before the bundle: a resume does not draw it again
@@ -229,14 +250,16 @@ class _Run:
     def _train_round(self, member: Member, on_step: Callable[[int], object]) -> None:
         """Train one member to the end of the round, with its curve and its bundles."""
         run, end = self.settings.run, (self.round + 1) * self.settings.train.steps
-        meter = Meter(NUM_TIMESTEPS, self.device)
+        meter = self.meters[member.index]
         member.to(self.device)
         while member.step < end:
             first, began = member.step, time.perf_counter()
             until = min(end, first - first % run.log_every + run.log_every)
-            for losses, keep, timesteps in member.train(until, self.task.scheduler):
+            for losses, keep, timesteps in member.train(until, self.task.scheduler, self._stops):
                 meter.add(losses, keep, timesteps)
                 on_step(1)
+            if member.step < until:
+                break
             speed = (until - first) * self.settings.train.batch_size / (time.perf_counter() - began)
             if member.index in self.curves:
                 self.curves[member.index].add(self._point(member, meter, speed))
@@ -244,6 +267,42 @@ class _Run:
             if until // run.save_every > first // run.save_every and until < end:
                 self.save_member(member)
         member.to(torch.device("cpu"))
+
+    def _stops(self) -> bool:
+        """Whether to take no further step; replicas stop at the same one."""
+        return self.replicas.any(bool(self.stop.signal))
+
+    def _stop_if_asked(self) -> None:
+        """End here, with all that members have learnt on the disk, if any process was asked to stop.
+
+        Raises:
+            Stopped: after all processes have saved.
+        """
+        if self.stop.signal:
+            self._save_members()  # now: others may be long in getting here
+        asked = [number for number in dist.gather(self.stop.signal) if number]
+        if not asked:
+            return
+        self._save_members()
+        steps = {index: step for saved in dist.gather(self.saved) for index, step in saved.items()}
+        for curves in self.curves.values():
+            curves.close()
+        raise Stopped(self._where(steps), asked[0])
+
+    def _save_members(self) -> None:
+        for member in self.members:
+            if member.step > self.saved[member.index]:
+                self.save_member(member)
+
+    def _where(self, saved: dict[int, int]) -> str:
+        """Where the same command goes on, in words; `saved` has the step of each member that is on the disk."""
+        if not any(saved.values()):
+            return "stopped before the first step: nothing is saved, the same command starts from the beginning"
+        end = (self.round + 1) * self.settings.train.steps
+        first = {m: step for m, step in sorted(saved.items(), reverse=True) if step < end}
+        at_work = {m % dist.size(): f"member {m}, step {step}" for m, step in first.items()}
+        where = ", ".join(at_work[process] for process in sorted(at_work)) or "its average"
+        return f"stopped and saved; the same command goes on from round {self.round}, {where}"
 
     def _point(self, member: Member, meter: Meter, speed: float) -> dict[str, object]:
         train = self.settings.train

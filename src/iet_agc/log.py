@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,26 @@ class Meter:
         self.loss += losses.double().mean()
         self.seen.index_add_(0, band, torch.ones_like(timesteps))
         self.skipped.index_add_(0, band, (~keep).long())
+
+    def to(self, device: torch.device) -> None:
+        """Move the sums to where the losses are."""
+        self.device = device
+        self.loss, self.seen, self.skipped = (sums.to(device) for sums in (self.loss, self.seen, self.skipped))
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums of a point that is not due yet, by name; nothing where there are none."""
+        if not self.steps:
+            return {}
+        sums = {"steps": torch.tensor(self.steps), "loss": self.loss, "seen": self.seen, "skipped": self.skipped}
+        return {f"meter.{name}": tensor for name, tensor in sums.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave, which may stand among other tensors."""
+        self.reset()
+        if "meter.steps" in state:
+            self.steps = int(state["meter.steps"])
+            self.loss, self.seen, self.skipped = (state[f"meter.{name}"] for name in ("loss", "seen", "skipped"))
+            self.to(self.device)
 
     def point(self) -> dict[str, Any]:
         """Mean loss over all samples, and the skipped share, in total and per band (None: none seen)."""

@@ -1,6 +1,6 @@
 """The learner that owns a shard, and images as what it trains on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,8 +124,15 @@ class Member:
         self.examples = self.examples.to(device)
         self.seen, self.skipped = self.seen.to(device), self.skipped.to(device)
 
-    def train(self, until: int, scheduler: DDIMScheduler) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def train(
+        self, until: int, scheduler: DDIMScheduler, stops: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Take steps up to number `until`, yielding (losses, keep, timesteps) of each batch, all (B,).
+
+        Args:
+            until: number of steps that are taken then.
+            scheduler: the noise schedule.
+            stops: asked before each step; where it says so, no further step is taken.
 
         Raises:
             NonFiniteError: when the steps taken so far are looked at, at the end. A bad step and those
@@ -134,7 +141,7 @@ class Member:
         first = self.step
         bad = torch.zeros((), device=self.device)
         good_steps = torch.zeros((), dtype=torch.int64, device=self.device)
-        while self.step < until:
+        while self.step < until and not stops():
             yield self._one_step(scheduler, bad)
             good_steps += bad == 0
         if bad.item():
