@@ -248,6 +248,31 @@ def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["train", "digits-default", "--out", "a"], "no member was in training; bundles are kept"),
+        (["sample", "run", "--out", "a"], "the parts that are finished are kept"),
+        (["audit", "--train", "x", "--samples", "y", "--out", "a"], "the parts that are finished are kept"),
+        (["detect", "run", "--out", "a"], "the parts that are finished are kept"),
+        (["demo"], "bundles and finished parts are kept"),
+        (["pipeline", "emoji-text-default", "--out", "a"], "the same command starts from the beginning"),
+        (["report", "a"], "the same command starts from the beginning"),
+        (["compare", "a"], "the same command starts from the beginning"),
+    ],
+)
+def test_a_verb_that_is_stopped_says_what_it_kept(capsys, monkeypatch, arguments, kept):
+    """All once said "the same command goes on from here"."""
+
+    def stop(parsed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"_{arguments[0]}", stop)
+    status, out, err = call(capsys, *arguments)
+    assert (status, out) == (130, "")
+    assert re.fullmatch(rf"iet-agc: stopped.*{kept}.*\n", err)
+
+
 def test_broken_training_exits_1_and_says_where(capsys, tmp_path):
     status, out, err = call(
         capsys, "train", "digits-default", "--out", tmp_path / "run", *SETTINGS, "--train.learning_rate", "1e30"
