@@ -1,6 +1,7 @@
 """Several audits side by side: who belongs together, which interval, and what does not compare."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,9 @@ from scipy import stats
 
 from iet_agc.compare import COLUMNS, compare, differences_from_first, listed, mean_interval, table, warnings
 from iet_agc.config import Settings, claim_folder, override
+from iet_agc.intervals import share
+from iet_agc.report import render
+from tests.audit_folders import CUTS, WORDS
 
 SAMPLES, HELD_OUT = 1000, 500
 CONVENTIONS = {"k": 50, "flips": False}
@@ -15,7 +19,7 @@ CONVENTIONS = {"k": 50, "flips": False}
 
 def numbers(copied=100, distance=1.0, calibrated=True, held_out=True, **changes):
     """The content of an audit.json of an earlier version, in which so many of 1,000 samples are copied."""
-    part = {"count": copied, "share": copied / SAMPLES, "ci95": [0, 1]}
+    part, real = share(copied, SAMPLES), share(7, HELD_OUT)
     content = {
         "version": 1,
         "num_samples": SAMPLES,
@@ -23,11 +27,10 @@ def numbers(copied=100, distance=1.0, calibrated=True, held_out=True, **changes)
         "num_train_unique": 200,
         "num_held_out": HELD_OUT if held_out else 0,
         "conventions": CONVENTIONS,
-        "mq": {"0.15": part, "0.30": part},
-        "held_out": {"mq": {"0.15": {"count": 7, "share": 0.014, "ci95": [0, 1]}}} if held_out else None,
-        "calibrated": {"false_alarm": 0.01, "cut": 0.1, "count": copied // 2, "share": copied // 2 / SAMPLES}
-        if calibrated
-        else None,
+        "names": {"train": "photos", "samples": "samples", "held_out": "real" if held_out else ""},
+        "mq": {f"{cut:.2f}": part for cut in CUTS},
+        "held_out": {"mq": {f"{cut:.2f}": real for cut in CUTS}} if held_out else None,
+        "calibrated": {"false_alarm": 0.01, "cut": 0.1, **share(copied // 2, SAMPLES)} if calibrated else None,
         "quality": {
             "extractor": "pixels",
             "few_images": False,
@@ -43,10 +46,10 @@ def newer(copied=100, distance=1.0, sha="a", **changes):
     content = numbers(copied, distance)
     content["sha256"] = {"train": sha * 64, "samples": "b" * 64, "held_out": "c" * 64}
     content["statistics"] = {
-        "d1_d2": {"count": 40, "share": 0.04, "ci95": [0, 1]},
-        "auth_pct": {"count": 480, "share": 0.48, "ci95": [0, 1], "percent": 48.0},
-        "near": {"count": 30, "share": 0.03, "ci95": [0, 1]},
-        "c_t": {"value": -3.5, "cells": 4},
+        "d1_d2": share(40, SAMPLES) | WORDS["d1_d2"],
+        "auth_pct": share(480, SAMPLES) | {"percent": 48.0} | WORDS["auth_pct"],
+        "near": share(30, SAMPLES) | WORDS["near"],
+        "c_t": {"value": -3.5, "cells": 4} | WORDS["c_t"],
     }
     content["quality"] |= {
         "sha256": None,
@@ -153,15 +156,32 @@ def test_columns_of_this_version(tmp_path):
     assert row["auth_pct"]["interval"]["ci95"] == pytest.approx([44.91, 51.10], abs=0.01)
 
 
+def features(sha256):
+    """What an audit has of the features of a network."""
+    entry = {key: value for key, value in numbers().items() if key in ("mq", "held_out", "calibrated", "quality")}
+    return entry | {"sha256": sha256, "dimensions": 512}
+
+
 def told(sha256, score):
     """What an audit of samples with prompts has besides, in the features of two networks."""
-    share_of = {"count": 20, "share": 0.02, "ci95": [0, 1]}
-    first = {
-        "sha256": sha256,
-        "similarity": {"calibrated": share_of, "samples": {"above": share_of, "p95": {"value": 0.45}}},
-        "alignment": {"train": {"percentile": {"mean": 0.8}}, "held_out": None},
+    words, part = {"convention": "cosines", "source": "somebody"}, share(20, SAMPLES)
+    space = features(sha256)
+    percentile = {"mean": 0.8, "ci95": [0.7, 0.9]}
+    similar = {"above": part, "p95": {"value": 0.45, "ci95": [0.4, 0.5]}, "mean": {"mean": 0.3, "ci95": None}}
+    similarity = {
+        "copy_detection": True,
+        "threshold": 0.5,
+        "samples": similar,
+        "train": None,
+        "held_out": None,
+        **words,
     }
-    return {"feature_spaces": {"sscd.pt": first, "other": {}}, "clip": {"sha256": "c" * 64, "score": {"mean": score}}}
+    similarity |= {"calibrated": {"false_alarm": 0.01, "cut": 0.6, "num_held_out": HELD_OUT, **part}}
+    alignment = {"num_samples": SAMPLES, "num_captions": 24, "percentile": percentile, "reciprocal_rank": percentile}
+    alignment |= {"top1": part, "top10": part, "chance": {"percentile": 0.5, "top1": 0.1, "top10": 0.4}}
+    first = space | {"similarity": similarity, "alignment": {"train": alignment, "held_out": None, **words}}
+    clip = {"model": "clip", "sha256": "c" * 64, "score": {"mean": score, "ci95": [score - 1, score + 1]}}
+    return {"feature_spaces": {"sscd.pt": first, "other": space}, "clip": clip}
 
 
 def test_columns_of_samples_with_prompts_are_those_of_the_first_network(tmp_path):
@@ -197,45 +217,44 @@ def test_a_column_that_one_run_does_not_know_is_empty(tmp_path):
     assert row["copied"]["mean"] == pytest.approx(0.1)
 
 
-def test_audits_without_counts_have_shares_without_intervals(tmp_path):
-    content = numbers()
-    del content["num_samples"], content["mq"]["0.15"]["count"]
-    row = compare([write(tmp_path / "a", content)])["a"]
-    assert row["copied"] == {
-        "values": [0.1],
-        "mean": 0.1,
-        "ci95": None,
-        "interval": None,
-        "counts": None,
-        "totals": None,
-    }
+DAMAGED = {
+    "JSONDecodeError": "{",
+    "has version None, this iet-agc reads 1": "{}",
+    "a list where an object belongs": "[]",
+    "has version 2, this iet-agc reads 1": '{"version": 2}',
+    "KeyError: 'num_samples'": '{"version": 1, "mq": 3}',
+    "share is '0.1'": numbers(mq={"0.15": share(100, SAMPLES) | {"share": "0.1"}}),
+    "a share is -7.5, and its count is 100 of 1000": numbers(mq={"0.15": share(100, SAMPLES) | {"share": -7.5}}),
+    "has the interval from 0.2 to 0.3": numbers(mq={"0.15": share(100, SAMPLES) | {"ci95": [0.2, 0.3]}}),
+    "has the interval from -0.1 to 0.3": numbers(mq={"0.15": share(100, SAMPLES) | {"ci95": [-0.1, 0.3]}}),
+    "ci95 is [0.3, 0.05]": numbers(mq={"0.15": share(100, SAMPLES) | {"ci95": [0.3, 0.05]}}),
+    "count is True": numbers(mq={"0.15": share(1, SAMPLES) | {"count": True}}),
+    "KeyError: '0.20'": numbers(mq={"0.15": share(100, SAMPLES)}),
+    "NaN where a number belongs": numbers(distance=float("nan")),
+    "frechet_train is inf": json.dumps(numbers(distance=3.25)).replace("1.625", "1e999"),
+    "its count is 100 of 50": numbers(num_samples=50),
+    "its count is 100 of 2000": numbers(num_samples=2000),
+    "400 unique ones of 300 training images": numbers(num_train_unique=400),
+    "num_held_out is -500": numbers(num_held_out=-500),
+    "conventions is [1]": numbers(conventions=[1]),
+    "sha256 is 'abc'": numbers(sha256="abc"),
+    "warnings is [3]": numbers(warnings=[3]),
+    "TypeError": numbers(feature_spaces={"net": 3}),
+    "precision_train is 1.5": numbers(quality=numbers()["quality"] | {"precision_train": 1.5}),
+    "false_alarm 1.5 is not between": numbers() | {"calibrated": numbers()["calibrated"] | {"false_alarm": 1.5}},
+}
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{", "JSONDecodeError"),
-        ("{}", "'version'"),
-        ("[]", "TypeError"),
-        ('{"version": 2}', "it has version 2, not 1"),
-        ('{"version": 1, "mq": 3}', "TypeError"),
-        (json.dumps(numbers(mq={"0.15": {"share": "0.1"}, "0.30": {"share": 0.1}})), "mq.0.15 is '0.1'"),
-        (json.dumps(numbers(distance=float("nan"))), "quality.frechet_held_out is nan"),
-        (json.dumps(numbers(num_samples=50)), "no share of 100 in 50"),
-        (json.dumps(numbers(num_samples=2000)), "its count is 100 of 2000"),
-        (json.dumps(numbers(conventions=[1])), "conventions is [1]"),
-        (json.dumps(numbers(sha256="abc")), "AttributeError"),
-        (json.dumps(numbers(warnings=[3])), "a warning is 3"),
-        (json.dumps(numbers(feature_spaces={"net": 3})), "TypeError"),
-    ],
-)
-def test_a_damaged_audit_is_named(tmp_path, content, said):
-    folder = write(tmp_path / "a", {})
-    (folder / "audit.json").write_text(content)
-    with pytest.raises(ValueError, match=r"a/audit\.json is damaged: ") as caught:
+@pytest.mark.parametrize("said", DAMAGED)
+def test_a_damaged_audit_is_named_alike_by_compare_and_report(tmp_path, said):
+    folder, content = write(tmp_path / "a", {}), DAMAGED[said]
+    (folder / "audit.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=r"a/audit\.json (is damaged: |has version)") as caught:
         compare([folder])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=re.escape(str(caught.value))):
+        render({"a": folder})
 
 
 def test_what_is_no_audit_is_named(tmp_path):
@@ -330,7 +349,7 @@ def test_two_single_runs_are_compared_by_newcombe_and_their_distances_not(tmp_pa
     """Newcombe (1998), table II, case (a): 56/70 and 48/80 differ by 0.2, from 0.0524 to 0.3339."""
     first, second = newer(56, num_samples=70), newer(48, num_samples=80)
     for content, count, total in ((first, 56, 70), (second, 48, 80)):
-        content["mq"] = {cut: {"count": count, "share": count / total} for cut in ("0.15", "0.30")}
+        content["mq"] = dict.fromkeys(content["mq"], share(count, total))
         content["calibrated"] = content["statistics"] = None
     rows = compare([write(tmp_path / "a", first), write(tmp_path / "b", second)])
     found = differences_from_first(rows)["b"]
@@ -382,10 +401,9 @@ def test_what_does_not_compare_is_said(tmp_path, change, said):
 
 
 def test_samples_extractor_and_quality_conventions_are_compared(tmp_path):
-    other = newer(50, num_samples=500, statistics=None)
-    for part in (*other["mq"].values(), other["calibrated"]):
-        part["count"] = round(part["share"] * 500)
-    other["calibrated"] |= {"false_alarm": 0.05, "share": other["calibrated"]["count"] / 500}
+    other = newer(num_samples=500, statistics=None)
+    other["mq"] = dict.fromkeys(other["mq"], share(25, 500))
+    other["calibrated"] |= {"false_alarm": 0.05, **share(12, 500)}
     other["quality"] |= {"extractor": "inception", "sha256": "e" * 64, "few_images": True}
     other["quality"]["conventions"] = {"kid_subset": 50}
     found = warnings(compare([write(tmp_path / "a", newer()), write(tmp_path / "b", other)]))
@@ -409,13 +427,15 @@ def test_what_earlier_audits_do_not_say_is_said(tmp_path):
 
 
 def test_what_the_audits_warn_of_is_passed_on_once_with_who_says_it(tmp_path):
-    doubted = {"warnings": ["held-out images are near copies."], "feature_spaces": {"net": {"warnings": ["no cut"]}}}
+    space = features("e" * 64)
+    doubtful = {"net": space | {"warnings": ["no cut"]}}
+    doubted = {"warnings": ["held-out images are near copies."], "feature_spaces": doubtful}
     audits = [write(tmp_path / name, newer(**(doubted if name in "ab" else {}))) for name in "abc"]
     assert warnings(compare(audits)) == [
         "Held-out images are near copies (a and b).",
         "In the features of net: no cut (a and b).",
     ]
-    assert warnings(compare([write(tmp_path / "d", newer(warnings=[], feature_spaces={"net": {}}))])) == []
+    assert warnings(compare([write(tmp_path / "d", newer(warnings=[], feature_spaces={"net": space}))])) == []
 
 
 def test_many_names_are_cut_short():

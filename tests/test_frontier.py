@@ -302,7 +302,9 @@ def test_an_experiment_without_any_distance_is_named(tmp_path):
     """An audit of one image knows none."""
     audits = [
         write(tmp_path / "a", newer()),
-        write(tmp_path / "few", newer(quality={"frechet_train": None, "frechet_held_out": None})),
+        write(
+            tmp_path / "few", newer(quality=numbers()["quality"] | {"frechet_train": None, "frechet_held_out": None})
+        ),
     ]
     with pytest.raises(ValueError, match="few has no Fréchet distance"):
         written(audits, tmp_path / "out")

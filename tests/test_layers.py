@@ -126,7 +126,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch numpy",
     ),
     "report": ("compare drawings files intervals reading", ""),
-    "compare": ("config intervals", "numpy scipy"),
+    "compare": ("config intervals reading", "numpy scipy"),
     "demo": ("*", "*"),
     "cli": ("*", ""),
 }

@@ -565,6 +565,20 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("samples.csv", drop_row),
     ("samples.csv", lambda file: file.write_text(file.read_text().replace("ratio", "number"))),
     ("samples.csv", lambda file: file.write_text(re.sub(r"(\n9,1009,)[^,]*", r"\g<1>0.01", file.read_text()))),
+    *(
+        ("samples.csv", lambda file, old=old, new=new: file.write_text(re.sub(old, new, file.read_text())))
+        for old, new in (
+            (r"(\n9,1009,[^,]*,9,)[^,]*", r"\g<1>nan"),
+            (r"(\n9,1009,[^,]*,9,)[^,]*", r"\g<1>-0.5"),
+            (r"(\n9,1009,)[^,]*", r"\g<1>nan"),
+            (r"(\n9,1009,)[^,]*", r"\g<1>7.5"),
+            (r"(\n9,1009,[^,]*,)9", r"\g<1>-9"),
+            (r"\n9,1009,", r"\n8,1009,"),
+            (r"(\n9,1009,[^,]*,9,[^,]*,)0", r"\g<1>maybe"),
+        )
+    ),
+    ("training-images.csv", lambda file: file.write_text(file.read_text().replace("\n5,1,1,", "\n5,-1,1,"))),
+    ("training-images.csv", lambda file: file.write_text(file.read_text().replace(",10,4,", ",3,4,"))),
     ("training-images.csv", drop_row),
     ("training-images.csv", lambda file: file.unlink()),
     ("training-images.csv", lambda file: file.write_text(file.read_text().replace("\n5,1,1,", "\n5,1,many,"))),
@@ -572,15 +586,20 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("pictures.npz", lambda file: file.write_bytes(b"")),
     ("pictures.npz", lambda file: np.savez(file, worst=np.arange(3))),
     ("pictures.npz", without_held_out_ratios),
+    ("pictures.npz", lambda file: np.savez(file, **{**np.load(file), "held_out_ratios": np.full(300, np.nan)})),
     ("curves.json", lambda file: file.write_text('{"member-0001": [{"step": 1}]}')),
     ("curves.json", lambda file: file.write_bytes(b"\xff\xfe")),
+    ("curves.json", lambda file: file.write_text(file.read_text().replace('"loss": ', '"loss": "low", "was": '))),
+    ("curves.json", lambda file: file.write_text(file.read_text().replace('"loss": ', '"loss": NaN, "was": '))),
 ]
 
 
 @pytest.mark.parametrize(("name", "damage"), DAMAGES)
-def test_damaged_folder_is_refused_in_one_line(one: Folder, name: str, damage: Callable[[Path], object]) -> None:
-    file = one.path / name
+def test_damaged_folder_is_refused_in_one_line(tmp_path: Path, name: str, damage: Callable[[Path], object]) -> None:
+    one = write_audit(tmp_path / "audit", pictures=10)
+    file, before = one.path / name, (one.path / name).read_bytes()
     damage(file)
+    assert not file.exists() or file.read_bytes() != before
     with pytest.raises(ValueError, match=r"run the same 'iet-agc audit' again") as caught:
         render({"it": one.path})
     message = str(caught.value)

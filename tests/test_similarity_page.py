@@ -11,6 +11,7 @@ import torch
 from iet_agc.audit import audit
 from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
+from iet_agc.intervals import share
 from iet_agc.reading import read_audit
 from iet_agc.report import render
 from tests.test_report import Page
@@ -101,7 +102,8 @@ def test_the_page_says_how_many_images_the_prompts_are_about(page: Page, folder:
 def test_similarities_that_disagree_with_the_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "b")
     numbers = json.loads((folder / "audit.json").read_text())
-    numbers["feature_spaces"]["sscd.pt"]["similarity"]["samples"]["above"]["count"] += 1
+    above = numbers["feature_spaces"]["sscd.pt"]["similarity"]["samples"]["above"]
+    above |= share(above["count"] + 1, numbers["num_samples"])
     (tmp_path / "b" / "audit.json").write_text(json.dumps(numbers))
     with pytest.raises(ValueError, match=r"similarities of sscd.pt are above the threshold, audit.json counts"):
         read_audit("it", tmp_path / "b")

@@ -6,8 +6,6 @@ one model do. Of a single run only the draws are known: Wilson's interval of a s
 two. The Fréchet distance of a single run, and whatever else is no share, has none.
 """
 
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from scipy import stats
 
 from iet_agc.config import Settings, differences, fingerprint, is_run, override, read_settings
 from iet_agc.intervals import difference_of_shares, share
+from iet_agc.reading import read_numbers
 
 __all__ = [
     "COLUMNS",
@@ -211,14 +210,8 @@ def _label(first: Settings, kind: Settings) -> str:
 
 
 def _read_audit(file: Path) -> tuple[dict[str, dict[str, Any] | None], dict[str, Any]]:
-    try:
-        audit = json.loads(file.read_text(encoding="utf-8"))
-        if audit["version"] != 1:
-            raise ValueError(f"it has version {audit['version']!r}, not 1")
-        return {name: _look_up(audit, column) for name, column in COLUMNS.items()}, facts(audit)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__} {' '.join(str(error).split())}"
-        raise ValueError(f"{file} is damaged: {reason}; run 'iet-agc audit' again") from None
+    audit = read_numbers(file)
+    return {name: _look_up(audit, column) for name, column in COLUMNS.items()}, facts(audit)
 
 
 def _look_up(audit: dict[str, Any], column: Column) -> dict[str, Any] | None:
@@ -234,17 +227,8 @@ def _look_up(audit: dict[str, Any], column: Column) -> dict[str, Any] | None:
     if found is None:
         return None
     if not column.of:
-        return {"value": _finite(found, column.path), "count": None, "total": None}
-    value, count, total = _finite(found["share"], column.path), found.get("count"), audit.get(column.of)
-    if count is not None and total is not None and not math.isclose(share(count, total)["share"], value, abs_tol=1e-9):
-        raise ValueError(f"{'.'.join(column.path)} is {value!r}, and its count is {count} of {total}")
-    return {"value": value * column.unit, "count": count, "total": total}
-
-
-def _finite(value: Any, path: Sequence[str]) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{'.'.join(path)} is {value!r}")
-    return float(value)
+        return {"value": float(found), "count": None, "total": None}
+    return {"value": found["share"] * column.unit, "count": found["count"], "total": audit[column.of]}
 
 
 def _row(members: Sequence[_Member]) -> dict[str, Any]:
@@ -419,13 +403,10 @@ def facts(audit: Mapping[str, Any]) -> dict[str, Any]:
     """What an audit was made with, and what it warns of.
 
     Args:
-        audit: the content of audit.json.
+        audit: the content of audit.json, as `read_numbers` gives it.
 
     Returns:
         Facts by name, None where the audit does not say; "warnings" are sentences.
-
-    Raises:
-        ValueError: conventions, warnings or a false-alarm rate that cannot be.
     """
     found = {}
     for name, path in _FACTS.items():
@@ -434,11 +415,6 @@ def facts(audit: Mapping[str, Any]) -> dict[str, Any]:
             if value is not None:
                 value = next(iter(value.values()), None) if key == "*" else value.get(key)
         found[name] = value
-    for name in ("conventions", "quality_conventions"):
-        if not isinstance(found[name], dict | None):
-            raise ValueError(f"{'.'.join(_FACTS[name])} is {found[name]!r}")
-    if found["false_alarm"] is not None and not 0 < _finite(found["false_alarm"], _FACTS["false_alarm"]) < 1:
-        raise ValueError(f"the rate of false alarms is {found['false_alarm']!r}")
     return found | {"warnings": _own_warnings(audit)}
 
 
@@ -447,8 +423,6 @@ def _own_warnings(audit: Mapping[str, Any]) -> list[str]:
     spaces = audit.get("feature_spaces") or {}
     entries = {"": audit} | {f"In the features of {name}: ": entry for name, entry in spaces.items()}
     found = [(where, warning) for where, entry in entries.items() for warning in entry.get("warnings", [])]
-    if odd := [warning for _, warning in found if not isinstance(warning, str)]:
-        raise ValueError(f"a warning is {odd[0]!r}")
     sentences = (where + warning.rstrip(".") for where, warning in found)
     return [f"{each[:1].upper()}{each[1:]}" for each in sentences]
 

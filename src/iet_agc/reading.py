@@ -33,10 +33,14 @@ __all__ = [
     "Statistic",
     "Trained",
     "read_audit",
+    "read_numbers",
 ]
 
 #: The cut that every audit has, calibrated or not.
 CUT = "0.15"
+
+#: The paper's nine.
+_CUTS = ("0.15", "0.20", "0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90")
 
 #: Numbers of quality, as audit.json names them; each is null, a number, or {"mean", "std"}.
 _SETS = ("train", "held_out")
@@ -50,6 +54,9 @@ _MEASURES = (
 _NAMES = ("train", "samples", "held_out")
 _POINT = ("images_seen", "loss", "learning_rate", "skip_rate", "skip_rate_bands")
 _WORDS = ("direction", "convention", "source")
+
+#: What arithmetic in float32 may add to a number, or take from it.
+_ROUNDING = 1e-6
 
 #: One training image may have been copied by every sample, and a cell of the table names them all.
 _LONGEST_CELL = 2**31 - 1
@@ -316,15 +323,7 @@ def read_audit(name: str, folder: Path) -> Audit:
     Raises:
         ValueError: the folder holds no audit, one of another version, or a damaged one.
     """
-    file = folder / "audit.json"
-    if not file.is_file():
-        raise ValueError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
-    numbers = _attempt(file, _read_json)
-    if numbers.get("version") != 1:
-        raise ValueError(
-            f"{file} has version {numbers.get('version')!r}, this iet-agc reads 1: run 'iet-agc audit' again"
-        )
-    copies, quality, spaces = _attempt(file, lambda _: _read_numbers(numbers))
+    numbers, (copies, quality, spaces) = _read_content(folder / "audit.json")
     rows = _attempt(folder / "samples.csv", partial(_sample_rows, copies=copies))
     training = _attempt(folder / "training-images.csv", partial(_training_rows, numbers=numbers))
     pictures = _attempt(folder / "pictures.npz", partial(_read_pictures, copies=copies))
@@ -343,6 +342,29 @@ def read_audit(name: str, folder: Path) -> Audit:
     exact, ratios = sum(row["distance"] == 0 for row in rows), np.array([row["ratio"] for row in rows])
     real = pictures["held_out_ratios"]
     return Audit(name, folder, numbers, copies, quality, spaces, exact, ratios, real, pairs, top, skipped, curves)
+
+
+def read_numbers(file: Path) -> dict[str, Any]:
+    """The content of an audit.json, after the same checks as `read_audit` makes of it.
+
+    Numbers are finite, shares are those of their counts and within [0, 1], counts within what they are counted in, and
+    intervals are in order and hold their share.
+
+    Raises:
+        ValueError: it is not there, of another version, or damaged.
+    """
+    return _read_content(file)[0]
+
+
+def _read_content(file: Path) -> tuple[dict[str, Any], tuple[Copies, Quality, list[Space]]]:
+    if not file.is_file():
+        raise ValueError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
+    numbers = _attempt(file, _read_json)
+    if numbers.get("version") != 1:
+        raise ValueError(
+            f"{file} has version {numbers.get('version')!r}, this iet-agc reads 1: run 'iet-agc audit' again"
+        )
+    return numbers, _attempt(file, lambda _: _read_numbers(numbers))
 
 
 def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
@@ -364,10 +386,14 @@ def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
     if not isinstance(content, dict):
         raise ValueError(f"a {type(content).__name__} where an object belongs")
     return content
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} where a number belongs")
 
 
 # audit.json ---------------------------------------------------------------------------------------------
@@ -375,47 +401,50 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _read_numbers(numbers: Mapping[str, Any]) -> tuple[Copies, Quality, list[Space]]:
     """Whatever a report takes from audit.json is there, and of the right kind."""
-    for key in ("num_samples", "num_train", "num_train_unique", "num_held_out"):
-        _number(numbers, key)
-    for key in ("num_held_out_in_train", "num_held_out_repeated"):
-        _ = _number(numbers, key) if key in numbers else 0
+    samples, train, unique, held_out = (
+        _count(numbers, key) for key in ("num_samples", "num_train", "num_train_unique", "num_held_out")
+    )
+    if not 0 < unique <= train or not samples:
+        raise ValueError(f"there are {samples} samples, and {unique} unique ones of {train} training images")
+    _ = [_count(numbers, key) for key in ("num_held_out_in_train", "num_held_out_repeated") if key in numbers]
     for key in ("conventions", "names"):
         _object(numbers, key)
+    _ = [_string(_object(numbers, "sha256"), key) for key in ("train", "samples")] if numbers.get("sha256") else []
     if "prompts" in numbers:
-        _ = [_number(_object(numbers, "prompts"), key) for key in ("num_prompts", "num_train_images")]
+        _ = [_count(_object(numbers, "prompts"), key) for key in ("num_prompts", "num_train_images")]
     if numbers.get("clip"):
-        _ = [_number(numbers["clip"]["score"], "mean"), _string(numbers["clip"], "model")]
+        _ = [_mean(numbers["clip"]["score"]), _string(numbers["clip"], "model")]
     _ = [_string(numbers["names"], key) for key in _NAMES]
-    given = numbers["num_samples"], numbers["num_held_out"]
+    totals = {"samples": samples, "train": unique, "held_out": held_out}
     spaces = _object(numbers, "feature_spaces") if "feature_spaces" in numbers else {}
-    read = [_read_space(name, space, *given) for name, space in spaces.items()]
-    return _read_copies(numbers, *given), _read_quality(_object(numbers, "quality")), read
+    read = [_read_space(name, space, totals) for name, space in spaces.items()]
+    return _read_copies(numbers, totals), _read_quality(_object(numbers, "quality")), read
 
 
-def _read_space(name: str, entry: Mapping[str, Any], samples: int, held_out: int) -> Space:
-    copies, quality = _read_copies(entry, samples, held_out), _read_quality(_object(entry, "quality"))
-    similarity = _read_similarity(_object(entry, "similarity")) if "similarity" in entry else None
+def _read_space(name: str, entry: Mapping[str, Any], totals: Mapping[str, int]) -> Space:
+    copies, quality = _read_copies(entry, totals), _read_quality(_object(entry, "quality"))
+    similarity = _read_similarity(_object(entry, "similarity"), totals) if "similarity" in entry else None
     aligned = _read_alignment(_object(entry, "alignment")) if entry.get("alignment") else None
-    return Space(name, entry["sha256"], int(_number(entry, "dimensions")), copies, quality, similarity, aligned)
+    return Space(name, entry["sha256"], _count(entry, "dimensions"), copies, quality, similarity, aligned)
 
 
-def _read_similarity(entry: Mapping[str, Any]) -> Similarity:
-    found = {images: entry[images] for images in ("samples", *_SETS) if entry[images]}
+def _read_similarity(entry: Mapping[str, Any], totals: Mapping[str, int]) -> Similarity:
+    found = {"samples": _object(entry, "samples")} | {images: entry[images] for images in _SETS if entry[images]}
     calibrated, cut, false_alarm, set_by = entry["calibrated"], math.nan, math.nan, 0
     if calibrated:
-        cut, false_alarm, set_by = (_number(calibrated, key) for key in ("cut", "false_alarm", "num_held_out"))
-        if calibration_rank(false_alarm, int(set_by)) < 1:
+        cut, false_alarm, set_by = *(_number(calibrated, key) for key in ("cut", "false_alarm")), _set_by(calibrated)
+        if calibration_rank(false_alarm, set_by) < 1 or set_by > totals["held_out"] or abs(cut) > 1 + _ROUNDING:
             raise ValueError(f"calibrated is {calibrated!r}")
     return Similarity(
         bool(entry["copy_detection"]),
         _number(entry, "threshold"),
-        {images: _share(each["above"]) for images, each in found.items()},
-        {images: (_number(each["p95"], "value"), *map(float, each["p95"]["ci95"])) for images, each in found.items()},  # pyright: ignore
-        {images: _number(each["mean"], "mean") for images, each in found.items()},
-        _share(calibrated) if calibrated else None,
+        {images: _share(each["above"], totals[images]) for images, each in found.items()},
+        {images: (_number(each["p95"], "value"), *_interval(each["p95"])) for images, each in found.items()},
+        {images: _mean(each["mean"]) for images, each in found.items()},
+        _share(calibrated, totals["samples"]) if calibrated else None,
         cut,
         false_alarm,
-        int(set_by),
+        set_by,
         _string(entry, "convention"),
         _string(entry, "source"),
     )
@@ -428,11 +457,11 @@ def _read_alignment(entry: Mapping[str, Any]) -> dict[str, Any]:
         "source": _string(entry, "source"),
         "sets": {
             images: {
-                "samples": int(_number(each, "num_samples")),
-                "captions": int(_number(each, "num_captions")),
-                "percentile": (_number(each["percentile"], "mean"), each["percentile"]["ci95"]),
-                "reciprocal_rank": (_number(each["reciprocal_rank"], "mean"), each["reciprocal_rank"]["ci95"]),
-                **{top: _share(each[top]) for top in ("top1", "top10")},
+                "samples": _count(each, "num_samples"),
+                "captions": _count(each, "num_captions"),
+                "percentile": (_mean(each["percentile"]), each["percentile"]["ci95"]),
+                "reciprocal_rank": (_mean(each["reciprocal_rank"]), each["reciprocal_rank"]["ci95"]),
+                **{top: _share(each[top], each["num_samples"]) for top in ("top1", "top10")},
                 "chance": {key: _number(each["chance"], key) for key in ("percentile", "top1", "top10")},
             }
             for images in _SETS
@@ -441,41 +470,74 @@ def _read_alignment(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_copies(entry: Mapping[str, Any], samples: int, num_held_out: int) -> Copies:
-    held_out, calibrated = entry["held_out"], entry["calibrated"]
-    mq = {cut: _share(entry["mq"][cut]) for cut in sorted({*entry["mq"], CUT}, key=float)}
-    held_out_mq = {cut: _share(held_out["mq"][cut]) for cut in mq} if held_out else None
-    cut, false_alarm, set_by = float(CUT), math.nan, num_held_out
+def _read_copies(entry: Mapping[str, Any], totals: Mapping[str, int]) -> Copies:
+    held_out, calibrated, (samples, real) = entry["held_out"], entry["calibrated"], _samples_and_real(totals)
+    mq = {cut: _share(entry["mq"][cut], samples) for cut in sorted({*entry["mq"], *_CUTS}, key=float)}
+    held_out_mq = {cut: _share(held_out["mq"][cut], real) for cut in mq} if held_out else None
+    cut, false_alarm, set_by = float(CUT), math.nan, real
     if calibrated:
         cut, false_alarm = _number(calibrated, "cut"), _number(calibrated, "false_alarm")
-        set_by = int(calibrated.get("num_held_out", num_held_out))  # old audits took all
-        if cut < 0 or set_by > num_held_out or calibration_rank(false_alarm, set_by) < 1:
-            raise ValueError(f"calibrated is {calibrated!r} on {num_held_out} held-out images")
+        set_by = _set_by(calibrated) if "num_held_out" in calibrated else real  # old audits took all
+        if cut < 0 or set_by > real or calibration_rank(false_alarm, set_by) < 1:
+            raise ValueError(f"calibrated is {calibrated!r} on {real} held-out images")
     of_held_out = (held_out or {}).get("statistics") or {}
-    found = [_statistic(key, each, of_held_out.get(key)) for key, each in entry.get("statistics", {}).items() if each]
-    share = _share(calibrated) if calibrated else None
-    return Copies(samples, num_held_out, mq, held_out_mq, share, cut, false_alarm, set_by, found, _sentences(entry))
+    given = {key: each for key, each in (entry.get("statistics") or {}).items() if each}
+    found = [_statistic(key, each, of_held_out.get(key), totals) for key, each in given.items()]
+    share = _share(calibrated, samples) if calibrated else None
+    return Copies(samples, real, mq, held_out_mq, share, cut, false_alarm, set_by, found, _sentences(entry))
 
 
-def _share(entry: Mapping[str, Any]) -> Share:
-    low, high = entry["ci95"]
-    return Share(int(entry["count"]), float(entry["share"]), float(low), float(high))
+def _samples_and_real(totals: Mapping[str, int]) -> tuple[int, int]:
+    return totals["samples"], totals["held_out"]
 
 
-def _statistic(key: str, entry: Mapping[str, Any], held_out: Mapping[str, Any] | None) -> Statistic:
+def _set_by(calibrated: Mapping[str, Any]) -> int:
+    """How many held-out images set a cut."""
+    return _count(calibrated, "num_held_out")
+
+
+def _share(entry: Mapping[str, Any], total: int) -> Share:
+    """A share of so many images, which is what its count says, with its interval around it."""
+    count, share, (low, high) = _count(entry, "count"), _number(entry, "share"), _interval(entry)
+    if not count <= total or not math.isclose(count, share * total, abs_tol=_ROUNDING * total):
+        raise ValueError(f"a share is {share!r}, and its count is {count} of {total}")
+    if not -_ROUNDING <= low <= share + _ROUNDING or not share - _ROUNDING <= high <= 1 + _ROUNDING:
+        raise ValueError(f"a share of {share!r} has the interval from {low!r} to {high!r}")
+    return Share(count, share, low, high)
+
+
+def _interval(entry: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = (_number(entry["ci95"], place) for place in range(len(entry["ci95"])))
+    if low > high:
+        raise ValueError(f"ci95 is {entry['ci95']!r}")
+    return low, high
+
+
+def _mean(entry: Mapping[str, Any]) -> float:
+    """A mean, whose interval is null where it is that of one number."""
+    _ = _interval(entry) if entry["ci95"] is not None else ()
+    return _number(entry, "mean")
+
+
+def _statistic(
+    key: str, entry: Mapping[str, Any], held_out: Mapping[str, Any] | None, totals: Mapping[str, int]
+) -> Statistic:
     direction, convention, source = (_string(entry, word) for word in _WORDS)
     if "value" not in entry:
-        real = _share(held_out) if held_out else None
-        return Statistic(key, direction, convention, source, share=_share(entry), held_out=real)
+        real = _share(held_out, totals["held_out"]) if held_out else None
+        return Statistic(key, direction, convention, source, share=_share(entry, totals["samples"]), held_out=real)
     null_sd = _number(entry, "null_sd") if "null_sd" in entry else None
-    value, cells = _number(entry, "value"), int(_number(entry, "cells"))
+    value, cells = _number(entry, "value"), _count(entry, "cells")
     return Statistic(key, direction, convention, source, value=value, null_sd=null_sd, cells=cells)
 
 
 def _read_quality(entry: Mapping[str, Any]) -> Quality:
-    _ = entry["frechet_train"]  # every audit has it, if only as null
+    _ = entry["frechet_train"], entry["frechet_held_out"]  # every audit has them, if only as null
     values = {name: _spread(entry, name) for name in _MEASURES if entry.get(name) is not None}
-    dimensions = int(_number(entry, "dimensions")) if "dimensions" in entry else None
+    for name in (f"{measure}_{images}" for measure in ("precision", "recall") for images in _SETS):
+        if not 0 <= values.get(name, (0, None))[0] <= 1:
+            raise ValueError(f"{name} is {entry[name]!r}")
+    dimensions = _count(entry, "dimensions") if "dimensions" in entry else None
     conventions = _object(entry, "conventions") if "conventions" in entry else {}
     extractor, few_images = _string(entry, "extractor"), bool(entry["few_images"])
     return Quality(extractor, entry.get("sha256"), dimensions, values, few_images, _sentences(entry), conventions)
@@ -495,8 +557,16 @@ def _spread(entry: Mapping[str, Any], name: str) -> tuple[float, float | None]:
     return (_number(each, "mean"), _number(each, "std")) if isinstance(each, dict) else (_number(entry, name), None)
 
 
-def _number(entry: Mapping[str, Any], key: str) -> float:
-    return _of_kind(entry, key, (int, float))
+def _number(entry: Any, key: Any) -> float:
+    if isinstance(entry[key], bool) or not math.isfinite(_of_kind(entry, key, (int, float))):
+        raise ValueError(f"{key} is {entry[key]!r}")
+    return entry[key]
+
+
+def _count(entry: Mapping[str, Any], key: str) -> int:
+    if isinstance(entry[key], bool) or _of_kind(entry, key, int) < 0:
+        raise ValueError(f"{key} is {entry[key]!r}")
+    return entry[key]
 
 
 def _string(entry: Mapping[str, Any], key: str) -> str:
@@ -507,7 +577,7 @@ def _object(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
     return _of_kind(entry, key, dict)
 
 
-def _of_kind(entry: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+def _of_kind(entry: Any, key: Any, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(entry[key], kind):
         raise ValueError(f"{key} is {entry[key]!r}")
     return entry[key]
@@ -525,12 +595,12 @@ def _rows(file: Path) -> list[dict[str, str]]:
 def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {
-            "sample": int(row["sample"]),
+            "sample": _whole(row, "sample"),
             "seed": row["seed"],
-            "ratio": float(row["ratio"]),
-            "nearest": int(row["nearest"]),
-            "distance": float(row["distance"]),
-            "mirrored": row["mirrored"] == "1",
+            "ratio": _within(row, "ratio", 1),
+            "nearest": _whole(row, "nearest"),
+            "distance": _within(row, "distance"),
+            "mirrored": bool(("0", "1").index(row["mirrored"])),
             "file": row.get("file") or "",
             "nearest_file": row.get("nearest_file") or "",
             "prompt": row.get("prompt") or "",
@@ -540,18 +610,36 @@ def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
     ]
     if len(rows) != copies.samples:
         raise ValueError(f"{len(rows)} rows, audit.json counts {copies.samples} samples")
+    if [row["sample"] for row in rows] != [*range(len(rows))]:
+        raise ValueError("its samples are not numbered from 0 on")
     below, told = sum(row["ratio"] < float(CUT) for row in rows), copies.mq[CUT].count
     if below != told:
         raise ValueError(f"{below} ratios are below {CUT}, audit.json counts {told}")
     return rows
 
 
+def _whole(row: Mapping[str, str], column: str) -> int:
+    value = int(row[column])
+    if value < 0:
+        raise ValueError(f"a value of {column} is {value}")
+    return value
+
+
+def _within(row: Mapping[str, str], column: str, most: float = math.inf, least: float = 0) -> float:
+    value = float(row[column])
+    if not (math.isfinite(value) and least - _ROUNDING <= value <= most + _ROUNDING):
+        raise ValueError(f"a value of {column} is {value}")
+    return value
+
+
 def _training_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     columns = ("image", "multiplicity", "copied", "seen", "skipped")
     rows: list[dict[str, Any]] = [
-        {column: int(row[column]) for column in columns if column in row} | {"file": row.get("file") or ""}
+        {column: _whole(row, column) for column in columns if column in row} | {"file": row.get("file") or ""}
         for row in _rows(file)
     ]
+    if odd := [row["image"] for row in rows if row.get("skipped", 0) > row.get("seen", 0)]:
+        raise ValueError(f"training image {odd[0]} was skipped more often than it was seen")
     if len(rows) != numbers["num_train_unique"]:
         raise ValueError(f"{len(rows)} rows, audit.json counts {numbers['num_train_unique']} unique training images")
     return rows
@@ -562,7 +650,14 @@ def _read_pictures(file: Path, copies: Copies) -> dict[str, NDArray[Any]]:
         pictures = {key: archive[key] for key in archive.files}
     if len(pictures["held_out_ratios"]) != copies.held_out:
         raise ValueError(f"{len(pictures['held_out_ratios'])} held-out ratios, audit.json counts {copies.held_out}")
+    if not _all_within(pictures["held_out_ratios"], 0):
+        raise ValueError("a held-out ratio is not between 0 and 1")
     return pictures
+
+
+def _all_within(values: NDArray[Any], least: float) -> bool:
+    """Whether all are finite, and from `least` to 1."""
+    return bool(((values >= least - _ROUNDING) & (values <= 1 + _ROUNDING)).all())
 
 
 def _read_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -570,6 +665,10 @@ def _read_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
     absent = [key for points in curves.values() for point in points for key in _POINT if key not in point]
     if absent:
         raise ValueError(f"a point without {absent[0]}")
+    for point in (point for points in curves.values() for point in points):
+        _ = [_number(point, key) for key in _POINT if key != "skip_rate_bands"]
+        bands = point["skip_rate_bands"]
+        _ = [_number(bands, place) for place, band in enumerate(bands) if band is not None]
     return curves
 
 
@@ -585,6 +684,8 @@ def _with_values(
     if space.similarity is None:
         return space
     values = {images: pictures[f"similar_{number}_{images}"] for images in ("samples", *_SETS)}
+    if not all(_all_within(each, -1) for each in values.values()):
+        raise ValueError(f"a similarity of {space.name} is not between -1 and 1")
     above, told = int((values["samples"] > space.similarity.threshold).sum()), space.similarity.above["samples"].count
     if above != told:
         raise ValueError(f"{above} similarities of {space.name} are above the threshold, audit.json counts {told}")
@@ -597,10 +698,10 @@ def _with_values(
 
 def _alike(row: Mapping[str, str], number: int, picture: NDArray[np.uint8], original: NDArray[np.uint8]) -> AlikePair:
     return AlikePair(
-        int(row["sample"]),
+        _whole(row, "sample"),
         row["seed"],
-        float(row[f"similarity_{number}"]),
-        int(row[f"nearest_{number}"]),
+        _within(row, f"similarity_{number}", 1, -1),
+        _whole(row, f"nearest_{number}"),
         picture,
         original,
         row.get("file") or "",
