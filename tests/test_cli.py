@@ -131,6 +131,10 @@ def test_presets_are_listed_with_their_meaning(capsys):
             "unknown setting 'train.stepz'; did you mean 'train.steps'?",
         ),
         (["train", "digits-agc", "--out", "x", "--method.steps", "3"], "did you mean 'train.steps'?"),
+        (
+            ["train", "digits-agc", "--out", "x", "--description", "a\udcff"],
+            "setting description 'a\\udcff' is not UTF-8: write it so, and name files and folders so",
+        ),
         (["train", "digits-agc", "--out", "x", "--train.steps"], "setting 'train.steps' has no value"),
         (
             ["train", "digits-default", "--out", "x", "--data.name", "folder", "--data.root", "photos"],

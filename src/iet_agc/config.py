@@ -7,6 +7,7 @@ out from another preset. `--section.name VALUE` on the command line replaces one
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
@@ -439,7 +440,7 @@ def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
             lists no brackets, and "none" stands for nothing.
 
     Raises:
-        ValueError: an unknown name (the nearest one is named) or an impossible value.
+        ValueError: an unknown name (the nearest one is named), or an impossible value or one that is not UTF-8.
     """
     content = settings.model_dump()
     names = [name for name, *_ in documented(settings)]
@@ -447,6 +448,10 @@ def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
         name = name.replace("-", "_")
         if name not in names:
             raise ValueError(f"unknown setting {name!r}{_nearest(name, names)}")
+        if re.search(
+            "[\ud800-\udfff]", text
+        ):  # what a shell passes on of other encodings; no file of a run could say it
+            raise ValueError(f"setting {name} {text!a} is not UTF-8: write it so, and name files and folders so")
         *section, field = name.split(".")
         target = content[section[0]] if section else content
         is_list = isinstance(target[field], tuple)
