@@ -271,7 +271,7 @@ def test_a_killed_audit_can_be_repeated(tmp_path, monkeypatch, call, again):
         patch.setattr(os, "replace", dies)
         with pytest.raises(KeyboardInterrupt):
             save_audit(result, tmp_path / "audit")
-    assert not (tmp_path / "audit" / "audit.json").exists()
+    assert (tmp_path / "audit" / "audit.json").exists() == again  # the one before stays until the new one is whole
     save_audit(result, tmp_path / "audit")
     assert json.loads((tmp_path / "audit" / "audit.json").read_text())["num_samples"] == 60
 

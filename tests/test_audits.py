@@ -4,13 +4,15 @@ import csv
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
 from iet_agc import audits, metrics
-from iet_agc.audits import audit_sources, check_share
+from iet_agc.audit import audit
+from iet_agc.audits import audit_sources, check_share, save_audit
 from iet_agc.config import claim_folder, override, validate
 from iet_agc.data import ImageSet, convert, load_dataset, save_image
 from iet_agc.sources import load_part
@@ -380,3 +382,93 @@ def test_files_are_named_in_the_tables(tmp_path):
     assert [(row["file"], row["nearest_file"]) for row in rows] == [("000.png", "007.png"), ("001.png", "009.png")]
     images = list(csv.DictReader((tmp_path / "a" / "training-images.csv").open()))
     assert images[7]["file"] == "007.png"
+
+
+# -- the audit before
+
+
+def kept(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name != ".lock"}
+
+
+@pytest.fixture
+def two():
+    """Two audits of other samples."""
+    train, real = ImageSet(noise(130, 1), "train"), ImageSet(noise(105, 2), "real")
+    return [audit(train, ImageSet(noise(24, seed), "samples"), real) for seed in (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("step", "last"), [("_per_unique_image", 0), ("_write_table", 0), ("_write_table", 1), ("flush", 0)]
+)
+def test_a_failed_audit_leaves_the_one_before_as_it_was(tmp_path, monkeypatch, two, step, last):
+    """Wherever it fails while its folder is written, and a person's own files stay."""
+    out = save_audit(two[0], tmp_path / "a")
+    (out / "report.html").write_text("<html>")
+    (out / "notes.txt").write_text("a person's")
+    before, honest, calls = kept(out), getattr(audits, step), []
+
+    def fails(*arguments):
+        calls.append(arguments)
+        if len(calls) > last:
+            raise OSError("no space left on device")
+        return honest(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audits, step, fails)
+        with pytest.raises(OSError, match="no space"):
+            save_audit(two[1], out)
+    assert kept(out) == before
+    save_audit(two[1], out)
+    fresh = kept(save_audit(two[1], tmp_path / "fresh"))
+    assert kept(out) == fresh | {"notes.txt": b"a person's"}  # without the report, which was that of the first audit
+
+
+@pytest.mark.parametrize("moved", range(7))
+def test_an_audit_killed_while_it_takes_the_place_of_another_is_no_mixture(tmp_path, monkeypatch, two, moved):
+    """audit.json is there with all files of one audit, or not at all; then the rest is done by the next call."""
+    out, fresh = (save_audit(result, tmp_path / name) for result, name in zip(two, ("a", "fresh"), strict=True))
+    (out / "notes.txt").write_text("a person's")
+    honest, calls = audits.os.replace, []
+
+    def replace(source, target):
+        if ".whole" in str(source):
+            calls.append(target)
+            if len(calls) > moved:
+                raise KeyboardInterrupt
+        honest(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audits.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt) if moved < 6 else nullcontext():
+            save_audit(two[1], out)
+    assert (out / "audit.json").exists() == (moved == 6)
+    audits.settle_audit(out)
+    assert kept(out) == kept(fresh) | {"notes.txt": b"a person's"}
+    assert not any((out / name).exists() for name in (".written", ".whole"))
+    save_audit(two[0], out)
+
+
+def test_the_next_audit_ends_what_a_kill_cut_off(tmp_path, monkeypatch):
+    first = run("a", tmp_path)
+    before, honest = kept(tmp_path / "a"), audits.os.replace
+
+    def replace(source, target):
+        if ".whole" in str(source):
+            raise KeyboardInterrupt
+        honest(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audits.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            run("a", tmp_path)
+    assert not (tmp_path / "a" / "audit.json").exists()
+    assert run("a", tmp_path) == first
+    assert kept(tmp_path / "a") == before
+
+
+def test_another_folder_is_still_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").write_text("a person's")
+    with pytest.raises(ValueError, match="is not empty and holds no audit"):
+        run("a", tmp_path)

@@ -81,7 +81,7 @@ def test_the_options_are_these(capsys):
         },
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
-            "--convert-to", "--memory", "--device", "--fail-above", "--clip",
+            "--convert-to", "--memory", "--device", "--fail-above", "--clip", "--download",
         },
         "detect": {
             "--prompts", "--prompt", "--planted", "--memorized", "--seeds", "--steps", "--first-steps", "--guidance",

@@ -31,6 +31,7 @@ OTHER = {
     "description": "another one",
     "data.name": "fashion-mnist",
     "data.root": "/some/where",
+    "data.revision": "v1",
     "data.download": True,
     "data.convert_to": "3x64x32",
     "data.resize": "bilinear",
@@ -71,6 +72,7 @@ OTHER = {
     "lora.rank": 4,
     "lora.alpha": 8.0,
     "init.model": "runs/a",
+    "init.revision": "v1",
     "init.sha256": "0" * 64,
     "method.members": 2,
     "method.rounds": 3,
@@ -366,9 +368,11 @@ def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
         "name",
         "description",
         "data.root",
+        "data.revision",
         "data.download",
         "data.cache",
         "init.model",
+        "init.revision",
     } or name.startswith(("sample.", "run."))
     assert (fingerprint(changed) == fingerprint(BASE)) == harmless
     if harmless:

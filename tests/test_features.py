@@ -2,6 +2,10 @@
 
 import hashlib
 import math
+import os
+import pickle
+import re
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -18,8 +22,9 @@ from torch.nn import functional
 from torch_fidelity import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from iet_agc.metrics import features
+from iet_agc.metrics import features, published
 from iet_agc.metrics.features import EXTRACTORS, Extractor, default_extractor, load_extractor, nearest_features
+from iet_agc.metrics.published import PUBLISHED, Published
 
 
 def _images(count: int, *shape: int, seed: int = 0) -> Tensor:
@@ -153,38 +158,153 @@ def test_layers_are_those_of_fid() -> None:
     assert "logits_unbiased" in FEATURE_EXTRACTORS_REGISTRY["inception-v3-compat"].get_provided_features_list()
 
 
+# Published weights ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache of torch's, and no network."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("socket.socket", lambda *_, **__: pytest.fail("asked the network"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "hub"
+
+
 @pytest.mark.parametrize(
-    ("name", "address", "file"),
+    ("name", "address", "file", "digest"),
     [
-        ("inception-v3-compat", "v0.2.0/weights-inception-2015-12-05-6726825d.pth", None),
-        ("vgg16", "vgg16-397923af.pth", None),
-        ("clip-vit-b-32", "4526f58eba950af/ViT-B-32.pt", "clip-vit-b-32-40d3"),
-        ("dinov2-vit-b-14", "dinov2_vitb14/dinov2_vitb14_pretrain.pth", None),
+        ("inception-v3-compat", "v0.2.0/weights-inception-2015-12-05-6726825d.pth", None, "6726825d0af5f729"),
+        ("vgg16", "vgg16-397923af.pth", None, "397923af8e79cdbb"),
+        ("clip-vit-b-32", "4526f58eba950af/ViT-B-32.pt", "clip-vit-b-32-40d3", "40d365715913c9da"),
+        ("dinov2-vit-b-14", "dinov2_vitb14/dinov2_vitb14_pretrain.pth", None, "0b8b82f85de91b42"),
     ],
 )  # fmt: skip
 def test_missing_weights_are_one_line_that_says_where_they_belong(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, address: str, file: str | None
+    hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, address: str, file: str | None, digest: str
 ) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("no network\nsecond line")
-
-    monkeypatch.setattr(features, "create_feature_extractor", offline)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(ValueError, match=rf"'{name}' has no usable weights \(no network\): put https://") as error:
+    """And nothing is fetched unasked."""
+    monkeypatch.setattr(features, "dinov2_code", lambda download: hub)
+    with pytest.raises(ValueError, match=rf"extractor '{name}' has no usable weights: put https://") as error:
         load_extractor(name)
     message = str(error.value)
     assert "\n" not in message
-    assert f"{address} at {tmp_path}/checkpoints/{file or Path(address).name}" in message
-    assert message.endswith("or choose 'efficientnet-lite0' or 'pixels'")
-    assert ("facebookresearch/dinov2 at" in message) == name.startswith("dinov2")
+    assert f"{address} (SHA-256 {digest}" in message
+    assert f" at {hub}/checkpoints/{file or Path(address).name}" in message
+    assert message.endswith("or have it fetched (--download); or choose 'efficientnet-lite0' or 'pixels'")
 
 
-def test_the_weights_in_use_are_hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(features, "create_feature_extractor", lambda name, layers, **_: _Tiny(name, ["mean"]))
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").write_bytes(b"weights")
-    assert load_extractor("inception-v3-compat").sha256 == hashlib.sha256(b"weights").hexdigest()
+@pytest.mark.parametrize("name", ["inception-v3-compat", "vgg16", "clip-vit-b-32", "dinov2-vit-s-14"])
+def test_weights_that_are_not_the_published_ones_are_not_opened(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A pickle that would leave a file if it was loaded, under the name of the published weights."""
+
+    class Program:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(hub / "ran"),)
+
+    monkeypatch.setattr(features, "dinov2_code", lambda download: hub)
+    PUBLISHED[name].place.write_bytes(pickle.dumps(Program()))
+    with pytest.raises(
+        ValueError, match=r"is not the published file, its SHA-256 is .*, so it was not opened"
+    ) as error:
+        load_extractor(name)
+    assert "\n" not in str(error.value)
+    assert not (hub / "ran").exists()
+    pickle.loads(PUBLISHED[name].place.read_bytes())
+    assert (hub / "ran").exists()  # it would have
+
+
+def test_hashes_agree_with_the_names_of_the_files() -> None:
+    """As torch.hub compares them: the first digits, where a name has them."""
+    for one in PUBLISHED.values():
+        assert re.fullmatch("[0-9a-f]{64}", one.sha256)
+        if found := re.search(r"-([0-9a-f]{8,})\.", one.name):
+            assert one.sha256.startswith(found[1])
+    assert set(PUBLISHED) == set(EXTRACTORS[2:])
+
+
+def published_here(monkeypatch: pytest.MonkeyPatch, file: Path, name: str = "inception-v3-compat") -> Published:
+    """A file of this disk as what is published under an extractor's name."""
+    one = Published(file.as_uri(), file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setitem(PUBLISHED, name, one)
+    return one
+
+
+def test_weights_are_fetched_when_asked_and_hashed(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (hub / "origin.pth").write_bytes(b"weights")
+    one = published_here(monkeypatch, hub / "origin.pth")
+    given: list[object] = []
+
+    def made(name: str, layers: list[str], **options: object) -> _Tiny:
+        given.append(options["feature_extractor_weights_path"])
+        return _Tiny(name, ["mean"])
+
+    monkeypatch.setattr(features, "create_feature_extractor", made)
+    with pytest.raises(ValueError, match="has no usable weights: put file://"):
+        load_extractor("inception-v3-compat")
+    assert load_extractor("inception-v3-compat", download=True).sha256 == one.sha256
+    assert load_extractor("inception-v3-compat").sha256 == one.sha256  # it is there now
+    assert given == [str(one.place)] * 2
+
+
+@pytest.mark.parametrize("content", [b"other weights", None], ids=["changed", "gone"])
+def test_a_fetched_file_that_is_not_the_published_one_is_not_kept(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    (hub / "origin.pth").write_bytes(b"weights")
+    one = published_here(monkeypatch, hub / "origin.pth")
+    (hub / "origin.pth").write_bytes(content) if content else (hub / "origin.pth").unlink()
+    with pytest.raises(ValueError, match=r"origin.pth could not be fetched \(.*put it at .*origin.pth") as error:
+        load_extractor("inception-v3-compat", download=True)
+    assert "\n" not in str(error.value)
+    assert not list(one.place.parent.iterdir())
+
+
+_HUBCONF = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+    def forward(self, x):
+        return self.scale * x.mean((2, 3))
+def dinov2_vits14(pretrained=True):
+    assert not pretrained
+    return Net()
+"""
+
+
+def _repository(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "hubconf.py").write_text(_HUBCONF)
+    return folder
+
+
+def test_dinov2_runs_the_code_of_one_commit_only(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A miniature repository and weights, which are fetched from this disk when asked."""
+    name, commit = "dinov2-vit-s-14", published._COMMIT
+    origin = _repository(hub / "origin" / f"dinov2-{commit}")
+    address = Path(shutil.make_archive(str(hub / commit), "zip", hub / "origin")).as_uri()
+    monkeypatch.setattr(published, "_CODE_ADDRESS", address)
+    monkeypatch.setattr(published, "_CODE_SHA256", published._hash_of_sources(origin))
+    torch.save({"scale": torch.tensor(2.0)}, hub / "weights.pth")
+    published_here(monkeypatch, hub / "weights.pth", name)
+    where = hub / f"facebookresearch_dinov2_{commit}"
+    with pytest.raises(
+        ValueError, match=rf"no usable weights: unpack file://.*, whose code is run, as {where}, or have"
+    ):
+        load_extractor(name)
+    extractor = load_extractor(name, download=True)
+    assert extractor.dimensions == 3
+    grey = extractor.extract(torch.full((1, 3, 14, 14), 255, dtype=torch.uint8)).features
+    deviation = torch.tensor([[0.229, 0.224, 0.225]])
+    torch.testing.assert_close(grey, 2 * (1 - torch.tensor([[0.485, 0.456, 0.406]])) / deviation)
+    (where / "hubconf.py").write_text(_HUBCONF + "raise SystemExit('ran')\n")
+    with pytest.raises(
+        ValueError, match=rf"is not facebookresearch/dinov2 at commit {commit}, so its code was not run"
+    ):
+        load_extractor(name)
 
 
 # EfficientNet-Lite0 -----------------------------------------------------------------------------------

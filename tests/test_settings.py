@@ -81,6 +81,7 @@ CHANGES = {
     "model.initialization": ("ddpm", "weights"),
     "init.model": (None, "weights"),
     "init.sha256": (None, "refused"),
+    "init.revision": (None, "fetched"),
     "method.members": ("3", "weights"),
     "method.rounds": ("3", "weights"),
     "method.sharding": ("contiguous", "weights"),
@@ -116,8 +117,8 @@ CHANGES = {
 ELSEWHERE = {
     f"data.{name}"
     for name in (
-        "download", "classes", "captions", "subset", "train_split", "held_out_split", "image_column", "label_column",
-        "cache", "caption_column", "resize", "planted_captions",
+        "download", "classes", "captions", "revision", "subset", "train_split", "held_out_split", "image_column",
+        "label_column", "cache", "caption_column", "resize", "planted_captions",
     )
 } | {
     "model.kind", "sample.guidance", "text.captions", "text.embedding_noise", "text.train_encoder", "lora.rank",
@@ -170,8 +171,8 @@ def test_every_setting_is_in_the_table():
     assert set(CHANGES) | ELSEWHERE == {name for name, *_ in documented(BASE)}
 
 
-#: Those with a test of their own; the two of `init` have theirs in test_initial.py, compiling in test_precision.py.
-ALONE = {"data.root", "run.device", "init.model", "init.sha256", "train.compile"}
+#: Those with a test of their own; those of `init` have theirs in test_initial.py, compiling in test_precision.py.
+ALONE = {"data.root", "run.device", "init.model", "init.sha256", "init.revision", "train.compile"}
 
 
 def folder_of(folder, invert):

@@ -249,7 +249,7 @@ def test_a_loss_reads_nothing_on_the_host(pipeline, learns):
 def test_a_hub_pipeline_is_fetched_without_pickles(folder, tmp_path, monkeypatch):
     asked = []
 
-    def fetched(name, allow_patterns, ignore_patterns):
+    def fetched(name, revision, allow_patterns, ignore_patterns):
         asked.append(allow_patterns)
         return str(folder)
 
@@ -296,7 +296,7 @@ def test_frozen_parts_are_on_the_disk_once(run):
 def test_a_file_system_without_links_gets_copies(pipeline, tmp_path, monkeypatch):
     from iet_agc.text import save_text_pipelines
 
-    def refuses(*arguments):
+    def refuses(*arguments, **options):
         raise OSError("no links here")
 
     monkeypatch.setattr(os, "link", refuses)

@@ -7,11 +7,13 @@ training-images.json    the same
 pictures.npz            the images that a report shows
 curves.json             the training curves of an audited run
 .parts                  while it is at work
+.written, .whole        a new audit's files, while they are written, and while they take the place of the one before
 """
 
 import csv
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +28,7 @@ from torch import Tensor
 from iet_agc import dist
 from iet_agc.audit import AuditResult, audit, check_sets, too_few
 from iet_agc.data import ImageSet
-from iet_agc.files import check_ours, replace_text, replacing, shown
+from iet_agc.files import check_ours, flush, replace_text, replacing, shown
 from iet_agc.log import progress_bar, say
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
@@ -35,7 +37,7 @@ from iet_agc.prompts import check_prompts
 from iet_agc.sources import load_part, read_record, resize_of, trained_with_flips
 from iet_agc.work import Arrays, Maker, Work
 
-__all__ = ["audit_sources", "check_share", "save_audit"]
+__all__ = ["audit_sources", "check_share", "save_audit", "settle_audit"]
 
 #: What an audit's folder holds; a kill may have left a part of it.
 _FILES = {
@@ -48,6 +50,8 @@ _FILES = {
     "report.html",
     ".parts",
 }
+#: Where files of a new audit are written; it is renamed when all are whole, and emptied file by file into the folder.
+_WRITTEN, _WHOLE = ".written", ".whole"
 
 #: What an audit is made of, in words.
 _SETS = ("train", "samples", "held_out")
@@ -71,6 +75,7 @@ def audit_sources(
     clip: str | None = None,
     memory: int = 2 * 1024**3,
     device: str = "auto",
+    download: bool = False,
     on_done: Callable[[float], object] | None = None,
 ) -> dict[str, Any]:
     """Audit what lies on disk and write the audit's folder: what `iet-agc audit` does.
@@ -88,6 +93,7 @@ def audit_sources(
         must_calibrate, clip: see `audit`.
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
+        download: see `load_extractor`.
         on_done: see `Work`; in place of the progress bar.
 
     Returns:
@@ -99,14 +105,14 @@ def audit_sources(
     """
     there = _made_of(out)
     where, shown_bar = dist.choose_device(device), on_done is None and dist.is_first()
-    networks = [load_extractor(name, where) for name in extractors]
+    networks = [load_extractor(name, where, download) for name in extractors]
     judge = load_clip(clip, where) if clip else None
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
         size = convert_to, bar.update, (resize := resize_of(train))
-        training, _ = load_part(train, "train", *size)
-        networks = networks or [load_extractor(default_extractor(training.shape), where)]
-        images, seeds = load_part(samples, "samples", *size)
-        real = load_part(held_out, "held-out", *size)[0] if held_out else None
+        training, _ = load_part(train, "train", *size, warn := _Warnings())
+        networks = networks or [load_extractor(default_extractor(training.shape), where, download)]
+        images, seeds = load_part(samples, "samples", *size, warn)
+        real = load_part(held_out, "held-out", *size, warn)[0] if held_out else None
     check_sets(training, images, real)
     if judge:
         check_prompts(images)
@@ -122,6 +128,8 @@ def audit_sources(
         progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
     ):
         on_done = on_done or (lambda share: bar.update(share * total))
+        if dist.rank() == 0:
+            settle_audit(out)
         parts = _Parts(out / ".parts", {"made_of": made_of, **_surroundings(networks, where)})
         result = audit(
             training,
@@ -138,6 +146,7 @@ def audit_sources(
         told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize}
         result.numbers["conventions"] |= told
         result.numbers["made_of"] = made_of
+        result.numbers["warnings"] += warn.lines
         dist.barrier()  # others may still be reading parts
         if dist.rank() == 0:
             save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
@@ -213,7 +222,7 @@ def _made_of(out: Path) -> dict[str, Any] | None:
         ValueError: the folder holds something else, or an audit that does not say.
     """
     finished, begun = out / "audit.json", out / ".parts" / "key.json"
-    check_ours(out, "audit.json" if finished.exists() else ".parts/key.json", {".parts"}, "audit")
+    check_ours(out, "audit.json" if finished.exists() else ".parts/key.json", {".parts", _WRITTEN, _WHOLE}, "audit")
     file = next((file for file in (finished, begun) if file.exists()), None)
     if file is None:
         return None
@@ -278,10 +287,11 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         most: how many pairs and training images to keep pictures of. A training image stands in one pair only, with the
             sample closest to it.
     """
-    check_ours(out, "audit.json", _FILES, "audit")
-    out.mkdir(parents=True, exist_ok=True)
-    for old in ("audit.json", "report.html"):  # audit.json comes last: with it, the folder is whole
-        (out / old).unlink(missing_ok=True)
+    _check_folder(out)
+    settle_audit(out)
+    final, out = out, out / _WRITTEN
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     names = names or {"train": result.train.name, "samples": result.samples.name, "held_out": ""}
     names = {part: shown(name) for part, name in names.items()}
     table = _per_unique_image(result)
@@ -309,7 +319,46 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         np.savez_compressed(stream, allow_pickle=False, **{name: tensor.numpy() for name, tensor in pictures.items()})
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
     replace_text(out / "audit.json", json.dumps(result.numbers | {"names": names}, indent=1) + "\n")
-    return out
+    flush(out)
+    os.rename(out, final / _WHOLE)
+    flush(final)
+    settle_audit(final)
+    return final
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that is neither an audit's nor free, nor one in which a kill cut off `settle_audit`."""
+    if not (out / _WHOLE).is_dir():
+        check_ours(out, "audit.json", {*_FILES, _WRITTEN}, "audit")
+
+
+def settle_audit(out: Path) -> None:
+    """Have an audit that is written whole take the place of the one before, and the report of that one go.
+
+    A kill leaves no mixture of two audits: audit.json, without which there is none, goes first and comes last. What is
+    left to do is done by the next call.
+    """
+    whole = out / _WHOLE
+    if not whole.is_dir():
+        return
+    if (whole / "audit.json").exists():
+        for old in ("audit.json", "report.html"):
+            (out / old).unlink(missing_ok=True)
+    for file in sorted(whole.iterdir(), key=lambda file: file.name == "audit.json"):
+        os.replace(file, out / file.name)
+    flush(out)
+    whole.rmdir()
+
+
+class _Warnings:
+    """Says lines, and keeps them for audit.json."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        say(f"warning: {line}")
 
 
 def _closest_pairs(values: Tensor, nearest: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from iet_agc.files import flush, replace_text, sha256
 
-__all__ = ["Bundle", "BundleError", "newest_bundle", "read_bundle", "seal", "stage"]
+__all__ = ["Bundle", "BundleError", "newest_about", "newest_bundle", "read_bundle", "seal", "stage"]
 
 _FORMAT = "iet-agc bundle"
 _VERSION = 1
@@ -131,4 +131,20 @@ def newest_bundle(
         if any(bundle.about.get(key) != value for key, value in identity.items()):
             raise BundleError(f"{candidate} belongs to a run with other settings or images: choose another --out")
         return bundle
+    return None
+
+
+def newest_about(folder: Path, pattern: str) -> dict[str, Any] | None:
+    """What the newest bundle says of itself, without a look at its tensors; None where there is none that can be read.
+
+    Args:
+        folder, pattern: see `newest_bundle`.
+    """
+    for candidate in sorted(folder.glob(pattern), reverse=True):
+        try:
+            about = json.loads((candidate / "bundle.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(about, dict) and about.get("format") == _FORMAT and about.get("version") == _VERSION:
+            return about
     return None

@@ -362,6 +362,12 @@ def _add_audit(verbs: Any) -> None:
         "a network of torch-fidelity, or a TorchScript file; may be repeated (default: by image size)",
     )
     parser.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch the published weights of torch-fidelity's networks where they are missing, and of dinov2-* the "
+        "code that is run; only files with the known SHA-256 are used, wherever they came from",
+    )
+    parser.add_argument(
         "--clip",
         metavar="MODEL",
         help="CLIP score of samples that were drawn by prompts: a CLIP model's folder, or its hub id",
@@ -428,6 +434,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         clip=arguments.clip,
         memory=arguments.memory,
         device=arguments.device,
+        download=arguments.download,
     )
     if not dist.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result

@@ -29,6 +29,7 @@ __all__ = [
     "customized",
     "differences",
     "documented",
+    "essence",
     "fingerprint",
     "is_run",
     "load_preset",
@@ -50,6 +51,9 @@ class DataSettings(_Section):
         "digits", "fashion-mnist", "cifar10", "cifar100", "afhq-dog", "laion-10k", "emoji", "hugging-face", "folder"
     ] = Field("digits", description="image set; 'folder' takes the images under data.root")
     root: str | None = Field(None, description="where the image set is; of hugging-face a folder, or a name on the hub")
+    revision: str | None = Field(
+        None, description="of a hugging-face dataset on the hub: its branch, tag or commit; none: 'main'"
+    )
     download: bool = Field(False, description="fetch cifar10, cifar100 or fashion-mnist into data.root, or unpack it")
     convert_to: str | None = Field(
         None,
@@ -227,6 +231,10 @@ class InitSettings(_Section):
         None,
         description="a run, a diffusers pipeline folder or a hub id whose weights training starts from; "
         "empty: one must be given; none: random weights",
+    )
+    revision: str | None = Field(
+        None,
+        description="of a hub id: its branch, tag or commit; none: 'main'; a run writes down the commit that it was",
     )
     sha256: str | None = Field(
         None,
@@ -488,7 +496,7 @@ _SETS_BY_PLACE = ("folder", "hugging-face")
 
 def _changed_images(own: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of section data that change which images are trained on, but for the seed that shuffles them."""
-    never = {"download", "cache", "seed"} | (set() if data.get("name") in _SETS_BY_PLACE else {"root"})
+    never = {"download", "cache", "seed"} | (set() if data.get("name") in _SETS_BY_PLACE else {"root", "revision"})
     return {n: data.get(n) for n in DataSettings.model_fields if n not in never and own.get(n) != data.get(n)}
 
 
@@ -529,21 +537,28 @@ def fingerprint(settings: Settings) -> str:
     That is the sections data and init (but not where images and model lie), model, text, lora, method and train. A
     setting of `_ADDED` counts only where it is another than before it was one: runs of then keep their identity.
     """
-    essence = _essence(settings)
+    parts = essence(settings)
     for section, before in _ADDED.items():
-        essence[section] = {
-            name: value for name, value in essence[section].items() if (name, value) not in before.items()
-        }
-    return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
+        parts[section] = {name: value for name, value in parts[section].items() if (name, value) not in before.items()}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def essence(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The settings that the trained weights depend on, by section, JSON values only; see `fingerprint`."""
+    parts = settings.model_dump(mode="json", include={"data", "model", "text", "lora", "init", "method", "train"})
+    del parts["init"]["model"], parts["init"]["revision"]  # init.sha256 says which it was
+    for place in ("root", "revision", "download", "cache"):  # the images say which they are
+        del parts["data"][place]
+    return parts
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
     """Settings that change the weights and differ, as "train.seed 0 is now 1"."""
     return [
-        f"{section}.{name} {value} is now {_essence(new)[section][name]}"
-        for section, values in _essence(old).items()
+        f"{section}.{name} {value} is now {essence(new)[section][name]}"
+        for section, values in essence(old).items()
         for name, value in values.items()
-        if value != _essence(new)[section][name]
+        if value != essence(new)[section][name]
     ]
 
 
@@ -605,14 +620,6 @@ def read_settings(folder: Path) -> Settings:
         raise ValueError(f"{folder} is not a run: it has no config.json") from None
     except ValueError as error:  # no UTF-8, no JSON, or no settings
         raise ValueError(f"{file} is damaged: {error}") from None
-
-
-def _essence(settings: Settings) -> dict[str, dict[str, Any]]:
-    essence = settings.model_dump(mode="json", include={"data", "model", "text", "lora", "init", "method", "train"})
-    del essence["init"]["model"]
-    for place in ("root", "download", "cache"):
-        del essence["data"][place]
-    return essence
 
 
 def _preset_folder() -> Any:

@@ -51,7 +51,8 @@ _OPTIONS_OF = {
     "classes": ("folder",),
     "captions": ("folder", "laion-10k"),
 } | dict.fromkeys(
-    ("subset", "train_split", "held_out_split", "image_column", "label_column", "caption_column"), ("hugging-face",)
+    ("revision", "subset", "train_split", "held_out_split", "image_column", "label_column", "caption_column"),
+    ("hugging-face",),
 )
 
 
@@ -66,6 +67,7 @@ class Options(TypedDict, total=False):
         classes: "folders": an image of a folder has the class of the subfolder that it stands in.
         captions: of a folder and LAION-10k, see `named.read_captioned`; None is LAION-10k's only .json file in `root`,
             and no captions of a folder.
+        revision: of a Hugging Face dataset on the hub, a branch, tag or commit; None is "main".
         subset: of a Hugging Face dataset, its configuration.
         train_split: of a Hugging Face dataset, what is trained on; None is "train".
         held_out_split: of a Hugging Face dataset, what is held out; None is what `num_train` leaves.
@@ -79,6 +81,7 @@ class Options(TypedDict, total=False):
     download: bool
     classes: str | None
     captions: str | None
+    revision: str | None
     subset: str | None
     train_split: str | None
     held_out_split: str | None
@@ -217,7 +220,7 @@ def _parts(
 def _source(name: str, root: str | None, options: Options) -> dict[str, Any] | None:
     """All that the decoded images depend on, for a cache; None where there are no files (yet) to tell them by."""
     if name == "hugging-face" and root and not Path(root).exists():
-        origin: Any = hub_version(root, options.get("subset"))
+        origin: Any = hub_version(root, options.get("subset"), options.get("revision"))
     else:
         origin = stamps(_places(name, _path(root), options))
     given = {key: value for key, value in options.items() if key != "download" and value is not None}
@@ -296,6 +299,7 @@ def _hugging_face(root: str | None, options: Options) -> named.Parts:
             options.get("shape"),
             options.get("caption_column"),
             _way(options),
+            options.get("revision"),
         )
 
     held_out = options.get("held_out_split")

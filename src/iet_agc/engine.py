@@ -14,7 +14,6 @@ after its next step, with the sums of the curve's next point.
 """
 
 import copy
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iet_agc import checkpoint, dist
+from iet_agc import checkpoint, dist, identity
 from iet_agc.average import average_states
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data import ImageSet, image_grid, load_dataset, save_image, unique_images
 from iet_agc.diffusion import NUM_TIMESTEPS
 from iet_agc.heap import keep_freed_memory
+from iet_agc.initial import Initial
 from iet_agc.log import Curves, Meter, progress_bar, say
 from iet_agc.member import Member, NonFiniteError, warmup
 from iet_agc.precision import resolved
@@ -66,7 +66,7 @@ def start(
     images, held_out = load_dataset(**settings.data.source())
     device = dist.choose_device(settings.run.device)
     with dist.processes(device):
-        train(settings, images, out, device, on_step, stop)
+        train(settings, images, out, device, on_step, stop, held_out)
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {
         "run": str(out),
@@ -87,8 +87,12 @@ def train(
     device: torch.device,
     on_step: Callable[[int], object] | None = None,
     stop: StopRequest | None = None,
+    held_out: ImageSet | None = None,
 ) -> None:
     """Train to the end, from wherever the folder stands, and leave two diffusers pipelines in it.
+
+    A run that is finished is left as it is, unless its pipelines are not as they were exported: then they are exported
+    again from its last bundle.
 
     Args:
         settings: of the run.
@@ -97,13 +101,14 @@ def train(
         device: where to train.
         on_step: called with a number of steps that are done, in place of the progress bar.
         stop: listened to while members train; by default nothing asks to stop.
+        held_out: what the settings hold out, so that an audit can tell whether it is still the same.
 
     Raises:
         NonFiniteError: see `Member.train`.
         Stopped: `stop` asked for it, on any process. Every member has saved where it stands.
         ValueError: more members than images, a model that does not fit the images, their classes or what it is to
             start from, or a folder that holds another run or in which another process is at work; nothing is
-            written then.
+            written then. Or a finished run is damaged and has no bundle to mend it from.
     """
     run = _Run(settings, images, out, device, on_step, stop)  # refuses what is impossible before anything is written
     check_folder(run.settings, out)
@@ -112,6 +117,8 @@ def train(
         dist.barrier()
         if dist.rank() == 0:
             claim_folder(run.settings, out)
+            if not run.resumed or identity.read_identity(out) is None:
+                identity.record_training(out, run.settings, images, None if run.resumed else held_out)
         dist.barrier()
         with run.stop.listening():
             run.to_the_end()
@@ -133,7 +140,7 @@ class _Run:
         self.stop = stop or StopRequest()
         self.bundles = out / "bundles"
         self.curves: dict[int, Curves] = {}
-        self.round = 0
+        self.round, self.resumed = 0, False
         _, height, width = images.shape
         if height != width:
             raise ValueError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
@@ -143,11 +150,11 @@ class _Run:
         self.shards = partition(labels, method.members, method.sharding, settings.train.seed, groups=groups)
         self.task = make_task(settings, images)
         initial = self.task.initial
-        settings = self.settings = _made_definite(settings, initial.sha256, device)
+        settings = self.settings = _made_definite(settings, initial, device)
         self.identity = {
             "settings": fingerprint(self.settings),
             "images": images.fingerprint,
-            "labels": _hash_of_labels(images),
+            "labels": identity.labels_sha256(images),
             **self.task.identity,
         }
         self.replicas = dist.replicas_of(method.members, settings.train.batch_size)
@@ -165,14 +172,28 @@ class _Run:
     def resume(self) -> None:
         """Load the newest bundle that is whole, then what members saved after it. Writes nothing."""
         if whole := self._newest("round-????"):
-            self.round = whole.about["round"]
+            self.round, self.resumed = whole.about["round"], True
             for member in self.members:
                 _load(member, whole)
+        elif identity.damaged_weights(self.out) is not None:
+            self._refuse_unless_whole()
+            self.round, self.resumed = self.settings.method.rounds, True
         for member in self.members:
             if partial := self._newest(f"{self._name(member)}-step-*"):
                 _load(member, partial)
                 self.meters[member.index].load_state(partial.tensors(_file(member)))
+                self.resumed = True
             self.saved[member.index] = member.step
+
+    def _refuse_unless_whole(self) -> None:
+        """A finished run without bundles can stay as it is, and nothing else."""
+        identity.check_images(self.out, "train", self.images)
+        if odd := identity.damaged_weights(self.out):
+            raise ValueError(
+                f"{odd[0]} is not as it was exported, and {self.bundles} holds no bundle to export it from again: "
+                "restore one of them from a copy, or train again with another --out"
+            )
+        read_telemetry(self.out / "telemetry.csv")
 
     def _newest(self, pattern: str) -> checkpoint.Bundle | None:
         return checkpoint.newest_bundle(self.bundles, pattern, self.identity, say)
@@ -223,7 +244,16 @@ class _Run:
     # The loop -------------------------------------------------------------------------------------
 
     def to_the_end(self) -> None:
-        """Train, average and save until all rounds are done; then export."""
+        """Train, average and save until all rounds are done; then export what is not there as it was exported."""
+        if trained := self.round < self.settings.method.rounds:
+            self._train_rounds()
+        elif self.on_step:
+            self.on_step(self.settings.method.rounds * self.settings.train.steps * len(self.members))
+        if dist.rank() == 0 and (trained or not self._is_exported()):
+            self._export()
+        dist.barrier()
+
+    def _train_rounds(self) -> None:
         if self.replicas.index == 0:
             self.curves = {member.index: Curves(self.out, member.index, member.step) for member in self.members}
         rounds, steps = self.settings.method.rounds, self.settings.train.steps
@@ -243,9 +273,21 @@ class _Run:
                 self.save_round()
         for curves in self.curves.values():
             curves.close()
-        if dist.rank() == 0:
-            self._export()
-        dist.barrier()
+
+    def _is_exported(self) -> bool:
+        """Whether the pipelines and the counts are those of this run, whole; says what is damaged."""
+        if (odd := identity.damaged_weights(self.out)) is None:
+            return False
+        for file in odd:
+            say(f"{file} is not as it was exported: it is exported again")
+        return not odd and self._is_counted()
+
+    def _is_counted(self) -> bool:
+        try:
+            return len(read_telemetry(self.out / "telemetry.csv")[0]) == len(self.images)
+        except (OSError, ValueError) as error:
+            say(f"{error}: it is written again")
+            return False
 
     def _train_round(self, member: Member, on_step: Callable[[int], object]) -> None:
         """Train one member to the end of the round, with its curve and its bundles."""
@@ -335,7 +377,11 @@ class _Run:
             return
         member = self.members[0]
         model = copy.deepcopy(member.ema.module if self.settings.sample.weights == "ema" else member.model).eval()
-        images, columns = self.task.preview(model.to(self.device), self.device)
+        try:
+            images, columns = self.task.preview(model.to(self.device), self.device)
+        except ArithmeticError as error:  # the losses tell whether the training is broken
+            say(f"no preview of round {self.round}: {error}")
+            return
         grid = image_grid(images, count, columns=columns)
         (self.out / "previews").mkdir(exist_ok=True)
         save_image(grid, self.out / "previews" / f"round-{self.round:04d}.png")
@@ -344,27 +390,24 @@ class _Run:
     def _export(self) -> None:
         """Leave the diffusers pipelines and the counts per training image."""
         bundle = checkpoint.read_bundle(self.bundles / f"round-{self.round:04d}")
-        self.task.export(self.members[0].model, self.members[0].ema.module, self.out)
+        own = {name: identity.exported_files(self.out, name) for name in ("raw", "ema")}
+        written = self.task.export(self.members[0].model, self.members[0].ema.module, self.out, own)
         members = [bundle.tensors(f"member-{number:04d}") for number in range(len(self.shards))]
         seen, skipped = ([member[count] for member in members] for count in ("seen", "skipped"))
         write_telemetry(self.out / "telemetry.csv", self.shards, seen, skipped)
+        identity.record_weights(self.out, written)  # last: with it, the run is finished
 
 
-def _made_definite(settings: Settings, sha256: str | None, device: torch.device) -> Settings:
-    """The settings with what the run is known by from then on: the hash of the model that it starts from, and the
-    precision that it trains in."""
+def _made_definite(settings: Settings, initial: Initial, device: torch.device) -> Settings:
+    """The settings with what the run is known by from then on: hash and commit of the model that it starts from, and
+    the precision that it trains in."""
     precision = resolved(settings.train.precision, device)
     return settings.model_copy(
         update={
-            "init": settings.init.model_copy(update={"sha256": sha256}),
+            "init": settings.init.model_copy(update={"sha256": initial.sha256, "revision": initial.revision}),
             "train": settings.train.model_copy(update={"precision": precision}),
         }
     )
-
-
-def _hash_of_labels(images: ImageSet) -> str:
-    """What shards and classes depend on beside the pixels."""
-    return "none" if images.labels is None else hashlib.sha256(images.labels.contiguous().numpy().data).hexdigest()
 
 
 def _file(member: Member) -> str:

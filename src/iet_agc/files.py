@@ -13,7 +13,9 @@ __all__ = [
     "check_ours",
     "check_replaceable",
     "flush",
+    "hashes_below",
     "holds_others",
+    "link_or_copy",
     "only_one",
     "replace_text",
     "replacing",
@@ -50,16 +52,57 @@ def replace_text(file: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path, own: Collection[str] | None = None) -> Iterator[Path]:
     """Make a folder at the path that is given; when the block ends well, it takes the place of `folder`.
 
-    A kill leaves the unfinished one, which the next attempt clears away.
+    Whenever a kill comes, the old folder or the new one is there, whole: between the two renames the old one stands
+    beside its place, as .NAME.replaced, where the next attempt puts it back. That also clears away what is unfinished.
+
+    Args:
+        folder: the place.
+        own: paths below it of the files that are ours to replace; whatever else stands there is taken along. None: all
+            of it is ours.
     """
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished, aside = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "replaced"))
+    _put_back(aside, folder)
     shutil.rmtree(unfinished, ignore_errors=True)
     yield unfinished
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(unfinished, folder)
+    if own is not None:
+        _take_along(folder, unfinished, own)
+    for entry in (*unfinished.rglob("*"), unfinished):
+        if not entry.is_symlink():
+            flush(entry)
+    try:
+        if folder.exists():
+            os.rename(folder, aside)
+        os.rename(unfinished, folder)
+    finally:
+        _put_back(aside, folder)
+    flush(folder.parent)
+
+
+def _put_back(aside: Path, folder: Path) -> None:
+    """End what a kill, or an error, may have cut off between the two renames of `replacing_folder`."""
+    if aside.exists() and not folder.exists():
+        os.rename(aside, folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _take_along(folder: Path, target: Path, own: Collection[str]) -> None:
+    """Have the files of a folder that are neither ours nor written anew in the new one as well, as links if it goes."""
+    for file in folder.rglob("*"):
+        path = file.relative_to(folder)
+        if (file.is_file() or file.is_symlink()) and str(path) not in own and not os.path.lexists(target / path):
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(file, target / path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name of a file, or a copy where there is no such thing."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 @contextmanager
@@ -162,3 +205,8 @@ def sha256(file: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hashes_below(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder, at any depth, by its path below it."""
+    return {str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -28,6 +28,7 @@ def read_hugging_face(
     shape: tuple[int, int, int] | None = None,
     caption_column: str | None = None,
     resize: Resize = "bicubic",
+    revision: str | None = None,
 ) -> ImageSet:
     """One part of a dataset, decoded by the rules of `images.load_images`.
 
@@ -41,13 +42,14 @@ def read_hugging_face(
         shape: see `images.load_images`.
         caption_column: where the caption of each is, or a list of them; None gives no captions.
         resize: see `images.load_images`.
+        revision: of a dataset on the hub, its branch, tag or commit; None is "main".
 
     Raises:
         ValueError: `datasets` is not installed, no such dataset, split or column, or images that cannot be used.
     """
     datasets = _library()
     name = _name(root)
-    table = _table(datasets, name, part, subset)
+    table = _table(datasets, name, part, subset, revision)
     for column in filter(None, (image_column, label_column, caption_column)):
         if column not in table.column_names:
             there = ", ".join(map(repr, table.column_names))
@@ -70,13 +72,13 @@ def read_hugging_face(
     return ImageSet(images.images, images.name, labels, captions=captions)
 
 
-def hub_version(root: str | None, subset: str | None) -> str:
+def hub_version(root: str | None, subset: str | None, revision: str | None = None) -> str:
     """What a dataset on the hub is at this time: where `datasets` keeps its prepared files, a name with its version.
 
     Raises:
         ValueError: see `read_hugging_face`.
     """
-    return str(_builder(_library(), _name(root), subset).cache_dir)
+    return str(_builder(_library(), _name(root), subset, revision).cache_dir)
 
 
 def _library() -> Any:
@@ -97,12 +99,14 @@ def _name(root: str | None) -> str:
     return root
 
 
-def _table(datasets: Any, name: str, part: str, subset: str | None) -> Any:
+def _table(datasets: Any, name: str, part: str, subset: str | None, revision: str | None) -> Any:
     """The rows of one split."""
     folder = Path(name)
+    if revision and folder.exists():
+        raise ValueError(f"data.revision {revision!r} has no effect on {shown(name)}, which is no dataset of the hub")
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         return _saved(datasets, folder, part)
-    builder = _builder(datasets, name, subset)
+    builder = _builder(datasets, name, subset, revision)
     try:
         builder.download_and_prepare()
         splits = {str(split) for split in builder.info.splits}
@@ -113,9 +117,9 @@ def _table(datasets: Any, name: str, part: str, subset: str | None) -> Any:
     raise ValueError(f"{shown(name)} has no split {part!r}, it has {', '.join(sorted(splits))}: choose one of them")
 
 
-def _builder(datasets: Any, name: str, subset: str | None) -> Any:
+def _builder(datasets: Any, name: str, subset: str | None, revision: str | None) -> Any:
     try:
-        builder = datasets.load_dataset_builder(name, name=subset)
+        builder = datasets.load_dataset_builder(name, name=subset, revision=revision)
     except Exception as error:
         raise ValueError(
             f"{shown(name)} is no local folder of a dataset, nor can it be got from the hub: {in_words(error)}"

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from iet_agc.config import ModelSettings, Settings, is_run
 from iet_agc.diffusion import make_scheduler
+from iet_agc.identity import check_pipeline
 from iet_agc.models import build_unet, image_shape, load_pipeline, with_batch_dropout
 from iet_agc.seeds import key_of
 
-__all__ = ["Initial", "check_digest", "digest_of", "folders_of", "initial_weights"]
+__all__ = ["Initial", "check_digest", "commit_of", "digest_of", "folders_of", "initial_weights"]
 
 #: What is fetched of a model of the hub, by its U-Net, first its description, then its weights: no pickles, no half
 #: precision.
@@ -54,11 +55,13 @@ class Initial:
         raw: the model.
         ema: where its average starts; of a run, the run's average, otherwise the model itself.
         sha256: hash of both, architecture included; None of random weights.
+        revision: the commit of a model of the hub.
     """
 
     raw: nn.Module
     ema: nn.Module
     sha256: str | None = None
+    revision: str | None = None
 
 
 def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
@@ -74,15 +77,17 @@ def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
             than `init.sha256`.
     """
     if settings.init.model is None:
-        if settings.init.sha256 is not None:
-            raise ValueError(f"init.sha256 {settings.init.sha256} is that of a model: say which, --init MODEL")
+        for name in ("sha256", "revision"):
+            if (value := getattr(settings.init, name)) is not None:
+                raise ValueError(f"init.{name} {value} is that of a model: say which, --init MODEL")
         torch.manual_seed(key_of("weights", settings.train.seed))
         fresh = build_unet(shape[1], shape[0], **settings.model.architecture())
         return Initial(fresh, fresh)
-    models = [_fitting(folder, settings, shape) for folder in folders_of(settings.init.model)]
+    folders = folders_of(settings.init.model, revision=settings.init.revision)
+    models = [_fitting(folder, settings, shape) for folder in folders]
     digest = digest_of([(dict(model.config), model.state_dict()) for model in models])
     check_digest(settings, digest)
-    return Initial(models[0], models[-1], digest)
+    return Initial(models[0], models[-1], digest, commit_of(settings.init.model, folders[0]))
 
 
 def check_digest(settings: Settings, digest: str) -> None:
@@ -95,15 +100,16 @@ def check_digest(settings: Settings, digest: str) -> None:
         raise ValueError(f"{settings.init.model} has the hash {digest}, init.sha256 is {settings.init.sha256}")
 
 
-def folders_of(name: str, kind: str = "UNet2DModel") -> list[Path]:
+def folders_of(name: str, kind: str = "UNet2DModel", revision: str | None = None) -> list[Path]:
     """The pipeline folders of a model: of a run two, raw and ema.
 
     Args:
         name: a run, a folder, or a hub id, which is fetched.
         kind: class of its U-Net; of a hub model it is looked at before weights are fetched.
+        revision: of a hub model, its branch, tag or commit; None is "main".
 
     Raises:
-        ValueError: no such model.
+        ValueError: no such model, or one of a run that is not as it was exported.
     """
     if not name:
         raise ValueError("this preset trains a model further: say which, --init MODEL")
@@ -112,23 +118,39 @@ def folders_of(name: str, kind: str = "UNet2DModel") -> list[Path]:
         folders = [path / "raw", path / "ema"]
         if not all(folder.is_dir() for folder in folders):
             raise ValueError(f"{path} is not finished: run the same 'iet-agc train' again to finish it")
-        return folders
-    if path.exists():
-        return [path]
+    else:
+        folders = [path] if path.exists() else []
+    if folders and revision:
+        raise ValueError(
+            f"init.revision {revision!r} has no effect on {name}, which is no model of the hub: leave it out"
+        )
+    for folder in folders:
+        check_pipeline(folder)
+    return folders or [_of_hub(name, kind, revision)]
+
+
+def commit_of(name: str, folder: Path) -> str | None:
+    """The commit of a model of the hub, as the place in the hub's cache into which it was fetched says."""
+    return folder.name if not Path(name).exists() and folder.parent.name == "snapshots" else None
+
+
+def _of_hub(name: str, kind: str, revision: str | None) -> Path:
+    """The folder of a model of the hub, whose description is looked at before its weights are fetched."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise ValueError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
-    index = _fetched(name, _DESCRIPTION[kind]) / "model_index.json"
+    index = _fetched(name, _DESCRIPTION[kind], revision) / "model_index.json"
     parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     unet = parts.get("unet") if isinstance(parts, dict) else None
     if unet != ["diffusers", kind]:  # said before gigabytes are fetched
         raise ValueError(f"{name} of the hub is no pipeline with a {kind}: its U-Net is {unet}")
-    return [_fetched(name, _DESCRIPTION[kind] + _WEIGHTS[kind])]
+    return _fetched(name, _DESCRIPTION[kind] + _WEIGHTS[kind], revision)
 
 
-def _fetched(name: str, patterns: list[str]) -> Path:
+def _fetched(name: str, patterns: list[str], revision: str | None) -> Path:
     """The folder into which files of a model of the hub were fetched, now or earlier."""
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_UNWANTED))
+        found = snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=_UNWANTED)
+        return Path(found)
     except Exception as error:  # of the hub, of its client, or of the network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name} is no folder, and the hub does not give it: {reason}") from error

@@ -44,6 +44,7 @@ from iet_agc.captions import check_texts
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.drawings import HELD_OUT, PALETTE, style
 from iet_agc.files import check_ours, replace_text, replacing, sha256
+from iet_agc.identity import check_pipeline
 from iet_agc.intervals import share
 from iet_agc.log import progress_bar
 from iet_agc.parts import compute_parts, read_parts
@@ -322,7 +323,9 @@ def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
     settings = override(settings, {f"sample.{name}": str(value) for name, value in given.items()})
     if run and not (source / settings.sample.weights).exists():
         raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
-    return source / settings.sample.weights if run else source, settings
+    pipeline = source / settings.sample.weights if run else source
+    check_pipeline(pipeline)
+    return pipeline, settings
 
 
 def _in_range(name: str, value: int, most: int) -> int:

@@ -4,7 +4,7 @@ A trained model is a diffusers pipeline folder, so whoever gets it needs diffuse
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +12,14 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from iet_agc.files import replacing_folder
+from iet_agc.files import hashes_below, replacing_folder
 
 M = TypeVar("M", bound=nn.Module)
 
 __all__ = [
     "BatchDropout",
     "build_unet",
+    "check_finite",
     "image_shape",
     "is_text_pipeline",
     "load_pipeline",
@@ -165,10 +166,22 @@ def use_rows(model: nn.Module, rows: tuple[int, int] | None) -> None:
             module.rows = rows
 
 
-def save_pipeline(model: UNet2DModel, scheduler: DDIMScheduler, folder: Path) -> None:
-    """Write a `DDIMPipeline` folder whole or not at all, as safetensors and JSON."""
-    with replacing_folder(folder) as unfinished:
+def save_pipeline(
+    model: UNet2DModel, scheduler: DDIMScheduler, folder: Path, own: Collection[str] = ()
+) -> dict[str, str]:
+    """Write a `DDIMPipeline` folder whole or not at all, as safetensors and JSON.
+
+    Args:
+        model, scheduler: its parts.
+        folder: where. What else stands there stays.
+        own: paths below it that an earlier call wrote, which go.
+
+    Returns:
+        What was written: path below the folder -> SHA-256.
+    """
+    with replacing_folder(folder, own) as unfinished:
         DDIMPipeline(unet=model, scheduler=scheduler).save_pretrained(unfinished)
+        return hashes_below(unfinished)
 
 
 def _load_unet(folder: Path) -> UNet2DModel:
@@ -184,7 +197,19 @@ def _load_unet(folder: Path) -> UNet2DModel:
     model, found = loaded
     if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
         raise ValueError(f"its weights are not those of its configuration: {odd[0]}")
+    check_finite(model)
     return model
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse weights that draw nothing.
+
+    Raises:
+        ValueError: the first that holds NaN or infinity.
+    """
+    for name, weight in model.state_dict().items():
+        if not weight.isfinite().all():
+            raise ValueError(f"its weights {name} are not finite: the training broke, or the file is damaged")
 
 
 def image_shape(model: UNet2DModel) -> tuple[int, int, int]:

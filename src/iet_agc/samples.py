@@ -29,13 +29,14 @@ from iet_agc.data import ImageSet, Resize, image_grid, load_images, save_image
 from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.guard import Guard
 from iet_agc.heap import keep_freed_memory
+from iet_agc.identity import check_pipeline
 from iet_agc.log import progress_bar
 from iet_agc.models import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.parts import compute_parts, read_parts
 from iet_agc.precision import Precision, resolved
 from iet_agc.sampling import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
 
-__all__ = ["draw_samples", "load_samples", "read_prompts", "sample_run"]
+__all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
 
 _FORMAT, _VERSION = "iet-agc samples", 1
 
@@ -340,7 +341,8 @@ def sample_run(
         A summary, JSON values only.
 
     Raises:
-        ValueError: an unfinished run, impossible settings, or see `draw_samples`.
+        ValueError: an unfinished run, weights of a run that are not as they were exported, impossible settings, or see
+            `draw_samples`.
     """
     began = time.perf_counter()
     keep_freed_memory()
@@ -350,6 +352,7 @@ def sample_run(
     pipeline = source / asked.weights if run else source
     if run and not pipeline.exists():
         raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+    check_pipeline(pipeline)
     texts = is_text_pipeline(pipeline)
     if not texts:
         _check_images_alone(pipeline, asked, given or {})
@@ -450,6 +453,20 @@ def load_samples(
         images = replace(images, captions=tuple((prompt,) for prompt in prompts))
     seeds = (seed for seed in itertools.count(about["first_seed"]) if seed not in turned_down)
     return images, list(itertools.islice(seeds, about["num"]))
+
+
+def read_origin(folder: Path) -> dict[str, str] | None:
+    """The files that a sample set was drawn from, name -> SHA-256; None of images that are no sample set.
+
+    Raises:
+        ValueError: samples.json is damaged.
+    """
+    if not (folder / "samples.json").is_file():
+        return None
+    origin = _read_about(folder / "samples.json").get("weights_sha256")
+    if not isinstance(origin, dict) or not origin or not all(isinstance(digest, str) for digest in origin.values()):
+        raise ValueError(f"{folder / 'samples.json'} does not say which weights drew the images: sample again")
+    return origin
 
 
 def _read_about(file: Path) -> dict[str, Any]:

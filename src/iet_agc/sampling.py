@@ -13,7 +13,17 @@ from torch import Tensor
 from iet_agc.diffusion import Denoiser, predict_noise, to_uint8
 from iet_agc.precision import Precision, autocast, resolved
 
-__all__ = ["SAMPLERS", "Sampler", "denoise", "initial_noise", "labels_of", "rows_at_a_time", "sample", "scheduler_of"]
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "check_images_finite",
+    "denoise",
+    "initial_noise",
+    "labels_of",
+    "rows_at_a_time",
+    "sample",
+    "scheduler_of",
+]
 
 Sampler = Literal["ddim", "dpm++", "pndm", "euler"]
 
@@ -94,6 +104,9 @@ def sample(
 
     Returns:
         uint8 (N, C, H, W), on the CPU, in the order of the seeds.
+
+    Raises:
+        ArithmeticError: images that are not finite.
     """
     scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
     device, precision = torch.device(device), resolved(precision, torch.device(device))
@@ -115,8 +128,22 @@ def sample(
                 noise.to(device),
                 lambda s=share: on_images(s),
             )
+        check_images_finite(finished)
         images.append(to_uint8(finished[: len(part)]).cpu())
     return torch.cat(images)
+
+
+def check_images_finite(images: Tensor) -> None:
+    """Refuse images, float (N, C, H, W), that would become black.
+
+    Raises:
+        ArithmeticError: one of them holds NaN or infinity.
+    """
+    if not images.isfinite().all():
+        raise ArithmeticError(
+            "the model draws images that are not finite, though its weights are: it is broken, or needs --precision "
+            "float32"
+        )
 
 
 def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler) -> Any:

@@ -7,8 +7,9 @@ from typing import Literal
 from iet_agc.config import is_run, read_settings
 from iet_agc.data import DATASETS, ImageSet, Resize, convert, load_dataset
 from iet_agc.guard import Guard, make_guard
-from iet_agc.log import read_curve
-from iet_agc.samples import load_samples
+from iet_agc.identity import check_images, check_samples
+from iet_agc.log import read_curve, say
+from iet_agc.samples import load_samples, read_origin
 from iet_agc.telemetry import TrainingRecord, read_telemetry
 
 __all__ = ["load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
@@ -20,6 +21,7 @@ def load_part(
     shape: tuple[int, int, int] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
     resize: Resize = "bicubic",
+    warn: Callable[[str], object] = say,
 ) -> tuple[ImageSet, list[int] | None]:
     """Images of a run, a sample set, a folder, an array or a named image set.
 
@@ -30,12 +32,14 @@ def load_part(
         shape: bring every image to this (C, H, W); see `load_images`.
         on_images: called with a number of images that were read, for progress.
         resize: how they are brought to it; what a run trains on or holds out is brought to it as the run says.
+        warn: told in one line what could not be compared with what the run says of itself.
 
     Returns:
         The images and, of a sample set, their seeds.
 
     Raises:
-        ValueError: nothing there, or it holds no such part.
+        ValueError: nothing there, or it holds no such part; images that are not those of the run's training any more,
+            or samples in RUN/samples that were not drawn from its weights.
     """
     path = Path(source)
     if is_run(path) and part == "samples":
@@ -48,11 +52,28 @@ def load_part(
     elif source in DATASETS and not path.exists():
         train, held_out = load_dataset(source)
     else:
+        if part == "samples":
+            _check_origin(path, warn)
         return load_samples(path, shape, on_images, resize)
     images = held_out if part == "held-out" else train
     if len(images) == 0:
         raise ValueError(f"{source} holds out no images: set data.num_train lower, or give other images")
+    if is_run(path) and part != "samples" and not check_images(path, part, images):
+        which = "training" if part == "train" else "held-out"
+        warn(f"{source} does not say which {which} images it was begun with: whether they are the same is not checked")
     return (images if shape is None else convert(images, shape, resize)), None
+
+
+def _check_origin(samples: Path, warn: Callable[[str], object]) -> None:
+    """Compare what RUN/samples was drawn from with the weights of RUN; samples in other places may be anything."""
+    run = samples.absolute().parent
+    if samples.absolute().name == "samples" and is_run(run):
+        origin = read_origin(samples)
+        if origin is None or not check_samples(run, origin):
+            why = (
+                "does not say which weights drew it" if origin is None else f"cannot be compared, {run} has no weights"
+            )
+            warn(f"{samples} {why}, so whether it is the run's own is not checked")
 
 
 def read_record(source: str, num_images: int) -> TrainingRecord | None:

