@@ -1,7 +1,5 @@
 """No option without an effect: every setting is changed, alone, and something that matters must differ."""
 
-import json
-
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ from iet_agc.data import load_dataset, save_image
 from iet_agc.dist import choose_device
 from iet_agc.engine import start
 from iet_agc.samples import load_samples, sample_run
+from tests.audit_folders import write_audit
 from tests.test_engine import one_thread, weights  # noqa: F401
 
 BASE = override(
@@ -145,15 +144,7 @@ def observe(settings, folder):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run = folder / "run"
-    (run / "audit").mkdir()
-    numbers = {
-        "version": 1,
-        "mq": {cut: {"share": 0} for cut in ("0.15", "0.30")},
-        "calibrated": None,
-        "held_out": None,
-    }
-    numbers["quality"] = {"frechet_held_out": 1, "frechet_train": 1}
-    (run / "audit" / "audit.json").write_text(json.dumps(numbers))
+    write_audit(run / "audit")
     return {
         "weights": {name: tensor.numpy().tobytes() for name, tensor in weights(run).items()},
         "ema": {name: tensor.numpy().tobytes() for name, tensor in weights(run, "ema").items()},
