@@ -2,6 +2,7 @@
 
 python examples/emoji.py prompts RUN prompts.txt         # 24 of each kind in turn, for 'iet-agc sample RUN --prompts'
 python examples/emoji.py table RUN [RUN ...]             # of RUN/samples and RUN/audit: copies, alignment, by kind
+python examples/emoji.py seeds RUN [RUN ...]             # the same over seeds of each METHOD-SEED, and differences
 python examples/emoji.py figure emoji.png RUN [RUN ...]  # the real images above samples of each run
 
 Runs that are put side by side learnt from the same images.
@@ -16,9 +17,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 
+from iet_agc.compare import mean_interval
 from iet_agc.config import read_settings
 from iet_agc.data import ImageSet, load_dataset
-from iet_agc.intervals import share
+from iet_agc.intervals import clustered_share, difference, share_over_runs
 from iet_agc.memorized_prompts import planted_prompts
 from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.features import load_extractor
@@ -47,7 +49,10 @@ def write_prompts(run: Path, file: Path) -> None:
 
 
 def table(runs: list[Path], network: str = "efficientnet-lite0") -> dict[str, dict[str, Any]]:
-    """Of each run and kind: samples below the audit's calibrated cut, and the alignment of all with their prompts."""
+    """Of each run and kind: samples below the audit's calibrated cut, and the alignment of all with their prompts.
+
+    Samples of one prompt are not independent: intervals take prompts as clusters.
+    """
     extractor, sets, real = load_extractor(network), image_sets(runs[0]), {}
     kinds = told(runs[0], *sets)
     for name, images in zip(("train", "held-out"), sets, strict=True):
@@ -64,9 +69,53 @@ def table(runs: list[Path], network: str = "efficientnet-lite0") -> dict[str, di
             references, captions = real["held-out" if kind == "held-out" else "train"]
             texts = [rows[place][0] for place in mine]
             found[str(run)][kind] = {
-                "copied": share(sum(rows[place][1] < cut for place in mine), len(mine)),
+                "copied": {"total": len(mine)} | clustered_share([rows[place][1] < cut for place in mine], texts),
                 "alignment": alignment(ranks(drawn[mine], references, texts, captions), texts, captions),
             }
+    return found
+
+
+def over_seeds(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Of a table: copied share and alignment of each method over its seeds, and differences from the first method.
+
+    A run is called METHOD-SEED. Intervals are as `iet-agc compare` makes them.
+    """
+    methods: dict[str, dict[str, dict[str, Any]]] = {}
+    for run, kinds in found.items():
+        method, _, seed = Path(run).name.rpartition("-")
+        methods.setdefault(method, {})[seed] = kinds
+    rows = {name: {kind: _of_method(runs, kind) for kind in KINDS} for name, runs in methods.items() if len(runs) > 1}
+    apart = {
+        f"{name} minus {first}": {kind: _difference(rows[name][kind], rows[first][kind]) for kind in KINDS}
+        for place, first in enumerate(rows)
+        for name in [*rows][place + 1 :]
+    }
+    return {"methods": rows, "differences": apart}
+
+
+def _of_method(runs: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
+    copied = [kinds[kind]["copied"] for kinds in runs.values()]
+    counts, totals = ([one[key] for one in copied] for key in ("count", "total"))
+    prompts = (
+        [(one["clusters"], one["design_effect"]) for one in copied]
+        if all("clusters" in one for one in copied)
+        else None
+    )
+    mean = sum(one["share"] for one in copied) / len(copied)
+    aligned = mean_interval([kinds[kind]["alignment"]["percentile"]["mean"] for kinds in runs.values()])
+    return {
+        "seeds": [*runs],
+        "copied": {"counts": counts, "share": mean, "ci95": share_over_runs(counts, totals, prompts=prompts)},
+        "alignment": aligned,
+    }
+
+
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Of shares, from the intervals of both; of alignments of the same seeds, Student's t over these."""
+    found = {"copied": difference(one["copied"], other["copied"])}
+    if one["seeds"] == other["seeds"]:
+        pairs = zip(one["alignment"]["values"], other["alignment"]["values"], strict=True)
+        found["alignment"] = mean_interval([mine - theirs for mine, theirs in pairs])
     return found
 
 
@@ -106,6 +155,8 @@ if __name__ == "__main__":
         write_prompts(*paths)
     elif verb == "table" and paths:
         print(json.dumps(table(paths), indent=1))
+    elif verb == "seeds" and len(paths) > 1:
+        print(json.dumps(over_seeds(table(paths)), indent=1))
     elif verb == "figure" and len(paths) > 1:
         figure(paths[0], paths[1:])
     else:

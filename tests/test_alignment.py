@@ -6,6 +6,7 @@ import torch
 from iet_agc.audit import audit
 from iet_agc.audits import audit_sources
 from iet_agc.data import ImageSet
+from iet_agc.intervals import wilson
 from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.clip import clip_score, load_clip, other_prompts
 from tests.miniature import save_clip
@@ -73,6 +74,35 @@ def test_prompts_of_held_out_images_and_of_none():
     )
 
 
+def test_shares_take_the_prompts_of_samples_for_clusters():
+    """Two of ten prompts, each drawn six times, are copied: as sure as 2 of 10, with t(0.975, 9)."""
+    prompts = [NAMES[number % 10] for number in range(60)]
+    images = torch.stack([TRAIN[number] if number % 10 < 2 else FRESH[number] for number in range(60)])
+    result = audit(
+        told(TRAIN, NAMES), told(images, prompts), told(HELD_OUT, ["real"] * len(HELD_OUT)), extractors=[NETWORK]
+    )
+    numbers, space = result.numbers, result.numbers["feature_spaces"]["net"]
+    entries = [each["mq"]["0.15"] for each in (numbers, space)] + [each["calibrated"] for each in (numbers, space)]
+    for each in (numbers, space):
+        entries += [each["statistics"][key] for key in ("d1_d2", "auth_pct", "near")]
+    entries += [space["similarity"]["calibrated"], space["similarity"]["samples"]["above"]]
+    entries += [space["alignment"]["train"][key] for key in ("top1", "top10")]
+    assert {entry["clusters"] for entry in entries} == {10}
+    assert entries[0]["count"] == 12
+    assert entries[0]["ci95"] == pytest.approx(wilson(0.2, 10, 9))
+    assert space["similarity"]["samples"]["mean"]["clusters"] == 10
+    assert "clusters" not in numbers["held_out"]["mq"]["0.15"]
+    assert "prompts as clusters" in numbers["conventions"]["interval"]
+
+
+def test_samples_of_different_prompts_are_independent_draws():
+    sets = [told(TRAIN[:60], NAMES[:60]), ImageSet(TRAIN[:60], "set")]
+    found = [audit(told(TRAIN, NAMES), each, ImageSet(HELD_OUT, "real"), extractors=[NETWORK]).numbers for each in sets]
+    for key in ("mq", "calibrated", "statistics", "conventions"):
+        assert found[0][key] == found[1][key]
+    assert found[0]["conventions"]["interval"] == "Wilson, 95 %"
+
+
 def test_an_image_that_stands_twice_has_the_captions_of_both_places():
     train = told(torch.cat([TRAIN, TRAIN[3:4]]), [*NAMES, "the same once more"])
     entry = aligned(TRAIN[[3, 3]], ["the same once more", NAMES[3]], train)["train"]
@@ -113,6 +143,8 @@ def test_scores_by_pencil():
     texts = torch.tensor([[0.6, 0.8], [-1.0, 0.0]])
     own = torch.tensor([0, 1])
     assert clip_score(images, texts)["mean"] == pytest.approx((60 + 0) / 2)
+    assert clip_score(images, texts, "ab") == clip_score(images, texts)
+    assert clip_score(images, texts, "aa")["ci95"] is None
     assert other_prompts(images, texts, own)["mean"] == pytest.approx((0 + 80) / 2)
     assert other_prompts(images, texts[:1], torch.tensor([0, 0])) is None
 

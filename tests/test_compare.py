@@ -9,7 +9,7 @@ from scipy import stats
 
 from iet_agc.compare import COLUMNS, compare, differences_from_first, listed, mean_interval, table, warnings
 from iet_agc.config import Settings, claim_folder, override
-from iet_agc.intervals import share
+from iet_agc.intervals import difference, share, share_over_runs, wilson
 from iet_agc.report import render
 from tests.audit_folders import CUTS, WORDS
 
@@ -100,7 +100,7 @@ def test_runs_are_grouped_by_preset(tmp_path):
     assert rows["y"]["calibrated"]["values"] == [0.05]
     lines = table(rows).splitlines()
     assert len(lines) == 4
-    assert lines[2].startswith("| x | 2 | 30.0% (20.0%, 40.0%) [-97.1%, 157.1%] | 30.0% (")
+    assert lines[2].startswith("| x | 2 | 30.0% (20.0%, 40.0%) [1.0%, 94.6%] | 30.0% (")
     assert lines[3].endswith("| 2.000 (2.000) | 1.000 (1.000) | 1.4% (1.4%) |")
 
 
@@ -227,6 +227,8 @@ DAMAGED = {
     "a share is -7.5, and its count is 100 of 1000": numbers(mq={"0.15": share(100, SAMPLES) | {"share": -7.5}}),
     "has the interval from 0.2 to 0.3": numbers(mq={"0.15": share(100, SAMPLES) | {"ci95": [0.2, 0.3]}}),
     "has the interval from -0.1 to 0.3": numbers(mq={"0.15": share(100, SAMPLES) | {"ci95": [-0.1, 0.3]}}),
+    "has 0 clusters": numbers(mq={"0.15": share(100, SAMPLES) | {"clusters": 0, "design_effect": 1.0}}),
+    "the design effect 0.5": numbers(mq={"0.15": share(100, SAMPLES) | {"clusters": 9, "design_effect": 0.5}}),
     "ci95 is [0.3, 0.05]": numbers(mq={"0.15": share(100, SAMPLES) | {"ci95": [0.3, 0.05]}}),
     "count is True": numbers(mq={"0.15": share(1, SAMPLES) | {"count": True}}),
     "KeyError: '0.20'": numbers(mq={"0.15": share(100, SAMPLES)}),
@@ -287,16 +289,56 @@ def test_a_single_run_has_wilsons_interval_of_its_share_and_none_of_its_distance
     assert row["copied"]["ci95"] is row["frechet_held_out"]["interval"] is None
 
 
-def test_runs_that_agree_have_the_interval_of_their_samples(tmp_path):
-    """Three times 0 of 1,000: Student's t would claim that the share is 0 for sure; Wilson's of 0 in 3,000 does not."""
+def test_shares_over_runs_have_limits_that_can_be(tmp_path):
+    """Student's t would claim of three times 0 that the share is 0 for sure, and of 0, 4, 0 that it may be below 0."""
     row = compare(seeds(tmp_path, "x", [0, 0, 0], [1.0, 2.0, 3.0]))["x"]
-    z = 1.959964
-    assert row["copied"]["ci95"] == [0, 0]
-    assert row["copied"]["interval"]["ci95"] == pytest.approx([0, z**2 / (3000 + z**2)], abs=1e-8)
-    assert row["frechet_held_out"]["interval"] == {
-        "ci95": row["frechet_held_out"]["ci95"],
-        "method": "Student's t over runs",
+    assert row["copied"]["ci95"] == row["copied"]["interval"]["ci95"] == share_over_runs([0, 0, 0], [1000] * 3)
+    assert row["copied"]["ci95"][1] > 0.006
+    assert row["copied"]["interval"]["method"].startswith("Wilson over runs")
+    row = compare(seeds(tmp_path, "y", [0, 4, 0], [1.0, 2.0, 3.0]))["y"]
+    assert row["copied"]["ci95"] == share_over_runs([0, 4, 0], [1000] * 3)
+    assert row["copied"]["ci95"][0] > 0
+
+
+def test_other_numbers_have_students_t_cut_off_where_no_value_can_be(tmp_path):
+    row = compare(seeds(tmp_path, "x", [0, 0, 0], [1.0, 2.0, 3.0]))["x"]
+    reach = 4.302653 / 3**0.5
+    expected = {"ci95": [0, pytest.approx(2 + reach)], "method": "Student's t over runs"}
+    assert row["frechet_held_out"]["interval"] == expected
+    row = compare(seeds(tmp_path, "y", [0, 0, 0], [1.0, 1.0, 1.0]))["y"]
+    assert row["frechet_held_out"]["interval"] is None  # runs that agree to the last digit tell of no spread
+
+
+def prompted(copied, effect, distance=1.0):
+    """An audit of 1,000 samples of 24 prompts."""
+    content = newer(copied, distance)
+    for entry in (*content["mq"].values(), content["calibrated"]):
+        entry |= {"clusters": 24, "design_effect": effect}
+    return content
+
+
+def test_samples_of_few_prompts_are_not_independent(tmp_path):
+    """With a design effect of 40, 100 of 1,000 are as sure as 2.5 of 25 prompts, of which there are 24."""
+    rows = compare([write(tmp_path / "a", prompted(100, 40.0)), write(tmp_path / "b", prompted(0, 40.0))])
+    cell = rows["a"]["copied"]
+    assert cell["interval"] == {
+        "ci95": pytest.approx(wilson(0.1, 25, 23)),
+        "method": "Wilson over the samples of one run, prompts as clusters",
     }
+    assert (cell["clusters"], cell["design_effects"]) == ([24], [40.0])
+    apart = differences_from_first(rows)["b"]["copied"]
+    expected = difference(*({"share": p, "ci95": wilson(p, 25, 23)} for p in (0.1, 0)))["ci95"]
+    assert apart["ci95"] == pytest.approx(expected)
+    assert apart["method"].endswith("prompts as clusters")
+
+
+def test_runs_of_the_same_prompts_are_no_surer_than_one_of_prompts(tmp_path):
+    runs = [run(tmp_path / str(s), "x", prompted(100 + s, 40.0), train__seed=str(s)) for s in range(3)]
+    cell = compare(runs)["x"]["copied"]
+    assert cell["ci95"] == pytest.approx(wilson(0.101, 25, 23))
+    assert cell["interval"]["method"].endswith("no narrower than one run with prompts as clusters")
+    low, high = share_over_runs([100, 101, 102], [1000] * 3)
+    assert cell["ci95"][0] < low < high < cell["ci95"][1]
 
 
 def test_held_out_images_count_once_however_many_runs_saw_them(tmp_path):
@@ -320,11 +362,31 @@ def test_differences_are_paired_by_seed(tmp_path):
     found = differences_from_first(compare(runs))
     assert list(found) == ["y"]
     assert found["y"]["copied"]["values"] == pytest.approx([-0.03, -0.05, -0.01])
-    reach = 4.302653 * 0.02 / 3**0.5
-    assert found["y"]["copied"]["ci95"] == pytest.approx([-0.03 - reach, -0.03 + reach])
-    assert found["y"]["copied"]["method"] == "Student's t over seeds, paired"
     assert found["y"]["frechet_held_out"]["mean"] == -2
+    assert found["y"]["frechet_held_out"]["method"] is None  # each is 2 apart: no spread
     assert differences_from_first({}) == {}
+
+
+def test_differences_of_distances_are_paired_and_of_shares_follow_from_both(tmp_path):
+    """1, 2, 3 minus 3, 3, 6: -2, -1, -3; mean -2, deviation 1."""
+    counts = [100, 200, 300], [130, 250, 310]
+    runs = seeds(tmp_path, "x", counts[0], [1.0, 2.0, 3.0]) + seeds(tmp_path, "y", counts[1], [3.0, 3.0, 6.0])
+    found = differences_from_first(compare(runs))["y"]
+    reach = 4.302653 / 3**0.5
+    assert found["frechet_held_out"]["ci95"] == pytest.approx([-2 - reach, -2 + reach])
+    assert found["frechet_held_out"]["method"] == "Student's t over seeds, paired"
+    both = ({"share": sum(x) / 3000, "ci95": share_over_runs(x, [1000] * 3)} for x in counts)
+    assert found["copied"]["ci95"] == pytest.approx(difference(*both)["ci95"])
+    assert found["copied"]["method"] == "from the intervals of two shares over runs (MOVER), seeds not paired"
+
+
+def test_one_share_against_several_takes_their_spread(tmp_path):
+    runs = [run(tmp_path / "a", "x", numbers(200)), *seeds(tmp_path, "y", [100, 200, 600], [1.0, 2.0, 3.0])]
+    found = differences_from_first(compare(runs))["y"]["copied"]
+    alone = {"share": 0.2, "ci95": share_over_runs([200], [1000], ([100, 200, 600], [1000] * 3))}
+    several = {"share": 0.3, "ci95": share_over_runs([100, 200, 600], [1000] * 3)}
+    assert found["ci95"] == pytest.approx(difference(alone, several)["ci95"])
+    assert found["method"].endswith("the single run is taken to vary like the others")
 
 
 def test_other_seeds_are_compared_by_welch(tmp_path):
@@ -360,19 +422,18 @@ def test_two_single_runs_are_compared_by_newcombe_and_their_distances_not(tmp_pa
     assert found["calibrated"] is None
 
 
-def test_runs_that_do_not_vary_are_compared_by_their_samples(tmp_path):
+def test_shares_that_do_not_vary_differ_by_an_interval_with_width(tmp_path):
     runs = seeds(tmp_path, "x", [0, 0], [1.0, 2.0]) + seeds(tmp_path, "y", [0, 0], [1.0, 2.0])
     found = differences_from_first(compare(runs))["y"]["copied"]
     low, high = found["ci95"]
-    assert low == -high < -0.001
-    assert found["method"].startswith("Newcombe over the samples of all runs")
+    assert low == -high == -share_over_runs([0, 0], [1000] * 2)[1]
 
 
 def test_repeated_seeds_are_not_paired(tmp_path):
     runs = [run(tmp_path / f"x{n}", "x", numbers(100 + n, 1 + n), train__seed="3") for n in range(2)]
     runs += [run(tmp_path / f"y{n}", "y", numbers(100 + n, 2 + n), train__seed="3") for n in range(2)]
     rows = compare(runs)
-    assert differences_from_first(rows)["y"]["copied"]["method"] == "Welch's t over runs"
+    assert differences_from_first(rows)["y"]["frechet_held_out"]["method"] == "Welch's t over runs"
     assert "x has several runs of seed 3: they are counted as if they were independent." in warnings(rows)
 
 

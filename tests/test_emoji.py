@@ -20,6 +20,7 @@ from iet_agc.config import load_preset, override
 from iet_agc.data import load_dataset
 from iet_agc.emoji import emoji_font, read_emoji
 from iet_agc.files import only_one
+from iet_agc.intervals import clustered_share
 from iet_agc.metrics import distance_ratio, nearest
 from iet_agc.samples import load_samples
 from iet_agc.small_pipeline import build_pipeline, decibels
@@ -366,8 +367,29 @@ def test_the_example_tells_copies_by_what_samples_were_told(capsys, built, small
     assert [found[kind]["copied"]["count"] for kind in example.KINDS] == [4, 0, 0]
     assert found["planted"]["alignment"]["top1"]["share"] == 1
     assert found["other"]["alignment"]["top1"]["share"] <= 0.5  # two prompts, told of by one picture
+    assert found["planted"]["copied"] == {"total": 4} | clustered_share([True] * 4, prompts[::3] * 2)
     example.figure(tmp_path / "figure.png", [run], columns=2)
     assert Image.open(tmp_path / "figure.png").width > 150
+
+
+def test_the_example_compares_methods_over_seeds():
+    example = load(EXAMPLES / "emoji.py")
+    prompts = [place % 24 for place in range(144)]
+
+    def kinds(copied, aligned):
+        entry = {"total": 144} | clustered_share([place < copied for place in range(144)], prompts)
+        return {key: {"copied": entry, "alignment": {"percentile": {"mean": aligned}}} for key in example.KINDS}
+
+    runs = {f"runs/a-{s}": kinds(140 + s, 0.9 + s / 100) for s in range(3)}
+    runs |= {f"runs/b-{s}": kinds(0, 0.8) for s in range(3)} | {"runs/early-0": kinds(0, 0.7)}
+    found = example.over_seeds(runs)
+    assert list(found["methods"]) == ["a", "b"]
+    none = found["methods"]["b"]["planted"]["copied"]
+    assert none == {"counts": [0] * 3, "share": 0, "ci95": clustered_share([False] * 144, prompts)["ci95"]}
+    apart = found["differences"]["b minus a"]["planted"]
+    assert apart["copied"]["difference"] == pytest.approx(-141 / 144)
+    assert -1 <= apart["copied"]["ci95"][0] < -0.97 < apart["copied"]["ci95"][1] < -0.7
+    assert apart["alignment"]["values"] == pytest.approx([-0.1, -0.11, -0.12])
 
 
 def paint(folder, prompts, train):

@@ -13,6 +13,7 @@ from PIL import Image
 from iet_agc import drawings, frontier
 from iet_agc.compare import COLUMNS, compare, differences_from_first
 from iet_agc.frontier import front, write_comparison
+from iet_agc.intervals import difference, share_over_runs
 from tests.test_compare import newer, numbers, run, seeds, write
 from tests.test_report import Page
 
@@ -81,8 +82,8 @@ def test_points_have_means_intervals_and_runs(tmp_path):
     audits = [*seeds(tmp_path, "x", [100, 300], [1.0, 3.0]), write(tmp_path / "b", numbers(0, 2.0))]
     one, single = plot_of(audits).points
     assert (one.number, one.x, one.y, one.each) == (1, 2.0, 0.1, [(1.0, 0.05), (3.0, 0.15)])
-    assert one.x_bar == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)
-    assert one.y_bar == (0, pytest.approx(0.1 + 12.7062 * 0.05, abs=1e-5))
+    assert one.x_bar == (0, pytest.approx(2 + 12.7062, abs=1e-4))
+    assert one.y_bar == pytest.approx(share_over_runs([50, 150], [1000] * 2))
     assert single.x_bar is None
     assert single.y_bar == (0, pytest.approx(0.00383, abs=1e-5))
 
@@ -120,10 +121,11 @@ def test_ticks_are_few_and_within(most):
 
 
 def test_long_intervals_end_in_arrows_and_leave_room_for_the_marks(tmp_path):
-    plot = plot_of(seeds(tmp_path, "x", [100, 120], [1.0, 3.0]))
-    assert plot.points[0].x_bar[1] > 14
+    plot = plot_of(seeds(tmp_path, "x", [100, 120], [10.0, 12.0]))
+    assert plot.points[0].x_bar == (0, pytest.approx(23.7062, abs=1e-4))
     _, axes = frontier._draw(plot, 4, 4)
-    assert axes.get_xlim()[1] < 6
+    assert axes.get_xlim()[0] > 7
+    assert axes.get_xlim()[1] < 15
     assert {"<", ">"} <= {line.get_marker() for line in axes.get_lines()}
 
 
@@ -162,7 +164,7 @@ def test_page_stands_alone_and_is_accessible(tmp_path):
     assert ("html", {"lang": "en"}) in page.tags
     (picture,) = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert picture["role"] == "img"
-    assert "1 x: 7.5 % (0 % to 39.3 %), 1.500" in picture["aria-label"]
+    assert "1 x: 7.5 % (0.3 % to 66.2 %), 1.500" in picture["aria-label"]
     assert picture["aria-label"].endswith("On the front: y.")
     assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
     identifiers = re.findall(r'\bid="([^"]+)"', text)
@@ -176,8 +178,12 @@ def test_page_says_the_numbers(tmp_path):
     assert "y: copied share 1.2 %, Fréchet to held-out 1.250" in text
     assert "For the other experiment, this one is copied no more and is no worse in quality." in text
     assert "Differences from x" in text
-    assert "+12.5 −44.7 to +69.7" in text  # 8 and 17 points: mean 12.5, deviation 6.364, t(0.975, 1) = 12.706
+    shares = ({"share": sum(x) / 2000, "ci95": share_over_runs(x, [1000] * 2)} for x in ([100, 200], [20, 30]))
+    low, high = difference(*shares)["ci95"]
+    assert f"+12.5 −{-100 * low:.1f} to +{100 * high:.1f}" in text
+    assert -0.2 < low < 0 < 0.7 < high < 0.9
     assert "Student's t over seeds, paired" in text
+    assert "Wilson over runs: at the number of samples that their spread leaves" in text
     assert "of 20 of them" not in text
     assert "Before you compare" in text
 
@@ -234,7 +240,8 @@ def test_tables_have_every_run_and_every_mean(tmp_path):
     means = {(line["experiment"], line["column"]): line for line in table(tmp_path / "out" / "comparison-means.csv")}
     assert len(means) == 2 * len(COLUMNS)
     assert float(means["x", "copied"]["mean"]) == pytest.approx(0.15)
-    assert means["x", "copied"]["interval"] == "Student's t over runs"
+    assert means["x", "copied"]["interval"].startswith("Wilson over runs")
+    assert means["x", "frechet_held_out"]["interval"] == "Student's t over runs"
     assert means["x", "copied"]["first_minus_this"] == ""
     assert float(means["own", "frechet_held_out"]["first_minus_this"]) == -1.5
     assert means["own", "frechet_held_out"]["low"] == ""

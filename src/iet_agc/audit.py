@@ -1,8 +1,8 @@
 """Audit: how much of a sample set is copied from a training set, with its uncertainty.
 
-Every share has a 95 % Wilson interval. The same statistic on held-out real images stands beside it,
-since a cut alone says nothing: real images, too, have near neighbours. Copies are looked for in pixels,
-exactly, and in the features of every network that is asked for.
+Every share has a 95 % Wilson interval, in which samples of one prompt are not independent. The same statistic
+on held-out real images stands beside it, since a cut alone says nothing: real images, too, have near neighbours.
+Copies are looked for in pixels, exactly, and in the features of every network that is asked for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -136,8 +136,8 @@ def audit(
     numbers = {
         **_sizes(train, sets),
         **_held_out_counts(held_out, real, in_train),
-        "conventions": _conventions(pixels.distances.shape[1], flips),
-        **_copies(pixels, sets.unique.images, samples.images, sets.real),
+        "conventions": _conventions(pixels.distances.shape[1], flips, sets.told.prompts),
+        **_copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts),
         "quality": spaces[networks[0].name].numbers["quality"],
         "feature_spaces": {name: space.numbers for name, space in spaces.items() if name != "pixels"},
     }
@@ -251,7 +251,15 @@ def _held_out_counts(given: ImageSet | None, real: ImageSet | None, in_train: in
     }
 
 
-def _conventions(k: int, flips: bool) -> dict[str, Any]:
+#: How intervals of shares were made; where samples have prompts of which some repeat.
+_WILSON = "Wilson, 95 %"
+_BY_PROMPT = (
+    "Wilson, 95 %; of samples, whose prompts repeat, with prompts as clusters: at the number of independent samples "
+    "that the design effect leaves, with Student's t"
+)
+
+
+def _conventions(k: int, flips: bool, prompts: Sequence[str]) -> dict[str, Any]:
     return {
         "distance": "squared L2 on [0, 1] pixels, exact; in feature spaces squared L2 between features",
         "ratio": "nearest distance / mean of the k nearest, the nearest included",
@@ -260,7 +268,7 @@ def _conventions(k: int, flips: bool) -> dict[str, Any]:
         "held_out": "unique held-out images that do not stand in the training set",
         "flips": flips,
         "below": "ratio < cut",
-        "interval": "Wilson, 95 %",
+        "interval": _BY_PROMPT if len(set(prompts)) < len(prompts) else _WILSON,
         "direction": "a lower share is less copied; a lower Fréchet distance is better",
         "mq": "memorization quantity at the paper's nine cuts, Liu et al., ECCV 2024, arXiv 2407.15328",
         "calibrated": "the floor((H + 1) / 100)-th smallest ratio of the H held-out images that are no near copies of "
@@ -285,6 +293,11 @@ class _Sets:
     def real(self) -> Tensor | None:
         """The held-out images, uint8 (H, C, H, W)."""
         return self.held_out.images if self.held_out else None
+
+    @property
+    def prompts(self) -> Sequence[str] | None:
+        """Of the samples, or None."""
+        return self.told.prompts or None
 
 
 def _unique(train: ImageSet, first: Tensor) -> ImageSet:
@@ -436,7 +449,7 @@ def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> _Space:
     held = held_out.features if held_out else None
     found = _neighbors(search, samples.features, held, train.features)
     about = {"sha256": extractor.sha256, "dimensions": train.features.shape[1]}
-    copies = _copies(found, train.features, samples.features, held)
+    copies = _copies(found, train.features, samples.features, held, sets.prompts)
     fresh = None if found.held_out is None else ~is_near_copy(found.held_out)
     alike, similar = _in_directions(extractor, sets, samples.features, references, held, fresh, work)
     return _Space({**about, **copies, **entry, **alike}, similar)
@@ -460,7 +473,7 @@ def _in_directions(
         return found.distances, found.indices
 
     similar = most_similar(search, mine, trained[0], real)
-    entry = similarities(similar, fresh, extractor.copy_detection)
+    entry = similarities(similar, fresh, extractor.copy_detection, sets.prompts)
     return {
         "similarity": entry,
         "alignment": aligned(extractor.name, sets.told, mine, trained[0], real, work),
@@ -532,21 +545,24 @@ def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Te
 # Numbers ----------------------------------------------------------------------------------------------------
 
 
-def _copies(found: _Neighbors, train: Tensor, samples: Tensor, held_out: Tensor | None) -> dict[str, Any]:
+def _copies(
+    found: _Neighbors, train: Tensor, samples: Tensor, held_out: Tensor | None, prompts: Sequence[str] | None
+) -> dict[str, Any]:
     """The entries on copies, in pixels or in features: MQ, the same of held-out images, the calibrated share."""
     real = found.held_out
-    numbers: dict[str, Any] = {"mq": _quantities(found.ratios), "held_out": None, "calibrated": None, "warnings": []}
+    numbers: dict[str, Any] = {"mq": _quantities(found.ratios, prompts)}
+    numbers |= {"held_out": None, "calibrated": None, "warnings": []}
     if real is None or found.held_own is None or found.held_out_ratios is None or held_out is None:
-        return numbers | {"statistics": statistics(found.distances, found.own)}
+        return numbers | {"statistics": statistics(found.distances, found.own, prompts=prompts)}
     fresh = ~is_near_copy(real)
     return numbers | {
         "held_out": {
             "mq": _quantities(found.held_out_ratios),
             "statistics": held_out_statistics(real, found.held_own),
         },
-        "calibrated": calibrated_share(found.ratios, found.held_out_ratios[fresh]),
+        "calibrated": calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts),
         "warnings": _warnings(fresh),
-        "statistics": statistics(found.distances, found.own, real, cells(train, samples, held_out), fresh),
+        "statistics": statistics(found.distances, found.own, real, cells(train, samples, held_out), fresh, prompts),
     }
 
 
@@ -563,5 +579,5 @@ def _warnings(fresh: Tensor) -> list[str]:
     return warnings
 
 
-def _quantities(ratios: Tensor) -> dict[str, Any]:
-    return {f"{cut:.2f}": share_below(ratios, cut) for cut in CUTS}
+def _quantities(ratios: Tensor, prompts: Sequence[str] | None = None) -> dict[str, Any]:
+    return {f"{cut:.2f}": share_below(ratios, cut, prompts) for cut in CUTS}

@@ -1,11 +1,14 @@
 """Several audits side by side: one row per experiment over its seeds, differences between experiments, and warnings
 where they do not compare. Imports no torch.
 
-Every number says how its interval was made. Over several seeds it is Student's t: seeds differ more than draws of
-one model do. Of a single run only the draws are known: Wilson's interval of a share, Newcombe's of a difference of
-two. The Fréchet distance of a single run, and whatever else is no share, has none.
+Every number says how its interval was made. Seeds differ more than draws of one model do, so over several seeds the
+interval of a share is Wilson's at the number of samples that the spread over seeds leaves (`share_over_runs`), that of
+anything else Student's t, cut off where no value can be. Of a single run only the draws are known: Wilson's interval of
+a share, by prompt where prompts repeat. The Fréchet distance of a single run, and whatever else is no share, has none.
+Differences of shares follow from the intervals of the two.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from iet_agc.config import Settings, differences, fingerprint, is_run, override, read_settings
-from iet_agc.intervals import difference_of_shares, share
+from iet_agc.intervals import difference, share, share_over_runs, wilson
 from iet_agc.reading import read_numbers
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "differences_from_first",
     "differing",
     "facts",
+    "limits_of_run",
     "listed",
     "mean_interval",
     "table",
@@ -48,6 +52,7 @@ class Column:
         of: what a share is a share of, "num_samples" or "num_held_out"; empty where it is no share.
         unit: what one whole is in the column's unit.
         optional: whether audits of earlier versions may lack it.
+        limits: between which values that are no shares lie.
     """
 
     path: tuple[str, ...]
@@ -56,8 +61,10 @@ class Column:
     of: str = ""
     unit: float = 1.0
     optional: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
+_POSITIVE, _PART = (0.0, math.inf), (0.0, 1.0)
 _LOWER, _HIGHER, _COPIED_LESS = "lower is better", "higher is better", "lower is less copied"
 
 #: What is compared, in the order of tables.
@@ -65,8 +72,10 @@ COLUMNS = {
     "copied": Column(("mq", "0.15"), "ratio below 0.15", _COPIED_LESS, "num_samples"),
     "below_0.30": Column(("mq", "0.30"), "ratio below 0.30", _COPIED_LESS, "num_samples"),
     "calibrated": Column(("calibrated",), "below the calibrated cut", _COPIED_LESS, "num_samples"),
-    "frechet_held_out": Column(("quality", "frechet_held_out"), "Fréchet to held-out", _LOWER),
-    "frechet_train": Column(("quality", "frechet_train"), "Fréchet to train", "copying lowers it, too"),
+    "frechet_held_out": Column(("quality", "frechet_held_out"), "Fréchet to held-out", _LOWER, limits=_POSITIVE),
+    "frechet_train": Column(
+        ("quality", "frechet_train"), "Fréchet to train", "copying lowers it, too", limits=_POSITIVE
+    ),
     "held_out_copied": Column(
         ("held_out", "mq", "0.15"), "held-out images below 0.15", "what chance looks like", "num_held_out"
     ),
@@ -95,37 +104,51 @@ COLUMNS = {
         "95th percentile of similarity",
         _COPIED_LESS,
         optional=True,
+        limits=(-1.0, 1.0),
     ),
     "aligned": Column(
         ("feature_spaces", "*", "alignment", "train", "percentile", "mean"),
         "alignment with training captions",
         "higher follows prompts, 0.5 is chance; copying raises it",
         optional=True,
+        limits=_PART,
     ),
     "aligned_held_out": Column(
         ("feature_spaces", "*", "alignment", "held_out", "percentile", "mean"),
         "alignment with held-out captions",
         "higher follows prompts, 0.5 is chance",
         optional=True,
+        limits=_PART,
     ),
-    "clip_score": Column(("clip", "score", "mean"), "CLIP score", _HIGHER, optional=True),
+    "clip_score": Column(("clip", "score", "mean"), "CLIP score", _HIGHER, optional=True, limits=(0.0, 100.0)),
     "kid_held_out": Column(("quality", "kid_held_out", "mean"), "KID to held-out", _LOWER, optional=True),
-    "precision_held_out": Column(("quality", "precision_held_out"), "precision to held-out", _HIGHER, optional=True),
-    "recall_held_out": Column(("quality", "recall_held_out"), "recall to held-out", _HIGHER, optional=True),
-    "mifid_held_out": Column(("quality", "mifid_held_out"), "MiFID to held-out", _LOWER, optional=True),
-    "mifid_train": Column(("quality", "mifid_train"), "MiFID to train", _LOWER, optional=True),
+    "precision_held_out": Column(
+        ("quality", "precision_held_out"), "precision to held-out", _HIGHER, optional=True, limits=_PART
+    ),
+    "recall_held_out": Column(
+        ("quality", "recall_held_out"), "recall to held-out", _HIGHER, optional=True, limits=_PART
+    ),
+    "mifid_held_out": Column(
+        ("quality", "mifid_held_out"), "MiFID to held-out", _LOWER, optional=True, limits=_POSITIVE
+    ),
+    "mifid_train": Column(("quality", "mifid_train"), "MiFID to train", _LOWER, optional=True, limits=_POSITIVE),
 }
 
-#: How an interval was made.
-_T = "Student's t over runs"
+#: How an interval was made. Of shares:
 _WILSON = "Wilson over the samples of one run"
-_WILSON_POOLED = "Wilson over the samples of all runs, which agree"
+_PROMPTS = "Wilson over the samples of one run, prompts as clusters"
 _WILSON_HELD_OUT = "Wilson over the held-out images"
+_RUNS = "Wilson over runs: at the number of samples that their spread leaves, with Student's t"
+_RUNS_AND_PROMPTS = f"{_RUNS}; no narrower than one run with prompts as clusters"
+_OF_SHARES = "from the intervals of two shares over runs (MOVER), seeds not paired"
+_ONE_OF_SHARES = "from the intervals of two shares (MOVER); the single run is taken to vary like the others"
+_NEWCOMBE = "Newcombe over the samples of two runs"
+_PROMPTS_OF_TWO = "from the intervals of two shares of one run each (MOVER), prompts as clusters"
+#: Of other numbers:
+_T = "Student's t over runs"
 _PAIRED = "Student's t over seeds, paired"
 _WELCH = "Welch's t over runs"
 _ONE_AGAINST_SEVERAL = "Student's t over runs; the single run is taken to vary like the others"
-_NEWCOMBE = "Newcombe over the samples of two runs"
-_NEWCOMBE_POOLED = "Newcombe over the samples of all runs, whose differences agree"
 
 
 # Rows -----------------------------------------------------------------------------------------------------
@@ -141,8 +164,10 @@ def compare(runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
     Returns:
         Per experiment, in the order of the runs: "runs", "seeds" (None of an audit without a run), "facts" (what the
         audits were made with; see `warnings`) and the columns, each
-        {"values", "mean", "ci95", "interval", "counts", "totals"}: "ci95" is Student's over runs, None for a single
-        one; "interval" is {"ci95", "method"}, or None where none is known; "counts" of "totals" images are a share's.
+        {"values", "mean", "ci95", "interval", "counts", "totals", "clusters", "design_effects"}: "ci95" is the interval
+        over runs, None for a single one; "interval" is {"ci95", "method"}, or None where none is known, as of runs that
+        agree to the last digit; "counts" of "totals" images are a share's, and where prompts repeat, "clusters" are the
+        numbers of prompts of each run, "design_effects" those of its audit.
         A column is None where an audit does not know it. A run's experiment is named after its preset, and after what
         it changes where the same preset was run with other settings before it; an audit's after its folder.
 
@@ -215,7 +240,10 @@ def _read_audit(file: Path) -> tuple[dict[str, dict[str, Any] | None], dict[str,
 
 
 def _look_up(audit: dict[str, Any], column: Column) -> dict[str, Any] | None:
-    """{"value", "count", "total"} of a column; None where a part of its path is null, or may be absent and is."""
+    """{"value", "count", "total"} of a column and, where prompts repeat, "clusters" and "design_effect".
+
+    None where a part of its path is null, or may be absent and is.
+    """
     found: Any = audit
     for key in column.path:
         if key == "*":
@@ -228,7 +256,8 @@ def _look_up(audit: dict[str, Any], column: Column) -> dict[str, Any] | None:
         return None
     if not column.of:
         return {"value": float(found), "count": None, "total": None}
-    return {"value": found["share"] * column.unit, "count": found["count"], "total": audit[column.of]}
+    told = {"value": found["share"] * column.unit, "count": found["count"], "total": audit[column.of]}
+    return told | {key: found[key] for key in ("clusters", "design_effect") if key in found}
 
 
 def _row(members: Sequence[_Member]) -> dict[str, Any]:
@@ -246,11 +275,18 @@ def _row(members: Sequence[_Member]) -> dict[str, Any]:
 
 def _cell_of(found: Sequence[Mapping[str, Any]], column: Column) -> dict[str, Any]:
     """One column of one experiment, from what each of its audits says."""
-    counts, totals = ([each[key] for each in found] for key in ("count", "total"))
-    known = None not in (*counts, *totals)
-    cell = mean_interval([each["value"] for each in found])
-    cell |= {"counts": counts if known else None, "totals": totals if known else None}
-    return cell | {"interval": _interval(cell, column)}
+    values = [each["value"] for each in found]
+    prompts = any("clusters" in each for each in found)
+    cell = {
+        "values": values,
+        "mean": float(np.mean(values)),
+        "counts": [each["count"] for each in found] if column.of else None,
+        "totals": [each["total"] for each in found] if column.of else None,
+        "clusters": [each.get("clusters", each["total"]) for each in found] if prompts else None,
+        "design_effects": [each.get("design_effect", 1.0) for each in found] if prompts else None,
+    }
+    interval = _interval(cell, column)
+    return cell | {"ci95": interval["ci95"] if interval and len(values) > 1 else None, "interval": interval}
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, Any]:
@@ -278,18 +314,38 @@ def _reach(standard_error: float, freedom: float) -> float:
 
 
 def _interval(cell: Mapping[str, Any], column: Column) -> dict[str, Any] | None:
-    """The interval to show. Runs that agree to the last sample give Student's t no width: then the samples speak."""
-    several, counts, totals = len(cell["values"]) > 1, cell["counts"], cell["totals"]
-    if several and (cell["ci95"][0] < cell["ci95"][1] or not counts):
-        return {"ci95": cell["ci95"], "method": _T}
-    if not counts:
-        return None
+    """The interval to show, and how it was made."""
+    if not column.of:
+        limits = mean_interval(cell["values"])["ci95"]
+        if limits is None or limits[0] == limits[1]:
+            return None
+        return {"ci95": np.clip(limits, *column.limits).tolist(), "method": _T}
+    limits, method = _share_interval(cell, column)
+    return {"ci95": [column.unit * bound for bound in limits], "method": method}
+
+
+def _share_interval(cell: Mapping[str, Any], column: Column) -> tuple[list[float], str]:
+    """Limits of a share, and how they were made."""
+    counts, totals = cell["counts"], cell["totals"]
     if column.of == "num_held_out":  # all runs see the same held-out images, which count once
-        counts, totals, method = counts[:1], totals[:1], _WILSON_HELD_OUT
-    else:
-        method = _WILSON_POOLED if several else _WILSON
-    found = share(sum(counts), sum(totals))["ci95"]
-    return {"ci95": [column.unit * bound for bound in found], "method": method}
+        return share(counts[0], totals[0])["ci95"], _WILSON_HELD_OUT
+    if len(counts) == 1:
+        return limits_of_run(cell, 0), _PROMPTS if cell["clusters"] else _WILSON
+    prompts = _prompts(cell)
+    return share_over_runs(counts, totals, prompts=prompts), _RUNS_AND_PROMPTS if prompts else _RUNS
+
+
+def _prompts(cell: Mapping[str, Any]) -> list[tuple[int, float]] | None:
+    return [*zip(cell["clusters"], cell["design_effects"], strict=True)] if cell["clusters"] else None
+
+
+def limits_of_run(cell: Mapping[str, Any], number: int) -> list[float]:
+    """95 % limits of the share of one run of a cell, in [0, 1]: they know the draws of that run alone."""
+    found = share(cell["counts"][number], cell["totals"][number])
+    if not cell["clusters"] or cell["clusters"][number] < 2:
+        return found["ci95"]
+    draws = cell["totals"][number] / cell["design_effects"][number]
+    return wilson(found["share"], draws, cell["clusters"][number] - 1)
 
 
 # Differences ----------------------------------------------------------------------------------------------
@@ -301,10 +357,11 @@ def differences_from_first(rows: Rows) -> dict[str, dict[str, Any]]:
     Returns:
         Per other experiment and column {"values", "mean", "ci95", "method"}; None where one of the two does not know
         the column, and of the share of held-out images, which are no result of a run. "values" are the differences
-        seed by seed, empty where the two have other seeds. By "method", the interval is Student's t over paired seeds;
-        Welch's t where the seeds are others; Student's t where one side is a single run, which is taken to vary like
-        the other side's runs; Newcombe's interval of two shares where both are single runs. Of two single runs,
-        "ci95" and "method" of what is no share are None.
+        seed by seed, empty where the two have other seeds. Of shares, the interval follows from those of the two (see
+        `iet_agc.intervals.difference`), and a single run against several is taken to vary like them. Of other numbers
+        it is by "method" Student's t over paired seeds; Welch's t where the seeds are others; Student's t where one
+        side is a single run, which is taken to vary like the other side's runs. "ci95" and "method" are None of two
+        single runs, and of differences that agree to the last digit.
     """
     names = list(rows)
     return {name: {column: _difference(rows[names[0]], rows[name], column) for column in COLUMNS} for name in names[1:]}
@@ -315,14 +372,39 @@ def _difference(first: Mapping[str, Any], other: Mapping[str, Any], column: str)
     if mine is None or theirs is None or COLUMNS[column].of == "num_held_out":
         return None
     pairs = _pairs(first, other, column)
-    found = {"values": pairs, "mean": mine["mean"] - theirs["mean"]}
+    found = {"values": pairs, "mean": mine["mean"] - theirs["mean"], "ci95": None, "method": None}
+    if COLUMNS[column].of:
+        return found | _of_shares(mine, theirs, COLUMNS[column])
     standard_error, freedom, method = _spread(mine["values"], theirs["values"], pairs)
-    if not standard_error and mine["counts"] and theirs["counts"]:
-        return found | _newcombe(mine, theirs, COLUMNS[column].unit)
-    if not method:
-        return found | {"ci95": None, "method": None}
-    reach = _reach(standard_error, freedom)
-    return found | {"ci95": [found["mean"] - reach, found["mean"] + reach], "method": method}
+    if not standard_error:
+        return found
+    reach, (least, most) = _reach(standard_error, freedom), COLUMNS[column].limits
+    limits = np.clip([found["mean"] - reach, found["mean"] + reach], least - most, most - least)
+    return found | {"ci95": limits.tolist(), "method": method}
+
+
+def _of_shares(mine: Mapping[str, Any], theirs: Mapping[str, Any], column: Column) -> dict[str, Any]:
+    """The interval of a difference of two shares, from the limits of each, and how it was made."""
+    limits = [_limits_beside(*pair, column) for pair in ((mine, theirs), (theirs, mine))]
+    shares = [cell["mean"] / column.unit for cell in (mine, theirs)]
+    found = difference(*({"share": p, "ci95": both} for p, both in zip(shares, limits, strict=True)))
+    return {"ci95": [column.unit * bound for bound in found["ci95"]], "method": _method_of_shares(mine, theirs)}
+
+
+def _limits_beside(cell: Mapping[str, Any], other: Mapping[str, Any], column: Column) -> list[float]:
+    """The limits of a share; of a single run beside several, as if it varied as they do."""
+    if len(cell["counts"]) > 1 or len(other["counts"]) == 1:
+        return [bound / column.unit for bound in cell["interval"]["ci95"]]
+    return share_over_runs(cell["counts"], cell["totals"], (other["counts"], other["totals"]), _prompts(cell))
+
+
+def _method_of_shares(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    runs = sorted(len(cell["counts"]) for cell in (mine, theirs))
+    if runs[0] > 1:
+        return _OF_SHARES
+    if runs[1] > 1:
+        return _ONE_OF_SHARES
+    return _NEWCOMBE if mine["clusters"] is theirs["clusters"] is None else _PROMPTS_OF_TWO
 
 
 def _pairs(first: Mapping[str, Any], other: Mapping[str, Any], column: str) -> list[float]:
@@ -347,13 +429,6 @@ def _spread(mine: Sequence[float], theirs: Sequence[float], pairs: Sequence[floa
         count = len(several[0])
         return _deviation(several[0]) * (1 + 1 / count) ** 0.5, count - 1, _ONE_AGAINST_SEVERAL
     return 0.0, 0, ""
-
-
-def _newcombe(mine: Mapping[str, Any], theirs: Mapping[str, Any], unit: float) -> dict[str, Any]:
-    counted = [sum(cell[key]) for cell in (mine, theirs) for key in ("counts", "totals")]
-    single = len(mine["values"]) == len(theirs["values"]) == 1
-    interval = difference_of_shares(*counted)["ci95"]
-    return {"ci95": [unit * bound for bound in interval], "method": _NEWCOMBE if single else _NEWCOMBE_POOLED}
 
 
 # Whether they compare -------------------------------------------------------------------------------------

@@ -21,10 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from iet_agc.compare import COLUMNS, Rows, listed, warnings
+from iet_agc.compare import COLUMNS, Rows, limits_of_run, listed, warnings
 from iet_agc.drawings import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
 from iet_agc.files import check_replaceable, holds_others, replace_text, replacing, writing
-from iet_agc.intervals import share
 
 __all__ = ["front", "write_comparison"]
 
@@ -99,7 +98,7 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _run_lines(rows: Rows) -> list[dict[str, Any]]:
-    """One line per run: experiment, run, seed and every column; of shares, count and Wilson limits, too."""
+    """One line per run: experiment, run, seed and every column; of shares, count and limits of that run alone, too."""
     return [
         {"experiment": name, "run": run, "seed": seed} | _run_cells(row, number)
         for name, row in rows.items()
@@ -113,9 +112,11 @@ def _run_cells(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         cell = row[name]
         cells[name] = cell["values"][number] if cell else None
         if column.of:
-            counted = share(cell["counts"][number], cell["totals"][number]) if cell and cell["counts"] else {}
-            low, high = (column.unit * bound for bound in counted["ci95"]) if counted else (None, None)
-            cells |= {f"{name}_count": counted.get("count"), f"{name}_low": low, f"{name}_high": high}
+            low = high = count = None
+            if cell:
+                low, high = (column.unit * bound for bound in limits_of_run(cell, number))
+                count = cell["counts"][number]
+            cells |= {f"{name}_count": count, f"{name}_low": low, f"{name}_high": high}
     return cells
 
 
@@ -239,8 +240,8 @@ def _quality_axis(rows: Rows) -> _Axis:
 
 def _point(name: str, number: int, x: Mapping[str, Any], y: Mapping[str, Any]) -> _Point:
     bars = [tuple(cell["interval"]["ci95"]) if cell["interval"] else None for cell in (x, y)]
-    within = bars[1] and (max(bars[1][0], 0.0), min(bars[1][1], 1.0))
-    return _Point(name, number, x["mean"], y["mean"], bars[0], within, list(zip(x["values"], y["values"], strict=True)))
+    each = list(zip(x["values"], y["values"], strict=True))
+    return _Point(name, number, x["mean"], y["mean"], bars[0], bars[1], each)
 
 
 # Drawing --------------------------------------------------------------------------------------------------
@@ -448,10 +449,10 @@ def _caption(plot: _Plot) -> list[str]:
     several = [len(point.each) > 1 for point in plot.points]
     lines = ["The grey step line is the front: beyond it, something else is less copied and as good or better."]
     if any(several):
-        lines += ["Bars are 95 % intervals over runs (Student's t), small marks the runs."]
+        lines += ["Bars are 95 % intervals over runs, small marks the runs."]
     if not all(several):
         single = "Of an experiment of one run, they are" if any(several) else "Bars are"
-        lines += [f"{single} 95 % intervals over samples (Wilson); for Fréchet distances of one run none is known."]
+        lines += [f"{single} 95 % intervals over samples; for Fréchet distances of one run none is known."]
     if plot.chances:
         rates = " and ".join(f"{100 * chance:g} %" for chance in plot.chances)
         lines += [f"The dashed line is the share of real images that would be called copies, {rates}."]
@@ -516,12 +517,10 @@ def _value(number: float, name: str) -> str:
 
 
 def _interval(cell: Mapping[str, Any], name: str) -> str:
-    """The interval of a cell; of a share, as far as there are such shares."""
+    """The interval of a cell."""
     if cell["interval"] is None:
         return "no interval"
     low, high = cell["interval"]["ci95"]
-    if COLUMNS[name].of:
-        low, high = max(low, 0), min(high, COLUMNS[name].unit)
     return f"{_value(low, name)} to {_value(high, name)}"
 
 

@@ -1,14 +1,25 @@
 """Shares, means and percentiles, with 95 % intervals. No torch here: the audit counts, and the report compares."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, t
 
-__all__ = ["calibration_rank", "difference_of_shares", "hundredths", "mean", "percentile", "share"]
+__all__ = [
+    "calibration_rank",
+    "clustered_share",
+    "difference",
+    "hundredths",
+    "mean",
+    "percentile",
+    "share",
+    "share_over_runs",
+    "wilson",
+]
 
 
 def calibration_rank(false_alarm: float, held_out: int) -> int:
@@ -52,11 +63,142 @@ def share(count: int, total: int) -> dict[str, Any]:
     return {"count": count, "share": count / total, "ci95": [float(interval.low), float(interval.high)]}
 
 
-def mean(values: Sequence[float]) -> dict[str, Any]:
-    """A mean of independent draws, with Student's 95 % interval.
+def wilson(share: float, number: float, freedom: float) -> list[float]:
+    """Wilson's 95 % score interval of a share of an effective number of draws, with Student's quantile t:
+
+        (p + t^2 / 2n -+ t sqrt(p (1 - p) / n + t^2 / 4n^2)) / (1 + t^2 / n)
+
+    n is the number of independent draws that would make the share as uncertain as it is. As for shares in complex
+    surveys (Kott and Carr, Journal of Official Statistics 13, 1997; Franco et al., Journal of Survey Statistics and
+    Methodology 7, 2019).
+
+    Args:
+        share: p, in [0, 1].
+        number: n, above 0.
+        freedom: degrees of freedom of the estimate of n.
 
     Returns:
-        {"mean", "ci95": [low, high]}; the interval of a single draw is null.
+        [low, high], in [0, 1]; never without width.
+    """
+    quantile = float(t.ppf(0.975, freedom))
+    square = quantile**2 / number
+    reach = quantile * math.sqrt(share * (1 - share) / number + square / (4 * number))
+    low, high = ((share + square / 2 + side * reach) / (1 + square) for side in (-1, 1))
+    return [max(low, 0.0) if share > 0 else 0.0, min(high, 1.0) if share < 1 else 1.0]
+
+
+def clustered_share(counted: Sequence[bool], clusters: Sequence[Hashable] | None) -> dict[str, Any]:
+    """A share of draws that come in clusters, such as samples by their prompts: those of one are alike.
+
+    The design effect D says how many draws are worth one that is independent: the variance of the share between
+    clusters (of a ratio, with residuals x_j - p n_j) over the binomial one. It is estimated with one more cluster of
+    average size, which speaks against the majority as a whole. Otherwise none of 24 prompts copied in 144 draws would
+    pass for none of 144, though it is not known whether copies come singly or by prompts. 1 <= D <= sum n_j^2 / n. The
+    interval is `wilson` of n / D draws, with a degree of freedom less than there are clusters.
+
+    Args:
+        counted: of each draw, whether it counts.
+        clusters: which cluster each draw is of; None, or all different: independent draws.
+
+    Returns:
+        `share` of independent draws. Else {"count", "share", "ci95", "clusters", "design_effect"}. Draws of a single
+        cluster tell nothing of others: the interval is that of independent draws of this cluster, D is 1.
+    """
+    count, total = sum(map(bool, counted)), len(counted)
+    found = share(count, total)
+    if clusters is None or len(sizes := _sizes(clusters)) == total:
+        return found
+    if len(sizes) == 1:
+        return found | {"clusters": 1, "design_effect": 1.0}
+    effect = _design_effect(_sums(counted, clusters), sizes)
+    limits = wilson(found["share"], total / effect, len(sizes) - 1)
+    return found | {"ci95": limits, "clusters": len(sizes), "design_effect": effect}
+
+
+def _design_effect(counts: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
+    most = float((sizes**2).sum() / sizes.sum())
+    average = sizes.mean()
+    against = average if 2 * counts.sum() <= sizes.sum() else 0.0
+    counts, sizes = np.append(counts, against), np.append(sizes, average)
+    share, number = counts.sum() / sizes.sum(), len(sizes)
+    between = number / (number - 1) * ((counts - share * sizes) ** 2).sum() / sizes.sum() ** 2
+    return float(np.clip(between * sizes.sum() / (share * (1 - share)), 1, most))
+
+
+def _sums(values: Sequence[float], clusters: Sequence[Hashable]) -> NDArray[np.float64]:
+    """Sums by cluster, in the order in which clusters first appear."""
+    sums: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+    return np.array([*sums.values()], dtype=np.float64)
+
+
+def _sizes(clusters: Sequence[Hashable]) -> NDArray[np.float64]:
+    return _sums([1.0] * len(clusters), clusters)
+
+
+def share_over_runs(
+    counts: Sequence[int],
+    totals: Sequence[int],
+    others: tuple[Sequence[int], Sequence[int]] | None = None,
+    prompts: Sequence[tuple[int, float]] | None = None,
+) -> list[float]:
+    """95 % interval of a mean share over training runs, of which each has a share of its own.
+
+    With p the mean of K shares, its variance is p (1 - p) / n where runs agree, and where they do not that between
+    runs: the larger of the variance of the shares and of that of their log odds, brought back by (p (1 - p))^2, since a
+    skewed share shows its spread on one of the two. The larger of all gives the effective number of samples,
+    p (1 - p) / variance, for `wilson` with K - 1 degrees of freedom. So it never claims more than the samples of all
+    runs put together do, and with three runs that agree less, for three say little of how runs differ. How often it
+    holds stands in docs/metrics.md.
+
+    Args:
+        counts, totals: of each run.
+        others: those of two or more runs; a single run is taken to vary as these do. Only with a single run.
+        prompts: of each run, "clusters" and "design_effect" of `clustered_share`. Runs of the same prompts see no more
+            prompts than one of them does, so the interval then holds that of one such run, at the mean, as well.
+
+    Returns:
+        [low, high], in [0, 1].
+
+    Raises:
+        ValueError: a single run, and no others.
+    """
+    told = others or (counts, totals)
+    if len(told[0]) < 2:
+        raise ValueError("one run does not tell how runs differ: give two or more")
+    shares = np.divide(counts, totals)
+    mean, width = float(shares.mean()), float(shares.mean() * (1 - shares.mean()))
+    number = len(shares) / float(np.mean(1 / np.asarray(totals)))
+    between = _variance_of_log_odds(*told) * width / len(shares)
+    low, high = wilson(mean, 1 / between if between * number > 1 else number, len(told[0]) - 1)
+    if prompts is None or (least := min(clusters for clusters, _ in prompts)) < 2:
+        return [low, high]
+    draws = float(np.mean([total / effect for total, (_, effect) in zip(totals, prompts, strict=True)]))
+    by_prompt = wilson(mean, draws, least - 1)
+    return [min(low, by_prompt[0]), max(high, by_prompt[1])]
+
+
+def _variance_of_log_odds(counts: Sequence[int], totals: Sequence[int]) -> float:
+    """Variance of the log odds of runs, by their shares or by the log odds themselves, whichever is larger."""
+    if len({count / total for count, total in zip(counts, totals, strict=True)}) == 1:
+        return 0.0
+    x, n = np.asarray(counts, dtype=np.float64), np.asarray(totals, dtype=np.float64)
+    mean = (x / n).mean()
+    log_odds = np.log((x + 0.5) / (n - x + 0.5))
+    return float(max(np.var(x / n, ddof=1) / (mean * (1 - mean)) ** 2, np.var(log_odds, ddof=1)))
+
+
+def mean(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> dict[str, Any]:
+    """A mean of draws, with Student's 95 % interval.
+
+    Args:
+        values: the draws.
+        clusters: see `clustered_share`; then the variance is that between clusters, of a ratio.
+
+    Returns:
+        {"mean", "ci95": [low, high]}; the interval of a single draw, or of draws of a single cluster, is null. Where
+        clusters repeat, "clusters" says how many there are.
 
     Raises:
         ValueError: no draws at all.
@@ -64,11 +206,23 @@ def mean(values: Sequence[float]) -> dict[str, Any]:
     if len(values) < 1:
         raise ValueError("there is no mean of no numbers: give at least one")
     found = float(np.mean(values))
+    if clusters is not None and (number := len(set(clusters))) < len(values):
+        return {"mean": found, "ci95": _clustered_limits(values, clusters, found), "clusters": number}
     if len(values) < 2:
         return {"mean": found, "ci95": None}
     deviation = float(np.std(values, ddof=1)) if min(values) < max(values) else 0.0
     reach = float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
     return {"mean": found, "ci95": [found - reach, found + reach]}
+
+
+def _clustered_limits(values: Sequence[float], clusters: Sequence[Hashable], mean: float) -> list[float] | None:
+    residuals = _sums([value - mean for value in values], clusters)
+    number = len(residuals)
+    if number < 2:
+        return None
+    error = math.sqrt(number / (number - 1) * float((residuals**2).sum())) / len(values)
+    reach = float(t.ppf(0.975, number - 1)) * error
+    return [mean - reach, mean + reach]
 
 
 def percentile(values: Sequence[float], of: float, limits: tuple[float, float]) -> dict[str, Any]:
@@ -97,21 +251,24 @@ def percentile(values: Sequence[float], of: float, limits: tuple[float, float]) 
     return {"value": float(np.quantile(values, of)), "ci95": [ranks[low], ranks[high + 1]]}
 
 
-def difference_of_shares(count1: int, total1: int, count2: int, total2: int) -> dict[str, Any]:
-    """How much larger the first of two independent shares is, for comparing two runs.
+def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """How much larger the first of two shares is, for comparing two runs, or two methods over runs.
 
-    Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, method 10): with Wilson's limits l, u of each,
+    From the limits l, u of each (MOVER; Zou and Donner, Statistics in Medicine 27, 2008):
 
         d - sqrt((p1 - l1)^2 + (u2 - p2)^2)  ..  d + sqrt((u1 - p1)^2 + (p2 - l2)^2)
 
-    Returns:
-        {"difference", "ci95": [low, high]}, in [-1, 1]; 95 %. Training seeds differ more than draws of one
-        model do, and this interval knows only the draws.
+    With Wilson's limits of independent draws it is Newcombe's hybrid score interval (Statistics in Medicine 17, 1998,
+    method 10). It supposes that the two are independent, and is too wide where they rise and fall together, as runs
+    of one seed may; three pairs cannot tell how much.
 
-    Raises:
-        ValueError: see `share`.
+    Args:
+        first, second: {"share", "ci95"} each.
+
+    Returns:
+        {"difference", "ci95": [low, high]}, in [-1, 1]; 95 %. It knows what the limits know: those of one run know
+        only its draws, and training seeds differ more.
     """
-    first, second = share(count1, total1), share(count2, total2)
     (low1, high1), (low2, high2) = first["ci95"], second["ci95"]
     p1, p2 = first["share"], second["share"]
     below, above = math.hypot(p1 - low1, high2 - p2), math.hypot(high1 - p1, p2 - low2)

@@ -150,7 +150,7 @@ def score_prompts(clip: Clip, samples: ImageSet, prompts: Sequence[str], work: W
         "sha256": clip.sha256,
         "num_prompts": len(texts),
         "num_cut_off": int(cut_off[own].sum()),
-        "score": clip_score(seen, said[own]),
+        "score": clip_score(seen, said[own], prompts),
         "other_prompts": other_prompts(seen, said, own),
     }
 
@@ -159,6 +159,7 @@ _WORDS = {
     "direction": "higher follows the prompts more closely; a copy of the right image scores best of all",
     "convention": "rank of the image whose caption is the prompt among all images of that set, by cosine similarity of "
     "features; images of the same captions are one. percentile: share of the other images that are less similar, "
-    "mean and Student's t over samples; reciprocal_rank: the same of 1 / rank; top1, top10: Wilson",
+    "mean and Student's t over samples; reciprocal_rank: the same of 1 / rank; top1, top10: Wilson. Where prompts "
+    "repeat, intervals take them as clusters",
     "source": "Manning, Raghavan, Schütze, Introduction to Information Retrieval, 2008, chapter 8",
 }

@@ -503,6 +503,8 @@ def _share(entry: Mapping[str, Any], total: int) -> Share:
         raise ValueError(f"a share is {share!r}, and its count is {count} of {total}")
     if not -_ROUNDING <= low <= share + _ROUNDING or not share - _ROUNDING <= high <= 1 + _ROUNDING:
         raise ValueError(f"a share of {share!r} has the interval from {low!r} to {high!r}")
+    if "clusters" in entry and (_count(entry, "clusters") < 1 or _number(entry, "design_effect") < 1):
+        raise ValueError(f"a share has {entry['clusters']} clusters, the design effect {entry['design_effect']!r}")
     return Share(count, share, low, high)
 
 

@@ -15,7 +15,7 @@ from iet_agc import drawings
 from iet_agc.compare import differing, facts
 from iet_agc.drawings import decimal, percent
 from iet_agc.files import check_replaceable, replace_text, writing
-from iet_agc.intervals import difference_of_shares, hundredths
+from iet_agc.intervals import difference, hundredths
 from iet_agc.reading import (
     CUT,
     Audit,
@@ -527,7 +527,7 @@ def _comparison(audits: Sequence[Audit]) -> dict[str, Any]:
 def _difference(first: Audit, other: Audit, shares: Mapping[str, Share]) -> str:
     """How much more or less is copied in another audit than in the first, in one sentence."""
     one, two = shares[first.name], shares[other.name]
-    found = difference_of_shares(two.count, other.copies.samples, one.count, first.copies.samples)
+    found = difference(*({"share": share.share, "ci95": (share.low, share.high)} for share in (two, one)))
     low, high = found["ci95"]
     near, far = (low, high) if low <= 0 <= high else sorted((abs(low), abs(high)))
     interval = f"95\u00a0% interval {_points(near)} to {_points(far)}"

@@ -21,7 +21,7 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from iet_agc.intervals import mean, share
+from iet_agc.intervals import clustered_share, mean
 
 __all__ = ["Captions", "alignment", "group", "ranks"]
 
@@ -104,14 +104,14 @@ def alignment(found: Tensor, prompts: Sequence[str], captions: Captions) -> dict
     if not len(right) or right.max() == total:
         return None
     others = total - right
-    tops = {f"top{most}": share(int((found <= most).sum()), len(found)) for most in _TOP}
+    tops = {f"top{most}": clustered_share((found <= most).tolist(), prompts) for most in _TOP}
     chance = {f"top{most}": float(hypergeom.sf(0, total, right, min(most, total)).mean()) for most in _TOP}
     beaten = (others - (found.numpy() - 1)) / others
     return {
         "num_samples": len(found),
         "num_captions": total,
-        "percentile": mean(beaten.tolist()),
-        "reciprocal_rank": mean((1 / found).tolist()),
+        "percentile": mean(beaten.tolist(), prompts),
+        "reciprocal_rank": mean((1 / found).tolist(), prompts),
         **tops,
         "chance": {"percentile": float((right / (right + 1)).mean()), **chance},
     }

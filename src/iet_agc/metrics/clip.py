@@ -9,7 +9,7 @@ The network is Radford et al.'s (ICML 2021, arXiv 2103.00020), of any size; scor
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,16 +132,18 @@ def _digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def clip_score(images: Tensor, texts: Tensor) -> dict[str, Any]:
+def clip_score(images: Tensor, texts: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
     """Mean CLIP score of images and their texts.
 
     Args:
         images, texts: embeddings of length 1, (N, D) each.
+        prompts: the texts themselves, or their numbers; None where all are different.
 
     Returns:
-        {"mean", "ci95"} on a scale to 100, Student's t over images, and in words what it is.
+        {"mean", "ci95"} on a scale to 100, Student's t over images, by text where texts repeat (see
+        `iet_agc.intervals.mean`), and in words what it is.
     """
-    return mean((100 * (images.double() * texts.double()).sum(1).clamp(min=0)).tolist()) | _WORDS
+    return mean((100 * (images.double() * texts.double()).sum(1).clamp(min=0)).tolist(), prompts) | _WORDS
 
 
 def other_prompts(images: Tensor, texts: Tensor, own: Tensor) -> dict[str, Any] | None:
@@ -161,13 +163,13 @@ def other_prompts(images: Tensor, texts: Tensor, own: Tensor) -> dict[str, Any] 
     for part, its in zip(images.split(1024), own.split(1024), strict=True):
         scores = 100 * (part.double() @ texts.double().T).clamp(min=0)
         means += ((scores.sum(1) - scores.gather(1, its[:, None])[:, 0]) / (len(texts) - 1)).tolist()
-    return mean(means)
+    return mean(means, own.tolist())
 
 
 _WORDS = {
     "direction": "higher fits the prompts better",
-    "convention": "100 max(cos, 0) of the embeddings of image and prompt, Student's t over samples; 40 times the scale "
-    "of Hessel et al. (w = 2.5), no words before the prompt, prompts cut off at the length that the network takes. "
-    "other_prompts: the same with all other prompts",
+    "convention": "100 max(cos, 0) of the embeddings of image and prompt, Student's t over samples, by prompt where "
+    "prompts repeat; 40 times the scale of Hessel et al. (w = 2.5), no words before the prompt, prompts cut off at the "
+    "length that the network takes. other_prompts: the same with all other prompts",
     "source": "Hessel et al., EMNLP 2021, arXiv 2104.08718",
 }

@@ -9,7 +9,7 @@ of distances; none of them knows where the images come from, or whether a distan
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from iet_agc.intervals import calibration_rank, share
+from iet_agc.intervals import calibration_rank, clustered_share
 
 __all__ = [
     "CUTS",
@@ -84,9 +84,15 @@ def memorization_quantity(ratios: Tensor, cuts: Sequence[float] = CUTS) -> dict[
     return {cut: int((ratios < cut).sum()) for cut in cuts}
 
 
-def share_below(ratios: Tensor, cut: float) -> dict[str, Any]:
-    """Count and share of ratios strictly below a cut; see `iet_agc.intervals.share`."""
-    return share(int((ratios < cut).sum()), len(ratios))
+def share_below(ratios: Tensor, cut: float, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
+    """Count and share of ratios strictly below a cut.
+
+    Args:
+        ratios: (N,).
+        cut: the cut.
+        prompts: of each sample, if they have any; see `iet_agc.intervals.clustered_share`.
+    """
+    return clustered_share((ratios < cut).tolist(), prompts)
 
 
 def calibrated_cut(held_out: Tensor, false_alarm: float = FALSE_ALARM) -> float | None:
@@ -103,7 +109,12 @@ def calibrated_cut(held_out: Tensor, false_alarm: float = FALSE_ALARM) -> float 
     return float(held_out.sort().values[rank - 1]) if rank else None
 
 
-def calibrated_share(values: Tensor, held_out: Tensor, false_alarm: float = FALSE_ALARM) -> dict[str, Any] | None:
+def calibrated_share(
+    values: Tensor,
+    held_out: Tensor,
+    false_alarm: float = FALSE_ALARM,
+    prompts: Sequence[Hashable] | None = None,
+) -> dict[str, Any] | None:
     """Share of samples below the cut that held-out images set. Low: less copied.
 
     Of distance ratios, it is the calibrated share. Of distances, it sees what every ratio is blind to: a copy of an
@@ -114,14 +125,16 @@ def calibrated_share(values: Tensor, held_out: Tensor, false_alarm: float = FALS
         values: of the samples, (N,).
         held_out: the same of real images, (H,).
         false_alarm: see `calibrated_cut`.
+        prompts: see `share_below`.
 
     Returns:
-        {"false_alarm", "cut", "num_held_out"} and `share`; None where held-out images are too few.
+        {"false_alarm", "cut", "num_held_out"} and `share_below`; None where held-out images are too few.
     """
     cut = calibrated_cut(held_out, false_alarm)
     if cut is None:
         return None
-    return {"false_alarm": false_alarm, "cut": cut, "num_held_out": len(held_out), **share_below(values, cut)}
+    found = share_below(values, cut, prompts)
+    return {"false_alarm": false_alarm, "cut": cut, "num_held_out": len(held_out), **found}
 
 
 # The field's other statistics -------------------------------------------------------------------------------
@@ -145,19 +158,20 @@ def is_near_copy(distances: Tensor) -> Tensor:
     return (9 * first < second * (1 - _ROUNDING)) | (first == 0)
 
 
-def d1_d2(distances: Tensor) -> dict[str, Any]:
+def d1_d2(distances: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
     """Share of samples that are near copies by `is_near_copy`. Low: less copied.
 
     Args:
         distances: see `is_near_copy`.
+        prompts: see `share_below`.
 
     Returns:
-        The share of the samples, see `share`.
+        The share of the samples, see `iet_agc.intervals.clustered_share`.
     """
-    return share(int(is_near_copy(distances).sum()), len(distances))
+    return clustered_share(is_near_copy(distances).tolist(), prompts)
 
 
-def auth_pct(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
+def auth_pct(distances: Tensor, own_distances: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
     """Share of authentic samples. High: less copied.
 
     A sample is authentic if it is farther from its nearest training image than that image is from its nearest
@@ -170,14 +184,15 @@ def auth_pct(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
     Args:
         distances: from each sample to its nearest training image, (N,).
         own_distances: from that training image to its nearest other one, (N,), on the same scale.
+        prompts: see `share_below`.
 
     Returns:
-        The share of the samples, see `share`, and "percent" = 100 x share.
+        The share of the samples, see `iet_agc.intervals.clustered_share`, and "percent" = 100 x share.
     """
     if distances.ndim != 1 or distances.shape != own_distances.shape:
         shapes = f"{tuple(distances.shape)} and {tuple(own_distances.shape)}"
         raise ValueError(f"distances and own_distances must both be (N,), not {shapes}")
-    authentic = share(int((distances > own_distances).sum()), len(distances))
+    authentic = clustered_share((distances > own_distances).tolist(), prompts)
     return {**authentic, "percent": 100 * authentic["share"]}
 
 
@@ -292,6 +307,7 @@ def statistics(
     held_out_distances: Tensor | None = None,
     cell_numbers: tuple[Tensor, Tensor] | None = None,
     fresh: Tensor | None = None,
+    prompts: Sequence[Hashable] | None = None,
 ) -> dict[str, Any]:
     """The entry "statistics" of an audit, each number with its unit, direction, convention and source.
 
@@ -302,14 +318,15 @@ def statistics(
             nearness and C_T are null.
         cell_numbers: what `cells` returned; None for one cell.
         fresh: which held-out images set the cut of nearness, bool (H,); None for all.
+        prompts: of the samples; see `share_below`.
     """
     near, c_t = None, None
     if held_out_distances is not None:
         real = held_out_distances[:, 0]
         c_t = copying_z(distances[:, 0], real, cell_numbers)
-        near = calibrated_share(distances[:, 0], real if fresh is None else real[fresh])
+        near = calibrated_share(distances[:, 0], real if fresh is None else real[fresh], prompts=prompts)
     return {
-        **_shares(distances, own_distances, "samples"),
+        **_shares(distances, own_distances, "samples", prompts),
         "near": near and near | _NEAR,
         "c_t": c_t and c_t | _C_T,
     }
@@ -320,10 +337,13 @@ def held_out_statistics(distances: Tensor, own_distances: Tensor) -> dict[str, A
     return _shares(distances, own_distances, "held-out images")
 
 
-def _shares(distances: Tensor, own_distances: Tensor, what: str) -> dict[str, Any]:
+def _shares(
+    distances: Tensor, own_distances: Tensor, what: str, prompts: Sequence[Hashable] | None = None
+) -> dict[str, Any]:
+    authentic = auth_pct(distances[:, 0], own_distances, prompts)
     return {
-        "d1_d2": d1_d2(distances) | {"unit": f"share of {what}"} | _D1_D2,
-        "auth_pct": auth_pct(distances[:, 0], own_distances) | {"unit": f"percent of {what}"} | _AUTH_PCT,
+        "d1_d2": d1_d2(distances, prompts) | {"unit": f"share of {what}"} | _D1_D2,
+        "auth_pct": authentic | {"unit": f"percent of {what}"} | _AUTH_PCT,
     }
 
 

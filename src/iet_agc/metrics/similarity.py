@@ -8,14 +8,14 @@ arXiv 2212.03860) call a replication, and the 95th percentile of s is the score 
 background of both. None of these functions knows where features come from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from iet_agc.intervals import mean, percentile, share
+from iet_agc.intervals import clustered_share, mean, percentile
 from iet_agc.metrics.memorization import calibrated_share
 
 __all__ = ["THRESHOLD", "Similar", "directions", "most_similar", "similarities"]
@@ -86,13 +86,19 @@ def _cosine(distances: Tensor) -> Tensor:
 # Entries of audit.json --------------------------------------------------------------------------------------
 
 
-def similarities(found: Similar, fresh: Tensor | None = None, copy_detection: bool = False) -> dict[str, Any]:
+def similarities(
+    found: Similar,
+    fresh: Tensor | None = None,
+    copy_detection: bool = False,
+    prompts: Sequence[Hashable] | None = None,
+) -> dict[str, Any]:
     """The entry "similarity" of a feature space.
 
     Args:
         found: the similarities.
         fresh: which held-out images set the calibrated cut, bool (H,); None for all.
         copy_detection: whether the features are descriptors made to find copies.
+        prompts: of the samples, if they have any; see `iet_agc.intervals.clustered_share`.
 
     Returns:
         {"samples", "train", "held_out"}, each {"above", "p95", "mean"} or null; "calibrated", the share of samples
@@ -102,12 +108,12 @@ def similarities(found: Similar, fresh: Tensor | None = None, copy_detection: bo
     calibrated, real, setting = None, found.held_out, torch.empty(0)
     if real is not None:
         setting = real if fresh is None else real[fresh]
-        calibrated = calibrated_share(-found.samples, -setting)
+        calibrated = calibrated_share(-found.samples, -setting, prompts=prompts)
     return {
         "copy_detection": copy_detection,
         "num_calibrating": len(setting),
         "threshold": THRESHOLD,
-        "samples": _described(found.samples),
+        "samples": _described(found.samples, prompts),
         "train": _described(found.train),
         "held_out": None if real is None else _described(real),
         "calibrated": calibrated and calibrated | {"cut": -calibrated["cut"]},
@@ -115,12 +121,12 @@ def similarities(found: Similar, fresh: Tensor | None = None, copy_detection: bo
     }
 
 
-def _described(values: Tensor) -> dict[str, Any]:
+def _described(values: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
     numbers = values.tolist()
     return {
-        "above": share(int((values > THRESHOLD).sum()), len(values)),
+        "above": clustered_share((values > THRESHOLD).tolist(), prompts),
         "p95": percentile(numbers, _PERCENTILE, (-1.0, 1.0)),
-        "mean": mean(numbers),
+        "mean": mean(numbers, prompts),
     }
 
 
