@@ -289,7 +289,7 @@ def counts(found: Found, cut: float, calibrate: Found) -> dict[str, Any]:
     """How many samples each rule of the audit detects, and C_T of all of them."""
     ratios = distance_ratio(found.distances)
     fresh = ~is_near_copy(calibrate.distances)
-    entry = statistics(found.distances, found.own, calibrate.distances, (found.cells, calibrate.cells), fresh)
+    entry = statistics(found.distances, found.own, calibrate.distances, (found.cells, calibrate.cells[fresh]), fresh)
     return {
         "samples": len(ratios),
         "calibrated": share_below(ratios, cut)["count"],

@@ -299,6 +299,25 @@ def test_repeated_held_out_images_count_once():
     ]
 
 
+def test_near_copies_among_held_out_images_do_not_hide_copies_from_c_t_nor_change_quality():
+    """A third of the samples are copies. Half of the held-out images, too, would turn C_T from -5.1 to 4.2."""
+    train, clean = noise(300, 20), noise(120, 21)
+    copies, near = train[:30].clone(), train[100:220].clone()
+    copies[:, :, 0, 0] ^= 2
+    near[:, :, 0, 0] ^= 1
+    samples = image_set(torch.cat([noise(60, 22), copies]))
+    alone, among = (
+        audit(image_set(train), samples, image_set(held_out)).numbers for held_out in (clean, torch.cat([clean, near]))
+    )
+    told = [{"num_held_out": 120, "num_near_copies": count} for count in (0, 120)]
+    assert alone["statistics"]["c_t"]["value"] < -3
+    for one, other in ((each["statistics"]["c_t"], each["quality"]) for each in (alone, among)):
+        assert {key: one.pop(key) for key in told[0]} == {key: other.pop(key) for key in told[0]} == told.pop(0)
+    assert among["statistics"]["c_t"] == alone["statistics"]["c_t"]
+    assert among["quality"] == alone["quality"]
+    assert "count neither for C_T nor for quality" in among["warnings"][0]
+
+
 def test_near_copies_among_held_out_images_set_no_cut_and_are_said():
     near = TRAIN[:50].clone()
     near[:, :, 0, 0] ^= 1

@@ -12,7 +12,7 @@ import torch
 
 from iet_agc import audits, metrics
 from iet_agc.audit import audit
-from iet_agc.audits import audit_sources, check_share, save_audit
+from iet_agc.audits import audit_sources, save_audit
 from iet_agc.config import claim_folder, override, validate
 from iet_agc.data import ImageSet, convert, load_dataset, save_image
 from iet_agc.sources import load_part
@@ -175,16 +175,25 @@ def test_the_table_of_training_images_names_the_samples(tmp_path):
     assert len(told) == 130
 
 
-def test_the_check_fails_above_a_share(tmp_path, capsys):
-    numbers = run("a", tmp_path)
-    share = numbers["calibrated"]["share"]
-    assert share >= 3 / 24
-    assert check_share(numbers, share) == 0
-    assert capsys.readouterr().err == ""
-    assert check_share(numbers, share - 0.01) == 1
-    assert "check failed: " in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"7 held-out images .* are too few to set a calibrated cut, 99 are needed"):
-        check_share({"calibrated": None, "num_held_out": 7}, 0.5)
+def test_the_gate_fails_above_a_share_and_says_the_risk(tmp_path, capsys):
+    """Three copies among 24 samples, at 105 held-out images: 12.5 %, but at least 2.5 % only."""
+    assert run("a", tmp_path)["gate"] is None
+    found = run("a", tmp_path, fail_above=0.01)["gate"]
+    assert found == json.loads((tmp_path / "a" / "audit.json").read_text())["gate"]
+    assert (found["failed"], found["fail_above"], found["risk"]) == (True, 0.01, 0.025)
+    (check,) = found["checks"]
+    assert (check["what"], check["count"], check["share"]) == ("below the calibrated cut", 3, 0.125)
+    assert check["failed"] is True
+    assert 0.02 < check["least"] < 0.03
+    assert check["fails_from"] == 3
+    assert check["harmless"] < 0.025
+    line = "iet-agc: check failed: 3 of 24 samples are below the calibrated cut (12.5%; at least 2.48% by the draws of"
+    told = capsys.readouterr().err
+    assert line in told
+    assert "more than 1%; it fails in at most 2.5% of draws where the share is 1%, in" in told
+    assert not run("b", tmp_path, fail_above=0.03)["gate"]["failed"]
+    assert "iet-agc: check passed: 3 of 24 samples are below" in (told := capsys.readouterr().err)
+    assert "from 4 on it fails), not shown to be more than 3%; it fails in" in told
 
 
 def test_images_of_other_sizes_are_converted_when_asked(tmp_path):
@@ -328,8 +337,26 @@ def test_an_old_page_does_not_stand_beside_new_numbers(tmp_path):
 def test_too_few_held_out_images_are_told_before_the_work(tmp_path, monkeypatch):
     np.save("real.npy", torch.cat([noise(98, 2), noise(98, 2), noise(130, 1)]).numpy())
     monkeypatch.setattr(audits, "compute_parts", lambda *given: pytest.fail("there was work"))
-    with pytest.raises(ValueError, match=r"^98 held-out images .* too few .* 99 are needed: give more with --held-out"):
-        run("a", tmp_path, must_calibrate=True)
+    few = r"^98 held-out .* 99 are needed \(left out: 130 in the training set, 98 repeated\): give more with --held-out"
+    with pytest.raises(ValueError, match=few):
+        run("a", tmp_path, fail_above=0.5)
+
+
+def test_near_copies_do_not_count_and_are_told_before_samples_are_looked_at(tmp_path, monkeypatch):
+    """Of 100 held-out images 6 are near copies: 94 are too few, and all that was done is the search for these 100."""
+    near = noise(130, 1)[:6]
+    near[:, :, 0, 0] ^= 1
+    np.save("real.npy", torch.cat([noise(94, 2), near]).numpy())
+    names, honest = [], audits.compute_parts
+    monkeypatch.setattr(
+        audits, "compute_parts", lambda folder, name, *given: names.append(name) or honest(folder, name, *given)
+    )
+    with pytest.raises(
+        ValueError, match=r"^94 held-out .* 99 are needed \(left out: 6 near copies of training images\): g"
+    ):
+        run("a", tmp_path, fail_above=0.5)
+    assert [name[:15] for name in names] == ["pixels-held-out"]
+    assert not (tmp_path / "a" / "audit.json").exists()
 
 
 def test_sets_that_do_not_fit_leave_nothing(tmp_path):

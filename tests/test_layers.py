@@ -71,6 +71,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "metrics.efficientnet": ("", "torch"),
     # pages and figures: no torch
     "intervals": ("", "numpy scipy"),
+    "gate": ("files intervals", ""),
     "reading": ("intervals", "numpy scipy"),
     "drawings": ("intervals reading", "numpy matplotlib jinja2 markupsafe PIL"),
     "frontier": ("compare drawings files intervals", "numpy matplotlib markupsafe"),
@@ -118,14 +119,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "sources": ("config data guard identity log samples telemetry", ""),
     "guard": ("audit data metrics.memorization metrics.neighbors", "torch"),
     "audit": (
-        "data intervals metrics.clip metrics.features metrics.memorization metrics.neighbors metrics.quality "
-        "metrics.similarity prompts telemetry work",
+        "data files gate intervals metrics.clip metrics.features metrics.memorization metrics.neighbors "
+        "metrics.quality metrics.similarity prompts telemetry work",
         "torch",
     ),
     "work": ("", "torch"),
     "prompts": ("data metrics.alignment metrics.clip work", "torch"),
     "audits": (
-        "audit data dist files log metrics.clip metrics.features parts prompts sources work",
+        "audit data dist files gate log metrics.clip metrics.features parts prompts sources work",
         "torch numpy",
     ),
     "report": ("compare drawings files intervals reading", ""),

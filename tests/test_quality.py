@@ -177,9 +177,10 @@ def test_features_of_length_zero_are_left_out() -> None:
     assert math.isnan(mifid(1.0, math.nan))
 
 
-def test_mifid_of_copies_is_huge_and_of_no_distance_zero() -> None:
+def test_mifid_of_copies_is_huge_and_of_sets_that_are_equal_not_a_number() -> None:
     assert mifid(1.0, 0.0) == pytest.approx(1e14)
-    assert mifid(1e-9, 0.0) == mifid(-1e-12, 0.5) == 0
+    assert math.isnan(mifid(0.0, 0.0))
+    assert math.isnan(mifid(-1e-12, 0.5))
 
 
 # The entry --------------------------------------------------------------------------------------------
@@ -352,7 +353,21 @@ def test_features_that_are_all_equal() -> None:
     assert (entry["precision_train"], entry["recall_train"]) == (1, 1)
     assert (entry["precision_held_out"], entry["recall_held_out"]) == (0, 0)
     assert entry["inception_score"] == {"mean": 1, "std": 0}
-    assert entry["mifid_train"] == 0
+    assert entry["mifid_train"] is None
+    assert any(warning.startswith("mifid_train: not given, since") for warning in entry["warnings"])
+
+
+def test_samples_that_equal_the_training_set_do_not_get_the_best_mifid() -> None:
+    """Rounding leaves 1e-13 of Fréchet distance or less, also below 0; copies of half of the set make MiFID huge."""
+    _, train, held_out = _sets()
+    entry = _entry(train.clone(), train, held_out)
+    assert abs(entry["frechet_train"]) < 1e-6
+    assert entry["mifid_train"] is None
+    (told,) = (warning for warning in entry["warnings"] if warning.startswith("mifid_train"))
+    assert "its best value, even where all are copies" in told
+    assert entry["mifid_held_out"] > 0
+    half = _entry(train[: len(train) // 2], train, held_out)
+    assert half["mifid_train"] > 1e6 * half["frechet_train"] > 0
 
 
 def test_black_images() -> None:

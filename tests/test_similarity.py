@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional
 
 from iet_agc.audit import audit
-from iet_agc.audits import audit_sources, check_share, save_audit
+from iet_agc.audits import audit_sources, save_audit
 from iet_agc.data import ImageSet
-from iet_agc.intervals import mean, percentile
+from iet_agc.gate import gate, sentence
+from iet_agc.intervals import least_calibrated_share, mean, percentile
 from iet_agc.metrics.features import Extractor, nearest_features
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
 from tests.test_engine import one_thread  # noqa: F401
@@ -166,6 +167,13 @@ class _Centred(torch.nn.Module):
         return functional.interpolate(images, (8, 8))[:, 0].flatten(1)
 
 
+class _Unscaled(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows = functional.interpolate(images, (8, 8))[:, 0].flatten(1)
+        rows = rows - rows.mean(1, keepdim=True)
+        return rows / (rows * rows).sum(1, keepdim=True).sqrt()
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Arrays in the working directory, and a descriptor; 12 samples are copies."""
@@ -189,18 +197,51 @@ def test_a_build_fails_by_a_copy_detector_and_not_by_another_network(files, tmp_
     entry = numbers["feature_spaces"]["sscd.pt"]["similarity"]
     assert entry["copy_detection"] is True
     assert entry["calibrated"]["count"] >= 12
-    most = 0.1
-    numbers["calibrated"]["share"] = 0.05  # as if pixels saw fewer
-    assert check_share(numbers, most) == 1
-    said = capsys.readouterr().err
-    assert "% of samples are above the calibrated cut on similarity by sscd.pt (95 % interval" in said
+    checks = gate(numbers, 0.05)
+    assert [check["what"] for check in checks["checks"]] == [
+        "below the calibrated cut",
+        "above the calibrated cut on similarity by sscd.pt",
+    ]
+    alike = checks["checks"][1]
+    assert alike["failed"]
+    assert alike["least"] == least_calibrated_share(alike["count"], 72, 0.01, entry["num_calibrating"], 0.0125)
+    numbers["calibrated"] |= {"count": 0, "share": 0.0}  # as if pixels saw none
+    checks = gate(numbers, 0.05)
+    said = sentence(checks, 72)
+    assert checks["failed"]
+    assert (
+        f"check failed: {alike['count']} of 72 samples are above the calibrated cut on similarity by sscd.pt (" in said
+    )
     assert "below the calibrated cut" not in said
-    assert check_share(numbers, entry["calibrated"]["share"]) == 0
+    assert " where nothing is copied, by check" in said
+    assert not gate(numbers, alike["least"])["failed"]
     entry["copy_detection"] = False
-    assert check_share(numbers, most) == 0
-    entry |= {"copy_detection": True, "calibrated": None, "num_calibrating": 7}
-    with pytest.raises(ValueError, match=r"share above the calibrated cut on similarity by sscd.pt cannot be .*: 7 "):
-        check_share(numbers, most)
+    assert not gate(numbers, 0)["failed"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_too_few_held_out_images_in_features_stop_a_gate_before_samples_are_extracted(files, tmp_path, monkeypatch):
+    """The descriptor is blind to brightness, so that halved training images are near copies in its features alone."""
+    from iet_agc import audits
+
+    dark = (TRAIN[:9] * 0.5).to(torch.uint8)
+    np.save("real.npy", torch.cat([HELD_OUT[:95], dark]).numpy())
+    torch.jit.script(_Unscaled()).save("sscd.pt")
+    names, honest = [], audits.compute_parts
+
+    def noted(folder, name, *given):
+        names.append(name)
+        honest(folder, name, *given)
+
+    monkeypatch.setattr(audits, "compute_parts", noted)
+    few = (
+        r"^95 held-out .* 99 are needed \(left out: 9 near copies of training images in the features of sscd.pt\): give"
+    )
+    with pytest.raises(ValueError, match=few):
+        run(tmp_path / "a", extractors=["sscd.pt"], fail_above=0.5)
+    assert not any("sscd-pt-samples" in name for name in names)
+    assert any("sscd-pt-near-held-out" in name for name in names)
+    assert run(tmp_path / "b", extractors=["sscd.pt"])["calibrated"]["num_held_out"] == 104
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -7,12 +7,15 @@ Copies are looked for in pixels, exactly, and in the features of every network t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from iet_agc.data import ImageSet, digests, unique_images
+from iet_agc.files import shown
+from iet_agc.gate import gate
 from iet_agc.intervals import calibration_rank
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
@@ -39,6 +42,9 @@ __all__ = ["AuditResult", "audit", "calibrate", "check_sets", "too_few"]
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
+
+#: Refuses held-out images of which too few are fresh; see `_check_calibration`.
+_Check = Callable[..., None]
 
 #: Images that are mirrored at a time.
 _SLICE = 1024
@@ -93,7 +99,7 @@ def audit(
     extractors: Sequence[str | Extractor] = (),
     seeds: Sequence[int] | None = None,
     record: TrainingRecord | None = None,
-    must_calibrate: bool = False,
+    fail_above: float | None = None,
     clip: str | Clip | None = None,
     work: Work | None = None,
 ) -> AuditResult:
@@ -109,7 +115,8 @@ def audit(
             one that suits the images' size; copies are looked for in those of every one that is not "pixels".
         seeds: of the samples.
         record: what the training run can tell.
-        must_calibrate: refuse held-out images that are too few to set a calibrated cut.
+        fail_above: the share that may be below a calibrated cut; then numbers has "gate", see `iet_agc.gate.gate`, and
+            held-out images that are too few to set the cuts are refused as soon as that is known.
         clip: see `load_clip`; measures the CLIP score of samples and their prompts.
         work: how long work is done.
 
@@ -126,16 +133,17 @@ def audit(
     first, place = unique_images(train.images)
     unique = _unique(train, first)
     real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
-    if must_calibrate:
-        _check_calibration(real)
+    counts = _held_out_counts(held_out, real, in_train)
+    if check := None if fail_above is None else partial(_check_calibration, counts):
+        check(None)
     sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real))
     work = _shared_out(work, sets, networks, clip)
-    pixels = _search_pixels(sets, work)
-    spaces = {one.name: _in_features(one, sets, work) for one in networks}
+    pixels = _search_pixels(sets, work, check)
+    spaces = {one.name: _in_features(one, sets, pixels, work, check) for one in networks}
     closest = first[pixels.indices[:, 0]]
     numbers = {
         **_sizes(train, sets),
-        **_held_out_counts(held_out, real, in_train),
+        **counts,
         "conventions": _conventions(pixels.distances.shape[1], flips, sets.told.prompts),
         **_copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts),
         "quality": spaces[networks[0].name].numbers["quality"],
@@ -143,6 +151,7 @@ def audit(
     }
     if about := coverage(sets.told):
         numbers["prompts"] = about
+    numbers["gate"] = None if fail_above is None else gate(numbers, fail_above)
     if clip:
         numbers["clip"] = score_prompts(clip, samples, sets.told.prompts, work)
     mirrored = torch.zeros(len(samples), dtype=torch.bool)
@@ -204,10 +213,25 @@ def check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | N
             raise ValueError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}")
 
 
-def _check_calibration(real: ImageSet | None) -> None:
-    count = len(real) if real else 0
-    if calibration_rank(FALSE_ALARM, count) == 0:
-        raise ValueError(f"{too_few(count)}: give more with --held-out")
+def _check_calibration(counts: Mapping[str, int], fresh: Tensor | None, where: str = "") -> None:
+    """Refuse held-out images that are too few to set a cut.
+
+    Args:
+        counts: what `_held_out_counts` counted.
+        fresh: which of them are no near copies, bool (H,), where that is known.
+        where: the space that they are no near copies in.
+    """
+    used = counts["num_held_out"]
+    count = used if fresh is None else int(fresh.sum())
+    if calibration_rank(FALSE_ALARM, count) > 0:
+        return
+    left_out = {
+        f"near copies of training images{where}": used - count,
+        "in the training set": counts["num_held_out_in_train"],
+        "repeated": counts["num_held_out_repeated"],
+    }
+    told = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items() if number)
+    raise ValueError(f"{too_few(count)}{f' (left out: {told})' if told else ''}: give more with --held-out")
 
 
 def too_few(count: int) -> str:
@@ -265,7 +289,8 @@ def _conventions(k: int, flips: bool, prompts: Sequence[str]) -> dict[str, Any]:
         "ratio": "nearest distance / mean of the k nearest, the nearest included",
         "k": k,
         "references": "unique training images",
-        "held_out": "unique held-out images that do not stand in the training set",
+        "held_out": "unique held-out images that do not stand in the training set; near copies of training images, by "
+        "d1/d2 < 1/3 in the space that is measured, set no cut and count neither for C_T nor for quality",
         "flips": flips,
         "below": "ratio < cut",
         "interval": _BY_PROMPT if len(set(prompts)) < len(prompts) else _WILSON,
@@ -355,6 +380,11 @@ class _Neighbors:
         """Those of the held-out images, (H,)."""
         return None if self.held_out is None else distance_ratio(self.held_out)
 
+    @property
+    def fresh(self) -> Tensor | None:
+        """Which held-out images are no near copies of training images, bool (H,)."""
+        return None if self.held_out is None else ~is_near_copy(self.held_out)
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -387,17 +417,27 @@ def _search(
     return _Found(**work.compute(name, len(images), search, done))
 
 
-def _search_pixels(sets: _Sets, work: Work) -> _Neighbors:
+def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> _Neighbors:
     def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Found:
         return _search(work, f"pixels-{name}", rows, sets.unique.images, sets.flips, k, weight)
 
-    return _neighbors(search, sets.samples.images, sets.real, sets.unique.images)
+    held = _search_held_out(search, sets.real, check)
+    return _neighbors(search, sets.samples.images, held, sets.unique.images)
 
 
-def _neighbors(search: Callable[..., _Found], samples: Tensor, held_out: Tensor | None, unique: Tensor) -> _Neighbors:
-    """Search for samples, for held-out images, and for the training images that are nearest to any of them."""
-    mine = search("samples", samples, NEIGHBORS)
+def _search_held_out(
+    search: Callable[..., _Found], held_out: Tensor | None, check: _Check | None, where: str = ""
+) -> _Found | None:
+    """The nearest training images of held-out images, which come first, since it may turn out that they are too few."""
     held = None if held_out is None else search("held-out", held_out, NEIGHBORS)
+    if held and check:
+        check(~is_near_copy(held.distances), where)
+    return held
+
+
+def _neighbors(search: Callable[..., _Found], samples: Tensor, held: _Found | None, unique: Tensor) -> _Neighbors:
+    """Search for samples, and for the training images that are nearest to any of them, or to held-out images."""
+    mine = search("samples", samples, NEIGHBORS)
     nearest_ones = torch.cat([found.indices[:, 0] for found in (mine, held) if found])
     chosen, which = nearest_ones.unique(return_inverse=True)
     found = search("own", unique[chosen], 2, weight=len(nearest_ones) / len(chosen))
@@ -427,18 +467,20 @@ class _Space:
     similar: Similar | None = None
 
 
-def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> _Space:
+def _in_features(
+    extractor: Extractor, sets: _Sets, pixels: _Neighbors, work: Work, check: _Check | None = None
+) -> _Space:
     """Quality in the features of a network and, where these are not the pixels themselves, copies."""
     if extractor.name == "pixels":  # nothing to wait for, and only who measures needs them
-        return _Space({"quality": _quality(extractor, sets, lambda images, name: extractor.extract(images), work)})
+        return _Space(
+            {"quality": _quality(extractor, sets, lambda images, name: extractor.extract(images), pixels.fresh, work)}
+        )
 
     def extract(images: Tensor, name: str) -> Features:
         return _extracted(extractor, name, images, work)
 
-    samples, train = extract(sets.samples.images, "samples"), extract(sets.unique.images, "train")
+    train = extract(sets.unique.images, "train")
     held_out = None if sets.real is None else extract(sets.real, "held-out")
-    made = {"samples": samples, "train": train, "held-out": held_out}
-    entry = {"quality": _quality(extractor, sets, lambda images, name: made[name], work)}
     references = [train.features]
     if sets.flips:
         references += [_extracted(extractor, "mirrored", sets.unique.images, work, mirror).features]
@@ -446,12 +488,16 @@ def _in_features(extractor: Extractor, sets: _Sets, work: Work) -> _Space:
     def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Found:
         return _search_features(work, f"{extractor.name}-near-{name}", rows, references, k, weight)
 
-    held = held_out.features if held_out else None
+    real = held_out.features if held_out else None
+    check = check if extractor.copy_detection else None
+    held = _search_held_out(search, real, check, f" in the features of {shown(extractor.name)}")
+    samples = extract(sets.samples.images, "samples")
     found = _neighbors(search, samples.features, held, train.features)
+    made = {"samples": samples, "train": train, "held-out": held_out}
+    entry = {"quality": _quality(extractor, sets, lambda images, name: made[name], found.fresh, work)}
     about = {"sha256": extractor.sha256, "dimensions": train.features.shape[1]}
-    copies = _copies(found, train.features, samples.features, held, sets.prompts)
-    fresh = None if found.held_out is None else ~is_near_copy(found.held_out)
-    alike, similar = _in_directions(extractor, sets, samples.features, references, held, fresh, work)
+    copies = _copies(found, train.features, samples.features, real, sets.prompts)
+    alike, similar = _in_directions(extractor, sets, samples.features, references, real, found.fresh, work)
     return _Space({**about, **copies, **entry, **alike}, similar)
 
 
@@ -481,12 +527,20 @@ def _in_directions(
 
 
 def _quality(
-    extractor: Extractor, sets: _Sets, features: Callable[[Tensor, str], Features], work: Work
+    extractor: Extractor,
+    sets: _Sets,
+    features: Callable[[Tensor, str], Features],
+    fresh: Tensor | None,
+    work: Work,
 ) -> dict[str, Any]:
+    """The entry "quality", against the held-out images that are no near copies of training images."""
+
     def measure() -> dict[str, Any]:
         samples, train = features(sets.samples.images, "samples"), features(sets.unique.images, "train")
-        held_out = None if sets.real is None else features(sets.real, "held-out")
-        return quality(samples, train, held_out, extractor, work.memory)
+        held_out = None
+        if sets.real is not None and fresh is not None:
+            held_out = Features(features(sets.real, "held-out").features[fresh])
+        return quality(samples, train, held_out, extractor, work.memory) | _held_out_used(fresh)
 
     entry = work.once(f"{extractor.name}-quality", measure)
     work.on_done(len(sets.samples) + (0 if sets.real is None else len(sets.real)))
@@ -555,6 +609,10 @@ def _copies(
     if real is None or found.held_own is None or found.held_out_ratios is None or held_out is None:
         return numbers | {"statistics": statistics(found.distances, found.own, prompts=prompts)}
     fresh = ~is_near_copy(real)
+    where = cells(train, samples, held_out[fresh]) if fresh.any() else None
+    found_too = statistics(found.distances, found.own, real, where, fresh, prompts)
+    if found_too["c_t"]:
+        found_too["c_t"] |= _held_out_used(fresh)
     return numbers | {
         "held_out": {
             "mq": _quantities(found.held_out_ratios),
@@ -562,8 +620,14 @@ def _copies(
         },
         "calibrated": calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts),
         "warnings": _warnings(fresh),
-        "statistics": statistics(found.distances, found.own, real, cells(train, samples, held_out), fresh, prompts),
+        "statistics": found_too,
     }
+
+
+def _held_out_used(fresh: Tensor | None) -> dict[str, int]:
+    """On how many held-out images a number was taken, and how many near copies of training images were left out."""
+    used, given = (0, 0) if fresh is None else (int(fresh.sum()), len(fresh))
+    return {"num_held_out": used, "num_near_copies": given - used}
 
 
 def _warnings(fresh: Tensor) -> list[str]:
@@ -572,7 +636,7 @@ def _warnings(fresh: Tensor) -> list[str]:
     if near > FALSE_ALARM * len(fresh):
         warnings.append(
             f"{near} of {len(fresh)} held-out images are near copies of training images (d1/d2 < 1/3). They set no "
-            "cut; are the held-out images apart from the training set?"
+            "cut and count neither for C_T nor for quality; are the held-out images apart from the training set?"
         )
     if calibration_rank(FALSE_ALARM, len(fresh) - near) == 0:
         warnings.append(f"{too_few(len(fresh) - near)}: shares below a calibrated cut are not known")

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from iet_agc import dist
-from iet_agc.audit import AuditResult, audit, check_sets, too_few
+from iet_agc.audit import AuditResult, audit, check_sets
 from iet_agc.data import ImageSet
 from iet_agc.files import check_ours, flush, replace_text, replacing, shown
+from iet_agc.gate import sentence
 from iet_agc.log import progress_bar, say
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
@@ -37,7 +38,7 @@ from iet_agc.prompts import check_prompts
 from iet_agc.sources import load_part, read_record, resize_of, trained_with_flips
 from iet_agc.work import Arrays, Maker, Work
 
-__all__ = ["audit_sources", "check_share", "save_audit", "settle_audit"]
+__all__ = ["audit_sources", "save_audit", "settle_audit"]
 
 #: What an audit's folder holds; a kill may have left a part of it.
 _FILES = {
@@ -61,6 +62,9 @@ _INPUTS = {"train": "its training images", "held_out": "its held-out images", "c
 #: least. A kill loses a part of each process.
 _LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART = 16, 2048, 64
 
+#: Raised whenever parts of the same name come to hold something else, so that an audit does not go on from old ones.
+_CONTENT = 2
+
 
 def audit_sources(
     train: str,
@@ -71,7 +75,7 @@ def audit_sources(
     flips: bool = False,
     extractors: Sequence[str] = (),
     convert_to: tuple[int, int, int] | None = None,
-    must_calibrate: bool = False,
+    fail_above: float | None = None,
     clip: str | None = None,
     memory: int = 2 * 1024**3,
     device: str = "auto",
@@ -90,7 +94,7 @@ def audit_sources(
         extractors: see `audit`.
         convert_to: bring every image to this (C, H, W), see `load_images`: as the run `train` resizes its images, so
             that samples are treated alike, or else bicubic; what another run trains on or holds out, as that run does.
-        must_calibrate, clip: see `audit`.
+        fail_above, clip: see `audit`; what a gate found is said on stderr.
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
         download: see `load_extractor`.
@@ -139,7 +143,7 @@ def audit_sources(
             extractors=networks,
             seeds=seeds,
             record=record,
-            must_calibrate=must_calibrate,
+            fail_above=fail_above,
             clip=judge,
             work=Work(parts.compute, parts.once, memory, where, on_done),
         )
@@ -152,39 +156,9 @@ def audit_sources(
             save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
             shutil.rmtree(out / ".parts")
         dist.barrier()
+    if (found := result.numbers["gate"]) and dist.is_first():
+        say(f"iet-agc: {sentence(found, len(images))}")
     return result.numbers
-
-
-def check_share(numbers: Mapping[str, Any], most: float) -> int:
-    """Exit status of a check for continuous integration: 0, or 1 and one line where too much is copied.
-
-    Checked are the distance ratios in pixels, and the similarities of descriptors that are made to find copies. Each of
-    the two says of about 1 % of images that are no copies that they are: the share that is allowed has to leave room.
-
-    Args:
-        numbers: the content of audit.json.
-        most: share of samples that is allowed below the calibrated cut on the ratio, and above that on similarity.
-
-    Raises:
-        ValueError: one of them is not calibrated.
-    """
-    checked = {"below the calibrated cut": (numbers["calibrated"], numbers["num_held_out"])}
-    for name, space in numbers.get("feature_spaces", {}).items():
-        alike = space.get("similarity", {"copy_detection": False})
-        if alike["copy_detection"]:
-            where = f"above the calibrated cut on similarity by {shown(name)}"
-            checked[where] = (alike["calibrated"], alike["num_calibrating"])
-    for where, (calibrated, held_out) in checked.items():
-        if calibrated is None:
-            raise ValueError(f"the share {where} cannot be checked: {too_few(held_out)}")
-    found = [
-        f"{one['share']:.2%} of samples are {where} (95 % interval {one['ci95'][0]:.2%} to {one['ci95'][1]:.2%})"
-        for where, (one, _) in checked.items()
-        if one["share"] > most
-    ]
-    if found:
-        say(f"iet-agc: check failed: {' and '.join(found)}, more than {most:.2%}")
-    return 1 if found else 0
 
 
 def _inputs(
@@ -211,7 +185,7 @@ def _surroundings(networks: Sequence[Extractor], device: torch.device) -> dict[s
         "versions": [version("iet-agc"), torch.__version__],
         "conventions": [one.convention for one in networks],
         "device": device.type,
-        "parts": [_LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART],
+        "parts": [_LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART, _CONTENT],
     }
 
 

@@ -386,8 +386,8 @@ def _add_audit(verbs: Any) -> None:
         "--fail-above",
         type=_share,
         metavar="SHARE",
-        help="exit with status 1 if a larger share of samples is below the calibrated cut, such as 0.02; or, of a "
-        "TorchScript extractor, above the calibrated cut on similarity",
+        help="exit with status 1 if a larger share of samples, by its lower limit, is below the calibrated cut, such "
+        "as 0.02, of which 0.01 is chance; or, of a TorchScript extractor, above the calibrated cut on similarity",
     )
 
 
@@ -418,7 +418,7 @@ def _number(text: str, least: float, most: float, what: str) -> float:
 
 def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     from iet_agc import dist
-    from iet_agc.audits import audit_sources, check_share
+    from iet_agc.audits import audit_sources
 
     if arguments.fail_above is not None and not arguments.held_out:
         raise ValueError("--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z")
@@ -430,7 +430,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         flips=arguments.flips,
         extractors=arguments.extractor,
         convert_to=arguments.convert_to,
-        must_calibrate=arguments.fail_above is not None,
+        fail_above=arguments.fail_above,
         clip=arguments.clip,
         memory=arguments.memory,
         device=arguments.device,
@@ -438,7 +438,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     )
     if not dist.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
-    return 0 if arguments.fail_above is None else check_share(numbers, arguments.fail_above), numbers
+    return int(numbers["gate"] is not None and numbers["gate"]["failed"]), numbers
 
 
 def _add_detect(verbs: Any) -> None:
@@ -529,12 +529,12 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     rows = compare(arguments.runs)
     differences = differences_from_first(rows)
-    result = {"presets": rows, "differences": differences, "warnings": warnings(rows)}
+    result = {"presets": rows, "differences": differences, "warnings": (told := warnings(rows))}
     if arguments.out:
         from iet_agc.frontier import write_comparison
 
         result["files"] = write_comparison(rows, differences, arguments.out)
-    print(table(rows), file=sys.stderr)
+    print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in told)]), file=sys.stderr)
     return 0, result
 
 

@@ -1,5 +1,6 @@
 """Shares, means and percentiles, with 95 % intervals. No torch here: the audit counts, and the report compares."""
 
+import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from fractions import Fraction
@@ -7,19 +8,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest, t
+from scipy.stats import beta, binom, binomtest, t
 
 __all__ = [
     "calibration_rank",
     "clustered_share",
     "difference",
     "hundredths",
+    "least_calibrated_share",
     "mean",
     "percentile",
     "share",
     "share_over_runs",
+    "surely_above",
     "wilson",
 ]
+
+#: A cut's rate of false alarms is averaged over so many of its quantiles: a tail is right to 1e-4.
+_QUANTILES = 4096
 
 
 def calibration_rank(false_alarm: float, held_out: int) -> int:
@@ -44,6 +50,69 @@ def calibration_rank(false_alarm: float, held_out: int) -> int:
     if not 0 < false_alarm < 1:
         raise ValueError(f"false_alarm {false_alarm} is not between 0 and 1: give a share such as 0.01")
     return math.floor(Fraction(str(false_alarm)) * (held_out + 1))
+
+
+def least_calibrated_share(count: int, total: int, false_alarm: float, held_out: int, risk: float) -> float:
+    """Lower limit of the share of samples that a calibrated cut calls copies, with the cut's own uncertainty.
+
+    The cut is drawn, too: given it, the rate of false alarms is F ~ Beta(j, H + 1 - j) (see `calibration_rank`). Where
+    a share s of samples is copied and the others are like held-out images, a cut of just the nominal rate would call a
+    share r of them copies, and a drawn one a share q:
+
+        r = s + (1 - s) false_alarm        q = s + (1 - s) F        number below the cut ~ Binomial(total, q)
+
+    Where r < false_alarm, fewer samples than held-out images come near: then q = F r / false_alarm. The limit is the
+    smallest r that makes as many below the cut, or more, as frequent as `risk` over draws of held-out images and of
+    samples. Chance is in it: a model that copies nothing has r = false_alarm.
+
+    Args:
+        count, total: samples below the cut, and all.
+        false_alarm, held_out: what the cut was calibrated with.
+        risk: in (0, 1): so often, at most, the limit lies above r.
+
+    Returns:
+        r, in [0, 1]; 0 where no sample is below the cut.
+
+    Raises:
+        ValueError: held-out images that are too few to set a cut.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(60 if count else 0):
+        middle = (low + high) / 2
+        above = _tail(count, total, middle, false_alarm, held_out) >= risk
+        low, high = (low, middle) if above else (middle, high)
+    return low
+
+
+def surely_above(share: float, total: int, false_alarm: float, held_out: int, risk: float) -> tuple[int, float]:
+    """From how many samples below a calibrated cut on `least_calibrated_share` is above a share.
+
+    Returns:
+        The count, `total` + 1 where none is enough; and how often samples that are like held-out images reach it.
+    """
+    low, high = 0, total + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = _tail(middle, total, share, false_alarm, held_out) < risk
+        low, high = (low, middle) if enough else (middle, high)
+    return high, _tail(high, total, false_alarm, false_alarm, held_out)
+
+
+def _tail(count: int, total: int, share: float, false_alarm: float, held_out: int) -> float:
+    """How often `count` samples or more are below a drawn cut; `share` is r of `least_calibrated_share`."""
+    rates = _rates(false_alarm, held_out)
+    copied = (share - false_alarm) / (1 - false_alarm)
+    rates = share / false_alarm * rates if copied < 0 else copied + (1 - copied) * rates
+    return float(binom.sf(count - 1, total, rates).mean())
+
+
+@functools.lru_cache(16)
+def _rates(false_alarm: float, held_out: int) -> NDArray[np.float64]:
+    """Rates of false alarms of a cut, as likely one as another."""
+    rank = calibration_rank(false_alarm, held_out)
+    if rank < 1:
+        raise ValueError(f"{held_out} held-out images set no cut of {false_alarm} false alarms: give more")
+    return beta.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, rank, held_out + 1 - rank)
 
 
 def share(count: int, total: int) -> dict[str, Any]:

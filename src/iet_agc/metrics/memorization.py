@@ -316,15 +316,16 @@ def statistics(
         own_distances: from its nearest training image to that one's nearest other, (N,).
         held_out_distances: as `distances`, of held-out images, (H, k); None where there are none: then
             nearness and C_T are null.
-        cell_numbers: what `cells` returned; None for one cell.
-        fresh: which held-out images set the cut of nearness, bool (H,); None for all.
+        fresh: which held-out images are no near copies of training images, bool (H,); None for all. The others set
+            no cut of nearness and do not count for C_T: they would make any copies look far from the training set.
+        cell_numbers: what `cells` returned of the samples and the fresh held-out images; None for one cell.
         prompts: of the samples; see `share_below`.
     """
     near, c_t = None, None
     if held_out_distances is not None:
-        real = held_out_distances[:, 0]
-        c_t = copying_z(distances[:, 0], real, cell_numbers)
-        near = calibrated_share(distances[:, 0], real if fresh is None else real[fresh], prompts=prompts)
+        real = held_out_distances[:, 0] if fresh is None else held_out_distances[fresh, 0]
+        c_t = copying_z(distances[:, 0], real, cell_numbers) if len(real) else None
+        near = calibrated_share(distances[:, 0], real, prompts=prompts)
     return {
         **_shares(distances, own_distances, "samples", prompts),
         "near": near and near | _NEAR,

@@ -27,8 +27,11 @@ _SEED, _KID_SUBSETS, _KID_SUBSET_SIZE, _SPLITS, _NEIGHBORHOOD = 2020, 100, 1000,
 #: Precision and recall look at so many images of each set, MiFID at so many samples: pairs of more take hours.
 _MOST_IN_PAIRS = 10_000
 
-#: MiFID divides where the memorization distance is below the first; the others guard against 0 and against noise.
-_MIFID_CUT, _MIFID_EPSILON, _MIFID_LEAST = 0.1, 1e-14, 1e-8
+#: MiFID divides where the memorization distance is below the first; the second guards against 0.
+_MIFID_CUT, _MIFID_EPSILON = 0.1, 1e-14
+
+#: A Fréchet distance below this part of both traces is 0 for MiFID: of equal sets, rounding leaves up to 2e-7 of them.
+_EQUAL = 1e-6
 
 #: From here on, a network's Fréchet distance is commonly reported.
 _ENOUGH_FOR_NETWORKS = 2048
@@ -66,8 +69,9 @@ _CONVENTIONS = {
     f"{_MOST_IN_PAIRS:,} images of each set at most, drawn with seed {_SEED}; higher is better, but copies raise both",
     "mifid": f"Fréchet distance / (s + {_MIFID_EPSILON}) where s < {_MIFID_CUT}, otherwise Fréchet distance; s is the "
     f"mean over samples, {_MOST_IN_PAIRS:,} of them at most, of the smallest 1 - |cos| to the other set, features of "
-    f"length 0 left out (Bai et al., 2021); 0 where the Fréchet distance is at most {_MIFID_LEAST}, as in "
-    "torchmetrics; copies raise it; lower is better",
+    f"length 0 left out (Bai et al., 2021); null where the Fréchet distance is 0 up to {_EQUAL} of both covariances' "
+    "traces, as of samples that equal the set: torchmetrics has 0 there, the best value; copies of some images raise "
+    "it much, near copies of all of them hardly; lower is better",
 }
 
 
@@ -151,17 +155,28 @@ def _against(part: str, mine: Tensor, others: Tensor | None, memory: int, warnin
         )
     both, some = f"precision_{part} and recall_{part}", _some(mine)
     shares = _attempt(both, _NEIGHBORHOOD + 1, fewest, lambda: precision_recall(some, _some(others), memory), warnings)
-    memorized = None
-    if frechet is not None:
-        distance = memorization_distance(some, others, memory)
-        memorized = _attempt(f"mifid_{part}", 2, fewest, lambda: {"mifid": mifid(frechet, distance)}, warnings)
     return {
         f"frechet_{part}": frechet,
         f"kid_{part}": kid,
         f"precision_{part}": shares and shares["precision"],
         f"recall_{part}": shares and shares["recall"],
-        f"mifid_{part}": memorized and memorized["mifid"],
+        f"mifid_{part}": None if frechet is None else _mifid(part, frechet, mine, others, memory, warnings),
     }
+
+
+def _mifid(part: str, frechet: float, mine: Tensor, others: Tensor, memory: int, warnings: list[str]) -> float | None:
+    """MiFID, or None and a warning where the sets are equal as a whole: then it would be 0, the best value."""
+    if frechet <= _EQUAL * float(mine.var(0).sum() + others.var(0).sum()):
+        warnings.append(
+            f"mifid_{part}: not given, since the Fréchet distance is 0 up to rounding: the samples equal these images "
+            "as a whole, of which MiFID would be 0, its best value, even where all are copies"
+        )
+        return None
+    distance = memorization_distance(_some(mine), others, memory)
+    found = _attempt(
+        f"mifid_{part}", 2, min(len(mine), len(others)), lambda: {"mifid": mifid(frechet, distance)}, warnings
+    )
+    return None if found is None else found["mifid"]
 
 
 def _some(rows: Tensor) -> Tensor:
@@ -298,11 +313,10 @@ def mifid(frechet: float, distance: float) -> float:
         distance: `memorization_distance` to it.
 
     Returns:
-        frechet / (distance + 1e-14) where the distance is below 0.1, otherwise frechet; 0 where frechet is at
-        most 1e-8, as in torchmetrics. Lower is better; exact copies make it huge.
+        frechet / (distance + 1e-14) where the distance is below 0.1, otherwise frechet; NaN where frechet is not above
+        0, or the distance is NaN: torchmetrics returns 0 there, the best value, though the samples equal the training
+        set. Lower is better; copies of some training images make it huge.
     """
-    if math.isnan(distance):
+    if math.isnan(distance) or frechet <= 0:
         return math.nan
-    if frechet <= _MIFID_LEAST:
-        return 0.0
     return frechet / (distance + _MIFID_EPSILON) if distance < _MIFID_CUT else frechet
