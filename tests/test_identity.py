@@ -120,7 +120,7 @@ def test_images_that_were_overwritten_are_refused(base: Path, monkeypatch: pytes
         ValueError, match=r"the training images that .*run reads now .* are not those that it was"
     ) as error:
         audit(base)
-    assert "put them back, or give the training images of then themselves" in one_line(error)
+    assert "put them back, or give the original images themselves" in one_line(error)
     assert not (base / "audit").exists()
     with pytest.raises(ValueError, match=r"training images that .*run reads now"):
         load_guard(str(base / "run"))

@@ -19,6 +19,7 @@ from iet_agc.config import validate
 from iet_agc.data import ImageSet
 from iet_agc.engine import train
 from iet_agc.initial import folders_of
+from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.samples import draw_samples, load_samples, sample_run
 from iet_agc.seeds import generator
 from iet_agc.tasks import TextTask
@@ -409,6 +410,25 @@ def encoder(run, kind="raw"):
 
 def learning(init, **changes):
     return settings(init, text__train_encoder=True, text__embedding_noise=0.1, **changes)
+
+
+@pytest.mark.parametrize("part", ["vae", "tokenizer", "text_encoder"])
+def test_every_part_of_an_exported_pipeline_is_compared_and_mended(folder, run, tmp_path, part):
+    """A person's files stay where they are, in raw alone."""
+    out = shutil.copytree(run, tmp_path / "run")
+    (out / "raw" / part / "README.md").write_text("a person's")
+    file = next(file for file in sorted((out / "raw" / part).iterdir()) if file.name != "README.md")
+    whole = file.read_bytes()
+    file.unlink()
+    file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    for call in (lambda: sample_run(out, tmp_path / "a"), lambda: detect_prompts(out, tmp_path / "b", ["a red dog"])):
+        with pytest.raises(ValueError, match=rf"raw/{part}/{file.name} is not as it was exported: run the same"):
+            call()
+    train(settings(folder), captioned(), out, CPU)
+    assert file.read_bytes() == whole
+    assert (out / "raw" / part / "README.md").read_text() == "a person's"
+    assert not (out / "ema" / part / "README.md").exists()
+    sample_run(out, tmp_path / "a", {"num": 2, "steps": 2}, prompts=["a red dog"], on_images=lambda images: None)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def check_images(run: Path, part: Literal["train", "held-out"], images: ImageSet
         what, which = ("trained on", "training images") if part == "train" else ("begun with", "held-out images")
         raise ValueError(
             f"the {which} that {run} reads now ({images.name}) are not those that it was {what}: put them back, or "
-            f"give the {which} of then themselves, not the run"
+            "give the original images themselves, not the run"
         )
     return True
 
