@@ -16,6 +16,7 @@ from iet_agc import cli
 from iet_agc.diffusion import make_scheduler
 from iet_agc.models import build_unet, save_pipeline
 from iet_agc.sources import load_part
+from tests.audit_folders import write_audit
 
 TINY = {
     "data.num_train": "200",
@@ -438,3 +439,15 @@ def test_an_unfinished_run_cannot_be_sampled(capsys, tmp_path):
     assert status == 2
     assert "is not finished: run the same 'iet-agc train' again to finish it" in err
     assert not (tmp_path / "samples").exists()
+
+
+def test_compare_says_on_stderr_what_does_not_compare(capsys, tmp_path):
+    folders = [
+        write_audit(tmp_path / name, train=count, spaces=(), record=False, pictures=4).path
+        for name, count in (("a", 70), ("b", 71))
+    ]
+    status, out, err = call(capsys, "compare", *folders)
+    told = [warning for warning in json.loads(out)["warnings"] if warning.startswith("The training set")]
+    assert (status, len(told)) == (0, 1)
+    assert f"iet-agc: warning: {told[0]}\n" in err
+    assert "The training set" not in call(capsys, "compare", folders[0])[2]

@@ -338,3 +338,12 @@ def test_numbers_are_zero_only_where_they_are():
         *("0", "0", "0.0000", "0.0000", "\u22120.0500", "2.500", "12.3"),
     ]
     assert drawings.decimal(float("nan")) == "–"
+
+
+def test_the_sign_of_a_difference_is_as_the_page_says(tmp_path):
+    """30 % are copied by the first, 10 % by the other."""
+    runs = [run(tmp_path / "a", "x", numbers(300, 1.0)), run(tmp_path / "b", "y", numbers(100, 1.0))]
+    rows, page, _ = written(runs, tmp_path / "out")
+    assert differences_from_first(rows)["y"]["copied"]["mean"] == pytest.approx(0.2)
+    assert "+20.0" in page.text
+    assert "x minus each other experiment; shares in percentage points. Above 0, x has the higher value" in page.text

@@ -129,7 +129,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "audit data dist files gate log metrics.clip metrics.features parts prompts sources work",
         "torch numpy",
     ),
-    "report": ("compare drawings files intervals reading", ""),
+    "report": ("compare drawings files gate intervals reading", ""),
     "compare": ("config intervals reading", "numpy scipy"),
     "demo": ("*", "*"),
     "cli": ("*", ""),

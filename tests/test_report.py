@@ -24,6 +24,7 @@ from PIL import Image
 from iet_agc.audit import audit
 from iet_agc.audits import save_audit
 from iet_agc.data import ImageSet
+from iet_agc.gate import gate
 from iet_agc.reading import read_audit
 from iet_agc.report import render, write_report
 from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, WORDS, Folder, noise, points, write_audit
@@ -699,3 +700,61 @@ def test_false_alarms_follow_from_the_images_that_set_the_cut(tmp_path: Path) ->
     folder.edit(calibrated=folder.numbers["calibrated"] | {"num_held_out": 98})
     with pytest.raises(ValueError, match="damaged"):
         read_audit("it", folder.path)
+
+
+# The gate -------------------------------------------------------------------------------------------------
+
+
+def gated(folder: Folder, fail_above: float) -> Folder:
+    """An audit that was asked to fail above a share."""
+    folder.edit(calibrated=folder.numbers["calibrated"] | {"num_held_out": 300})
+    folder.edit(gate=gate(folder.numbers, fail_above))
+    return folder
+
+
+def test_a_failed_gate_is_the_one_verdict(tmp_path: Path) -> None:
+    """5 of 100 samples: by the shares alone it is undecided, but it is more than 1 % by the draw of the cut, too."""
+    folder = small(tmp_path / "a", samples=100, copies=5, exact=False)
+    assert "Undecided" in page_of(folder).text
+    text = page_of(gated(folder, 0.01)).text
+    assert "Check failed: more than 1 % copied, chance included" in text
+    assert "Check failed: 5 of 100 samples are below the calibrated cut (5%; at least " in text
+    assert "it fails in at most 2.5% of draws where the share is 1%, in " in text
+    assert "where nothing is copied." in text
+    assert "--fail-above 0.01" in text
+    for other in ("Undecided", "beyond chance shown", "to decide"):
+        assert other not in text
+    text = page_of(gated(folder, 0.5)).text
+    assert "Check passed: 5 of 100 samples are below the calibrated cut" in text
+    assert "not shown to be more than 50%" in text
+    assert "Undecided" in text
+
+
+def test_a_failed_gate_names_what_was_found_besides(tmp_path: Path) -> None:
+    folder = gated(small(tmp_path / "a"), 0.02)
+    assert "Check failed: more than 2 % copied, chance included; copies found" in page_of(folder).text
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"failed": False}, "a gate's failed is False, with 1 checks"),
+        ({"checks": []}, "a gate's failed is True, with 0 checks"),
+        ({"fail_above": 1.5}, "fail_above is 1.5"),
+        ({"fail_above": 0.9}, "a check's failed is True"),
+        ({"risk": "low"}, "risk is 'low'"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_damaged(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    folder = gated(small(tmp_path / "a"), 0.02)
+    folder.edit(gate=folder.numbers["gate"] | changes)
+    with pytest.raises(ValueError, match=rf"audit.json is damaged: ValueError: {re.escape(reason)}"):
+        page_of(folder)
+
+
+def test_a_check_of_a_gate_counts_what_its_share_says(tmp_path: Path) -> None:
+    entry = (folder := gated(small(tmp_path / "a"), 0.02)).numbers["gate"]
+    entry["checks"][0]["count"] += 1
+    folder.edit(gate=entry)
+    with pytest.raises(ValueError, match=r"a gate's share is 0.25, and its count is 9 of 32"):
+        page_of(folder)

@@ -414,11 +414,28 @@ def _read_numbers(numbers: Mapping[str, Any]) -> tuple[Copies, Quality, list[Spa
         _ = [_count(_object(numbers, "prompts"), key) for key in ("num_prompts", "num_train_images")]
     if numbers.get("clip"):
         _ = [_mean(numbers["clip"]["score"]), _string(numbers["clip"], "model")]
+    if numbers.get("gate"):
+        _check_gate(_object(numbers, "gate"), samples)
     _ = [_string(numbers["names"], key) for key in _NAMES]
     totals = {"samples": samples, "train": unique, "held_out": held_out}
     spaces = _object(numbers, "feature_spaces") if "feature_spaces" in numbers else {}
     read = [_read_space(name, space, totals) for name, space in spaces.items()]
     return _read_copies(numbers, totals), _read_quality(_object(numbers, "quality")), read
+
+
+def _check_gate(entry: Mapping[str, Any], samples: int) -> None:
+    """A gate failed where one of its checks did, and a check where its limit is above the share that is allowed."""
+    fail_above, checks = _portion(entry, "fail_above"), _of_kind(entry, "checks", list)
+    _ = _portion(entry, "risk"), _string(entry, "convention")
+    for check in checks:
+        count, share, least = _count(check, "count"), _portion(check, "share"), _portion(check, "least")
+        _ = _string(check, "what"), _count(check, "fails_from"), _portion(check, "harmless")
+        if count > samples or not math.isclose(count, share * samples, abs_tol=_ROUNDING * samples):
+            raise ValueError(f"a gate's share is {share!r}, and its count is {count} of {samples}")
+        if _of_kind(check, "failed", bool) != (least > fail_above):
+            raise ValueError(f"a check's failed is {check['failed']!r}: {least!r} at least, {fail_above!r} allowed")
+    if not checks or _of_kind(entry, "failed", bool) != any(check["failed"] for check in checks):
+        raise ValueError(f"a gate's failed is {entry['failed']!r}, with {len(checks)} checks")
 
 
 def _read_space(name: str, entry: Mapping[str, Any], totals: Mapping[str, int]) -> Space:
@@ -561,6 +578,12 @@ def _spread(entry: Mapping[str, Any], name: str) -> tuple[float, float | None]:
 
 def _number(entry: Any, key: Any) -> float:
     if isinstance(entry[key], bool) or not math.isfinite(_of_kind(entry, key, (int, float))):
+        raise ValueError(f"{key} is {entry[key]!r}")
+    return entry[key]
+
+
+def _portion(entry: Any, key: str) -> float:
+    if not 0 <= _number(entry, key) <= 1:
         raise ValueError(f"{key} is {entry[key]!r}")
     return entry[key]
 

@@ -15,6 +15,7 @@ from iet_agc import drawings
 from iet_agc.compare import differing, facts
 from iet_agc.drawings import decimal, percent
 from iet_agc.files import check_replaceable, replace_text, writing
+from iet_agc.gate import sentence
 from iet_agc.intervals import difference, hundredths
 from iet_agc.reading import (
     CUT,
@@ -155,10 +156,11 @@ def _section(audit: Audit) -> dict[str, Any]:
     histogram = drawings.histogram(audit.ratios, audit.held_out_ratios, copies)
     return {
         "audit": audit,
-        "outcome": "copies" if _found(audit) else "undecided" if copies.warnings else outcome,
+        "outcome": "copies" if _found(audit) or _failed(audit) else "undecided" if copies.warnings else outcome,
         "label": _label(audit),
         "verdict": _verdict(copies),
-        "note": _note(copies, outcome),
+        "gate": _gate(audit),
+        "note": _note(copies, outcome, _failed(audit)),
         "warnings": _warnings(audit),
         "exact": _exact(audit.exact),
         "left_out": _left_out(audit.numbers),
@@ -221,10 +223,26 @@ def _found(audit: Audit) -> list[str]:
 def _label(audit: Audit) -> str:
     """The verdict in two words, or in more where something shows copies and distance ratios in pixels do not."""
     found, outcome = _found(audit), _outcome(audit.copies)
+    if _failed(audit):
+        most = f"Check failed: more than {100 * audit.numbers['gate']['fail_above']:g}\u00a0% copied, chance included"
+        return _with_doubt("; ".join([most, *(f"{each[:1].lower()}{each[1:]}" for each in found)]), audit.copies)
     if outcome == "copies" or not found:
         return _with_doubt(_LABELS[outcome], audit.copies)
     label = ", ".join([*found, f"the share in pixels is {_BESIDES[outcome]}"])
     return _with_doubt(f"{label[:1].upper()}{label[1:]}", audit.copies)
+
+
+def _failed(audit: Audit) -> bool:
+    """Whether a gate was asked for, and failed: then that is the verdict."""
+    gate = audit.numbers.get("gate")
+    return bool(gate and gate["failed"])
+
+
+def _gate(audit: Audit) -> str:
+    """What a gate found, one sentence; none where none was asked for."""
+    gate = audit.numbers.get("gate")
+    said = sentence(gate, audit.copies.samples) if gate else ""
+    return f"{said[:1].upper()}{said[1:]}." if said else ""
 
 
 def _with_doubt(label: str, copies: Copies) -> str:
@@ -333,13 +351,16 @@ def _alignment(space: Space) -> list[dict[str, Any]]:
     return [found | {"title": _ALIGNED[images]} for images, found in sets.items()]
 
 
-def _note(copies: Copies, outcome: _Outcome) -> str:
+def _note(copies: Copies, outcome: _Outcome, failed: bool = False) -> str:
+    """How sure the share is; where a gate failed, without a second verdict."""
     if outcome == "uncalibrated":
         return f"{_why_uncalibrated(copies)}, so it is not known how many real images would fall below this cut."
     held_out, most = _count(copies.set_by), percent(copies.most_false_alarms)
     known = f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images"
     known += f", so its true false-alarm rate may be up to {most}"
     single = ", and single copies may be among the closest pairs" if copies.copied.count else ""
+    if failed and outcome != "copies":
+        return f"{known}; the check above knows of that."
     return {
         "copies": f"{known}; the samples' interval lies above that.",
         "undecided": f"{known}, within the samples' interval or above it: give more held-out images to decide.",
@@ -505,6 +526,7 @@ def _command(audit: Audit) -> str:
         words += ["--extractor", extractor]
     words += ["--clip", numbers["clip"]["model"]] if numbers.get("clip") else []
     words += ["--convert-to", str(conventions["convert_to"])] if conventions.get("convert_to") else []
+    words += ["--fail-above", f"{numbers['gate']['fail_above']:g}"] if numbers.get("gate") else []
     return shlex.join([*words, "--out", out]) + "\n" + shlex.join(["iet-agc", "report", out])
 
 
