@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from iet_agc.agc import AntiGradientControl
 from iet_agc.batches import draw_batch
 from iet_agc.config import Settings, load_preset, override
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.engine import train
 from iet_agc.heap import keep_freed_memory

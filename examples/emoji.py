@@ -19,7 +19,8 @@ import torch
 
 from iet_agc.compare import mean_interval
 from iet_agc.config import read_settings
-from iet_agc.data import ImageSet, load_dataset
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.image_set import ImageSet
 from iet_agc.intervals import clustered_share, difference, share_over_runs
 from iet_agc.memorized_prompts import planted_prompts
 from iet_agc.metrics.alignment import alignment, group, ranks

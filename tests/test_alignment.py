@@ -5,7 +5,7 @@ import torch
 
 from iet_agc.audit import audit
 from iet_agc.audits import audit_sources
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.intervals import wilson
 from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.clip import clip_score, load_clip, other_prompts

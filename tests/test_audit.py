@@ -9,7 +9,7 @@ import torch
 
 from iet_agc.audit import audit, calibrate
 from iet_agc.audits import save_audit
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.features import Extractor
 from iet_agc.metrics.memorization import share_below
 from iet_agc.sources import load_part, read_record

@@ -14,7 +14,8 @@ from iet_agc import audits, metrics
 from iet_agc.audit import audit
 from iet_agc.audits import audit_sources, save_audit
 from iet_agc.config import claim_folder, override, validate
-from iet_agc.data import ImageSet, convert, load_dataset, save_image
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.image_set import ImageSet, convert, save_image
 from iet_agc.sources import load_part
 from tests.test_engine import one_thread  # noqa: F401
 

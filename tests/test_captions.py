@@ -17,8 +17,9 @@ from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
 )
 
 from iet_agc.batches import draw_batch
-from iet_agc.captions import UNCHANGED, Changes, change, vocabulary_of
-from iet_agc.data import ImageSet, load_dataset, plant_duplicates, save_image
+from iet_agc.data.captions import UNCHANGED, Changes, change, vocabulary_of
+from iet_agc.data.datasets.registry import load_dataset, plant_duplicates
+from iet_agc.data.image_set import ImageSet, save_image
 from iet_agc.engine import train
 from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.samples import draw_samples, load_samples, sample_run

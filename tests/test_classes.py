@@ -10,7 +10,7 @@ from diffusers import ConsistencyModelPipeline, DDIMPipeline  # pyright: ignore[
 
 from iet_agc import cli, engine, samples, tasks
 from iet_agc.batches import draw_batch
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.engine import train
 from iet_agc.member import Member, Pixels

@@ -18,19 +18,10 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, functional
 
-from iet_agc import images as images_module
-from iet_agc import named
-from iet_agc.data import (
-    ImageSet,
-    convert,
-    image_grid,
-    load_dataset,
-    load_images,
-    plant_duplicates,
-    save_image,
-    split,
-    unique_images,
-)
+from iet_agc.data import image_set as images_module
+from iet_agc.data.datasets import named
+from iet_agc.data.datasets.registry import load_dataset, plant_duplicates, split
+from iet_agc.data.image_set import ImageSet, convert, image_grid, load_images, save_image, unique_images
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

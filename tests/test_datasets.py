@@ -18,9 +18,10 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
-from iet_agc import named
 from iet_agc.config import load_preset, override, validate
-from iet_agc.data import ImageSet, convert, load_dataset, load_images
+from iet_agc.data.datasets import named
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.image_set import ImageSet, convert, load_images
 from iet_agc.engine import start
 from iet_agc.sources import load_part
 from tests.test_cli import SETTINGS, call

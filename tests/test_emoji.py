@@ -17,8 +17,8 @@ from fontTools.ttLib import TTFont
 
 from iet_agc import small_pipeline
 from iet_agc.config import load_preset, override
-from iet_agc.data import load_dataset
-from iet_agc.emoji import emoji_font, read_emoji
+from iet_agc.data.datasets.emoji import emoji_font, read_emoji
+from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.files import only_one
 from iet_agc.intervals import clustered_share
 from iet_agc.metrics import distance_ratio, nearest
@@ -160,7 +160,7 @@ def test_what_is_no_such_font_is_refused(small_font, tmp_path, monkeypatch):
         assert message in str(error.value)
         assert str(error.value).endswith(mend)
         assert "\n" not in str(error.value)
-    monkeypatch.setattr("iet_agc.emoji._PLACES", (tmp_path / "empty",))
+    monkeypatch.setattr("iet_agc.data.datasets.emoji._PLACES", (tmp_path / "empty",))
     with pytest.raises(ValueError, match=r"empty holds no NotoColorEmoji.ttf: apt-get install"):
         read_emoji(None)
 

@@ -9,7 +9,8 @@ import torch
 from iet_agc.average import average_states
 from iet_agc.batches import draw_batch
 from iet_agc.config import validate
-from iet_agc.data import ImageSet, plant_duplicates
+from iet_agc.data.datasets.registry import plant_duplicates
+from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, to_float
 from iet_agc.engine import train
 from iet_agc.member import Member, NonFiniteError, Pixels, warmup

@@ -7,7 +7,7 @@ import torch
 
 from iet_agc import samples
 from iet_agc.audit import audit
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.guard import make_guard
 from iet_agc.samples import draw_samples, load_samples
 from tests.test_dist import in_processes

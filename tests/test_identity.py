@@ -12,7 +12,8 @@ import torch
 from iet_agc import engine
 from iet_agc.audits import audit_sources
 from iet_agc.config import Settings, override, validate
-from iet_agc.data import ImageSet, load_dataset, save_image
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.image_set import ImageSet, save_image
 from iet_agc.engine import start, train
 from iet_agc.identity import check_pipeline, read_identity
 from iet_agc.initial import folders_of

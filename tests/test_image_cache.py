@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from iet_agc import data
-from iet_agc.data import ImageSet, load_dataset, save_image
-from iet_agc.image_cache import cached, stamps
+from iet_agc.data.cache import cached, stamps
+from iet_agc.data.datasets import registry
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.image_set import ImageSet, save_image
 
 
 def _folder(root: Path, count: int = 6) -> Path:
@@ -32,8 +33,8 @@ def _folder(root: Path, count: int = 6) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sets that were decoded, in their order."""
     told: list[str] = []
-    readers = {name: _telling(told, name, read) for name, read in data._READERS.items()}
-    monkeypatch.setattr(data, "_READERS", readers)
+    readers = {name: _telling(told, name, read) for name, read in registry._READERS.items()}
+    monkeypatch.setattr(registry, "_READERS", readers)
     return told
 
 
@@ -207,8 +208,8 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import torch
-from iet_agc.data import ImageSet
-from iet_agc.image_cache import cached
+from iet_agc.data.datasets.registry import ImageSet
+from iet_agc.data.cache import cached
 
 folder = Path(sys.argv[1])
 

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel  #
 
 from iet_agc import initial
 from iet_agc.config import override, read_settings, validate
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.engine import train
 from iet_agc.initial import initial_weights
 from iet_agc.models import BatchDropout, build_unet, load_pipeline

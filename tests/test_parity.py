@@ -10,13 +10,13 @@ from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
 from iet_agc.batches import draw_batch
 from iet_agc.config import Settings, differences, load_preset, override, preset_names, validate
-from iet_agc.data import ImageSet
+from iet_agc.data.datasets.named import LAION_SHAPE
+from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import NUM_TIMESTEPS, make_scheduler
 from iet_agc.ema import ExponentialMovingAverage
 from iet_agc.engine import train
 from iet_agc.member import warmup
 from iet_agc.models import build_unet
-from iet_agc.named import LAION_SHAPE
 from iet_agc.samples import load_samples, sample_run
 from iet_agc.shards import partition
 

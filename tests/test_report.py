@@ -23,7 +23,7 @@ from PIL import Image
 
 from iet_agc.audit import audit
 from iet_agc.audits import save_audit
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.gate import gate
 from iet_agc.reading import read_audit
 from iet_agc.report import render, write_report

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from iet_agc.audit import audit
 from iet_agc.audits import audit_sources, save_audit
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.gate import gate, sentence
 from iet_agc.intervals import least_calibrated_share, mean, percentile
 from iet_agc.metrics.features import Extractor, nearest_features

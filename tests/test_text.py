@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from iet_agc import cli, samples
 from iet_agc.batches import draw_batch
 from iet_agc.config import validate
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.engine import train
 from iet_agc.initial import folders_of
 from iet_agc.memorized_prompts import detect_prompts

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iet_agc.data import ImageSet, digests, unique_images
+from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.files import shown
 from iet_agc.gate import gate
 from iet_agc.intervals import calibration_rank

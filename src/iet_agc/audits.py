@@ -27,7 +27,7 @@ from torch import Tensor
 
 from iet_agc import dist
 from iet_agc.audit import AuditResult, audit, check_sets
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.files import check_ours, flush, replace_text, replacing, shown
 from iet_agc.gate import sentence
 from iet_agc.log import progress_bar, say

@@ -25,7 +25,8 @@ from torch import Tensor
 from iet_agc import checkpoint, dist, identity
 from iet_agc.average import average_states
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
-from iet_agc.data import ImageSet, image_grid, load_dataset, save_image, unique_images
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.image_set import ImageSet, image_grid, save_image, unique_images
 from iet_agc.diffusion import NUM_TIMESTEPS
 from iet_agc.heap import keep_freed_memory
 from iet_agc.initial import Initial

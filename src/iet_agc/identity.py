@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from iet_agc import checkpoint
 from iet_agc.config import Settings, essence, fingerprint, is_run, read_settings
-from iet_agc.data import ImageSet
+from iet_agc.data.image_set import ImageSet
 from iet_agc.files import replace_text, sha256
 
 __all__ = [

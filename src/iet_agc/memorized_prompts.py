@@ -40,8 +40,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from iet_agc import dist
-from iet_agc.captions import check_texts
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
+from iet_agc.data.captions import check_texts
 from iet_agc.drawings import HELD_OUT, PALETTE, style
 from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.identity import check_pipeline

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from iet_agc import dist
-from iet_agc.captions import UNCHANGED, Changes, check_texts
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
-from iet_agc.data import ImageSet, Resize, image_grid, load_images, save_image
+from iet_agc.data.captions import UNCHANGED, Changes, check_texts
+from iet_agc.data.image_set import ImageSet, Resize, image_grid, load_images, save_image
 from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.guard import Guard
 from iet_agc.heap import keep_freed_memory

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from iet_agc.config import DataSettings
-from iet_agc.data import ImageSet, load_dataset
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import NUM_TIMESTEPS, to_float
 from iet_agc.files import check_ours, only_one, replacing_folder
 from iet_agc.log import progress_bar, say

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from iet_agc.config import is_run, read_settings
-from iet_agc.data import DATASETS, ImageSet, Resize, convert, load_dataset
+from iet_agc.data.datasets.registry import DATASETS, load_dataset
+from iet_agc.data.image_set import ImageSet, Resize, convert
 from iet_agc.guard import Guard, make_guard
 from iet_agc.identity import check_images, check_samples
 from iet_agc.log import read_curve, say
@@ -26,7 +27,7 @@ def load_part(
     """Images of a run, a sample set, a folder, an array or a named image set.
 
     Args:
-        source: a path, or one of `iet_agc.data.DATASETS`.
+        source: a path, or one of `iet_agc.data.datasets.registry.DATASETS`.
         part: of a run or a named image set, what it trains on or what it holds out; "samples" are those in RUN/samples,
             and any other images as they are.
         shape: bring every image to this (C, H, W); see `load_images`.

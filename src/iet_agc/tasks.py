@@ -12,9 +12,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc.batches import Examples
-from iet_agc.captions import Changes
 from iet_agc.config import LoraSettings, Settings, TextSettings
-from iet_agc.data import ImageSet
+from iet_agc.data.captions import Changes
+from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import make_scheduler
 from iet_agc.files import replace_text
 from iet_agc.initial import Initial, check_digest, commit_of, digest_of, folders_of, initial_weights

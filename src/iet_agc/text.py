@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 
 from iet_agc.batches import Batch
-from iet_agc.captions import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
+from iet_agc.data.captions import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
 from iet_agc.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.log import say

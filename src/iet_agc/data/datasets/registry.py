@@ -8,12 +8,11 @@ from typing import Any, Literal, TypedDict, Unpack
 import PIL
 import torch
 
-from iet_agc import named
-from iet_agc.emoji import emoji_font, read_emoji
-from iet_agc.files import shown
-from iet_agc.hugging_face import hub_version, read_hugging_face
-from iet_agc.image_cache import cached, stamps
-from iet_agc.images import (
+from iet_agc.data.cache import cached, stamps
+from iet_agc.data.datasets import named
+from iet_agc.data.datasets.emoji import emoji_font, read_emoji
+from iet_agc.data.datasets.hugging_face import hub_version, read_hugging_face
+from iet_agc.data.image_set import (
     ImageSet,
     Resize,
     convert,
@@ -23,6 +22,7 @@ from iet_agc.images import (
     save_image,
     unique_images,
 )
+from iet_agc.files import shown
 from iet_agc.seeds import generator
 
 __all__ = [

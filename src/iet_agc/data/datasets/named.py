@@ -21,10 +21,10 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from torchvision.datasets.utils import check_integrity
 
-from iet_agc.captions import is_caption, texts_of
-from iet_agc.decoding import Opener, UnfitError, in_words
+from iet_agc.data.captions import is_caption, texts_of
+from iet_agc.data.decoding import Opener, UnfitError, in_words
+from iet_agc.data.image_set import ImageSet, Resize, is_image_name, load_images, read_images
 from iet_agc.files import shown
-from iet_agc.images import ImageSet, Resize, is_image_name, load_images, read_images
 
 __all__ = [
     "AFHQ_SHAPE",

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from iet_agc.decoding import Opener, UnfitError, decode, explain, in_words, look, strict_pillow
+from iet_agc.data.decoding import Opener, UnfitError, decode, explain, in_words, look, strict_pillow
 from iet_agc.files import shown
 
 __all__ = [

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from iet_agc.data.image_set import ImageSet
 from iet_agc.files import flush, replace_text, replacing_folder, shown
-from iet_agc.images import ImageSet
 
 __all__ = ["cached", "stamps"]
 
