@@ -27,12 +27,12 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from iet_agc.average import average_states
 from iet_agc.batches import Batch
 from iet_agc.config import validate
 from iet_agc.diffusion import make_scheduler, per_sample_loss
 from iet_agc.lora import add_lora
 from iet_agc.member import Member
+from iet_agc.method.averaging import average_states
 from iet_agc.seeds import generator
 
 SMALL = {"channels": [64, 128, 256, 256], "heads": [1, 2, 4, 4], "text_width": 256}

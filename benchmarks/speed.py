@@ -30,7 +30,6 @@ import torch
 from diffusers import DDIMPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from iet_agc.agc import AntiGradientControl
 from iet_agc.batches import draw_batch
 from iet_agc.config import Settings, load_preset, override
 from iet_agc.data.image_set import ImageSet
@@ -38,6 +37,7 @@ from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to
 from iet_agc.engine import train
 from iet_agc.heap import keep_freed_memory
 from iet_agc.member import Member, Pixels
+from iet_agc.method.agc import AntiGradientControl
 from iet_agc.models import BatchDropout, build_unet, save_pipeline
 from iet_agc.precision import resolved
 from iet_agc.sampling import denoise, initial_noise, rows_at_a_time, sample

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from iet_agc import AntiGradientControl
-from iet_agc.agc import mean_of_kept
+from iet_agc.method.agc import mean_of_kept
 
 
 def _batch(size: int, num_timesteps: int, seed: int = 0) -> tuple[Tensor, Tensor]:

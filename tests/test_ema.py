@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from iet_agc.ema import ExponentialMovingAverage
+from iet_agc.method.ema import ExponentialMovingAverage
 
 
 class _Module(nn.Module):

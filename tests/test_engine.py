@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 
-from iet_agc.average import average_states
 from iet_agc.batches import draw_batch
 from iet_agc.config import validate
 from iet_agc.data.datasets.registry import plant_duplicates
@@ -14,9 +13,10 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, to_float
 from iet_agc.engine import train
 from iet_agc.member import Member, NonFiniteError, Pixels, warmup
+from iet_agc.method.averaging import average_states
+from iet_agc.method.sharding import partition
 from iet_agc.models import build_unet, load_pipeline
 from iet_agc.seeds import key_of
-from iet_agc.shards import partition
 
 CPU = torch.device("cpu")
 

@@ -159,7 +159,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _own(name: str, modules: set[str]) -> str:
-    """The module of the package that an import names: "iet_agc.agc.AntiGradientControl" is "agc"."""
+    """The module of the package that an import names: "iet_agc.method.agc.AntiGradientControl" is "agc"."""
     rest = name.removeprefix("iet_agc").removeprefix(".")
     while rest and rest not in modules:
         rest = rest.rpartition(".")[0]
@@ -226,7 +226,7 @@ def test_all_modules_are_read() -> None:
         ("agc", "def f():\n    from iet_agc.config import Settings", "agc imports config"),
         ("agc", "from iet_agc import dist", "agc imports dist"),
         ("seeds", "import numpy as np", "seeds imports numpy"),
-        ("sampling", "from iet_agc.agc import AntiGradientControl", "sampling imports agc"),
+        ("sampling", "from iet_agc.method.agc import AntiGradientControl", "sampling imports agc"),
         (
             "sampling",
             "from iet_agc import AntiGradientControl",

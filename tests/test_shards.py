@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iet_agc import partition
-from iet_agc.shards import STRATEGIES
+from iet_agc.method.sharding import STRATEGIES
 
 _few = settings(deadline=None, max_examples=40)
 

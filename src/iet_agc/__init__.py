@@ -9,13 +9,13 @@ The pieces that other programs use, loaded when asked for:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iet_agc.agc import AntiGradientControl
-    from iet_agc.average import average_states
-    from iet_agc.shards import partition
+    from iet_agc.method.agc import AntiGradientControl
+    from iet_agc.method.averaging import average_states
+    from iet_agc.method.sharding import partition
 
 __all__ = ["AntiGradientControl", "average_states", "partition"]
 
-_HOMES = {"AntiGradientControl": "agc", "average_states": "average", "partition": "shards"}
+_HOMES = {"AntiGradientControl": "method.agc", "average_states": "method.averaging", "partition": "method.sharding"}
 
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import; `iet-agc --help` must not wait for it

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from iet_agc import checkpoint, dist, identity
-from iet_agc.average import average_states
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, image_grid, save_image, unique_images
@@ -32,8 +31,9 @@ from iet_agc.heap import keep_freed_memory
 from iet_agc.initial import Initial
 from iet_agc.log import Curves, Meter, progress_bar, say
 from iet_agc.member import Member, NonFiniteError, warmup
+from iet_agc.method.averaging import average_states
+from iet_agc.method.sharding import partition
 from iet_agc.precision import resolved
-from iet_agc.shards import partition
 from iet_agc.stop import Stopped, StopRequest
 from iet_agc.tasks import make_task
 from iet_agc.telemetry import read_telemetry, write_telemetry

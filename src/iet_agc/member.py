@@ -8,12 +8,12 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc import dist
-from iet_agc.agc import AntiGradientControl, mean_of_kept
 from iet_agc.batches import Batch, Examples, draw_batch
 from iet_agc.config import Settings
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
-from iet_agc.ema import ExponentialMovingAverage
 from iet_agc.frozen import copy_trained, names_of_trained
+from iet_agc.method.agc import AntiGradientControl, mean_of_kept
+from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.models import use_rows
 from iet_agc.precision import autocast
 from iet_agc.seeds import key_of

@@ -1,0 +1,1 @@
+"""The paper's method: Anti-Gradient Control, shards, averages."""
