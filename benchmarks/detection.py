@@ -46,7 +46,7 @@ from iet_agc.metrics.memorization import (
     statistics,
 )
 from iet_agc.metrics.neighbors import mirror, nearest
-from iet_agc.seeds import generator
+from iet_agc.runtime.seeds import generator
 
 
 @dataclass(frozen=True)

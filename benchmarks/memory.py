@@ -33,7 +33,7 @@ from iet_agc.diffusion import make_scheduler, per_sample_loss
 from iet_agc.lora import add_lora
 from iet_agc.member import Member
 from iet_agc.method.averaging import average_states
-from iet_agc.seeds import generator
+from iet_agc.runtime.seeds import generator
 
 SMALL = {"channels": [64, 128, 256, 256], "heads": [1, 2, 4, 4], "text_width": 256}
 SD21 = {"channels": [320, 640, 1280, 1280], "heads": [5, 10, 20, 20], "text_width": 1024}

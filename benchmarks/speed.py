@@ -35,13 +35,13 @@ from iet_agc.config import Settings, load_preset, override
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.engine import train
-from iet_agc.heap import keep_freed_memory
 from iet_agc.member import Member, Pixels
 from iet_agc.method.agc import AntiGradientControl
 from iet_agc.models import BatchDropout, build_unet, save_pipeline
-from iet_agc.precision import resolved
+from iet_agc.runtime.malloc import keep_freed_memory
+from iet_agc.runtime.precision import resolved
+from iet_agc.runtime.seeds import generator
 from iet_agc.sampling import denoise, initial_noise, rows_at_a_time, sample
-from iet_agc.seeds import generator
 
 #: Preset, shape of its images, and images per step on a CPU.
 NETWORKS = {
@@ -267,7 +267,7 @@ def measure_processes(arguments: argparse.Namespace, device: torch.device) -> Nu
 
 def work() -> None:
     """One process of `measure_processes`: trains its members and prints its steps per second."""
-    from iet_agc import dist
+    from iet_agc.runtime import distributed
 
     shape, _ = NETWORKS["fashion-mnist-iet-agc"]
     changes = {"method.members": "2", "method.rounds": "1", "train.steps": "16", "train.batch_size": "32"}
@@ -276,8 +276,8 @@ def work() -> None:
     keep_freed_memory()
     times: list[float] = []
     device = torch.device("cpu")
-    with tempfile.TemporaryDirectory() as folder, dist.processes(device):
-        common = dist.gather(folder)[0]
+    with tempfile.TemporaryDirectory() as folder, distributed.processes(device):
+        common = distributed.gather(folder)[0]
         images = ImageSet(noise_images(512, shape), "noise")
         train(settings, images, Path(common) / "run", device, lambda steps: times.append(time.perf_counter()))
     warm = 4  # the first call tells of no step, and the first steps warm up

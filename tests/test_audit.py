@@ -12,8 +12,8 @@ from iet_agc.audits import save_audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.features import Extractor
 from iet_agc.metrics.memorization import share_below
+from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.sources import load_part, read_record
-from iet_agc.telemetry import TrainingRecord
 
 
 def noise(count, seed, shape=(1, 8, 8)):

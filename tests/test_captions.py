@@ -22,8 +22,8 @@ from iet_agc.data.datasets.registry import load_dataset, plant_duplicates
 from iet_agc.data.image_set import ImageSet, save_image
 from iet_agc.engine import train
 from iet_agc.memorized_prompts import detect_prompts
+from iet_agc.runtime.seeds import generator
 from iet_agc.samples import draw_samples, load_samples, sample_run
-from iet_agc.seeds import generator
 from iet_agc.tasks import TextTask
 from iet_agc.text import Captioned, draw, load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature, tokenizer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iet_agc import checkpoint
 from iet_agc.checkpoint import BundleError, read_bundle, seal, stage
-from iet_agc.files import holds_others, replace_text
+from iet_agc.runtime.files import holds_others, replace_text
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16,

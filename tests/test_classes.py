@@ -16,9 +16,9 @@ from iet_agc.engine import train
 from iet_agc.member import Member, Pixels
 from iet_agc.method.sharding import partition
 from iet_agc.models import build_unet, load_pipeline, num_classes, save_pipeline
+from iet_agc.runtime.seeds import key_of
 from iet_agc.samples import draw_samples, load_samples, sample_run
 from iet_agc.sampling import labels_of, sample
-from iet_agc.seeds import key_of
 from tests.test_dist import ends, in_processes, train_in
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 from tests.test_resume import assert_ends_like, die, in_child

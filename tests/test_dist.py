@@ -7,7 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from iet_agc import dist, engine
+from iet_agc import engine
+from iet_agc.runtime import distributed
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 
 
@@ -28,7 +29,7 @@ def in_processes(count, action):
                 GLOO_SOCKET_IFNAME="lo",
             )
             try:
-                with dist.processes(CPU):
+                with distributed.processes(CPU):
                     action()
                 os._exit(0)
             except BaseException as error:
@@ -49,7 +50,7 @@ def train_in(count, chosen, out):
         ranks.mkdir(exist_ok=True)
         for member in run.members:
             safetensors.torch.save_file(
-                {**member.own(), **member.shared()}, ranks / f"{dist.rank()}-{member.index}.safetensors"
+                {**member.own(), **member.shared()}, ranks / f"{distributed.rank()}-{member.index}.safetensors"
             )
 
     in_processes(count, action)
@@ -119,28 +120,28 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
 
 def test_rows_of_replicas_cover_a_batch():
-    teams = [dist.Replicas(index, 3).rows(8) for index in range(3)]
+    teams = [distributed.Replicas(index, 3).rows(8) for index in range(3)]
     assert [list(range(8))[rows] for rows in teams] == [[0, 1], [2, 3, 4], [5, 6, 7]]
-    assert dist.Replicas().rows(8) == slice(0, 8)
+    assert distributed.Replicas().rows(8) == slice(0, 8)
 
 
 def test_alone_everything_is_the_identity():
     state = {"w": torch.ones(2)}
-    assert (dist.rank(), dist.size(), dist.gather(3)) == (0, 1, [3])
-    assert dist.broadcast_state(state, 0) is state
-    assert dist.replicas_of(1, 8) == dist.Replicas()
+    assert (distributed.rank(), distributed.size(), distributed.gather(3)) == (0, 1, [3])
+    assert distributed.broadcast_state(state, 0) is state
+    assert distributed.replicas_of(1, 8) == distributed.Replicas()
 
 
 def test_a_device_that_is_not_there_is_refused():
     if torch.cuda.is_available():
-        assert dist.choose_device("auto").type == "cuda"
+        assert distributed.choose_device("auto").type == "cuda"
     else:
         with pytest.raises(ValueError, match=r"run\.device is 'cuda', but torch sees no GPU"):
-            dist.choose_device("cuda")
-    assert dist.choose_device("cpu") == CPU
+            distributed.choose_device("cuda")
+    assert distributed.choose_device("cpu") == CPU
 
 
 def test_more_replicas_than_rows_are_refused(monkeypatch):
-    monkeypatch.setattr(dist, "size", lambda: 9)
+    monkeypatch.setattr(distributed, "size", lambda: 9)
     with pytest.raises(ValueError, match="5 processes cannot share batches of 4: start at most 8 processes"):
-        dist.replicas_of(2, 4)
+        distributed.replicas_of(2, 4)

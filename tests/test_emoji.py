@@ -19,9 +19,9 @@ from iet_agc import small_pipeline
 from iet_agc.config import load_preset, override
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.files import only_one
 from iet_agc.intervals import clustered_share
 from iet_agc.metrics import distance_ratio, nearest
+from iet_agc.runtime.files import only_one
 from iet_agc.samples import load_samples
 from iet_agc.small_pipeline import build_pipeline, decibels
 from iet_agc.text import load_text_pipeline

@@ -16,7 +16,7 @@ from iet_agc.member import Member, NonFiniteError, Pixels, warmup
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
 from iet_agc.models import build_unet, load_pipeline
-from iet_agc.seeds import key_of
+from iet_agc.runtime.seeds import key_of
 
 CPU = torch.device("cpu")
 

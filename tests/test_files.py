@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from iet_agc import files
 from iet_agc.diffusion import make_scheduler
 from iet_agc.engine import train
-from iet_agc.files import check_ours, only_one, replacing_folder
 from iet_agc.models import build_unet, save_pipeline
+from iet_agc.runtime import files
+from iet_agc.runtime.files import check_ours, only_one, replacing_folder
 from iet_agc.samples import draw_samples
 from tests.test_engine import images, settings
 
@@ -40,7 +40,7 @@ def test_a_folder_with_other_things_or_below_a_file_is_not_ours(tmp_path: Path) 
 def test_another_program_is_kept_out_until_the_first_is_done_or_killed(tmp_path: Path) -> None:
     hold = f"""if True:
         from pathlib import Path
-        from iet_agc.files import only_one
+        from iet_agc.runtime.files import only_one
         with only_one(Path({str(tmp_path / "a")!r})):
             print("in", flush=True)
             input()

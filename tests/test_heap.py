@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from iet_agc.heap import keep_freed_memory
+from iet_agc.runtime.malloc import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 def faults():

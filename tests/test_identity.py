@@ -343,7 +343,7 @@ def test_an_export_that_is_killed_is_done_again(base: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("iet_agc.files.os.rename", rename)
+        patch.setattr("iet_agc.runtime.files.os.rename", rename)
         with pytest.raises(KeyboardInterrupt):
             start(settings(base), run, lambda steps: None)
     assert (read_identity(run) or {})["weights"] is None

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from iet_agc.config import validate
 from iet_agc.engine import _Run, train
-from iet_agc.frozen import copy_trained, names_of_trained
 from iet_agc.lora import add_lora, factors, merged
+from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.samples import load_samples, sample_run
 from iet_agc.tasks import TextTask, make_task
 from iet_agc.text import UNetAndEncoder, load_text_pipeline

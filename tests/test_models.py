@@ -14,8 +14,8 @@ from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
 from iet_agc.diffusion import make_scheduler
-from iet_agc.files import hashes_below
 from iet_agc.models import BatchDropout, build_unet, load_pipeline, save_pipeline, use_rows
+from iet_agc.runtime.files import hashes_below
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "groups": 4}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iet_agc.parts import compute_parts, read_parts
+from iet_agc.runtime.parts import compute_parts, read_parts
 from tests.test_dist import in_processes
 
 

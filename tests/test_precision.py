@@ -9,7 +9,7 @@ from iet_agc.diffusion import make_scheduler
 from iet_agc.engine import train
 from iet_agc.member import Member, Pixels
 from iet_agc.models import build_unet
-from iet_agc.precision import resolved
+from iet_agc.runtime.precision import resolved
 from iet_agc.sampling import sample
 from tests.test_engine import images, one_thread, settings, weights  # noqa: F401
 

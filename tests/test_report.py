@@ -682,7 +682,7 @@ def test_an_audit_as_it_is_written_becomes_a_page(tmp_path: Path) -> None:
     assert "--train digits --samples samples --held-out held --flips --extractor pixels --out it" in page.text
 
 
-@pytest.mark.parametrize(("module", "free"), [("iet_agc.report", True), ("iet_agc.seeds", False)])
+@pytest.mark.parametrize(("module", "free"), [("iet_agc.report", True), ("iet_agc.runtime.seeds", False)])
 def test_report_imports_no_torch(module: str, free: bool) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     done = subprocess.run(

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iet_agc.seeds import generator, key_of
+from iet_agc.runtime.seeds import generator, key_of
 
 
 def _draw(*identity: str | int) -> torch.Tensor:

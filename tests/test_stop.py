@@ -13,9 +13,9 @@ import torch
 from iet_agc.checkpoint import read_bundle
 from iet_agc.config import override
 from iet_agc.engine import _Run, train
-from iet_agc.log import Meter
 from iet_agc.member import NonFiniteError
-from iet_agc.stop import Stopped, StopRequest
+from iet_agc.runtime.log import Meter
+from iet_agc.runtime.stop import Stopped, StopRequest
 from tests.test_dist import in_processes
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 from tests.test_resume import assert_ends_like, curve
@@ -243,7 +243,7 @@ def test_torchrun_passes_the_signal_on(tmp_path, whole_by_command):
 
 BUSY = """
 import hashlib, signal
-from iet_agc.stop import StopRequest
+from iet_agc.runtime.stop import StopRequest
 request = StopRequest((signal.SIGINT, signal.SIGTERM), lambda: print("asked", request.signal, flush=True))
 with request.listening():
     print("busy", flush=True)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from iet_agc import streams
+from iet_agc.runtime import streams
 
 PRESETS = f"{sys.executable} -m iet_agc presets"
 TRAIN_HELP = f"{sys.executable} -m iet_agc train digits-iet-agc --help"
@@ -32,7 +32,7 @@ def shell(command: str, **environment: str) -> tuple[int, str, str]:
 def code(status: int, result: str = "'x' * 200_000") -> str:
     """A program that prints a result as a verb does, with the status of the verb, and words before and after it."""
     body = (
-        "import sys; from iet_agc.streams import kept_apart, put\n"
+        "import sys; from iet_agc.runtime.streams import kept_apart, put\n"
         "with kept_apart():\n"
         "    print('before', file=sys.stderr)\n"
         f"    status = put({result}, {status})\n"

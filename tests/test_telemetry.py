@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from iet_agc.telemetry import read_telemetry, write_telemetry
+from iet_agc.runtime.exposure import read_telemetry, write_telemetry
 
 
 def test_counts_come_back_in_the_order_of_the_training_set(tmp_path):

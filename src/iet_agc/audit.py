@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from iet_agc.data.image_set import ImageSet, digests, unique_images
-from iet_agc.files import shown
 from iet_agc.gate import gate
 from iet_agc.intervals import calibration_rank
 from iet_agc.metrics.clip import Clip, load_clip
@@ -35,7 +34,8 @@ from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import quality
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
 from iet_agc.prompts import Told, aligned, check_prompts, coverage, read_told, score_prompts
-from iet_agc.telemetry import TrainingRecord
+from iet_agc.runtime.exposure import TrainingRecord
+from iet_agc.runtime.files import shown
 from iet_agc.work import Arrays, Work
 
 __all__ = ["AuditResult", "audit", "calibrate", "check_sets", "too_few"]

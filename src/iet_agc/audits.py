@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc import dist
 from iet_agc.audit import AuditResult, audit, check_sets
 from iet_agc.data.image_set import ImageSet
-from iet_agc.files import check_ours, flush, replace_text, replacing, shown
 from iet_agc.gate import sentence
-from iet_agc.log import progress_bar, say
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
-from iet_agc.parts import compute_parts, read_parts
 from iet_agc.prompts import check_prompts
+from iet_agc.runtime import distributed
+from iet_agc.runtime.files import check_ours, flush, replace_text, replacing, shown
+from iet_agc.runtime.log import progress_bar, say
+from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.sources import load_part, read_record, resize_of, trained_with_flips
 from iet_agc.work import Arrays, Maker, Work
 
@@ -108,7 +108,7 @@ def audit_sources(
             else, or another process is at work in it.
     """
     there = _made_of(out)
-    where, shown_bar = dist.choose_device(device), on_done is None and dist.is_first()
+    where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
     networks = [load_extractor(name, where, download) for name in extractors]
     judge = load_clip(clip, where) if clip else None
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
@@ -127,12 +127,12 @@ def audit_sources(
     made_of = _inputs(sets, flips, networks, judge)
     _check_same(out, there, made_of)
     with (
-        dist.processes(where),
-        dist.alone_in(out),
+        distributed.processes(where),
+        distributed.alone_in(out),
         progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
     ):
         on_done = on_done or (lambda share: bar.update(share * total))
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             settle_audit(out)
         parts = _Parts(out / ".parts", {"made_of": made_of, **_surroundings(networks, where)})
         result = audit(
@@ -151,12 +151,12 @@ def audit_sources(
         result.numbers["conventions"] |= told
         result.numbers["made_of"] = made_of
         result.numbers["warnings"] += warn.lines
-        dist.barrier()  # others may still be reading parts
-        if dist.rank() == 0:
+        distributed.barrier()  # others may still be reading parts
+        if distributed.rank() == 0:
             save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
             shutil.rmtree(out / ".parts")
-        dist.barrier()
-    if (found := result.numbers["gate"]) and dist.is_first():
+        distributed.barrier()
+    if (found := result.numbers["gate"]) and distributed.is_first():
         say(f"iet-agc: {sentence(found, len(images))}")
     return result.numbers
 
@@ -222,13 +222,13 @@ class _Parts:
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
         self.folder = folder
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             file, content = folder / "key.json", json.dumps(key)
             if folder.exists() and not (file.exists() and file.read_text(encoding="utf-8") == content):
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
             replace_text(file, content)
-        dist.barrier()
+        distributed.barrier()
 
     def compute(self, name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
         """`Work.compute`."""
@@ -239,9 +239,9 @@ class _Parts:
     def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """`Work.once`."""
         file = self.folder / f"{_file(name)}.json"
-        if dist.rank() == 0 and not file.exists():
+        if distributed.rank() == 0 and not file.exists():
             replace_text(file, json.dumps(make()))
-        dist.barrier()
+        distributed.barrier()
         return json.loads(file.read_text(encoding="utf-8"))
 
 

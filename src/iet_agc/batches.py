@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from iet_agc.diffusion import NUM_TIMESTEPS
-from iet_agc.seeds import generator
+from iet_agc.runtime.seeds import generator
 
 __all__ = ["Batch", "Examples", "draw_batch"]
 

@@ -21,7 +21,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from iet_agc.files import flush, replace_text, sha256
+from iet_agc.runtime.files import flush, replace_text, sha256
 
 __all__ = ["Bundle", "BundleError", "newest_about", "newest_bundle", "read_bundle", "seal", "stage"]
 

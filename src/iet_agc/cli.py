@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from iet_agc.streams import kept_apart, put
+from iet_agc.runtime.streams import kept_apart, put
 
 __all__ = ["main"]
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _status(arguments: Sequence[str]) -> int:
     """Run one verb and print its result; the exit status."""
-    from iet_agc.stop import Stopped
+    from iet_agc.runtime.stop import Stopped
 
     parsed, rest = _parser().parse_known_args(arguments)
     try:
@@ -83,10 +83,10 @@ def _failed(message: str, status: int) -> int:
 
 def _stopped(stopped: Any) -> int:
     """Say where a run goes on, once for all processes."""
-    from iet_agc import dist
+    from iet_agc.runtime import distributed
 
     status = 128 + stopped.signal
-    return _failed(str(stopped), status) if dist.is_first() else status
+    return _failed(str(stopped), status) if distributed.is_first() else status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,13 +189,14 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
     given = {} if arguments.init is None else {"init.model": arguments.init}
     settings = customized(settings, _pairs(arguments.rest) | given)
 
-    from iet_agc import dist, engine
-    from iet_agc.log import say
-    from iet_agc.stop import StopRequest
+    from iet_agc import engine
+    from iet_agc.runtime import distributed
+    from iet_agc.runtime.log import say
+    from iet_agc.runtime.stop import StopRequest
 
-    asked = StopRequest((signal.SIGINT, signal.SIGTERM), lambda: say(_SAVING) if dist.is_first() else None)
+    asked = StopRequest((signal.SIGINT, signal.SIGTERM), lambda: say(_SAVING) if distributed.is_first() else None)
     summary = engine.start(settings, arguments.out, stop=asked)
-    return 0, summary if dist.is_first() else None
+    return 0, summary if distributed.is_first() else None
 
 
 def _pairs(rest: Sequence[str]) -> dict[str, str]:
@@ -313,7 +314,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not arguments.guard and (arguments.held_out or arguments.flips):
         raise ValueError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
 
-    from iet_agc import dist
+    from iet_agc.runtime import distributed
     from iet_agc.samples import read_prompts, sample_run
     from iet_agc.sources import load_guard
 
@@ -338,7 +339,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
         label=arguments.label,
         prompts=prompts,
     )
-    return 0, summary if dist.is_first() else None
+    return 0, summary if distributed.is_first() else None
 
 
 def _add_audit(verbs: Any) -> None:
@@ -417,8 +418,8 @@ def _number(text: str, least: float, most: float, what: str) -> float:
 
 
 def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc import dist
     from iet_agc.audits import audit_sources
+    from iet_agc.runtime import distributed
 
     if arguments.fail_above is not None and not arguments.held_out:
         raise ValueError("--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z")
@@ -436,7 +437,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         device=arguments.device,
         download=arguments.download,
     )
-    if not dist.is_first():
+    if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
     return int(numbers["gate"] is not None and numbers["gate"]["failed"]), numbers
 
@@ -474,8 +475,8 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
     if arguments.memorized and not arguments.prompts:
         raise ValueError("--memorized says which of many prompts are: give --prompts FILE as well")
 
-    from iet_agc import dist
     from iet_agc.memorized_prompts import detect_prompts, planted_prompts
+    from iet_agc.runtime import distributed
     from iet_agc.samples import read_prompts
 
     prompts = [] if arguments.prompt is None else [arguments.prompt]
@@ -495,7 +496,7 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
         given,
         arguments.device,
     )
-    return 0, summary if dist.is_first() else None
+    return 0, summary if distributed.is_first() else None
 
 
 def _add_report(verbs: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from iet_agc.files import check_ours, replace_text
+from iet_agc.runtime.files import check_ours, replace_text
 
 __all__ = [
     "DataSettings",

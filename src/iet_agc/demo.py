@@ -15,8 +15,8 @@ from typing import Any
 from iet_agc.audits import audit_sources
 from iet_agc.config import Settings, customized, load_preset
 from iet_agc.engine import start
-from iet_agc.log import progress_bar
 from iet_agc.report import write_report
+from iet_agc.runtime.log import progress_bar
 from iet_agc.samples import sample_run
 
 __all__ = ["PRESETS", "demo", "run_preset", "table"]

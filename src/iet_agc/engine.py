@@ -22,21 +22,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iet_agc import checkpoint, dist, identity
+from iet_agc import checkpoint, identity
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, image_grid, save_image, unique_images
 from iet_agc.diffusion import NUM_TIMESTEPS
-from iet_agc.heap import keep_freed_memory
 from iet_agc.initial import Initial
-from iet_agc.log import Curves, Meter, progress_bar, say
 from iet_agc.member import Member, NonFiniteError, warmup
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
-from iet_agc.precision import resolved
-from iet_agc.stop import Stopped, StopRequest
+from iet_agc.runtime import distributed
+from iet_agc.runtime.exposure import read_telemetry, write_telemetry
+from iet_agc.runtime.log import Curves, Meter, progress_bar, say
+from iet_agc.runtime.malloc import keep_freed_memory
+from iet_agc.runtime.precision import resolved
+from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.tasks import make_task
-from iet_agc.telemetry import read_telemetry, write_telemetry
 
 __all__ = ["Member", "NonFiniteError", "start", "train"]
 
@@ -65,8 +66,8 @@ def start(
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
     images, held_out = load_dataset(**settings.data.source())
-    device = dist.choose_device(settings.run.device)
-    with dist.processes(device):
+    device = distributed.choose_device(settings.run.device)
+    with distributed.processes(device):
         train(settings, images, out, device, on_step, stop, held_out)
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {
@@ -113,14 +114,14 @@ def train(
     """
     run = _Run(settings, images, out, device, on_step, stop)  # refuses what is impossible before anything is written
     check_folder(run.settings, out)
-    with dist.alone_in(out):
+    with distributed.alone_in(out):
         run.resume()
-        dist.barrier()
-        if dist.rank() == 0:
+        distributed.barrier()
+        if distributed.rank() == 0:
             claim_folder(run.settings, out)
             if not run.resumed or identity.read_identity(out) is None:
                 identity.record_training(out, run.settings, images, None if run.resumed else held_out)
-        dist.barrier()
+        distributed.barrier()
         with run.stop.listening():
             run.to_the_end()
 
@@ -158,13 +159,15 @@ class _Run:
             "labels": identity.labels_sha256(images),
             **self.task.identity,
         }
-        self.replicas = dist.replicas_of(method.members, settings.train.batch_size)
+        self.replicas = distributed.replicas_of(method.members, settings.train.batch_size)
 
         def member(index: int) -> Member:
             examples = self.task.examples(self.shards[index])
             return Member(index, initial.raw, examples, settings, device, self.replicas, initial.ema)
 
-        self.members = [member(m) for m in range(dist.rank() % method.members, method.members, dist.size())]
+        self.members = [
+            member(m) for m in range(distributed.rank() % method.members, method.members, distributed.size())
+        ]
         self.meters = {each.index: Meter(NUM_TIMESTEPS, device) for each in self.members}
         self.saved = {each.index: 0 for each in self.members}  # the step of each that is on the disk
 
@@ -226,14 +229,14 @@ class _Run:
         """Save all members after an average, each process its own, then drop what is no longer needed."""
         self.saved = {member.index: member.step for member in self.members}
         parts = {_file(member): member.own() for member in self.members} if self.replicas.index == 0 else {}
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             parts["shared"] = self.members[0].shared()
-        files = dist.gather(checkpoint.stage(self.bundles / f".{self._name()}", parts))
-        if dist.rank() == 0:
+        files = distributed.gather(checkpoint.stage(self.bundles / f".{self._name()}", parts))
+        if distributed.rank() == 0:
             merged = {name: digest for some in files for name, digest in some.items()}
             self._seal(self._name(), merged, self.members[0].step)
             self._drop_old()
-        dist.barrier()
+        distributed.barrier()
 
     def _drop_old(self) -> None:
         """Keep this round's bundle and the one before, in case this one gets damaged."""
@@ -250,9 +253,9 @@ class _Run:
             self._train_rounds()
         elif self.on_step:
             self.on_step(self.settings.method.rounds * self.settings.train.steps * len(self.members))
-        if dist.rank() == 0 and (trained or not self._is_exported()):
+        if distributed.rank() == 0 and (trained or not self._is_exported()):
             self._export()
-        dist.barrier()
+        distributed.barrier()
 
     def _train_rounds(self) -> None:
         if self.replicas.index == 0:
@@ -260,7 +263,7 @@ class _Run:
         rounds, steps = self.settings.method.rounds, self.settings.train.steps
         total = rounds * steps * len(self.members)
         done = sum(member.step for member in self.members)
-        with progress_bar("train", total, done, shown=self.on_step is None and dist.rank() == 0) as bar:
+        with progress_bar("train", total, done, shown=self.on_step is None and distributed.rank() == 0) as bar:
             on_step = self.on_step or bar.update
             if self.on_step:
                 self.on_step(done)
@@ -323,11 +326,11 @@ class _Run:
         """
         if self.stop.signal:
             self._save_members()  # now: others may be long in getting here
-        asked = [number for number in dist.gather(self.stop.signal) if number]
+        asked = [number for number in distributed.gather(self.stop.signal) if number]
         if not asked:
             return
         self._save_members()
-        steps = {index: step for saved in dist.gather(self.saved) for index, step in saved.items()}
+        steps = {index: step for saved in distributed.gather(self.saved) for index, step in saved.items()}
         for curves in self.curves.values():
             curves.close()
         raise Stopped(self._where(steps), asked[0])
@@ -343,7 +346,7 @@ class _Run:
             return "stopped before the first step: nothing is saved, the same command starts from the beginning"
         end = (self.round + 1) * self.settings.train.steps
         first = {m: step for m, step in sorted(saved.items(), reverse=True) if step < end}
-        at_work = {m % dist.size(): f"member {m}, step {step}" for m, step in first.items()}
+        at_work = {m % distributed.size(): f"member {m}, step {step}" for m, step in first.items()}
         where = ", ".join(at_work[process] for process in sorted(at_work)) or "its average"
         return f"stopped and saved; the same command goes on from round {self.round}, {where}"
 
@@ -365,7 +368,9 @@ class _Run:
 
         def states() -> Iterator[dict[str, Tensor]]:
             for index in range(count):
-                yield dist.broadcast_state(mine.get(index, self.members[0]).shared(), source=index % dist.size())
+                yield distributed.broadcast_state(
+                    mine.get(index, self.members[0]).shared(), source=index % distributed.size()
+                )
 
         mean = average_states(states(), [len(shard) for shard in self.shards])
         for member in self.members:
@@ -374,7 +379,7 @@ class _Run:
     def _preview(self) -> None:
         """Draw the same seeds with the averaged weights, as PNG and in TensorBoard."""
         count = self.settings.run.preview_images
-        if count == 0 or dist.rank() != 0:
+        if count == 0 or distributed.rank() != 0:
             return
         member = self.members[0]
         model = copy.deepcopy(member.ema.module if self.settings.sample.weights == "ema" else member.model).eval()

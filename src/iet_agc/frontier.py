@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from iet_agc.compare import COLUMNS, Rows, limits_of_run, listed, warnings
 from iet_agc.drawings import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
-from iet_agc.files import check_replaceable, holds_others, replace_text, replacing, writing
+from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
 
 __all__ = ["front", "write_comparison"]
 

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from iet_agc.files import shown
 from iet_agc.intervals import least_calibrated_share, surely_above
+from iet_agc.runtime.files import shown
 
 __all__ = ["gate", "risk", "sentence"]
 

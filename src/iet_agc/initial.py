@@ -22,7 +22,7 @@ from iet_agc.config import ModelSettings, Settings, is_run
 from iet_agc.diffusion import make_scheduler
 from iet_agc.identity import check_pipeline
 from iet_agc.models import build_unet, image_shape, load_pipeline, with_batch_dropout
-from iet_agc.seeds import key_of
+from iet_agc.runtime.seeds import key_of
 
 __all__ = ["Initial", "check_digest", "commit_of", "digest_of", "folders_of", "initial_weights"]
 

@@ -16,7 +16,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from iet_agc.seeds import key_of
+from iet_agc.runtime.seeds import key_of
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -7,16 +7,16 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from iet_agc import dist
 from iet_agc.batches import Batch, Examples, draw_batch
 from iet_agc.config import Settings
 from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
-from iet_agc.frozen import copy_trained, names_of_trained
 from iet_agc.method.agc import AntiGradientControl, mean_of_kept
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.models import use_rows
-from iet_agc.precision import autocast
-from iet_agc.seeds import key_of
+from iet_agc.runtime import distributed
+from iet_agc.runtime.precision import autocast
+from iet_agc.runtime.seeds import key_of
+from iet_agc.runtime.trainable import copy_trained, names_of_trained
 
 __all__ = ["Member", "NonFiniteError", "Pixels", "warmup"]
 
@@ -92,7 +92,7 @@ class Member:
         examples: Examples,
         settings: Settings,
         device: torch.device,
-        replicas: dist.Replicas = dist.Replicas(),  # noqa: B008 (frozen)
+        replicas: distributed.Replicas = distributed.Replicas(),  # noqa: B008 (frozen)
         ema: nn.Module | None = None,
     ) -> None:
         self.index, self.settings, self.device, self.replicas = index, settings, device, replicas

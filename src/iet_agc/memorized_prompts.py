@@ -39,16 +39,16 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from iet_agc import dist
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data.captions import check_texts
 from iet_agc.drawings import HELD_OUT, PALETTE, style
-from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.identity import check_pipeline
 from iet_agc.intervals import share
-from iet_agc.log import progress_bar
-from iet_agc.parts import compute_parts, read_parts
-from iet_agc.precision import Precision, autocast, resolved
+from iet_agc.runtime import distributed
+from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
+from iet_agc.runtime.log import progress_bar
+from iet_agc.runtime.parts import compute_parts, read_parts
+from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.sampling import denoise, initial_noise, rows_at_a_time
 from iet_agc.text import TextPipeline, guided, load_text_pipeline, text_weight_files
 
@@ -281,7 +281,7 @@ def detect_prompts(
     began = time.perf_counter()
     folder, settings = _asked(source, given or {})
     asked = settings.sample
-    unique, where = _checked(prompts, memorized), dist.choose_device(device)
+    unique, where = _checked(prompts, memorized), distributed.choose_device(device)
     pipeline = replace(load_text_pipeline(folder), cuts=settings.text.too_long == "cut")  # as it was trained
     precision = resolved(asked.precision, where)
     pipeline.tokens(unique)  # refuses those that are too long
@@ -297,22 +297,22 @@ def detect_prompts(
     _check(out, about)
     total = len(unique) * num_seeds
     with (
-        dist.processes(where),
-        dist.alone_in(out),
-        progress_bar("detect", total, unit="image", shown=dist.rank() == 0) as bar,
+        distributed.processes(where),
+        distributed.alone_in(out),
+        progress_bar("detect", total, unit="image", shown=distributed.rank() == 0) as bar,
     ):
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             _claim(out, about)
-        dist.barrier()
+        distributed.barrier()
         if not (out / "detect.json").exists():
             pipeline.to(where)
             magnitudes = _magnitudes(out / ".parts", about, pipeline, unique, bar.update)
-            dist.barrier()  # others may still be reading parts
-            if dist.rank() == 0:
+            distributed.barrier()  # others may still be reading parts
+            if distributed.rank() == 0:
                 _write(out, about, unique, magnitudes, None if memorized is None else {*memorized})
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             shutil.rmtree(out / ".parts", ignore_errors=True)
-        dist.barrier()
+        distributed.barrier()
     return _summary(out) | {"seconds": round(time.perf_counter() - began, 1)}
 
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from iet_agc.files import hashes_below, replacing_folder
+from iet_agc.runtime.files import hashes_below, replacing_folder
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from iet_agc import drawings
 from iet_agc.compare import differing, facts
 from iet_agc.drawings import decimal, percent
-from iet_agc.files import check_replaceable, replace_text, writing
 from iet_agc.gate import sentence
 from iet_agc.intervals import difference, hundredths
 from iet_agc.reading import (
@@ -30,6 +29,7 @@ from iet_agc.reading import (
     Trained,
     read_audit,
 )
+from iet_agc.runtime.files import check_replaceable, replace_text, writing
 
 __all__ = ["render", "write_report"]
 

@@ -22,18 +22,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc import dist
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data.captions import UNCHANGED, Changes, check_texts
 from iet_agc.data.image_set import ImageSet, Resize, image_grid, load_images, save_image
-from iet_agc.files import check_ours, replace_text, replacing, sha256
 from iet_agc.guard import Guard
-from iet_agc.heap import keep_freed_memory
 from iet_agc.identity import check_pipeline
-from iet_agc.log import progress_bar
 from iet_agc.models import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
-from iet_agc.parts import compute_parts, read_parts
-from iet_agc.precision import Precision, resolved
+from iet_agc.runtime import distributed
+from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
+from iet_agc.runtime.log import progress_bar
+from iet_agc.runtime.malloc import keep_freed_memory
+from iet_agc.runtime.parts import compute_parts, read_parts
+from iet_agc.runtime.precision import Precision, resolved
 from iet_agc.sampling import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
@@ -112,10 +112,10 @@ def draw_samples(
     _labels(about, seeds[:1])  # refuses a class that there is not
     _check_guard(guard, source.shape)
     _check(out, about)
-    with dist.alone_in(out):
-        if dist.rank() == 0:
+    with distributed.alone_in(out):
+        if distributed.rank() == 0:
             _claim(out, about)
-        dist.barrier()
+        distributed.barrier()
         if not (out / ".parts").exists():
             on_images(len(seeds))
             return out
@@ -243,10 +243,10 @@ def _draw_parts(
     else:
         compute_parts(out / ".parts", "images", len(seeds), length, make, on_images)
         chosen, images = seeds, read_parts(out / ".parts", "images", len(seeds), length)["images"]
-    dist.barrier()  # others may still be reading parts
-    if dist.rank() == 0:
+    distributed.barrier()  # others may still be reading parts
+    if distributed.rank() == 0:
         _assemble(out, about | source.told(chosen), chosen, images)
-    dist.barrier()
+    distributed.barrier()
 
 
 def _check_guard(guard: Guard | None, shape: tuple[int, int, int]) -> None:
@@ -359,10 +359,10 @@ def sample_run(
     if run and texts and not prompts:
         prompts = _captions_of(source, first=settings.text.captions == "first")
     seeds = range(asked.first_seed, asked.first_seed + asked.num)
-    where = dist.choose_device(device)
+    where = distributed.choose_device(device)
     with (
-        dist.processes(where),
-        progress_bar("sample", asked.num, unit="image", shown=on_images is None and dist.rank() == 0) as bar,
+        distributed.processes(where),
+        progress_bar("sample", asked.num, unit="image", shown=on_images is None and distributed.rank() == 0) as bar,
     ):
         told = on_images or bar.update, guard, label, asked.precision, prompts, asked.guidance
         changed = asked.scheduler, Changes(**asked.changes()), asked.embedding_noise, settings.text.too_long == "cut"

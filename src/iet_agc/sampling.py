@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from iet_agc.diffusion import Denoiser, predict_noise, to_uint8
-from iet_agc.precision import Precision, autocast, resolved
+from iet_agc.runtime.precision import Precision, autocast, resolved
 
 __all__ = [
     "SAMPLERS",

@@ -22,10 +22,10 @@ from iet_agc.config import DataSettings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion import NUM_TIMESTEPS, to_float
-from iet_agc.files import check_ours, only_one, replacing_folder
-from iet_agc.log import progress_bar, say
-from iet_agc.precision import autocast, resolved
-from iet_agc.seeds import generator, key_of
+from iet_agc.runtime.files import check_ours, only_one, replacing_folder
+from iet_agc.runtime.log import progress_bar, say
+from iet_agc.runtime.precision import autocast, resolved
+from iet_agc.runtime.seeds import generator, key_of
 
 __all__ = ["build_pipeline", "decibels"]
 

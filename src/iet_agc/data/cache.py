@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from iet_agc.data.image_set import ImageSet
-from iet_agc.files import flush, replace_text, replacing_folder, shown
+from iet_agc.runtime.files import flush, replace_text, replacing_folder, shown
 
 __all__ = ["cached", "stamps"]
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from iet_agc.files import shown
+from iet_agc.runtime.files import shown
 
 __all__ = ["Opener", "UnfitError", "decode", "look", "explain", "in_words", "strict_pillow"]
 

@@ -22,7 +22,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from iet_agc.data.decoding import Opener, UnfitError, decode, explain, in_words, look, strict_pillow
-from iet_agc.files import shown
+from iet_agc.runtime.files import shown
 
 __all__ = [
     "ImageSet",

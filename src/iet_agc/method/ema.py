@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from iet_agc.frozen import copy_trained
+from iet_agc.runtime.trainable import copy_trained
 
 M = TypeVar("M", bound=nn.Module)
 

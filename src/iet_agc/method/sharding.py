@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 from torch import LongTensor, Tensor
 
-from iet_agc.seeds import generator
+from iet_agc.runtime.seeds import generator
 
 __all__ = ["STRATEGIES", "partition"]
 

@@ -21,10 +21,10 @@ from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
 
-from iet_agc.files import sha256
 from iet_agc.metrics.efficientnet import EfficientNetLite0
 from iet_agc.metrics.neighbors import check_images
 from iet_agc.metrics.published import DINOV2, PUBLISHED, dinov2_code, published_file
+from iet_agc.runtime.files import sha256
 
 __all__ = ["EXTRACTORS", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
 

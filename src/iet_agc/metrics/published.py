@@ -18,7 +18,7 @@ from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA as DINOV2
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torchvision.models import VGG16_Weights
 
-from iet_agc.files import sha256, shown
+from iet_agc.runtime.files import sha256, shown
 
 __all__ = ["DINOV2", "PUBLISHED", "Published", "dinov2_code", "published_file"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iet_agc.data.decoding import in_words, strict_pillow
 from iet_agc.data.image_set import ImageSet, Resize, convert
-from iet_agc.files import shown
+from iet_agc.runtime.files import shown
 
 __all__ = ["EMOJI_SHAPE", "emoji_font", "read_emoji"]
 

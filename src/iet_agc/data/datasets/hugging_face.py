@@ -11,7 +11,7 @@ import torch
 from iet_agc.data.captions import texts_of
 from iet_agc.data.decoding import UnfitError, in_words
 from iet_agc.data.image_set import ImageSet, Resize, read_images
-from iet_agc.files import shown
+from iet_agc.runtime.files import shown
 
 __all__ = ["hub_version", "read_hugging_face"]
 

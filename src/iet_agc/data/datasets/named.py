@@ -24,7 +24,7 @@ from torchvision.datasets.utils import check_integrity
 from iet_agc.data.captions import is_caption, texts_of
 from iet_agc.data.decoding import Opener, UnfitError, in_words
 from iet_agc.data.image_set import ImageSet, Resize, is_image_name, load_images, read_images
-from iet_agc.files import shown
+from iet_agc.runtime.files import shown
 
 __all__ = [
     "AFHQ_SHAPE",

@@ -22,8 +22,8 @@ from iet_agc.data.image_set import (
     save_image,
     unique_images,
 )
-from iet_agc.files import shown
-from iet_agc.seeds import generator
+from iet_agc.runtime.files import shown
+from iet_agc.runtime.seeds import generator
 
 __all__ = [
     "DATASETS",

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc import dist
-from iet_agc.files import replacing
+from iet_agc.runtime import distributed
+from iet_agc.runtime.files import replacing
 
 __all__ = ["compute_parts", "read_parts"]
 
@@ -39,13 +39,13 @@ def compute_parts(
     """
     for number, start in enumerate(range(0, total, length)):
         part, items = folder / f"{name}-{number:06d}.npz", slice(start, min(start + length, total))
-        if number % dist.size() != dist.rank() or _is_whole(part):
+        if number % distributed.size() != distributed.rank() or _is_whole(part):
             on_done(items.stop - items.start)
             continue
         arrays = {key: tensor.numpy() for key, tensor in work(items).items()}
         with replacing(part) as unfinished, unfinished.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
-    dist.barrier()
+    distributed.barrier()
 
 
 def _is_whole(part: Path) -> bool:

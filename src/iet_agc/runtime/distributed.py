@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from iet_agc.files import only_one
+from iet_agc.runtime.files import only_one
 
 T = TypeVar("T")
 

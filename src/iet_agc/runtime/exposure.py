@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iet_agc.files import replace_text
+from iet_agc.runtime.files import replace_text
 
 __all__ = ["TrainingRecord", "read_telemetry", "write_telemetry"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from iet_agc.files import replace_text
+from iet_agc.runtime.files import replace_text
 
 __all__ = ["BANDS", "Curves", "Meter", "progress_bar", "read_curve", "say"]
 

@@ -1,0 +1,1 @@
+"""What all else stands on: processes, files, seeds, progress. Knows nothing of images and models."""
