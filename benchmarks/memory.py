@@ -29,7 +29,7 @@ from torch import Tensor
 
 from iet_agc.batches import Batch
 from iet_agc.config import validate
-from iet_agc.diffusion import make_scheduler, per_sample_loss
+from iet_agc.diffusion.process import make_scheduler, per_sample_loss
 from iet_agc.lora import add_lora
 from iet_agc.member import Member
 from iet_agc.method.averaging import average_states

@@ -618,8 +618,8 @@ def test_progress_is_whole_whatever_the_sampler(pipeline):  # noqa: F811
 
 
 def test_pixels_have_none_of_it(capsys, tmp_path):
-    from iet_agc.diffusion import make_scheduler
-    from iet_agc.models import build_unet, save_pipeline
+    from iet_agc.diffusion.process import make_scheduler
+    from iet_agc.diffusion.unet import build_unet, save_pipeline
 
     save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), tmp_path / "pixels")
     for name, value in {**MITIGATIONS, "scheduler": "euler"}.items():

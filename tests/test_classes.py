@@ -11,14 +11,14 @@ from diffusers import ConsistencyModelPipeline, DDIMPipeline  # pyright: ignore[
 from iet_agc import cli, engine, samples, tasks
 from iet_agc.batches import draw_batch
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion import make_scheduler, per_sample_loss, predict_noise, to_float
+from iet_agc.diffusion.process import make_scheduler, per_sample_loss, predict_noise, to_float
+from iet_agc.diffusion.samplers import labels_of, sample
+from iet_agc.diffusion.unet import build_unet, load_pipeline, num_classes, save_pipeline
 from iet_agc.engine import train
 from iet_agc.member import Member, Pixels
 from iet_agc.method.sharding import partition
-from iet_agc.models import build_unet, load_pipeline, num_classes, save_pipeline
 from iet_agc.runtime.seeds import key_of
 from iet_agc.samples import draw_samples, load_samples, sample_run
-from iet_agc.sampling import labels_of, sample
 from tests.test_dist import ends, in_processes, train_in
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 from tests.test_resume import assert_ends_like, die, in_child

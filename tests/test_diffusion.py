@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from iet_agc.diffusion import NUM_TIMESTEPS, make_scheduler, per_sample_loss, to_float, to_uint8
+from iet_agc.diffusion.process import NUM_TIMESTEPS, make_scheduler, per_sample_loss, to_float, to_uint8
 
 #: abar_t in float64, from the betas and nothing else.
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)

@@ -10,12 +10,12 @@ from iet_agc.batches import draw_batch
 from iet_agc.config import validate
 from iet_agc.data.datasets.registry import plant_duplicates
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion import make_scheduler, per_sample_loss, to_float
+from iet_agc.diffusion.process import make_scheduler, per_sample_loss, to_float
+from iet_agc.diffusion.unet import build_unet, load_pipeline
 from iet_agc.engine import train
 from iet_agc.member import Member, NonFiniteError, Pixels, warmup
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
-from iet_agc.models import build_unet, load_pipeline
 from iet_agc.runtime.seeds import key_of
 
 CPU = torch.device("cpu")

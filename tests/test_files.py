@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from iet_agc.diffusion import make_scheduler
+from iet_agc.diffusion.process import make_scheduler
+from iet_agc.diffusion.unet import build_unet, save_pipeline
 from iet_agc.engine import train
-from iet_agc.models import build_unet, save_pipeline
 from iet_agc.runtime import files
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
 from iet_agc.samples import draw_samples

@@ -10,9 +10,9 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel  #
 from iet_agc import initial
 from iet_agc.config import override, read_settings, validate
 from iet_agc.data.image_set import ImageSet
+from iet_agc.diffusion.unet import BatchDropout, build_unet, load_pipeline
 from iet_agc.engine import train
 from iet_agc.initial import initial_weights
-from iet_agc.models import BatchDropout, build_unet, load_pipeline
 from iet_agc.samples import load_samples, sample_run
 from tests.test_dist import train_in
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401

@@ -309,8 +309,8 @@ def test_prompts_of_a_file(capsys, folder, tmp_path):
 
 
 def test_bad_inputs_get_one_line_and_leave_nothing(capsys, folder, run, tmp_path):
-    from iet_agc.diffusion import make_scheduler
-    from iet_agc.models import build_unet, save_pipeline
+    from iet_agc.diffusion.process import make_scheduler
+    from iet_agc.diffusion.unet import build_unet, save_pipeline
 
     save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), tmp_path / "pixels")
     (tmp_path / "empty folder").mkdir()

@@ -13,8 +13,8 @@ import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
-from iet_agc.diffusion import make_scheduler
-from iet_agc.models import BatchDropout, build_unet, load_pipeline, save_pipeline, use_rows
+from iet_agc.diffusion.process import make_scheduler
+from iet_agc.diffusion.unet import BatchDropout, build_unet, load_pipeline, save_pipeline, use_rows
 from iet_agc.runtime.files import hashes_below
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "groups": 4}
@@ -189,7 +189,7 @@ def test_a_crash_while_saving_leaves_the_old_pipeline(folder: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("iet_agc.models.DDIMPipeline.save_pretrained", crash)
+        patch.setattr("iet_agc.diffusion.unet.DDIMPipeline.save_pretrained", crash)
         with pytest.raises(KeyboardInterrupt):
             save_pipeline(_tiny(1), make_scheduler(), folder)
     _assert_same(load_pipeline(folder)[0], _tiny())

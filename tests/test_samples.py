@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from iet_agc import samples
-from iet_agc.diffusion import make_scheduler
-from iet_agc.models import build_unet, save_pipeline
+from iet_agc.diffusion.process import make_scheduler
+from iet_agc.diffusion.unet import build_unet, save_pipeline
 from iet_agc.samples import draw_samples, load_samples
 from tests.test_dist import in_processes
 from tests.test_engine import one_thread  # noqa: F401

@@ -8,11 +8,11 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor
 
-from iet_agc import sampling
 from iet_agc.config import validate
-from iet_agc.diffusion import make_scheduler
-from iet_agc.models import build_unet
-from iet_agc.sampling import initial_noise, rows_at_a_time, sample
+from iet_agc.diffusion import samplers
+from iet_agc.diffusion.process import make_scheduler
+from iet_agc.diffusion.samplers import initial_noise, rows_at_a_time, sample
+from iet_agc.diffusion.unet import build_unet
 
 #: abar_t in float64, from the betas and nothing else.
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
@@ -192,7 +192,7 @@ class _Recorder:
 
 
 def test_every_step_is_the_authors_ddim(unet: UNet2DModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "to_uint8", lambda images: images)  # look at the images before they are rounded
+    monkeypatch.setattr(samplers, "to_uint8", lambda images: images)  # look at the images before they are rounded
     recorder = _Recorder(unet)
     final = sample(recorder, make_scheduler(), range(4), SHAPE, steps=50)
     assert [t for _, t, _ in recorder.calls] == list(range(981, 0, -20))
@@ -220,7 +220,7 @@ def _literal_ddim(x: Tensor) -> Tensor:
 def test_all_steps_together_are_the_authors_ddim_and_diffusers_defaults_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sampling, "to_uint8", lambda images: images)
+    monkeypatch.setattr(samplers, "to_uint8", lambda images: images)
     expected = _literal_ddim(initial_noise(range(4), SHAPE).double())
     found = sample(_smooth, make_scheduler(), range(4), SHAPE, steps=50)
     assert (found.double() - expected).abs().max() < 1e-5

@@ -612,8 +612,8 @@ def test_a_damaged_sample_set_is_named(run, tmp_path):
 
 
 def test_pixels_take_no_prompts(capsys, tmp_path):
-    from iet_agc.diffusion import make_scheduler
-    from iet_agc.models import build_unet, save_pipeline
+    from iet_agc.diffusion.process import make_scheduler
+    from iet_agc.diffusion.unet import build_unet, save_pipeline
 
     save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), tmp_path / "pixels")
     for words in (("--prompt", "a dog"), ("--guidance", "3")):

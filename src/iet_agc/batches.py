@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from iet_agc.diffusion import NUM_TIMESTEPS
+from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.runtime.seeds import generator
 
 __all__ = ["Batch", "Examples", "draw_batch"]

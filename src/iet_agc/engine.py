@@ -26,7 +26,7 @@ from iet_agc import checkpoint, identity
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, image_grid, save_image, unique_images
-from iet_agc.diffusion import NUM_TIMESTEPS
+from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.initial import Initial
 from iet_agc.member import Member, NonFiniteError, warmup
 from iet_agc.method.averaging import average_states

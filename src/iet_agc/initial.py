@@ -19,9 +19,9 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from iet_agc.config import ModelSettings, Settings, is_run
-from iet_agc.diffusion import make_scheduler
+from iet_agc.diffusion.process import make_scheduler
+from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline, with_batch_dropout
 from iet_agc.identity import check_pipeline
-from iet_agc.models import build_unet, image_shape, load_pipeline, with_batch_dropout
 from iet_agc.runtime.seeds import key_of
 
 __all__ = ["Initial", "check_digest", "commit_of", "digest_of", "folders_of", "initial_weights"]

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from iet_agc.batches import Batch, Examples, draw_batch
 from iet_agc.config import Settings
-from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
+from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
+from iet_agc.diffusion.unet import use_rows
 from iet_agc.method.agc import AntiGradientControl, mean_of_kept
 from iet_agc.method.ema import ExponentialMovingAverage
-from iet_agc.models import use_rows
 from iet_agc.runtime import distributed
 from iet_agc.runtime.precision import autocast
 from iet_agc.runtime.seeds import key_of

@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 from iet_agc.config import DataSettings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion import NUM_TIMESTEPS, to_float
+from iet_agc.diffusion.process import NUM_TIMESTEPS, to_float
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
 from iet_agc.runtime.log import progress_bar, say
 from iet_agc.runtime.precision import autocast, resolved

@@ -21,14 +21,21 @@ from torch import Tensor, nn
 
 from iet_agc.batches import Batch
 from iet_agc.data.captions import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
-from iet_agc.diffusion import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
+from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
+from iet_agc.diffusion.samplers import (
+    Sampler,
+    check_images_finite,
+    denoise,
+    initial_noise,
+    rows_at_a_time,
+    scheduler_of,
+)
+from iet_agc.diffusion.unet import check_finite, pipeline_index, with_batch_dropout
 from iet_agc.lora import merged, save_lora
-from iet_agc.models import check_finite, pipeline_index, with_batch_dropout
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.log import say
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.seeds import generator
-from iet_agc.sampling import Sampler, check_images_finite, denoise, initial_noise, rows_at_a_time, scheduler_of
 
 __all__ = [
     "Captioned",

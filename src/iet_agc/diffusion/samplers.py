@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 from torch import Tensor
 
-from iet_agc.diffusion import Denoiser, predict_noise, to_uint8
+from iet_agc.diffusion.process import Denoiser, predict_noise, to_uint8
 from iet_agc.runtime.precision import Precision, autocast, resolved
 
 __all__ = [

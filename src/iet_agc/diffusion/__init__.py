@@ -1,0 +1,1 @@
+"""The diffusion process, the U-Net and its samplers."""
