@@ -25,7 +25,7 @@ from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.runtime.seeds import generator
 from iet_agc.samples import draw_samples, load_samples, sample_run
 from iet_agc.tasks import TextTask
-from iet_agc.text import Captioned, draw, load_text_pipeline
+from iet_agc.text_to_image.pipeline import Captioned, draw, load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature, tokenizer
 from tests.test_datasets import _refused
 from tests.test_engine import assert_same, one_thread  # noqa: F401

@@ -15,7 +15,6 @@ from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateIm
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
-from iet_agc import small_pipeline
 from iet_agc.config import load_preset, override
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.registry import load_dataset
@@ -23,8 +22,9 @@ from iet_agc.intervals import clustered_share
 from iet_agc.metrics import distance_ratio, nearest
 from iet_agc.runtime.files import only_one
 from iet_agc.samples import load_samples
-from iet_agc.small_pipeline import build_pipeline, decibels
-from iet_agc.text import load_text_pipeline
+from iet_agc.text_to_image import bootstrap
+from iet_agc.text_to_image.bootstrap import build_pipeline, decibels
+from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.test_cli import call
 from tests.test_example import EXAMPLES, load
 
@@ -223,7 +223,7 @@ def test_every_word_of_the_captions_is_a_token_and_any_text_has_some(built, data
 def test_words_are_merged_by_how_often_they_occur():
     from collections import Counter
 
-    merges = small_pipeline._merges(Counter({"cat": 2, "at": 1, "cab": 2}))
+    merges = bootstrap._merges(Counter({"cat": 2, "at": 1, "cab": 2}))
     # at</w> and ca stand three and four times
     assert merges == [("c", "a"), ("ca", "b</w>"), ("ca", "t</w>"), ("a", "t</w>")]
 
@@ -244,7 +244,7 @@ def test_building_is_repeatable_and_by_seed(data, tmp_path):
 
 def test_the_vae_learns_from_each_training_image_once(data, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(small_pipeline, "_train_vae", lambda vae, images, steps, seed: seen.append(images))
+    monkeypatch.setattr(bootstrap, "_train_vae", lambda vae, images, steps, seed: seen.append(images))
     build_pipeline(data, tmp_path / "out", steps=1)
     assert torch.equal(seen[0], load_dataset(**data.source())[0].images[:14])
 

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_curve
 
 from iet_agc import memorized_prompts
 from iet_agc.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
-from iet_agc.text import load_text_pipeline
+from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.test_dist import in_processes
 from tests.test_engine import one_thread  # noqa: F401

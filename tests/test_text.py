@@ -23,7 +23,7 @@ from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.runtime.seeds import generator
 from iet_agc.samples import draw_samples, load_samples, sample_run
 from iet_agc.tasks import TextTask
-from iet_agc.text import Captioned, UNetAndEncoder, draw, load_text_pipeline
+from iet_agc.text_to_image.pipeline import Captioned, UNetAndEncoder, draw, load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.test_dist import in_processes
 from tests.test_engine import assert_same, one_thread, with_changes  # noqa: F401
@@ -295,7 +295,7 @@ def test_frozen_parts_are_on_the_disk_once(run):
 
 
 def test_a_file_system_without_links_gets_copies(pipeline, tmp_path, monkeypatch):
-    from iet_agc.text import save_text_pipelines
+    from iet_agc.text_to_image.pipeline import save_text_pipelines
 
     def refuses(*arguments, **options):
         raise OSError("no links here")
@@ -307,7 +307,7 @@ def test_a_file_system_without_links_gets_copies(pipeline, tmp_path, monkeypatch
 
 def test_an_old_unet_keeps_the_size_that_it_was_trained_on(folder, tmp_path):
     """Stock diffusers takes small sizes of U-Nets from before 0.9 for a mistake, and puts 64 in their place."""
-    from iet_agc.text import save_text_pipelines
+    from iet_agc.text_to_image.pipeline import save_text_pipelines
 
     old = shutil.copytree(folder, tmp_path / "old")
     configured("unet", "config.json", _diffusers_version="0.6.0", sample_size=64)(old)

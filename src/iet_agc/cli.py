@@ -159,7 +159,7 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[int, Any]:
         )
     settings = override(load_preset(arguments.preset), pairs)
 
-    from iet_agc.small_pipeline import build_pipeline
+    from iet_agc.text_to_image.bootstrap import build_pipeline
 
     return 0, build_pipeline(settings.data, arguments.out, arguments.steps, arguments.seed)
 

@@ -50,7 +50,7 @@ from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
 from iet_agc.runtime.log import progress_bar
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, autocast, resolved
-from iet_agc.text import TextPipeline, guided, load_text_pipeline, text_weight_files
+from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
 
 __all__ = ["detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
 

@@ -191,7 +191,7 @@ def _text_source(
     on_images: Callable[[float], object],
     precision: Precision,
 ) -> _Source:
-    from iet_agc import text
+    from iet_agc.text_to_image import pipeline as text
 
     prompts = told.prompts
     if not prompts:

@@ -116,7 +116,7 @@ class TextTask:
     """
 
     def __init__(self, settings: Settings, images: ImageSet) -> None:
-        from iet_agc.text import check_size, load_text_pipeline
+        from iet_agc.text_to_image.pipeline import check_size, load_text_pipeline
 
         if images.captions is None:
             raise ValueError(f"{images.name} has no captions, and model.kind is text-to-image: set data.captions")
@@ -156,8 +156,8 @@ class TextTask:
 
     def _learning(self, pipeline: Any) -> nn.Module:
         """What is trained of a pipeline."""
-        from iet_agc.lora import add_lora
-        from iet_agc.text import UNetAndEncoder
+        from iet_agc.text_to_image.lora import add_lora
+        from iet_agc.text_to_image.pipeline import UNetAndEncoder
 
         pipeline.made_for(self.images.shape)
         lora, both = self.settings.lora, self.settings.text.train_encoder
@@ -169,7 +169,7 @@ class TextTask:
 
     def examples(self, shard: Tensor) -> Examples:
         """See `Task`."""
-        from iet_agc.text import Captioned
+        from iet_agc.text_to_image.pipeline import Captioned
 
         told = self.settings.text
         captions = [self.captions[place][: 1 if told.captions == "first" else None] for place in shard.tolist()]
@@ -187,7 +187,7 @@ class TextTask:
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """The first captions; see `Task`."""
-        from iet_agc.text import draw
+        from iet_agc.text_to_image.pipeline import draw
 
         asked = self.settings.sample
         prompts = [texts[0] for texts in self.captions[: self.settings.run.preview_images]]
@@ -198,7 +198,7 @@ class TextTask:
 
     def export(self, raw: Any, ema: Any, out: Path, own: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
         """The captions as well, since they are the prompts of a run; see `Task`."""
-        from iet_agc.text import save_text_pipelines
+        from iet_agc.text_to_image.pipeline import save_text_pipelines
 
         written = save_text_pipelines(self.pipeline, {"raw": raw, "ema": ema}, out, own)
         replace_text(out / "captions.json", json.dumps(self.captions, ensure_ascii=False, indent=0) + "\n")

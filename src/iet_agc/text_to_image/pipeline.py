@@ -31,11 +31,11 @@ from iet_agc.diffusion.samplers import (
     scheduler_of,
 )
 from iet_agc.diffusion.unet import check_finite, pipeline_index, with_batch_dropout
-from iet_agc.lora import merged, save_lora
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.log import say
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.seeds import generator
+from iet_agc.text_to_image.lora import merged, save_lora
 
 __all__ = [
     "Captioned",

@@ -1,0 +1,1 @@
+"""Stable Diffusion: captions to latents and images."""
