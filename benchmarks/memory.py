@@ -27,13 +27,13 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from iet_agc.batches import Batch
 from iet_agc.config import validate
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss
-from iet_agc.member import Member
 from iet_agc.method.averaging import average_states
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.lora import add_lora
+from iet_agc.training.batches import Batch
+from iet_agc.training.member import Member
 
 SMALL = {"channels": [64, 128, 256, 256], "heads": [1, 2, 4, 4], "text_width": 256}
 SD21 = {"channels": [320, 640, 1280, 1280], "heads": [5, 10, 20, 20], "text_width": 1024}

@@ -30,18 +30,18 @@ import torch
 from diffusers import DDIMPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from iet_agc.batches import draw_batch
 from iet_agc.config import Settings, load_preset, override
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time, sample
 from iet_agc.diffusion.unet import BatchDropout, build_unet, save_pipeline
-from iet_agc.engine import train
-from iet_agc.member import Member, Pixels
 from iet_agc.method.agc import AntiGradientControl
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.precision import resolved
 from iet_agc.runtime.seeds import generator
+from iet_agc.training.batches import draw_batch
+from iet_agc.training.loop import train
+from iet_agc.training.member import Member, Pixels
 
 #: Preset, shape of its images, and images per step on a CPU.
 NETWORKS = {

@@ -16,16 +16,16 @@ from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
     PNDMScheduler,
 )
 
-from iet_agc.batches import draw_batch
 from iet_agc.data.captions import UNCHANGED, Changes, change, vocabulary_of
 from iet_agc.data.datasets.registry import load_dataset, plant_duplicates
 from iet_agc.data.image_set import ImageSet, save_image
-from iet_agc.engine import train
 from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.runtime.seeds import generator
 from iet_agc.samples import draw_samples, load_samples, sample_run
-from iet_agc.tasks import TextTask
 from iet_agc.text_to_image.pipeline import Captioned, draw, load_text_pipeline
+from iet_agc.training.batches import draw_batch
+from iet_agc.training.loop import train
+from iet_agc.training.tasks import TextTask
 from tests.miniature import captioned, save_captioned, save_miniature, tokenizer
 from tests.test_datasets import _refused
 from tests.test_engine import assert_same, one_thread  # noqa: F401

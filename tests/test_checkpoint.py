@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from iet_agc import checkpoint
-from iet_agc.checkpoint import BundleError, read_bundle, seal, stage
 from iet_agc.runtime.files import holds_others, replace_text
+from iet_agc.training import checkpoint
+from iet_agc.training.checkpoint import BundleError, read_bundle, seal, stage
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16,

@@ -8,17 +8,18 @@ import pytest
 import torch
 from diffusers import ConsistencyModelPipeline, DDIMPipeline  # pyright: ignore[reportPrivateImportUsage]
 
-from iet_agc import cli, engine, samples, tasks
-from iet_agc.batches import draw_batch
+from iet_agc import cli, samples
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.diffusion.samplers import labels_of, sample
 from iet_agc.diffusion.unet import build_unet, load_pipeline, num_classes, save_pipeline
-from iet_agc.engine import train
-from iet_agc.member import Member, Pixels
 from iet_agc.method.sharding import partition
 from iet_agc.runtime.seeds import key_of
 from iet_agc.samples import draw_samples, load_samples, sample_run
+from iet_agc.training import loop, tasks
+from iet_agc.training.batches import draw_batch
+from iet_agc.training.loop import train
+from iet_agc.training.member import Member, Pixels
 from tests.test_dist import ends, in_processes, train_in
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 from tests.test_resume import assert_ends_like, die, in_child
@@ -79,7 +80,7 @@ def test_a_shard_takes_its_own_labels(tmp_path):
     data = images()
     shuffled = data.take(torch.randperm(40, generator=torch.Generator().manual_seed(1)))
     shards = partition(shuffled.labels, 2, "stratified", 0)  # pyright: ignore[reportArgumentType]
-    run = engine._Run(told(), shuffled, tmp_path / "run", CPU, None)
+    run = loop._Run(told(), shuffled, tmp_path / "run", CPU, None)
     for member, shard in zip(run.members, shards, strict=True):
         examples = member.examples
         assert torch.equal(examples.labels, shuffled.labels[shard])  # pyright: ignore

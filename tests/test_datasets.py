@@ -22,8 +22,8 @@ from iet_agc.config import load_preset, override, validate
 from iet_agc.data.datasets import named
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, convert, load_images
-from iet_agc.engine import start
 from iet_agc.sources import load_part
+from iet_agc.training.loop import start
 from tests.test_cli import SETTINGS, call
 
 #: The two sets: torchvision's loader, its training batches, its test batch.

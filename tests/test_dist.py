@@ -7,8 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from iet_agc import engine
 from iet_agc.runtime import distributed
+from iet_agc.training import loop
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 
 
@@ -43,7 +43,7 @@ def train_in(count, chosen, out):
     """Train in `count` processes, and leave what each of them ends with in out/ranks."""
 
     def action():
-        run = engine._Run(chosen, images(), out, CPU, lambda steps: None)
+        run = loop._Run(chosen, images(), out, CPU, lambda steps: None)
         run.resume()
         run.to_the_end()
         ranks = out.parent / "ranks"
@@ -59,7 +59,7 @@ def train_in(count, chosen, out):
 @pytest.mark.parametrize(("members", "count"), [(4, 1), (4, 2), (4, 3), (8, 8)])
 def test_members_on_ranks_end_bitwise_equal(tmp_path, members, count):
     chosen = settings(method__members=members, model__dropout=0.1)
-    engine.train(chosen, images(), tmp_path / "alone" / "run", CPU)
+    loop.train(chosen, images(), tmp_path / "alone" / "run", CPU)
     train_in(count, chosen, tmp_path / "many" / "run")
     for kind in ("raw", "ema"):
         assert_same(weights(tmp_path / "many" / "run", kind), weights(tmp_path / "alone" / "run", kind))
@@ -110,12 +110,12 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
     chosen, out, steps = settings(method__members=3), tmp_path / "run", []
     in_child(
-        lambda: engine.train(
+        lambda: loop.train(
             chosen, images(), out, CPU, lambda done: die() if len(steps) + done > 11 else steps.extend([1] * done)
         )
     )
     train_in(2, chosen, out)
-    engine.train(chosen, images(), tmp_path / "alone", CPU)
+    loop.train(chosen, images(), tmp_path / "alone", CPU)
     assert_same(weights(out), weights(tmp_path / "alone"))
 
 

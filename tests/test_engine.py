@@ -6,17 +6,17 @@ import json
 import pytest
 import torch
 
-from iet_agc.batches import draw_batch
 from iet_agc.config import validate
 from iet_agc.data.datasets.registry import plant_duplicates
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, to_float
 from iet_agc.diffusion.unet import build_unet, load_pipeline
-from iet_agc.engine import train
-from iet_agc.member import Member, NonFiniteError, Pixels, warmup
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
 from iet_agc.runtime.seeds import key_of
+from iet_agc.training.batches import draw_batch
+from iet_agc.training.loop import train
+from iet_agc.training.member import Member, NonFiniteError, Pixels, warmup
 
 CPU = torch.device("cpu")
 
@@ -110,7 +110,7 @@ def test_one_round_of_iet_is_the_weighted_average_of_members_trained_alone(tmp_p
 
 
 def test_members_share_weights_after_a_round_and_keep_the_rest(tmp_path):
-    from iet_agc.checkpoint import read_bundle
+    from iet_agc.training.checkpoint import read_bundle
 
     train(settings(), images(), tmp_path / "run", CPU)
     bundle = read_bundle(tmp_path / "run" / "bundles" / "round-0002")
@@ -216,7 +216,7 @@ def test_previews_are_drawn_after_each_round(tmp_path):
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_non_finite_step_changes_nothing_and_is_named(tmp_path, monkeypatch, poison):
     """The 8th step of member 1 goes wrong: round 1, step 7, after one good round."""
-    from iet_agc import member
+    from iet_agc.training import member
 
     chosen, honest = settings(), member.per_sample_loss
     calls = []

@@ -11,10 +11,10 @@ import torch
 
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
-from iet_agc.engine import train
 from iet_agc.runtime import files
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
 from iet_agc.samples import draw_samples
+from iet_agc.training.loop import train
 from tests.test_engine import images, settings
 
 BUSY = "another process is at work in .*: wait for it, or choose another --out"

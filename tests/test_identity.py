@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc import engine
 from iet_agc.audits import audit_sources
 from iet_agc.config import Settings, override, validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, save_image
-from iet_agc.engine import start, train
-from iet_agc.identity import check_pipeline, read_identity
-from iet_agc.initial import folders_of
 from iet_agc.samples import sample_run
 from iet_agc.sources import load_guard, load_part
+from iet_agc.training import loop
+from iet_agc.training.identity import check_pipeline, read_identity
+from iet_agc.training.initialization import folders_of
+from iet_agc.training.loop import start, train
 
 CPU = torch.device("cpu")
 TINY = {
@@ -291,7 +291,7 @@ def test_train_again_writes_no_weights_and_takes_no_files(base: Path, monkeypatc
     run, steps = base / "run", []
     (run / "raw" / "README.md").write_text("a person's")
     before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in (run / "raw").rglob("*")}
-    monkeypatch.setattr(engine._Run, "_export", lambda self: pytest.fail("exported"))
+    monkeypatch.setattr(loop._Run, "_export", lambda self: pytest.fail("exported"))
     start(settings(base), run, steps.append)
     assert steps == [4]
     assert {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in (run / "raw").rglob("*")} == before

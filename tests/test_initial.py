@@ -7,13 +7,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel  # pyright: ignore
 
-from iet_agc import initial
 from iet_agc.config import override, read_settings, validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.unet import BatchDropout, build_unet, load_pipeline
-from iet_agc.engine import train
-from iet_agc.initial import initial_weights
 from iet_agc.samples import load_samples, sample_run
+from iet_agc.training import initialization
+from iet_agc.training.initialization import initial_weights
+from iet_agc.training.loop import train
 from tests.test_dist import train_in
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 from tests.test_resume import die, in_child
@@ -83,9 +83,9 @@ def test_a_model_that_is_started_from_is_drawn_in_no_other_way(base):
 
 def test_members_start_from_both(base, tmp_path, monkeypatch):
     """Before the first step, whatever the number of members."""
-    from iet_agc import engine
+    from iet_agc.training import loop
 
-    run = engine._Run(started(base), images(), tmp_path / "run", CPU, None)
+    run = loop._Run(started(base), images(), tmp_path / "run", CPU, None)
     for member in run.members:
         assert_same(member.model.state_dict(), weights(base))
         assert_same(member.ema.module.state_dict(), weights(base, "ema"))
@@ -156,7 +156,7 @@ def test_a_hub_model_is_fetched_without_pickles(tmp_path, monkeypatch):
         asked.append((name, allow_patterns))
         return str(folder)
 
-    monkeypatch.setattr(initial, "snapshot_download", fetched)
+    monkeypatch.setattr(initialization, "snapshot_download", fetched)
     monkeypatch.chdir(tmp_path)
     assert initial_of("someone/a-model").sha256 == initial_of(folder).sha256
     assert [name for name, _ in asked] == ["someone/a-model"] * 2
@@ -170,7 +170,7 @@ def test_a_hub_model_is_taken_at_a_revision_and_its_commit_is_written_down(tmp_p
     for version, commit in enumerate(commits.values()):
         stock_folder(tmp_path / "snapshots" / commit, norm_eps=(1e-5, 1e-6)[version])
     monkeypatch.setattr(
-        initial,
+        initialization,
         "snapshot_download",
         lambda name, revision, **_: str(tmp_path / "snapshots" / commits.get(revision, str(revision))),
     )
@@ -193,7 +193,7 @@ def test_a_hub_model_is_taken_at_a_revision_and_its_commit_is_written_down(tmp_p
 @pytest.mark.parametrize("index", ['{"unet": ["diffusers", "UNet2DConditionModel"]}', '{"unet": 3}', "[]", None])
 def test_no_weights_of_another_kind_are_fetched(tmp_path, monkeypatch, index):
     asked = []
-    monkeypatch.setattr(initial, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path))
+    monkeypatch.setattr(initialization, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path))
     monkeypatch.chdir(tmp_path)
     if index:
         (tmp_path / "model_index.json").write_text(index)
@@ -221,7 +221,7 @@ def test_offline_a_hub_model_is_refused_in_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["nowhere", "/no/where/at/all", "a/b/c", "a b/c", "../up", "owner/", "https://a/b"])
 def test_what_is_no_model_is_refused_without_asking_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(initial, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(initialization, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
     refused(lambda: initial_of(name), f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
 
 

@@ -8,12 +8,12 @@ pytest.importorskip("peft")
 from safetensors.torch import load_file
 
 from iet_agc.config import validate
-from iet_agc.engine import _Run, train
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.samples import load_samples, sample_run
-from iet_agc.tasks import TextTask, make_task
 from iet_agc.text_to_image.lora import add_lora, factors, merged
 from iet_agc.text_to_image.pipeline import UNetAndEncoder, load_text_pipeline
+from iet_agc.training.loop import _Run, train
+from iet_agc.training.tasks import TextTask, make_task
 from tests.miniature import captioned, save_miniature
 from tests.test_dist import in_processes
 from tests.test_engine import assert_same, one_thread  # noqa: F401

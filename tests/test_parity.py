@@ -8,17 +8,17 @@ import pytest
 import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
-from iet_agc.batches import draw_batch
 from iet_agc.config import Settings, differences, load_preset, override, preset_names, validate
 from iet_agc.data.datasets.named import LAION_SHAPE
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, make_scheduler
 from iet_agc.diffusion.unet import build_unet
-from iet_agc.engine import train
-from iet_agc.member import warmup
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.method.sharding import partition
 from iet_agc.samples import load_samples, sample_run
+from iet_agc.training.batches import draw_batch
+from iet_agc.training.loop import train
+from iet_agc.training.member import warmup
 
 CIFAR = ("cifar10", "cifar100", "cifar100-conditional")
 DATA = (*CIFAR, "afhq-dog")

@@ -8,9 +8,9 @@ from iet_agc.config import read_settings
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.samplers import sample
 from iet_agc.diffusion.unet import build_unet
-from iet_agc.engine import train
-from iet_agc.member import Member, Pixels
 from iet_agc.runtime.precision import resolved
+from iet_agc.training.loop import train
+from iet_agc.training.member import Member, Pixels
 from tests.test_engine import images, one_thread, settings, weights  # noqa: F401
 
 CPU = torch.device("cpu")

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from iet_agc import checkpoint
 from iet_agc.compare import compare
 from iet_agc.config import Settings, documented, load_preset, override, preset_names
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import save_image
-from iet_agc.engine import start
 from iet_agc.runtime.distributed import choose_device
 from iet_agc.samples import load_samples, sample_run
+from iet_agc.training import checkpoint
+from iet_agc.training.loop import start
 from tests.audit_folders import write_audit
 from tests.test_engine import one_thread, weights  # noqa: F401
 

@@ -10,12 +10,12 @@ import time
 import pytest
 import torch
 
-from iet_agc.checkpoint import read_bundle
 from iet_agc.config import override
-from iet_agc.engine import _Run, train
-from iet_agc.member import NonFiniteError
 from iet_agc.runtime.log import Meter
 from iet_agc.runtime.stop import Stopped, StopRequest
+from iet_agc.training.checkpoint import read_bundle
+from iet_agc.training.loop import _Run, train
+from iet_agc.training.member import NonFiniteError
 from tests.test_dist import in_processes
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 from tests.test_resume import assert_ends_like, curve

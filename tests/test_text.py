@@ -14,16 +14,16 @@ from diffusers import PNDMScheduler, StableDiffusionPipeline  # pyright: ignore[
 from safetensors.torch import load_file, save_file
 
 from iet_agc import cli, samples
-from iet_agc.batches import draw_batch
 from iet_agc.config import validate
 from iet_agc.data.image_set import ImageSet
-from iet_agc.engine import train
-from iet_agc.initial import folders_of
 from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.runtime.seeds import generator
 from iet_agc.samples import draw_samples, load_samples, sample_run
-from iet_agc.tasks import TextTask
 from iet_agc.text_to_image.pipeline import Captioned, UNetAndEncoder, draw, load_text_pipeline
+from iet_agc.training.batches import draw_batch
+from iet_agc.training.initialization import folders_of
+from iet_agc.training.loop import train
+from iet_agc.training.tasks import TextTask
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.test_dist import in_processes
 from tests.test_engine import assert_same, one_thread, with_changes  # noqa: F401
@@ -254,7 +254,7 @@ def test_a_hub_pipeline_is_fetched_without_pickles(folder, tmp_path, monkeypatch
         asked.append(allow_patterns)
         return str(folder)
 
-    monkeypatch.setattr("iet_agc.initial.snapshot_download", fetched)
+    monkeypatch.setattr("iet_agc.training.initialization.snapshot_download", fetched)
     monkeypatch.chdir(tmp_path)
     assert folders_of("someone/stable", "UNet2DConditionModel") == [folder]
     assert all(pattern.endswith((".json", "merges.txt")) for pattern in asked[0])

@@ -189,13 +189,13 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
     given = {} if arguments.init is None else {"init.model": arguments.init}
     settings = customized(settings, _pairs(arguments.rest) | given)
 
-    from iet_agc import engine
     from iet_agc.runtime import distributed
     from iet_agc.runtime.log import say
     from iet_agc.runtime.stop import StopRequest
+    from iet_agc.training import loop
 
     asked = StopRequest((signal.SIGINT, signal.SIGTERM), lambda: say(_SAVING) if distributed.is_first() else None)
-    summary = engine.start(settings, arguments.out, stop=asked)
+    summary = loop.start(settings, arguments.out, stop=asked)
     return 0, summary if distributed.is_first() else None
 
 

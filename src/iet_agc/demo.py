@@ -14,10 +14,10 @@ from typing import Any
 
 from iet_agc.audits import audit_sources
 from iet_agc.config import Settings, customized, load_preset
-from iet_agc.engine import start
 from iet_agc.report import write_report
 from iet_agc.runtime.log import progress_bar
 from iet_agc.samples import sample_run
+from iet_agc.training.loop import start
 
 __all__ = ["PRESETS", "demo", "run_preset", "table"]
 

@@ -43,7 +43,6 @@ from iet_agc.config import SampleSettings, Settings, is_run, override, read_sett
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time
 from iet_agc.drawings import HELD_OUT, PALETTE, style
-from iet_agc.identity import check_pipeline
 from iet_agc.intervals import share
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
@@ -51,6 +50,7 @@ from iet_agc.runtime.log import progress_bar
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
+from iet_agc.training.identity import check_pipeline
 
 __all__ = ["detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
 

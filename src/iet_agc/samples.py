@@ -28,13 +28,13 @@ from iet_agc.data.image_set import ImageSet, Resize, image_grid, load_images, sa
 from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.guard import Guard
-from iet_agc.identity import check_pipeline
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
 from iet_agc.runtime.log import progress_bar
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, resolved
+from iet_agc.training.identity import check_pipeline
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
 

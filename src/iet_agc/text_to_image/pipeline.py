@@ -19,7 +19,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
-from iet_agc.batches import Batch
 from iet_agc.data.captions import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
 from iet_agc.diffusion.samplers import (
@@ -36,6 +35,7 @@ from iet_agc.runtime.log import say
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.lora import merged, save_lora
+from iet_agc.training.batches import Batch
 
 __all__ = [
     "Captioned",

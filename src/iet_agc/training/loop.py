@@ -22,13 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iet_agc import checkpoint, identity
 from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, image_grid, save_image, unique_images
 from iet_agc.diffusion.process import NUM_TIMESTEPS
-from iet_agc.initial import Initial
-from iet_agc.member import Member, NonFiniteError, warmup
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
 from iet_agc.runtime import distributed
@@ -37,7 +34,10 @@ from iet_agc.runtime.log import Curves, Meter, progress_bar, say
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.precision import resolved
 from iet_agc.runtime.stop import Stopped, StopRequest
-from iet_agc.tasks import make_task
+from iet_agc.training import checkpoint, identity
+from iet_agc.training.initialization import Initial
+from iet_agc.training.member import Member, NonFiniteError, warmup
+from iet_agc.training.tasks import make_task
 
 __all__ = ["Member", "NonFiniteError", "start", "train"]
 

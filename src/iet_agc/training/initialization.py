@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from iet_agc.config import ModelSettings, Settings, is_run
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline, with_batch_dropout
-from iet_agc.identity import check_pipeline
 from iet_agc.runtime.seeds import key_of
+from iet_agc.training.identity import check_pipeline
 
 __all__ = ["Initial", "check_digest", "commit_of", "digest_of", "folders_of", "initial_weights"]
 

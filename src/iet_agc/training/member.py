@@ -7,7 +7,6 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from iet_agc.batches import Batch, Examples, draw_batch
 from iet_agc.config import Settings
 from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
 from iet_agc.diffusion.unet import use_rows
@@ -17,6 +16,7 @@ from iet_agc.runtime import distributed
 from iet_agc.runtime.precision import autocast
 from iet_agc.runtime.seeds import key_of
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
+from iet_agc.training.batches import Batch, Examples, draw_batch
 
 __all__ = ["Member", "NonFiniteError", "Pixels", "warmup"]
 
