@@ -27,7 +27,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from iet_agc.compare import mean_interval
-from iet_agc.intervals import clustered_share, difference, share, share_over_runs
+from iet_agc.metrics.intervals import clustered_share, difference, share, share_over_runs
 
 Floats = NDArray[np.float64]
 

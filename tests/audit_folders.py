@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iet_agc.intervals import share
+from iet_agc.metrics.intervals import share
 
 CUTS = (0.15, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90)
 FALSE_ALARM = 0.01

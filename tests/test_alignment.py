@@ -6,9 +6,9 @@ import torch
 from iet_agc.audit import audit
 from iet_agc.audits import audit_sources
 from iet_agc.data.image_set import ImageSet
-from iet_agc.intervals import wilson
 from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.clip import clip_score, load_clip, other_prompts
+from iet_agc.metrics.intervals import wilson
 from tests.miniature import save_clip
 from tests.test_engine import one_thread  # noqa: F401
 from tests.test_similarity import FRESH, HELD_OUT, NETWORK, TRAIN

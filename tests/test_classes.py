@@ -8,14 +8,15 @@ import pytest
 import torch
 from diffusers import ConsistencyModelPipeline, DDIMPipeline  # pyright: ignore[reportPrivateImportUsage]
 
-from iet_agc import cli, samples
+from iet_agc import cli
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.diffusion.samplers import labels_of, sample
 from iet_agc.diffusion.unet import build_unet, load_pipeline, num_classes, save_pipeline
 from iet_agc.method.sharding import partition
 from iet_agc.runtime.seeds import key_of
-from iet_agc.samples import draw_samples, load_samples, sample_run
+from iet_agc.sampling import sample_set
+from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
 from iet_agc.training import loop, tasks
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
@@ -241,8 +242,8 @@ def test_an_image_depends_on_its_seed_and_class_only(pipeline, tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_many_processes_draw_the_same_set(pipeline, tmp_path, count, monkeypatch):
-    monkeypatch.setattr(samples, "_PART", 1)
-    monkeypatch.setattr(samples, "rows_at_a_time", lambda shape, device: 2)
+    monkeypatch.setattr(sample_set, "_PART", 1)
+    monkeypatch.setattr(sample_set, "rows_at_a_time", lambda shape, device: 2)
     in_processes(count, lambda: draw_samples(pipeline, range(10), tmp_path / "many", steps=3))
     many, one = load_samples(tmp_path / "many")[0], drawn(pipeline, tmp_path / "one")
     assert torch.equal(many.images, one.images)

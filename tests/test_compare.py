@@ -9,7 +9,7 @@ from scipy import stats
 
 from iet_agc.compare import COLUMNS, compare, differences_from_first, listed, mean_interval, table, warnings
 from iet_agc.config import Settings, claim_folder, override
-from iet_agc.intervals import difference, share, share_over_runs, wilson
+from iet_agc.metrics.intervals import difference, share, share_over_runs, wilson
 from iet_agc.report import render
 from tests.audit_folders import CUTS, WORDS
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from iet_agc.intervals import share
+from iet_agc.metrics.intervals import share
 from iet_agc.metrics.neighbors import mirror
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "detection.py"

@@ -18,10 +18,10 @@ from fontTools.ttLib import TTFont
 from iet_agc.config import load_preset, override
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.intervals import clustered_share
 from iet_agc.metrics import distance_ratio, nearest
+from iet_agc.metrics.intervals import clustered_share
 from iet_agc.runtime.files import only_one
-from iet_agc.samples import load_samples
+from iet_agc.sampling.sample_set import load_samples
 from iet_agc.text_to_image import bootstrap
 from iet_agc.text_to_image.bootstrap import build_pipeline, decibels
 from iet_agc.text_to_image.pipeline import load_text_pipeline

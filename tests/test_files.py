@@ -13,7 +13,7 @@ from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
 from iet_agc.runtime import files
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
-from iet_agc.samples import draw_samples
+from iet_agc.sampling.sample_set import draw_samples
 from iet_agc.training.loop import train
 from tests.test_engine import images, settings
 

@@ -13,7 +13,7 @@ from PIL import Image
 from iet_agc import drawings, frontier
 from iet_agc.compare import COLUMNS, compare, differences_from_first
 from iet_agc.frontier import front, write_comparison
-from iet_agc.intervals import difference, share_over_runs
+from iet_agc.metrics.intervals import difference, share_over_runs
 from tests.test_compare import newer, numbers, run, seeds, write
 from tests.test_report import Page
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import betabinom, binom
 
 from iet_agc.gate import gate, sentence
-from iet_agc.intervals import least_calibrated_share, surely_above
+from iet_agc.metrics.intervals import least_calibrated_share, surely_above
 
 
 def numbers(count, total, held_out, **more):

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from iet_agc import samples
 from iet_agc.audit import audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.guard import make_guard
-from iet_agc.samples import draw_samples, load_samples
+from iet_agc.sampling import sample_set
+from iet_agc.sampling.sample_set import draw_samples, load_samples
 from tests.test_dist import in_processes
 from tests.test_engine import one_thread  # noqa: F401
 from tests.test_samples import pipeline, small_parts  # noqa: F401
@@ -36,7 +36,7 @@ def copies_every_third(model, scheduler, seeds, shape, steps, device, on_images,
 
 @pytest.fixture
 def copying(monkeypatch, small_parts):  # noqa: F811
-    monkeypatch.setattr(samples, "sample", copies_every_third)
+    monkeypatch.setattr(sample_set, "sample", copies_every_third)
 
 
 def test_the_guard_agrees_with_the_audit():
@@ -93,7 +93,7 @@ def test_a_killed_guarded_draw_goes_on(pipeline, tmp_path, monkeypatch, copying)
         return copies_every_third(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(samples, "sample", dies_at_the_seventh)
+        patch.setattr(sample_set, "sample", dies_at_the_seventh)
         with pytest.raises(KeyboardInterrupt):
             draw_samples(pipeline, range(10), tmp_path / "a", steps=3, guard=guard)
     resumed = load_samples(draw_samples(pipeline, range(10), tmp_path / "a", steps=3, guard=guard))
@@ -111,7 +111,7 @@ def test_a_guarded_set_is_not_another_guards(pipeline, tmp_path, copying):  # no
 
 
 def test_a_model_that_only_copies_is_given_up_with(pipeline, tmp_path, monkeypatch, small_parts):  # noqa: F811
-    monkeypatch.setattr(samples, "sample", lambda model, scheduler, seeds, *rest: TRAIN.images[list(seeds)])
+    monkeypatch.setattr(sample_set, "sample", lambda model, scheduler, seeds, *rest: TRAIN.images[list(seeds)])
     with pytest.raises(ArithmeticError, match="of 44 images only 0 pass the guard, and 4 are needed"):
         draw_samples(pipeline, range(4), tmp_path / "a", steps=3, guard=make_guard(TRAIN, HELD_OUT))
 

@@ -13,7 +13,7 @@ from iet_agc.audits import audit_sources
 from iet_agc.config import Settings, override, validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, save_image
-from iet_agc.samples import sample_run
+from iet_agc.sampling.sample_set import sample_run
 from iet_agc.sources import load_guard, load_part
 from iet_agc.training import loop
 from iet_agc.training.identity import check_pipeline, read_identity

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from iet_agc.compare import mean_interval
-from iet_agc.intervals import calibration_rank, clustered_share, difference, mean, share, share_over_runs, wilson
+from iet_agc.metrics.intervals import (
+    calibration_rank,
+    clustered_share,
+    difference,
+    mean,
+    share,
+    share_over_runs,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(

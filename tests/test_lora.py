@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from iet_agc.config import validate
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
-from iet_agc.samples import load_samples, sample_run
+from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.text_to_image.lora import add_lora, factors, merged
 from iet_agc.text_to_image.pipeline import UNetAndEncoder, load_text_pipeline
 from iet_agc.training.loop import _Run, train

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm
 
-from iet_agc.intervals import share
+from iet_agc.metrics.intervals import share
 from iet_agc.metrics.memorization import (
     CUTS,
     auth_pct,

@@ -15,7 +15,7 @@ from iet_agc.diffusion.process import NUM_TIMESTEPS, make_scheduler
 from iet_agc.diffusion.unet import build_unet
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.method.sharding import partition
-from iet_agc.samples import load_samples, sample_run
+from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
 from iet_agc.training.member import warmup

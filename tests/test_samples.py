@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc import samples
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
-from iet_agc.samples import draw_samples, load_samples
+from iet_agc.sampling import sample_set
+from iet_agc.sampling.sample_set import draw_samples, load_samples
 from tests.test_dist import in_processes
 from tests.test_engine import one_thread  # noqa: F401
 
@@ -26,8 +26,8 @@ def pipeline(tmp_path_factory):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Two images per part on disk, so that ten images are five parts."""
-    monkeypatch.setattr(samples, "_PART", 1)
-    monkeypatch.setattr(samples, "rows_at_a_time", lambda shape, device: 2)
+    monkeypatch.setattr(sample_set, "_PART", 1)
+    monkeypatch.setattr(sample_set, "rows_at_a_time", lambda shape, device: 2)
 
 
 def draw(pipeline, out, seeds=range(10), **options):
@@ -60,7 +60,7 @@ def test_png_and_npz_hold_the_same_pixels(pipeline, tmp_path):
 
 
 def test_a_killed_draw_goes_on(pipeline, tmp_path, monkeypatch, small_parts):
-    honest, calls = samples.sample, []
+    honest, calls = sample_set.sample, []
 
     def dies_at_the_third(*arguments):
         calls.append(1)
@@ -68,7 +68,7 @@ def test_a_killed_draw_goes_on(pipeline, tmp_path, monkeypatch, small_parts):
             raise KeyboardInterrupt
         return honest(*arguments)
 
-    monkeypatch.setattr(samples, "sample", dies_at_the_third)
+    monkeypatch.setattr(sample_set, "sample", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         draw(pipeline, tmp_path / "a")
     with pytest.raises(ValueError, match="unfinished sample set: run the same 'iet-agc sample' again"):
@@ -107,9 +107,9 @@ def test_what_drew_it_is_written_down(pipeline, tmp_path):
 
 def test_another_kind_of_device_does_not_go_on_with_a_set(pipeline, tmp_path, monkeypatch, small_parts):
     """Its rows round differently, and its parts would be of other seeds."""
-    monkeypatch.setattr(samples, "_assemble", lambda *arguments: None)
+    monkeypatch.setattr(sample_set, "_assemble", lambda *arguments: None)
     draw_samples(pipeline, range(10), tmp_path / "a", steps=3)
-    monkeypatch.setattr(samples, "rows_at_a_time", lambda shape, device: 4)
+    monkeypatch.setattr(sample_set, "rows_at_a_time", lambda shape, device: 4)
     with pytest.raises(ValueError, match=r"another sample set \(rows is 2, not 4\)"):
         draw_samples(pipeline, range(10), tmp_path / "a", steps=3)
 

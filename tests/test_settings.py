@@ -8,7 +8,7 @@ from iet_agc.config import Settings, documented, load_preset, override, preset_n
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import save_image
 from iet_agc.runtime.distributed import choose_device
-from iet_agc.samples import load_samples, sample_run
+from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training import checkpoint
 from iet_agc.training.loop import start
 from tests.audit_folders import write_audit

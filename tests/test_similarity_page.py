@@ -11,7 +11,7 @@ import torch
 from iet_agc.audit import audit
 from iet_agc.audits import save_audit
 from iet_agc.data.image_set import ImageSet
-from iet_agc.intervals import share
+from iet_agc.metrics.intervals import share
 from iet_agc.reading import read_audit
 from iet_agc.report import render
 from tests.test_report import Page

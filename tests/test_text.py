@@ -13,12 +13,13 @@ pytest.importorskip("transformers")
 from diffusers import PNDMScheduler, StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
 from safetensors.torch import load_file, save_file
 
-from iet_agc import cli, samples
+from iet_agc import cli
 from iet_agc.config import validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.runtime.seeds import generator
-from iet_agc.samples import draw_samples, load_samples, sample_run
+from iet_agc.sampling import sample_set
+from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
 from iet_agc.text_to_image.pipeline import Captioned, UNetAndEncoder, draw, load_text_pipeline
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.initialization import folders_of
@@ -549,8 +550,8 @@ def test_an_image_depends_on_its_seed_and_prompt_only(run, tmp_path):
 
 
 def test_a_killed_draw_goes_on(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(samples, "_PART", 1)
-    monkeypatch.setattr("iet_agc.samples.rows_at_a_time", lambda shape, device: 2)
+    monkeypatch.setattr(sample_set, "_PART", 1)
+    monkeypatch.setattr("iet_agc.sampling.sample_set.rows_at_a_time", lambda shape, device: 2)
     calls, arguments = [], {"steps": 2, "prompts": ["a dog", "a cat", "a bird"]}
 
     def dies(share):
@@ -600,7 +601,7 @@ def test_captions_of_a_run_that_are_none(run, tmp_path, content):
     with pytest.raises(
         ValueError, match=r"captions\.json (holds no captions|cannot be read \(.*\)): give --prompts FILE"
     ):
-        samples._captions_of(tmp_path, first=False)
+        sample_set._captions_of(tmp_path, first=False)
 
 
 def test_a_damaged_sample_set_is_named(run, tmp_path):

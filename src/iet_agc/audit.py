@@ -15,9 +15,9 @@ from torch import Tensor
 
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.gate import gate
-from iet_agc.intervals import calibration_rank
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
+from iet_agc.metrics.intervals import calibration_rank
 from iet_agc.metrics.memorization import (
     CUTS,
     FALSE_ALARM,

@@ -315,7 +315,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
         raise ValueError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
 
     from iet_agc.runtime import distributed
-    from iet_agc.samples import read_prompts, sample_run
+    from iet_agc.sampling.sample_set import read_prompts, sample_run
     from iet_agc.sources import load_guard
 
     given = {
@@ -477,7 +477,7 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     from iet_agc.memorized_prompts import detect_prompts, planted_prompts
     from iet_agc.runtime import distributed
-    from iet_agc.samples import read_prompts
+    from iet_agc.sampling.sample_set import read_prompts
 
     prompts = [] if arguments.prompt is None else [arguments.prompt]
     prompts = read_prompts(arguments.prompts) if arguments.prompts else prompts

@@ -16,7 +16,7 @@ from iet_agc.audits import audit_sources
 from iet_agc.config import Settings, customized, load_preset
 from iet_agc.report import write_report
 from iet_agc.runtime.log import progress_bar
-from iet_agc.samples import sample_run
+from iet_agc.sampling.sample_set import sample_run
 from iet_agc.training.loop import start
 
 __all__ = ["PRESETS", "demo", "run_preset", "table"]

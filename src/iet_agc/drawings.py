@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from iet_agc.intervals import hundredths
+from iet_agc.metrics.intervals import hundredths
 from iet_agc.reading import Copies, Share, Similarity
 
 __all__ = [

@@ -2,14 +2,14 @@
 
 The share that is allowed is one of samples below a calibrated cut, so chance is in it: a model that copies nothing has
 about 1 %. The cut is drawn with the held-out images, and its rate of false alarms with it; the gate fails where the
-lower limit that knows of both draws is above the share (see `iet_agc.intervals.least_calibrated_share`).
+lower limit that knows of both draws is above the share (see `iet_agc.metrics.intervals.least_calibrated_share`).
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from iet_agc.intervals import least_calibrated_share, surely_above
+from iet_agc.metrics.intervals import least_calibrated_share, surely_above
 from iet_agc.runtime.files import shown
 
 __all__ = ["gate", "risk", "sentence"]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from iet_agc.intervals import calibration_rank
+from iet_agc.metrics.intervals import calibration_rank
 
 __all__ = [
     "CUT",

@@ -10,7 +10,7 @@ from iet_agc.data.image_set import ImageSet, Resize, convert
 from iet_agc.guard import Guard, make_guard
 from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
 from iet_agc.runtime.log import read_curve, say
-from iet_agc.samples import load_samples, read_origin
+from iet_agc.sampling.sample_set import load_samples, read_origin
 from iet_agc.training.identity import check_images, check_samples
 
 __all__ = ["load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]

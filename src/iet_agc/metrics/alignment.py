@@ -21,7 +21,7 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from iet_agc.intervals import clustered_share, mean
+from iet_agc.metrics.intervals import clustered_share, mean
 
 __all__ = ["Captions", "alignment", "group", "ranks"]
 

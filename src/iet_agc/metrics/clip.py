@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iet_agc.intervals import mean
+from iet_agc.metrics.intervals import mean
 from iet_agc.metrics.neighbors import check_images
 
 __all__ = ["Clip", "clip_score", "load_clip", "other_prompts"]
@@ -141,7 +141,7 @@ def clip_score(images: Tensor, texts: Tensor, prompts: Sequence[Hashable] | None
 
     Returns:
         {"mean", "ci95"} on a scale to 100, Student's t over images, by text where texts repeat (see
-        `iet_agc.intervals.mean`), and in words what it is.
+        `iet_agc.metrics.intervals.mean`), and in words what it is.
     """
     return mean((100 * (images.double() * texts.double()).sum(1).clamp(min=0)).tolist(), prompts) | _WORDS
 

@@ -19,7 +19,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from iet_agc.intervals import calibration_rank, clustered_share
+from iet_agc.metrics.intervals import calibration_rank, clustered_share
 
 __all__ = [
     "CUTS",
@@ -90,7 +90,7 @@ def share_below(ratios: Tensor, cut: float, prompts: Sequence[Hashable] | None =
     Args:
         ratios: (N,).
         cut: the cut.
-        prompts: of each sample, if they have any; see `iet_agc.intervals.clustered_share`.
+        prompts: of each sample, if they have any; see `iet_agc.metrics.intervals.clustered_share`.
     """
     return clustered_share((ratios < cut).tolist(), prompts)
 
@@ -103,7 +103,7 @@ def calibrated_cut(held_out: Tensor, false_alarm: float = FALSE_ALARM) -> float 
         false_alarm: in (0, 1).
 
     Returns:
-        The `iet_agc.intervals.calibration_rank`-th smallest; None where held-out images are too few.
+        The `iet_agc.metrics.intervals.calibration_rank`-th smallest; None where held-out images are too few.
     """
     rank = calibration_rank(false_alarm, len(held_out))
     return float(held_out.sort().values[rank - 1]) if rank else None
@@ -166,7 +166,7 @@ def d1_d2(distances: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[
         prompts: see `share_below`.
 
     Returns:
-        The share of the samples, see `iet_agc.intervals.clustered_share`.
+        The share of the samples, see `iet_agc.metrics.intervals.clustered_share`.
     """
     return clustered_share(is_near_copy(distances).tolist(), prompts)
 
@@ -187,7 +187,7 @@ def auth_pct(distances: Tensor, own_distances: Tensor, prompts: Sequence[Hashabl
         prompts: see `share_below`.
 
     Returns:
-        The share of the samples, see `iet_agc.intervals.clustered_share`, and "percent" = 100 x share.
+        The share of the samples, see `iet_agc.metrics.intervals.clustered_share`, and "percent" = 100 x share.
     """
     if distances.ndim != 1 or distances.shape != own_distances.shape:
         shapes = f"{tuple(distances.shape)} and {tuple(own_distances.shape)}"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iet_agc.intervals import clustered_share, mean, percentile
+from iet_agc.metrics.intervals import clustered_share, mean, percentile
 from iet_agc.metrics.memorization import calibrated_share
 
 __all__ = ["THRESHOLD", "Similar", "directions", "most_similar", "similarities"]
@@ -98,7 +98,7 @@ def similarities(
         found: the similarities.
         fresh: which held-out images set the calibrated cut, bool (H,); None for all.
         copy_detection: whether the features are descriptors made to find copies.
-        prompts: of the samples, if they have any; see `iet_agc.intervals.clustered_share`.
+        prompts: of the samples, if they have any; see `iet_agc.metrics.intervals.clustered_share`.
 
     Returns:
         {"samples", "train", "held_out"}, each {"above", "p95", "mean"} or null; "calibrated", the share of samples

@@ -1,0 +1,1 @@
+"""Sample sets on disk."""
