@@ -17,11 +17,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 
+from iet_agc.audit.memorized_prompts import planted_prompts
 from iet_agc.compare import mean_interval
 from iet_agc.config import read_settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
-from iet_agc.memorized_prompts import planted_prompts
 from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.features import load_extractor
 from iet_agc.metrics.intervals import clustered_share, difference, share_over_runs

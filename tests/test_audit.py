@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit import audit, calibrate
-from iet_agc.audits import save_audit
+from iet_agc.audit.compute import audit, calibrate
+from iet_agc.audit.run import save_audit
+from iet_agc.audit.sources import load_part, read_record
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.features import Extractor
 from iet_agc.metrics.memorization import share_below
 from iet_agc.runtime.exposure import TrainingRecord
-from iet_agc.sources import load_part, read_record
 
 
 def noise(count, seed, shape=(1, 8, 8)):
@@ -228,7 +228,7 @@ def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_le
 
 
 def test_a_run_that_flips_is_audited_with_flips(tmp_path):
-    from iet_agc.audits import audit_sources
+    from iet_agc.audit.run import audit_sources
     from iet_agc.config import Settings, claim_folder, override
 
     changes = {"data.num_train": "150", "data.flips": "true"}

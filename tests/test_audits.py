@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc import audits, metrics
-from iet_agc.audit import audit
-from iet_agc.audits import audit_sources, save_audit
+from iet_agc import metrics
+from iet_agc.audit import run as audits
+from iet_agc.audit.compute import audit
+from iet_agc.audit.run import audit_sources, save_audit
+from iet_agc.audit.sources import load_part
 from iet_agc.config import claim_folder, override, validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, convert, save_image
-from iet_agc.sources import load_part
 from tests.test_engine import one_thread  # noqa: F401
 
 
@@ -272,10 +273,10 @@ def test_a_part_with_one_wrong_bit_is_made_again(tmp_path, monkeypatch):
 
 
 def test_quality_is_measured_once(tmp_path, monkeypatch):
-    from iet_agc import audit
+    from iet_agc.audit import compute
 
-    calls, honest = [], audit.quality
-    monkeypatch.setattr(audit, "quality", lambda *given: calls.append(1) or honest(*given))
+    calls, honest = [], compute.quality
+    monkeypatch.setattr(compute, "quality", lambda *given: calls.append(1) or honest(*given))
     with monkeypatch.context() as patch:
         patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

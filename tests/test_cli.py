@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from iet_agc import cli
+from iet_agc.audit.sources import load_part
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
-from iet_agc.sources import load_part
 from tests.audit_folders import write_audit
 
 TINY = {

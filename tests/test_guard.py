@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from iet_agc.audit import audit
+from iet_agc.audit.compute import audit
+from iet_agc.audit.guard import make_guard
 from iet_agc.data.image_set import ImageSet
-from iet_agc.guard import make_guard
 from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import draw_samples, load_samples
 from tests.test_dist import in_processes

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audits import audit_sources
+from iet_agc.audit.run import audit_sources
+from iet_agc.audit.sources import load_guard, load_part
 from iet_agc.config import Settings, override, validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, save_image
 from iet_agc.sampling.sample_set import sample_run
-from iet_agc.sources import load_guard, load_part
 from iet_agc.training import loop
 from iet_agc.training.identity import check_pipeline, read_identity
 from iet_agc.training.initialization import folders_of
@@ -116,7 +116,7 @@ def test_images_that_were_overwritten_are_refused(base: Path, monkeypatch: pytes
     """Of a folder, all of them, by an audit and by a guard, before any work."""
     for number, image in enumerate(noise(180, 1)):
         save_image(image, base / "images" / f"{number:03d}.png")
-    monkeypatch.setattr("iet_agc.audits.audit", lambda *_, **__: pytest.fail("at work"))
+    monkeypatch.setattr("iet_agc.audit.run.audit", lambda *_, **__: pytest.fail("at work"))
     with pytest.raises(
         ValueError, match=r"the training images that .*run reads now .* are not those that it was"
     ) as error:

@@ -12,8 +12,8 @@ pytest.importorskip("transformers")
 
 from sklearn.metrics import roc_curve
 
-from iet_agc import memorized_prompts
-from iet_agc.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
+from iet_agc.audit import memorized_prompts
+from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
 from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.test_dist import in_processes

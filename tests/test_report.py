@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from iet_agc.audit import audit
-from iet_agc.audits import save_audit
+from iet_agc.audit.compute import audit
+from iet_agc.audit.gate import gate
+from iet_agc.audit.run import save_audit
 from iet_agc.data.image_set import ImageSet
-from iet_agc.gate import gate
 from iet_agc.reading import read_audit
 from iet_agc.report import render, write_report
 from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, WORDS, Folder, noise, points, write_audit

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit import audit
-from iet_agc.audits import save_audit
+from iet_agc.audit.compute import audit
+from iet_agc.audit.run import save_audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.intervals import share
 from iet_agc.reading import read_audit

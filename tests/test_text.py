@@ -14,9 +14,9 @@ from diffusers import PNDMScheduler, StableDiffusionPipeline  # pyright: ignore[
 from safetensors.torch import load_file, save_file
 
 from iet_agc import cli
+from iet_agc.audit.memorized_prompts import detect_prompts
 from iet_agc.config import validate
 from iet_agc.data.image_set import ImageSet
-from iet_agc.memorized_prompts import detect_prompts
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run

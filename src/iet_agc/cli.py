@@ -314,9 +314,9 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not arguments.guard and (arguments.held_out or arguments.flips):
         raise ValueError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
 
+    from iet_agc.audit.sources import load_guard
     from iet_agc.runtime import distributed
     from iet_agc.sampling.sample_set import read_prompts, sample_run
-    from iet_agc.sources import load_guard
 
     given = {
         name: getattr(arguments, name)
@@ -418,7 +418,7 @@ def _number(text: str, least: float, most: float, what: str) -> float:
 
 
 def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.audits import audit_sources
+    from iet_agc.audit.run import audit_sources
     from iet_agc.runtime import distributed
 
     if arguments.fail_above is not None and not arguments.held_out:
@@ -475,7 +475,7 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
     if arguments.memorized and not arguments.prompts:
         raise ValueError("--memorized says which of many prompts are: give --prompts FILE as well")
 
-    from iet_agc.memorized_prompts import detect_prompts, planted_prompts
+    from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts
     from iet_agc.runtime import distributed
     from iet_agc.sampling.sample_set import read_prompts
 

@@ -12,7 +12,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
-from iet_agc.audits import audit_sources
+from iet_agc.audit.run import audit_sources
 from iet_agc.config import Settings, customized, load_preset
 from iet_agc.report import write_report
 from iet_agc.runtime.log import progress_bar

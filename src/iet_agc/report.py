@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from iet_agc import drawings
+from iet_agc.audit.gate import sentence
 from iet_agc.compare import differing, facts
 from iet_agc.drawings import decimal, percent
-from iet_agc.gate import sentence
 from iet_agc.metrics.intervals import difference, hundredths
 from iet_agc.reading import (
     CUT,

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iet_agc.audit.guard import Guard
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data.captions import UNCHANGED, Changes, check_texts
 from iet_agc.data.image_set import ImageSet, Resize, image_grid, load_images, save_image
 from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
-from iet_agc.guard import Guard
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
 from iet_agc.runtime.log import progress_bar

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iet_agc.audit.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import Captions, alignment, group, ranks
 from iet_agc.metrics.clip import Clip, clip_score, other_prompts
-from iet_agc.work import Arrays, Work
 
 __all__ = ["Told", "aligned", "check_prompts", "coverage", "read_told", "score_prompts"]
 

@@ -25,18 +25,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.audit import AuditResult, audit, check_sets
+from iet_agc.audit.compute import AuditResult, audit, check_sets
+from iet_agc.audit.gate import sentence
+from iet_agc.audit.prompt_following import check_prompts
+from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
+from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
-from iet_agc.gate import sentence
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
-from iet_agc.prompts import check_prompts
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, flush, replace_text, replacing, shown
 from iet_agc.runtime.log import progress_bar, say
 from iet_agc.runtime.parts import compute_parts, read_parts
-from iet_agc.sources import load_part, read_record, resize_of, trained_with_flips
-from iet_agc.work import Arrays, Maker, Work
 
 __all__ = ["audit_sources", "save_audit", "settle_audit"]
 

@@ -1,0 +1,1 @@
+"""How much of a sample set is copied from a training set."""
