@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import norm
 
-from iet_agc.compare import mean_interval
 from iet_agc.metrics.intervals import clustered_share, difference, share, share_over_runs
+from iet_agc.report.comparison import mean_interval
 
 Floats = NDArray[np.float64]
 

@@ -18,7 +18,6 @@ import matplotlib.pyplot as plt
 import torch
 
 from iet_agc.audit.memorized_prompts import planted_prompts
-from iet_agc.compare import mean_interval
 from iet_agc.config import read_settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
@@ -26,6 +25,7 @@ from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.features import load_extractor
 from iet_agc.metrics.intervals import clustered_share, difference, share_over_runs
 from iet_agc.metrics.similarity import directions
+from iet_agc.report.comparison import mean_interval
 from iet_agc.sampling.sample_set import load_samples
 
 KINDS = ("planted", "other", "held-out")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iet_agc import drawings, frontier
-from iet_agc.compare import COLUMNS, compare, differences_from_first
-from iet_agc.frontier import front, write_comparison
 from iet_agc.metrics.intervals import difference, share_over_runs
+from iet_agc.report import charts, comparison_page
+from iet_agc.report.comparison import COLUMNS, compare, differences_from_first
+from iet_agc.report.comparison_page import front, write_comparison
 from tests.test_compare import newer, numbers, run, seeds, write
 from tests.test_report import Page
 
@@ -57,7 +57,7 @@ def test_nothing_on_the_front_is_beaten_and_everything_else_is():
 
 
 def plot_of(audits):
-    return frontier._plot(compare(audits))
+    return comparison_page._plot(compare(audits))
 
 
 def test_axes_are_the_calibrated_share_and_the_held_out_distance(tmp_path):
@@ -93,7 +93,7 @@ def test_front_line_goes_down_in_steps(tmp_path):
         write(tmp_path / name, numbers(copied, x))
         for name, copied, x in (("a", 400, 1.0), ("b", 100, 2.0), ("c", 200, 3.0))
     ]
-    _, axes = frontier._draw(plot_of(audits), 4, 4)
+    _, axes = comparison_page._draw(plot_of(audits), 4, 4)
     (line,) = [line for line in axes.get_lines() if line.get_drawstyle() == "steps-post"]
     (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
     assert list(line.get_xdata()) == [1, 1, 2, right]
@@ -104,7 +104,7 @@ def test_front_line_goes_down_in_steps(tmp_path):
 
 def test_share_axis_shows_zero_and_small_shares(tmp_path):
     audits = [write(tmp_path / "a", numbers(0, 1.0)), write(tmp_path / "b", numbers(400, 2.0))]
-    _, axes = frontier._draw(plot_of(audits), 4, 4)
+    _, axes = comparison_page._draw(plot_of(audits), 4, 4)
     height = axes.transAxes.inverted().transform(axes.transData.transform([(1, 0), (1, 0.01), (1, 0.2)]))[:, 1]
     assert 0.02 < height[0] < 0.1  # 0 is on the axes, with room for the mark
     assert height[1] - height[0] > 0.15  # 1 % is far from 0, though 20 % is shown
@@ -114,7 +114,7 @@ def test_share_axis_shows_zero_and_small_shares(tmp_path):
 
 @pytest.mark.parametrize("most", [0.02, 0.07, 0.3, 1.0])
 def test_ticks_are_few_and_within(most):
-    ticks = frontier._share_ticks(most)
+    ticks = comparison_page._share_ticks(most)
     assert 4 <= len(ticks) <= 10
     assert ticks == sorted(set(ticks))
     assert ticks[-1] <= 1
@@ -123,7 +123,7 @@ def test_ticks_are_few_and_within(most):
 def test_long_intervals_end_in_arrows_and_leave_room_for_the_marks(tmp_path):
     plot = plot_of(seeds(tmp_path, "x", [100, 120], [10.0, 12.0]))
     assert plot.points[0].x_bar == (0, pytest.approx(23.7062, abs=1e-4))
-    _, axes = frontier._draw(plot, 4, 4)
+    _, axes = comparison_page._draw(plot, 4, 4)
     assert axes.get_xlim()[0] > 7
     assert axes.get_xlim()[1] < 15
     assert {"<", ">"} <= {line.get_marker() for line in axes.get_lines()}
@@ -137,17 +137,17 @@ def test_labels_do_not_collide(tmp_path):
         for number, copied in enumerate(random.integers(0, 14, 12))
     ]
     plot = plot_of(audits)
-    with drawings.style():
-        figure, axes = frontier._draw(plot, 4.3, 3.7)
-        boxes = frontier._label(figure, axes, plot.points)
+    with charts.style():
+        figure, axes = comparison_page._draw(plot, 4.3, 3.7)
+        boxes = comparison_page._label(figure, axes, plot.points)
     assert len(boxes) == 12
-    assert all(frontier._overlap(a, b) == 0 for n, a in enumerate(boxes) for b in boxes[:n])
+    assert all(comparison_page._overlap(a, b) == 0 for n, a in enumerate(boxes) for b in boxes[:n])
     assert [text.get_text() for text in axes.texts] == [str(number) for number in range(1, 13)]
 
 
 def test_overlap_by_pencil():
-    assert frontier._overlap((0, 0, 2, 2), (1, 1, 5, 5)) == 1
-    assert frontier._overlap((0, 0, 2, 2), (2, 0, 3, 3)) == 0
+    assert comparison_page._overlap((0, 0, 2, 2), (1, 1, 5, 5)) == 1
+    assert comparison_page._overlap((0, 0, 2, 2), (2, 0, 3, 3)) == 0
 
 
 # Files ----------------------------------------------------------------------------------------------------
@@ -322,22 +322,22 @@ def test_a_failed_drawing_leaves_the_earlier_comparison(tmp_path, monkeypatch):
     audits = [write(tmp_path / "a", newer())]
     written(audits, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(frontier, "_svg", lambda plot: 1 / 0)
+    monkeypatch.setattr(comparison_page, "_svg", lambda plot: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         written(audits, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_drawing_imports_no_torch():
-    program = "import sys, iet_agc.frontier; sys.exit('torch' in sys.modules)"
+    program = "import sys, iet_agc.report.comparison_page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_numbers_are_zero_only_where_they_are():
-    assert [drawings.decimal(value) for value in (0.0, -0.0, 1e-6, -1e-6, -0.05, 2.5, 12.345)] == [
+    assert [charts.decimal(value) for value in (0.0, -0.0, 1e-6, -1e-6, -0.05, 2.5, 12.345)] == [
         *("0", "0", "0.0000", "0.0000", "\u22120.0500", "2.500", "12.3"),
     ]
-    assert drawings.decimal(float("nan")) == "–"
+    assert charts.decimal(float("nan")) == "–"
 
 
 def test_the_sign_of_a_difference_is_as_the_page_says(tmp_path):

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from iet_agc.compare import mean_interval
 from iet_agc.metrics.intervals import (
     calibration_rank,
     clustered_share,
@@ -15,6 +14,7 @@ from iet_agc.metrics.intervals import (
     share_over_runs,
     wilson,
 )
+from iet_agc.report.comparison import mean_interval
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,14 @@ TABLE: dict[str, tuple[str, str]] = {
 #: Who may name `torch.distributed`.
 DISTRIBUTED = {"dist"}
 #: Who must not import torch, not even through another module.
-TORCHLESS = ["iet_agc", "iet_agc.cli", "iet_agc.config", "iet_agc.report", "iet_agc.compare", "iet_agc.frontier"]
+TORCHLESS = [
+    "iet_agc",
+    "iet_agc.cli",
+    "iet_agc.config",
+    "iet_agc.report.audit_page",
+    "iet_agc.report.comparison",
+    "iet_agc.report.comparison_page",
+]
 
 
 def _module_name(file: Path) -> str:
@@ -236,7 +243,7 @@ def test_all_modules_are_read() -> None:
         ),
         ("metrics.neighbors", "from iet_agc.data.datasets.registry import ImageSet", "metrics.neighbors imports data"),
         ("engine", "from iet_agc.metrics import nearest", "engine imports metrics"),
-        ("engine", "import iet_agc.report", "engine imports report"),
+        ("engine", "import iet_agc.report.audit_page", "engine imports report"),
         ("audit", "from iet_agc.training.loop import train", "audit imports engine"),
         ("config", "import torch", "config imports torch"),
         ("report", "from torch import Tensor", "report imports torch"),

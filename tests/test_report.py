@@ -25,8 +25,8 @@ from iet_agc.audit.compute import audit
 from iet_agc.audit.gate import gate
 from iet_agc.audit.run import save_audit
 from iet_agc.data.image_set import ImageSet
-from iet_agc.reading import read_audit
-from iet_agc.report import render, write_report
+from iet_agc.report.audit_page import render, write_report
+from iet_agc.report.reader import read_audit
 from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, WORDS, Folder, noise, points, write_audit
 
 SHAPES = {"grey": (1, 8, 8), "colour": (3, 16, 16)}
@@ -682,7 +682,7 @@ def test_an_audit_as_it_is_written_becomes_a_page(tmp_path: Path) -> None:
     assert "--train digits --samples samples --held-out held --flips --extractor pixels --out it" in page.text
 
 
-@pytest.mark.parametrize(("module", "free"), [("iet_agc.report", True), ("iet_agc.runtime.seeds", False)])
+@pytest.mark.parametrize(("module", "free"), [("iet_agc.report.audit_page", True), ("iet_agc.runtime.seeds", False)])
 def test_report_imports_no_torch(module: str, free: bool) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     done = subprocess.run(

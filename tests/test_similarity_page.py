@@ -12,8 +12,8 @@ from iet_agc.audit.compute import audit
 from iet_agc.audit.run import save_audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.intervals import share
-from iet_agc.reading import read_audit
-from iet_agc.report import render
+from iet_agc.report.audit_page import render
+from iet_agc.report.reader import read_audit
 from tests.test_report import Page
 from tests.test_similarity import DETECTOR, FRESH, HELD_OUT, NETWORK, TRAIN
 

@@ -506,7 +506,7 @@ def _add_report(verbs: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.report import write_report
+    from iet_agc.report.audit_page import write_report
 
     names = {str(audit): audit for audit in arguments.audits}
     file = write_report(names, arguments.out or arguments.audits[0] / "report.html")
@@ -526,13 +526,13 @@ def _add_compare(verbs: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.compare import compare, differences_from_first, table, warnings
+    from iet_agc.report.comparison import compare, differences_from_first, table, warnings
 
     rows = compare(arguments.runs)
     differences = differences_from_first(rows)
     result = {"presets": rows, "differences": differences, "warnings": (told := warnings(rows))}
     if arguments.out:
-        from iet_agc.frontier import write_comparison
+        from iet_agc.report.comparison_page import write_comparison
 
         result["files"] = write_comparison(rows, differences, arguments.out)
     print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in told)]), file=sys.stderr)

@@ -42,8 +42,8 @@ from torch import Tensor
 from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time
-from iet_agc.drawings import HELD_OUT, PALETTE, style
 from iet_agc.metrics.intervals import share
+from iet_agc.report.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
 from iet_agc.runtime.log import progress_bar

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from iet_agc.compare import COLUMNS, Rows, limits_of_run, listed, warnings
-from iet_agc.drawings import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
+from iet_agc.report.charts import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
+from iet_agc.report.comparison import COLUMNS, Rows, limits_of_run, listed, warnings
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
 
 __all__ = ["front", "write_comparison"]
@@ -483,7 +483,7 @@ def _page(rows: Rows, differences: Rows, out: Path) -> str:
     main = [name for name in known if name in {"copied", "calibrated", plot.quality.column}]
     runs = [run for row in rows.values() for run in row["runs"]]
     return page(
-        "compare.html.j2",
+        "comparison_page.html.j2",
         {"number": "{:,}".format, "value": _value, "interval": _interval, "signed": _signed},
         title=_TITLE,
         rows=rows,

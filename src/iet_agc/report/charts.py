@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from iet_agc.metrics.intervals import hundredths
-from iet_agc.reading import Copies, Share, Similarity
+from iet_agc.report.reader import Copies, Share, Similarity
 
 __all__ = [
     "EDGE",
@@ -93,7 +93,7 @@ def page(template: str, filters: Mapping[str, Callable[..., str]], **values: obj
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= filters
-    text = files("iet_agc").joinpath(template).read_text(encoding="utf-8")
+    text = files("iet_agc.report").joinpath("templates", template).read_text(encoding="utf-8")
     return environment.from_string(text).render(values)
 
 

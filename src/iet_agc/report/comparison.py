@@ -20,7 +20,7 @@ from scipy import stats
 
 from iet_agc.config import Settings, differences, fingerprint, is_run, override, read_settings
 from iet_agc.metrics.intervals import difference, share, share_over_runs, wilson
-from iet_agc.reading import read_numbers
+from iet_agc.report.reader import read_numbers
 
 __all__ = [
     "COLUMNS",

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from iet_agc import drawings
 from iet_agc.audit.gate import sentence
-from iet_agc.compare import differing, facts
-from iet_agc.drawings import decimal, percent
 from iet_agc.metrics.intervals import difference, hundredths
-from iet_agc.reading import (
+from iet_agc.report import charts
+from iet_agc.report.charts import decimal, percent
+from iet_agc.report.comparison import differing, facts
+from iet_agc.report.reader import (
     CUT,
     Audit,
     Copies,
@@ -109,9 +109,9 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
         raise ValueError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote")
     read = [read_audit(name, folder) for name, folder in audits.items()]
     filters = (_count, percent, _interval, _ratio, _cut, decimal, _signed, _value)
-    with drawings.style():
-        return drawings.page(
-            "report.html.j2",
+    with charts.style():
+        return charts.page(
+            "audit_page.html.j2",
             {each.__name__.removeprefix("_"): each for each in filters},
             title=title,
             sections=[_section(audit) for audit in read],
@@ -153,7 +153,7 @@ def _section(audit: Audit) -> dict[str, Any]:
     """What the template knows of one audit."""
     copies = audit.copies
     outcome = _outcome(copies)
-    histogram = drawings.histogram(audit.ratios, audit.held_out_ratios, copies)
+    histogram = charts.histogram(audit.ratios, audit.held_out_ratios, copies)
     return {
         "audit": audit,
         "outcome": "copies" if _found(audit) or _failed(audit) else "undecided" if copies.warnings else outcome,
@@ -167,16 +167,16 @@ def _section(audit: Audit) -> dict[str, Any]:
         "elsewhere": [_in_short(space) for space in audit.spaces] + _alike_in_short(audit.spaces),
         "pairs": [_shown_pair(pair, copies.cut) for pair in audit.pairs],
         "pairs_below": sum(pair.ratio < copies.cut for pair in audit.pairs),
-        "shrunk": bool(audit.pairs) and max(audit.pairs[0].picture.shape[1:]) > drawings.LARGEST,
-        "charts": [drawings.mq_chart(copies, "pixels"), histogram],
+        "shrunk": bool(audit.pairs) and max(audit.pairs[0].picture.shape[1:]) > charts.LARGEST,
+        "charts": [charts.mq_chart(copies, "pixels"), histogram],
         "rows": _mq_rows(copies),
-        "top": [(image, drawings.picture(image.picture), _named(image)) for image in audit.top if image.copied],
+        "top": [(image, charts.picture(image.picture), _named(image)) for image in audit.top if image.copied],
         "statistics": _statistics(copies),
         "quality": _quality(audit.quality),
         "spaces": [_space(space, audit.quality) for space in audit.spaces],
         "clip": audit.numbers.get("clip"),
-        "skipped": [(image, drawings.picture(image.picture)) for image in audit.skipped if image.skipped],
-        "curves": drawings.curve_charts(audit.curves),
+        "skipped": [(image, charts.picture(image.picture)) for image in audit.skipped if image.skipped],
+        "curves": charts.curve_charts(audit.curves),
         "sets": _sets(audit),
         "weights": _weights(audit),
         "conventions": _conventions(audit),
@@ -192,7 +192,7 @@ def _space(space: Space, shown: Quality) -> dict[str, Any]:
         "summary": f"{_with_doubt(_LABELS[outcome], space.copies)}. {_verdict(space.copies)}",
         "note": _note(space.copies, outcome),
         "warnings": [_in_words(warning) for warning in space.copies.warnings],
-        "chart": drawings.mq_chart(space.copies, f"features of {space.name}"),
+        "chart": charts.mq_chart(space.copies, f"features of {space.name}"),
         "rows": _mq_rows(space.copies),
         "statistics": _statistics(space.copies),
         "similarity": _similarity(space),
@@ -337,11 +337,11 @@ def _similarity(space: Space) -> dict[str, Any] | None:
         if (above := similar.above.get(images))
     ]
     pairs = [
-        {"pair": pair, "sample": drawings.picture(pair.picture), "original": drawings.picture(pair.original)}
+        {"pair": pair, "sample": charts.picture(pair.picture), "original": charts.picture(pair.original)}
         | {"below": pair.similarity > similar.cut}
         for pair in similar.pairs
     ]
-    says, chart = _alike(space), drawings.similarities(similar, f"features of {space.name}")
+    says, chart = _alike(space), charts.similarities(similar, f"features of {space.name}")
     return {"found": similar, "says": f"{says[:1].upper()}{says[1:]}", "rows": rows, "pairs": pairs, "chart": chart}
 
 
@@ -384,9 +384,9 @@ def _shown_pair(pair: Pair, cut: float) -> dict[str, Any]:
     differences = pair.differences
     return {
         "pair": pair,
-        "sample": drawings.picture(pair.picture),
-        "original": drawings.picture(pair.original),
-        "difference": drawings.difference(differences),
+        "sample": charts.picture(pair.picture),
+        "original": charts.picture(pair.original),
+        "difference": charts.difference(differences),
         "differs": float(differences.mean()) / 255,
         "below": pair.ratio < cut,
     }
@@ -539,7 +539,7 @@ def _comparison(audits: Sequence[Audit]) -> dict[str, Any]:
     shares = {audit.name: audit.copies.copied if calibrated else audit.copies.mq[CUT] for audit in audits}
     chance = sorted({audit.copies.false_alarm for audit in audits}) if calibrated else []
     return {
-        "chart": drawings.compared(shares, chance),
+        "chart": charts.compared(shares, chance),
         "warnings": [each.rstrip(".") for each in differing([(audit.name, facts(audit.numbers)) for audit in audits])],
         "differences": [_difference(audits[0], audit, shares) for audit in audits[1:]],
         "by": "the calibrated cut of each audit" if calibrated else f"the cut {CUT}, as not every audit is calibrated",

@@ -1,0 +1,1 @@
+"""Pages from audits. No torch."""
