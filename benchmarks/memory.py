@@ -27,7 +27,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from iet_agc.config import validate
+from iet_agc.config.settings import validate
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss
 from iet_agc.method.averaging import average_states
 from iet_agc.runtime.seeds import generator

@@ -30,7 +30,7 @@ import torch
 from diffusers import DDIMPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from iet_agc.config import Settings, load_preset, override
+from iet_agc.config.settings import Settings, load_preset, override
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time, sample

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from iet_agc import config
-from iet_agc.config import (
+from iet_agc.config import settings as config
+from iet_agc.config.settings import (
     Settings,
     check_folder,
     claim_folder,
@@ -157,7 +157,7 @@ def test_preset_names_are_sorted_and_plain() -> None:
 
 
 def test_an_unknown_preset_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iet_agc.config.preset_names", lambda: ["cifar10-default", "cifar10-iet-agc"])
+    monkeypatch.setattr("iet_agc.config.settings.preset_names", lambda: ["cifar10-default", "cifar10-iet-agc"])
     with pytest.raises(
         ValueError,
         match=r"unknown preset 'cifar10-ietagc'; did you mean 'cifar10-iet-agc'.*'iet-agc presets' lists them",

@@ -19,7 +19,7 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from iet_agc.audit.sources import load_part
-from iet_agc.config import load_preset, override, validate
+from iet_agc.config.settings import load_preset, override, validate
 from iet_agc.data.datasets import named
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, convert, load_images

@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateIm
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
-from iet_agc.config import load_preset, override
+from iet_agc.config.settings import load_preset, override
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.metrics import distance_ratio, nearest

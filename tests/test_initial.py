@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel  # pyright: ignore
 
-from iet_agc.config import override, read_settings, validate
+from iet_agc.config.settings import override, read_settings, validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.unet import BatchDropout, build_unet, load_pipeline
 from iet_agc.sampling.sample_set import load_samples, sample_run
@@ -356,7 +356,7 @@ def test_a_model_that_moved_is_the_same(base, whole, tmp_path):
 
 
 def test_the_settings_of_a_run_are_a_preset_that_insists_on_its_model(base, whole, tmp_path):
-    from iet_agc.config import load_preset
+    from iet_agc.config.settings import load_preset
 
     again = load_preset(str(whole / "settings.toml"))
     train(again, images(), tmp_path / "again", CPU)

@@ -7,7 +7,7 @@ pytest.importorskip("peft")
 
 from safetensors.torch import load_file
 
-from iet_agc.config import validate
+from iet_agc.config.settings import validate
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.text_to_image.lora import add_lora, factors, merged

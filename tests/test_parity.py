@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
-from iet_agc.config import Settings, differences, load_preset, override, preset_names, validate
+from iet_agc.config.settings import Settings, differences, load_preset, override, preset_names, validate
 from iet_agc.data.datasets.named import LAION_SHAPE
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, make_scheduler

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from iet_agc.config import override
+from iet_agc.config.settings import override
 from iet_agc.training import checkpoint
 from iet_agc.training.loop import train
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor
 
-from iet_agc.config import validate
+from iet_agc.config.settings import validate
 from iet_agc.diffusion import samplers
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.samplers import initial_noise, rows_at_a_time, sample

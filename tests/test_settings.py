@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iet_agc.config import Settings, documented, load_preset, override, preset_names
+from iet_agc.config.settings import Settings, documented, load_preset, override, preset_names
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import save_image
 from iet_agc.report.comparison import compare

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from iet_agc import cli
 from iet_agc.audit.memorized_prompts import detect_prompts
-from iet_agc.config import validate
+from iet_agc.config.settings import validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling import sample_set

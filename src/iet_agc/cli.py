@@ -148,7 +148,7 @@ def _add_pipeline(verbs: Any) -> None:
 
 
 def _pipeline(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.config import load_preset, override
+    from iet_agc.config.settings import load_preset, override
 
     pairs = _pairs(arguments.rest)
     if other := [name for name in pairs if not name.startswith("data.")]:
@@ -177,7 +177,7 @@ def _add_train(verbs: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.config import Settings, customized, load_preset
+    from iet_agc.config.settings import Settings, customized, load_preset
 
     settings = load_preset(arguments.preset) if arguments.preset else Settings()  # pyright: ignore[reportCallIssue]
     if arguments.help:
@@ -216,7 +216,7 @@ def _pairs(rest: Sequence[str]) -> dict[str, str]:
 
 
 def _train_help(preset: str | None, settings: Any) -> str:
-    from iet_agc.config import documented
+    from iet_agc.config.settings import documented
 
     lines = [f"usage: iet-agc train {preset or 'PRESET'} --out RUN [--init MODEL] [--section.name VALUE ...]", ""]
     lines += [
@@ -544,6 +544,6 @@ def _add_presets(verbs: Any) -> None:
 
 
 def _presets(_: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.config import load_preset, preset_names
+    from iet_agc.config.settings import load_preset, preset_names
 
     return 0, {name: load_preset(name).description for name in preset_names()}

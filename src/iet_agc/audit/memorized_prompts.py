@@ -39,7 +39,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
+from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time
 from iet_agc.metrics.intervals import share

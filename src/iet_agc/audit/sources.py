@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from iet_agc.audit.guard import Guard, make_guard
-from iet_agc.config import is_run, read_settings
+from iet_agc.config.settings import is_run, read_settings
 from iet_agc.data.datasets.registry import DATASETS, load_dataset
 from iet_agc.data.image_set import ImageSet, Resize, convert
 from iet_agc.runtime.exposure import TrainingRecord, read_telemetry

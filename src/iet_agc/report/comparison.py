@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from iet_agc.config import Settings, differences, fingerprint, is_run, override, read_settings
+from iet_agc.config.settings import Settings, differences, fingerprint, is_run, override, read_settings
 from iet_agc.metrics.intervals import difference, share, share_over_runs, wilson
 from iet_agc.report.reader import read_numbers
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from iet_agc.audit.guard import Guard
-from iet_agc.config import SampleSettings, Settings, is_run, override, read_settings
+from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data.captions import UNCHANGED, Changes, check_texts
 from iet_agc.data.image_set import ImageSet, Resize, image_grid, load_images, save_image
 from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from iet_agc.config import Settings, essence, fingerprint, is_run, read_settings
+from iet_agc.config.settings import Settings, essence, fingerprint, is_run, read_settings
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.files import replace_text, sha256
 from iet_agc.training import checkpoint

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iet_agc.config import Settings, check_folder, claim_folder, fingerprint
+from iet_agc.config.settings import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet, image_grid, save_image, unique_images
 from iet_agc.diffusion.process import NUM_TIMESTEPS

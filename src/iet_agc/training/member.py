@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from iet_agc.config import Settings
+from iet_agc.config.settings import Settings
 from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
 from iet_agc.diffusion.unet import use_rows
 from iet_agc.method.agc import AntiGradientControl, mean_of_kept

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from iet_agc.config import LoraSettings, Settings, TextSettings
+from iet_agc.config.settings import LoraSettings, Settings, TextSettings
 from iet_agc.data.captions import Changes
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler

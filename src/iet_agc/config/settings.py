@@ -623,7 +623,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _preset_folder() -> Any:
-    return resources.files("iet_agc") / "presets"
+    return resources.files("iet_agc.config") / "presets"
 
 
 def _nearest(name: str, names: list[str]) -> str:
