@@ -128,7 +128,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError("demo starts processes of its own: run it without torchrun")
 
-    from iet_agc.demo import demo
+    from iet_agc.cli.demo import demo
 
     return 0, demo(arguments.out)
 
