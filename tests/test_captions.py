@@ -22,8 +22,9 @@ from iet_agc.data.datasets.registry import load_dataset, plant_duplicates
 from iet_agc.data.image_set import ImageSet, save_image
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
-from iet_agc.text_to_image.pipeline import Captioned, draw, load_text_pipeline
+from iet_agc.text_to_image.pipeline import draw, load_text_pipeline
 from iet_agc.training.batches import draw_batch
+from iet_agc.training.captioned import Captioned
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
 from tests.miniature import captioned, save_captioned, save_miniature, tokenizer

@@ -28,14 +28,18 @@ TORCHLESS = [
     "iet_agc.report.comparison_page",
 ]
 #: What numbers must not know: folders, processes, what a run is.
-BEHIND_A_WALL = {"audit.compute": ("runtime.distributed", "runtime.parts", "config", "sampling", "audit.run", "audit.sources")}
+BEHIND_A_WALL = {
+    "audit.compute": ("runtime.distributed", "runtime.parts", "config", "sampling", "audit.run", "audit.sources")
+}
 #: At the top of the package, files and folders.
 MOST_ENTRIES = 15
 
 
 def _table() -> dict[str, tuple[set[str], set[str]]]:
     """package or module: (packages and modules of ours that it may import, libraries)."""
-    rows = re.findall(r"^\| `([\w.]+)` \| [^|]* \| ([\w. ]*)\| ([\w. ]*)\|$", DOCUMENT.read_text(encoding="utf-8"), re.M)
+    rows = re.findall(
+        r"^\| `([\w.]+)` \| [^|]* \| ([\w. ]*)\| ([\w. ]*)\|$", DOCUMENT.read_text(encoding="utf-8"), re.M
+    )
     return {name: (set(ours.split()), set(libraries.split())) for name, ours, libraries in rows}
 
 
@@ -149,7 +153,9 @@ def test_the_table_has_no_circle() -> None:
 def test_modules_import_in_no_circle() -> None:
     graph = {}
     for file in _files():
-        own = {_own(name) for name in _imports(ast.parse(file.read_text(encoding="utf-8"))) if name.startswith("iet_agc.")}
+        own = {
+            _own(name) for name in _imports(ast.parse(file.read_text(encoding="utf-8"))) if name.startswith("iet_agc.")
+        }
         graph[_module_name(file)] = own - {_module_name(file)}
     assert len(tuple(TopologicalSorter(graph).static_order())) >= len(MODULES)
 
@@ -163,7 +169,11 @@ def test_the_top_of_the_package_is_seen_at_a_glance() -> None:
     ("module", "source", "expected"),
     [
         ("method.agc", "import diffusers", "method.agc imports diffusers"),
-        ("method.agc", "def f():\n    from iet_agc.config.settings import Settings", "method.agc imports config.settings"),
+        (
+            "method.agc",
+            "def f():\n    from iet_agc.config.settings import Settings",
+            "method.agc imports config.settings",
+        ),
         ("runtime.seeds", "import sklearn", "runtime.seeds imports sklearn"),
         ("diffusion.samplers", "from iet_agc.method.agc import A", "diffusion.samplers imports method.agc"),
         ("diffusion.samplers", "from iet_agc import A", "diffusion.samplers imports __init__ (iet_agc.A)"),

@@ -20,8 +20,9 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
-from iet_agc.text_to_image.pipeline import Captioned, UNetAndEncoder, draw, load_text_pipeline
+from iet_agc.text_to_image.pipeline import UNetAndEncoder, draw, load_text_pipeline
 from iet_agc.training.batches import draw_batch
+from iet_agc.training.captioned import Captioned
 from iet_agc.training.initialization import folders_of
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask

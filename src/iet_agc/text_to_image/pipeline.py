@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 
 from iet_agc.data.captions import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
-from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, per_sample_loss, predict_noise, to_float, to_uint8
+from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, predict_noise, to_float, to_uint8
 from iet_agc.diffusion.samplers import (
     Sampler,
     check_images_finite,
@@ -31,14 +31,11 @@ from iet_agc.diffusion.samplers import (
 )
 from iet_agc.diffusion.unet import check_finite, pipeline_index, with_batch_dropout
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
-from iet_agc.runtime.log import say
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.lora import merged, save_lora
-from iet_agc.training.batches import Batch
 
 __all__ = [
-    "Captioned",
     "TextPipeline",
     "UNetAndEncoder",
     "check_size",
@@ -84,20 +81,20 @@ class TextPipeline:
     @property
     def factor(self) -> int:
         """Pixels along an edge for one latent."""
-        return 2 ** (len(_config(self.vae).block_out_channels) - 1)
+        return 2 ** (len(config_of(self.vae).block_out_channels) - 1)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that it draws."""
-        size = _config(self.unet).sample_size
+        size = config_of(self.unet).sample_size
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        return _config(self.vae).out_channels, height * self.factor, width * self.factor
+        return config_of(self.vae).out_channels, height * self.factor, width * self.factor
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, h, w) of the latents of these images."""
         _, height, width = self.image_shape
-        return _config(self.vae).latent_channels, height // self.factor, width // self.factor
+        return config_of(self.vae).latent_channels, height // self.factor, width // self.factor
 
     def made_for(self, shape: tuple[int, int, int]) -> None:
         """Have the U-Net say in its configuration that it draws images (C, H, W)."""
@@ -138,7 +135,7 @@ class TextPipeline:
 
     @property
     def _length(self) -> int:
-        return min(self.tokenizer.model_max_length, _config(self.text_encoder).max_position_embeddings)
+        return min(self.tokenizer.model_max_length, config_of(self.text_encoder).max_position_embeddings)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer([*texts], padding="max_length", max_length=self._length).input_ids if texts else []
@@ -177,7 +174,7 @@ class TextPipeline:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, c, h, w) to images, uint8 (N, C, H, W)."""
-        decoded: Any = self.vae.decode(latents / _config(self.vae).scaling_factor)  # pyright: ignore
+        decoded: Any = self.vae.decode(latents / config_of(self.vae).scaling_factor)  # pyright: ignore
         check_images_finite(decoded.sample)
         return to_uint8(decoded.sample)
 
@@ -203,7 +200,7 @@ class UNetAndEncoder(nn.Module):
         return self.unet(latents, timesteps, encoder_hidden_states=encoder_hidden_states)
 
 
-def _config(part: Any) -> Any:
+def config_of(part: Any) -> Any:
     return part.config
 
 
@@ -285,8 +282,8 @@ def _scheduler(folder: Path) -> DDIMScheduler:
 
 def _misfit(pipeline: TextPipeline) -> str | None:
     """Why a pipeline cannot be trained, in words; None if it can."""
-    unet, vae, text = (_config(part) for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder))
-    schedule = _config(pipeline.scheduler)
+    unet, vae, text = (config_of(part) for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder))
+    schedule = config_of(pipeline.scheduler)
     extras = [name for name in ("addition_embed_type", "class_embed_type", "time_cond_proj_dim") if unet.get(name)]
     checks = {
         f"its U-Net takes {unet.in_channels} channels and gives {unet.out_channels}, its latents have "
@@ -311,10 +308,10 @@ def check_size(pipeline: TextPipeline, shape: tuple[int, int, int], name: str) -
     Raises:
         ValueError: the message says which sizes it takes.
     """
-    channels = _config(pipeline.vae).in_channels
+    channels = config_of(pipeline.vae).in_channels
     if shape[0] != channels:
         raise ValueError(f"{name} has {shape[0]} channels, the pipeline takes {channels}: set data.convert_to")
-    step = pipeline.factor * 2 ** (len(_config(pipeline.unet).block_out_channels) - 1)
+    step = pipeline.factor * 2 ** (len(config_of(pipeline.unet).block_out_channels) - 1)
     if shape[1] % step or shape[2] % step:
         raise ValueError(
             f"{name} is {shape[2]} x {shape[1]}, the pipeline takes multiples of {step}: set data.convert_to, such as "
@@ -385,122 +382,6 @@ def text_weight_files(folder: Path) -> list[Path]:
 
 
 # -- training
-
-
-class Captioned:
-    """Images with captions, as `batches.Examples`: latents and embeddings are computed when first needed, and kept.
-
-    Args:
-        pipeline: its frozen parts encode.
-        images: uint8 (n, C, H, W).
-        captions: one or more texts about each; a step takes one of them at random.
-        flips: mirror those that the batch says.
-        embedding_noise: deviation of the Gaussian noise that every step adds to the embedded captions, as a
-            mitigation (Somepalli et al., 2023, arXiv 2305.20086); 0 adds none.
-        changes: what every step changes about the captions, which it then has to embed.
-        train_encoder: the model is a `UNetAndEncoder`, and every step embeds its captions, with a gradient.
-        drop_caption: probability of the empty text in place of a caption, whatever changes would make of it (Ho and
-            Salimans, 2022, algorithm 1).
-    """
-
-    def __init__(
-        self,
-        pipeline: TextPipeline,
-        images: Tensor,
-        captions: Sequence[Sequence[str]],
-        flips: bool = False,
-        embedding_noise: float = 0.0,
-        changes: Changes = UNCHANGED,
-        train_encoder: bool = False,
-        drop_caption: float = 0.0,
-    ) -> None:
-        self.pipeline, self.images, self.flips, self.embedding_noise = pipeline, images, flips, embedding_noise
-        self.changes, self.vocabulary, self.train_encoder = changes, pipeline.vocabulary(changes), train_encoder
-        self.drop_caption = drop_caption
-        texts = [*sorted({text for some in captions for text in some}), ""]
-        place = {text: number for number, text in enumerate(texts)}
-        self.tokens = pipeline.tokens(texts)  # the last is none
-        self.counts = torch.tensor([len(some) for some in captions])
-        rows = [torch.tensor([place[text] for text in some]) for some in captions]
-        self.choices = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        self.moments: Tensor | None = None
-        self.embeddings: Tensor | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(c, h, w) of the latents."""
-        factor = self.pipeline.factor
-        height, width = self.images.shape[2:]
-        return _config(self.pipeline.vae).latent_channels, height // factor, width // factor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device) -> "Captioned":
-        """Itself, moved; what is encoded is encoded there."""
-        if self.moments is None:
-            self._encode(device)
-        assert self.moments is not None
-        self.moments = self.moments.to(device)
-        self.embeddings = None if self.embeddings is None else self.embeddings.to(device)
-        self.tokens, self.choices, self.counts = (each.to(device) for each in (self.tokens, self.choices, self.counts))
-        if self.vocabulary is not None:
-            self.vocabulary = self.vocabulary.to(device)
-            if not self.train_encoder:  # captions change, so that they are encoded in each step
-                self.pipeline.text_encoder.to(device)
-        return self
-
-    def _encode(self, device: torch.device) -> None:
-        """Every orientation of every image, and every text that stays as it is, once."""
-        keeps = not self.train_encoder and self.vocabulary is None
-        captions = f" and {len(self.tokens) - 1} captions of them" if keeps else ""
-        say(f"encoding {len(self.images)} images{captions}")
-        self.pipeline.vae.to(device)  # pyright: ignore[reportArgumentType]
-        orientations = [self.images, self.images.flip(-1)] if self.flips else [self.images]
-        self.moments = torch.stack([self.pipeline.moments(images) for images in orientations])
-        self.pipeline.vae.to("cpu")  # pyright: ignore[reportArgumentType]
-        if keeps:
-            self.pipeline.text_encoder.to(device)
-            self.embeddings = self.pipeline.embed(self.tokens)
-            self.pipeline.text_encoder.to("cpu")
-
-    def losses(self, model: Any, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
-        """See `diffusion.per_sample_loss`; of latents drawn from the VAE's distribution, and a caption of each."""
-        if self.moments is None:
-            self.to(batch.noise.device)
-        assert self.moments is not None
-        posterior, chosen, dropped, rng = self._draw(batch)
-        positions = batch.positions[rows]
-        mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
-        mean, deviation = self.moments[mirrored, positions].unbind(1)
-        latents = (mean + deviation * posterior[rows]) * _config(self.pipeline.vae).scaling_factor
-        texts = self._told(model, chosen, dropped, rng, rows)
-        if self.embedding_noise > 0:
-            shape, device = (len(chosen), *texts.shape[1:]), texts.device
-            texts = texts + self.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
-        return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
-
-    def _told(self, model: Any, chosen: Tensor, dropped: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
-        """The captions of these rows, embedded: float (rows, L, D)."""
-        if self.embeddings is not None:
-            return self.embeddings[torch.where(dropped, len(self.tokens) - 1, chosen)[rows]]
-        tokens = self.tokens[chosen]
-        if self.vocabulary is not None:
-            tokens = change(tokens, self.changes, self.vocabulary, rng)
-        tokens = torch.where(dropped[:, None], self.tokens[-1], tokens)
-        if self.train_encoder:
-            return model.text_encoder(tokens[rows])[0]
-        with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):  # as captions that do not change
-            return self.pipeline.text_encoder(tokens[rows])[0]
-
-    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
-        """Noise of the latents, as `batch.noise`; the text of each, int64 (B,); which are dropped; and what drew."""
-        device = batch.noise.device
-        rng = generator("text", *batch.identity, device=device)
-        noise = torch.randn(batch.noise.shape, generator=rng, device=device)
-        lots, others = torch.rand(2, len(noise), generator=rng, device=device, dtype=torch.float64)
-        chosen = self.choices[batch.positions, (lots * self.counts[batch.positions]).long()]
-        return noise, chosen, others < self.drop_caption, rng
 
 
 # -- sampling

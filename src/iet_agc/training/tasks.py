@@ -169,7 +169,7 @@ class TextTask:
 
     def examples(self, shard: Tensor) -> Examples:
         """See `Task`."""
-        from iet_agc.text_to_image.pipeline import Captioned
+        from iet_agc.training.captioned import Captioned
 
         told = self.settings.text
         captions = [self.captions[place][: 1 if told.captions == "first" else None] for place in shard.tolist()]

@@ -1,0 +1,133 @@
+"""Captioned images as training examples: latents and captions, encoded once where they do not change."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from iet_agc.data.captions import UNCHANGED, Changes, change
+from iet_agc.diffusion.process import per_sample_loss
+from iet_agc.runtime.log import say
+from iet_agc.runtime.seeds import generator
+from iet_agc.text_to_image.pipeline import TextPipeline, config_of
+from iet_agc.training.batches import Batch
+
+__all__ = ["Captioned"]
+
+
+class Captioned:
+    """Images with captions, as `batches.Examples`: latents and embeddings are computed when first needed, and kept.
+
+    Args:
+        pipeline: its frozen parts encode.
+        images: uint8 (n, C, H, W).
+        captions: one or more texts about each; a step takes one of them at random.
+        flips: mirror those that the batch says.
+        embedding_noise: deviation of the Gaussian noise that every step adds to the embedded captions, as a
+            mitigation (Somepalli et al., 2023, arXiv 2305.20086); 0 adds none.
+        changes: what every step changes about the captions, which it then has to embed.
+        train_encoder: the model is a `UNetAndEncoder`, and every step embeds its captions, with a gradient.
+        drop_caption: probability of the empty text in place of a caption, whatever changes would make of it (Ho and
+            Salimans, 2022, algorithm 1).
+    """
+
+    def __init__(
+        self,
+        pipeline: TextPipeline,
+        images: Tensor,
+        captions: Sequence[Sequence[str]],
+        flips: bool = False,
+        embedding_noise: float = 0.0,
+        changes: Changes = UNCHANGED,
+        train_encoder: bool = False,
+        drop_caption: float = 0.0,
+    ) -> None:
+        self.pipeline, self.images, self.flips, self.embedding_noise = pipeline, images, flips, embedding_noise
+        self.changes, self.vocabulary, self.train_encoder = changes, pipeline.vocabulary(changes), train_encoder
+        self.drop_caption = drop_caption
+        texts = [*sorted({text for some in captions for text in some}), ""]
+        place = {text: number for number, text in enumerate(texts)}
+        self.tokens = pipeline.tokens(texts)  # the last is none
+        self.counts = torch.tensor([len(some) for some in captions])
+        rows = [torch.tensor([place[text] for text in some]) for some in captions]
+        self.choices = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        self.moments: Tensor | None = None
+        self.embeddings: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(c, h, w) of the latents."""
+        factor = self.pipeline.factor
+        height, width = self.images.shape[2:]
+        return config_of(self.pipeline.vae).latent_channels, height // factor, width // factor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> "Captioned":
+        """Itself, moved; what is encoded is encoded there."""
+        if self.moments is None:
+            self._encode(device)
+        assert self.moments is not None
+        self.moments = self.moments.to(device)
+        self.embeddings = None if self.embeddings is None else self.embeddings.to(device)
+        self.tokens, self.choices, self.counts = (each.to(device) for each in (self.tokens, self.choices, self.counts))
+        if self.vocabulary is not None:
+            self.vocabulary = self.vocabulary.to(device)
+            if not self.train_encoder:  # captions change, so that they are encoded in each step
+                self.pipeline.text_encoder.to(device)
+        return self
+
+    def _encode(self, device: torch.device) -> None:
+        """Every orientation of every image, and every text that stays as it is, once."""
+        keeps = not self.train_encoder and self.vocabulary is None
+        captions = f" and {len(self.tokens) - 1} captions of them" if keeps else ""
+        say(f"encoding {len(self.images)} images{captions}")
+        self.pipeline.vae.to(device)  # pyright: ignore[reportArgumentType]
+        orientations = [self.images, self.images.flip(-1)] if self.flips else [self.images]
+        self.moments = torch.stack([self.pipeline.moments(images) for images in orientations])
+        self.pipeline.vae.to("cpu")  # pyright: ignore[reportArgumentType]
+        if keeps:
+            self.pipeline.text_encoder.to(device)
+            self.embeddings = self.pipeline.embed(self.tokens)
+            self.pipeline.text_encoder.to("cpu")
+
+    def losses(self, model: Any, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+        """See `diffusion.per_sample_loss`; of latents drawn from the VAE's distribution, and a caption of each."""
+        if self.moments is None:
+            self.to(batch.noise.device)
+        assert self.moments is not None
+        posterior, chosen, dropped, rng = self._draw(batch)
+        positions = batch.positions[rows]
+        mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
+        mean, deviation = self.moments[mirrored, positions].unbind(1)
+        latents = (mean + deviation * posterior[rows]) * config_of(self.pipeline.vae).scaling_factor
+        texts = self._told(model, chosen, dropped, rng, rows)
+        if self.embedding_noise > 0:
+            shape, device = (len(chosen), *texts.shape[1:]), texts.device
+            texts = texts + self.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
+        return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
+
+    def _told(self, model: Any, chosen: Tensor, dropped: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
+        """The captions of these rows, embedded: float (rows, L, D)."""
+        if self.embeddings is not None:
+            return self.embeddings[torch.where(dropped, len(self.tokens) - 1, chosen)[rows]]
+        tokens = self.tokens[chosen]
+        if self.vocabulary is not None:
+            tokens = change(tokens, self.changes, self.vocabulary, rng)
+        tokens = torch.where(dropped[:, None], self.tokens[-1], tokens)
+        if self.train_encoder:
+            return model.text_encoder(tokens[rows])[0]
+        with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):  # as captions that do not change
+            return self.pipeline.text_encoder(tokens[rows])[0]
+
+    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """Noise of the latents, as `batch.noise`; the text of each, int64 (B,); which are dropped; and what drew."""
+        device = batch.noise.device
+        rng = generator("text", *batch.identity, device=device)
+        noise = torch.randn(batch.noise.shape, generator=rng, device=device)
+        lots, others = torch.rand(2, len(noise), generator=rng, device=device, dtype=torch.float64)
+        chosen = self.choices[batch.positions, (lots * self.counts[batch.positions]).long()]
+        return noise, chosen, others < self.drop_caption, rng
