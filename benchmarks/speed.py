@@ -41,7 +41,8 @@ from iet_agc.runtime.precision import resolved
 from iet_agc.runtime.seeds import generator
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
-from iet_agc.training.member import Member, Pixels
+from iet_agc.training.member import Member
+from iet_agc.training.pixels import Pixels
 
 #: Preset, shape of its images, and images per step on a CPU.
 NETWORKS = {

@@ -20,7 +20,8 @@ from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
 from iet_agc.training import loop, tasks
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
-from iet_agc.training.member import Member, Pixels
+from iet_agc.training.member import Member
+from iet_agc.training.pixels import Pixels
 from tests.test_dist import ends, in_processes, train_in
 from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
 from tests.test_resume import assert_ends_like, die, in_child

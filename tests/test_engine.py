@@ -16,7 +16,8 @@ from iet_agc.method.sharding import partition
 from iet_agc.runtime.seeds import key_of
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
-from iet_agc.training.member import Member, NonFiniteError, Pixels, warmup
+from iet_agc.training.member import Member, NonFiniteError, warmup
+from iet_agc.training.pixels import Pixels
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,8 @@ from iet_agc.diffusion.samplers import sample
 from iet_agc.diffusion.unet import build_unet
 from iet_agc.runtime.precision import resolved
 from iet_agc.training.loop import train
-from iet_agc.training.member import Member, Pixels
+from iet_agc.training.member import Member
+from iet_agc.training.pixels import Pixels
 from tests.test_engine import images, one_thread, settings, weights  # noqa: F401
 
 CPU = torch.device("cpu")

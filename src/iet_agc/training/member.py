@@ -1,14 +1,13 @@
 """The learner that owns a shard, and images as what it trains on."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc.config.settings import Settings
-from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, per_sample_loss, to_float
+from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.diffusion.unet import use_rows
 from iet_agc.method.agc import AntiGradientControl, mean_of_kept
 from iet_agc.method.ema import ExponentialMovingAverage
@@ -16,54 +15,13 @@ from iet_agc.runtime import distributed
 from iet_agc.runtime.precision import autocast
 from iet_agc.runtime.seeds import key_of
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
-from iet_agc.training.batches import Batch, Examples, draw_batch
+from iet_agc.training.batches import Examples, draw_batch
 
-__all__ = ["Member", "NonFiniteError", "Pixels", "warmup"]
+__all__ = ["Member", "NonFiniteError", "warmup"]
 
 
 class NonFiniteError(ArithmeticError):
     """A loss or gradient is infinite or not a number; the message names member, round and step."""
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """Images as `Examples`.
-
-    Attributes:
-        images: uint8 (n, C, H, W).
-        labels: class of each, int64 (n,), of a model that is told classes.
-        flips: mirror those that the batch says.
-    """
-
-    images: Tensor
-    labels: Tensor | None = None
-    flips: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W)."""
-        return tuple(self.images.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device) -> "Pixels":
-        """The same on a device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, images=self.images.to(device), labels=labels)
-
-    def losses(self, model: Denoiser, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
-        """See `diffusion.per_sample_loss`."""
-        labels = None if self.labels is None else self.labels[batch.positions[rows]]
-        return per_sample_loss(
-            model, scheduler, self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows], labels
-        )
-
-    def _pixels(self, batch: Batch, rows: slice) -> Tensor:
-        images = to_float(self.images[batch.positions[rows]])
-        if not self.flips:
-            return images
-        return torch.where(batch.flips[rows, None, None, None], images.flip(-1), images)
 
 
 class Member:

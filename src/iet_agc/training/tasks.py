@@ -21,7 +21,7 @@ from iet_agc.runtime.files import replace_text
 from iet_agc.runtime.log import say
 from iet_agc.training.batches import Examples
 from iet_agc.training.initialization import Initial, check_digest, commit_of, digest_of, folders_of, initial_weights
-from iet_agc.training.member import Pixels
+from iet_agc.training.pixels import Pixels
 
 __all__ = ["ImageTask", "Task", "TextTask", "make_task"]
 
