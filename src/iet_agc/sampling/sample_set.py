@@ -24,7 +24,7 @@ from torch import Tensor
 
 from iet_agc.audit.guard import Guard
 from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
-from iet_agc.data.captions import UNCHANGED, Changes, check_texts
+from iet_agc.data.captions import check_texts
 from iet_agc.data.image_set import ImageSet, Resize, image_grid, load_images, save_image
 from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
@@ -34,6 +34,7 @@ from iet_agc.runtime.log import progress_bar
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, resolved
+from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes
 from iet_agc.training.identity import check_pipeline
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]

@@ -19,7 +19,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
-from iet_agc.data.captions import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, predict_noise, to_float, to_uint8
 from iet_agc.diffusion.samplers import (
     Sampler,
@@ -33,6 +32,7 @@ from iet_agc.diffusion.unet import check_finite, pipeline_index, with_batch_drop
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.seeds import generator
+from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.text_to_image.lora import merged, save_lora
 
 __all__ = [

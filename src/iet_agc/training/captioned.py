@@ -7,10 +7,10 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from iet_agc.data.captions import UNCHANGED, Changes, change
 from iet_agc.diffusion.process import per_sample_loss
 from iet_agc.runtime.log import say
 from iet_agc.runtime.seeds import generator
+from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, change
 from iet_agc.text_to_image.pipeline import TextPipeline, config_of
 from iet_agc.training.batches import Batch
 
