@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from iet_agc.data.image_set import ImageSet, save_image
+from iet_agc.data.grids import save_image
+from iet_agc.data.image_set import ImageSet
 
 WORDS = ["a", "red", "blue", "green", "dog", "cat", "bird", "house", "with", "hat"]
 

@@ -16,8 +16,10 @@ from iet_agc.audit.compute import audit
 from iet_agc.audit.run import audit_sources, save_audit
 from iet_agc.audit.sources import load_part
 from iet_agc.config.settings import claim_folder, override, validate
+from iet_agc.data.conversion import convert
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.data.image_set import ImageSet, convert, save_image
+from iet_agc.data.grids import save_image
+from iet_agc.data.image_set import ImageSet
 from tests.test_engine import one_thread  # noqa: F401
 
 

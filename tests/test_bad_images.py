@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from iet_agc.data.image_set import load_images
+from iet_agc.data.folders import load_images
 
 
 def _pixels(*shape: int, seed: int = 0) -> np.ndarray:
@@ -341,11 +341,11 @@ def test_cut_files_are_refused_even_where_pillow_is_told_to_accept_them(
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from iet_agc.data import image_set
+    from iet_agc.data import folders
 
-    decode = image_set.decode
+    decode = folders.decode
     _colour(8).save(tmp_path / "a.png")
-    monkeypatch.setattr(image_set, "decode", lambda file: decode(file).resize((9, 9)))
+    monkeypatch.setattr(folders, "decode", lambda file: decode(file).resize((9, 9)))
     assert "a.png is not what its header says, or changed while it was read: try again" in _message(tmp_path)
 
 

@@ -18,7 +18,8 @@ from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
 
 from iet_agc.audit.memorized_prompts import detect_prompts
 from iet_agc.data.datasets.registry import load_dataset, plant_duplicates
-from iet_agc.data.image_set import ImageSet, save_image
+from iet_agc.data.grids import save_image
+from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, change, vocabulary_of

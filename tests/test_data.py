@@ -19,9 +19,12 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode, functional
 
 from iet_agc.data import image_set as images_module
+from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import named
 from iet_agc.data.datasets.registry import load_dataset, plant_duplicates, split
-from iet_agc.data.image_set import ImageSet, convert, image_grid, load_images, save_image, unique_images
+from iet_agc.data.folders import load_images
+from iet_agc.data.grids import image_grid, save_image
+from iet_agc.data.image_set import ImageSet, unique_images
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

@@ -20,9 +20,11 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from iet_agc.audit.sources import load_part
 from iet_agc.config.settings import load_preset, override, validate
+from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import named
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.data.image_set import ImageSet, convert, load_images
+from iet_agc.data.folders import load_images
+from iet_agc.data.image_set import ImageSet
 from iet_agc.training.loop import start
 from tests.test_cli import SETTINGS, call
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.data.image_set import Resize, convert
 from tests.test_datasets import _refused
 
 pytest.importorskip("datasets")

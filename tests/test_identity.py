@@ -13,7 +13,8 @@ from iet_agc.audit.run import audit_sources
 from iet_agc.audit.sources import load_guard, load_part
 from iet_agc.config.settings import Settings, override, validate
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.data.image_set import ImageSet, save_image
+from iet_agc.data.grids import save_image
+from iet_agc.data.image_set import ImageSet
 from iet_agc.sampling.sample_set import sample_run
 from iet_agc.training import loop
 from iet_agc.training.identity import check_pipeline, read_identity

@@ -18,7 +18,8 @@ from PIL import Image
 from iet_agc.data.cache import cached, stamps
 from iet_agc.data.datasets import registry
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.data.image_set import ImageSet, save_image
+from iet_agc.data.grids import save_image
+from iet_agc.data.image_set import ImageSet
 
 
 def _folder(root: Path, count: int = 6) -> Path:

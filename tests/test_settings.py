@@ -5,7 +5,7 @@ import torch
 
 from iet_agc.config.settings import Settings, documented, load_preset, override, preset_names
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.data.image_set import save_image
+from iet_agc.data.grids import save_image
 from iet_agc.report.comparison import compare
 from iet_agc.runtime.distributed import choose_device
 from iet_agc.sampling.sample_set import load_samples, sample_run

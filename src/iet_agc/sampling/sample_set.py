@@ -25,7 +25,10 @@ from torch import Tensor
 from iet_agc.audit.guard import Guard
 from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data.captions import check_texts
-from iet_agc.data.image_set import ImageSet, Resize, image_grid, load_images, save_image
+from iet_agc.data.conversion import Resize
+from iet_agc.data.folders import load_images
+from iet_agc.data.grids import image_grid, save_image
+from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from iet_agc.config.settings import Settings, check_folder, claim_folder, fingerprint
 from iet_agc.data.datasets.registry import load_dataset
-from iet_agc.data.image_set import ImageSet, image_grid, save_image, unique_images
+from iet_agc.data.grids import image_grid, save_image
+from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition

@@ -16,8 +16,9 @@ from fontTools.ttLib import TTFont
 from PIL import Image
 from torch import Tensor
 
+from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.decoding import in_words, strict_pillow
-from iet_agc.data.image_set import ImageSet, Resize, convert
+from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.files import shown
 
 __all__ = ["EMOJI_SHAPE", "emoji_font", "read_emoji"]

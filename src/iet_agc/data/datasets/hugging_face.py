@@ -9,8 +9,10 @@ from typing import Any, BinaryIO
 import torch
 
 from iet_agc.data.captions import texts_of
+from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import UnfitError, in_words
-from iet_agc.data.image_set import ImageSet, Resize, read_images
+from iet_agc.data.folders import read_images
+from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.files import shown
 
 __all__ = ["hub_version", "read_hugging_face"]

@@ -22,8 +22,10 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from torchvision.datasets.utils import check_integrity
 
 from iet_agc.data.captions import is_caption, texts_of
+from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import Opener, UnfitError, in_words
-from iet_agc.data.image_set import ImageSet, Resize, is_image_name, load_images, read_images
+from iet_agc.data.folders import is_image_name, load_images, read_images
+from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.files import shown
 
 __all__ = [

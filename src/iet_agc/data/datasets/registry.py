@@ -9,19 +9,13 @@ import PIL
 import torch
 
 from iet_agc.data.cache import cached, stamps
+from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.datasets import named
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.hugging_face import hub_version, read_hugging_face
-from iet_agc.data.image_set import (
-    ImageSet,
-    Resize,
-    convert,
-    digests,
-    image_grid,
-    load_images,
-    save_image,
-    unique_images,
-)
+from iet_agc.data.folders import load_images
+from iet_agc.data.grids import image_grid, save_image
+from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.seeds import generator
 

@@ -1,0 +1,89 @@
+"""Images of .npz and .npy files, whose headers are read and whose objects are not."""
+
+import math
+import os
+from pathlib import Path
+from typing import IO
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+from iet_agc.data.conversion import room
+from iet_agc.data.decoding import UnfitError, in_words
+from iet_agc.data.image_set import MOST_NAMED
+from iet_agc.runtime.files import shown
+
+_PIECE = 2**20
+
+
+_NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def array_images(path: Path) -> Tensor:
+    """Images of one .npz or .npy file, uint8 (N, C, H, W)."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+        array = _read_npz(path) if zipped else _read_npy(path)
+    except UnfitError as error:
+        raise ValueError(f"{shown(path)} {error}") from None
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise ValueError(f"{shown(path)} cannot be read as an array: {in_words(error)}") from error
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return _read_pixels(file, os.fstat(file.fileno()).st_size)
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        if len(names) != 1 and "images.npy" not in names:
+            there = ", ".join(repr(name.removesuffix(".npy")) for name in names[:MOST_NAMED]) or "none"
+            raise UnfitError(f"has no array named 'images', and not one alone (it has {there}): name it 'images'")
+        member = archive.getinfo("images.npy" if "images.npy" in names else names[0])
+        with archive.open(member) as file:
+            return _read_pixels(file, member.file_size)
+
+
+def _read_pixels(file: IO[bytes], size: int) -> np.ndarray:
+    """uint8 (N, C, H, W) of an .npy file of `size` bytes; its header may ask for no more memory than it fills."""
+    version = npy.read_magic(file)
+    if version not in _NPY_HEADERS:
+        raise UnfitError(f"is an .npy file of version {version}, not of plain uint8 pixels: save it as uint8")
+    shape, columns_first, dtype = _NPY_HEADERS[version](file)
+    axes = _axes(shape, dtype)
+    if math.prod(shape) != size - file.tell():
+        raise ValueError(f"it holds {size - file.tell()} bytes of pixels, its header says {math.prod(shape)}")
+    pixels = room((math.prod(shape),), "its pixels")
+    for at in range(0, len(pixels), _PIECE):  # by pieces, so that memory holds one copy
+        place = pixels[at : at + _PIECE]
+        piece = file.read(len(place))  # an archive compares its checksum at the end of a member
+        if len(piece) != len(place):
+            raise EOFError("it is cut short")
+        place[:] = np.frombuffer(piece, np.uint8)
+    array = pixels.reshape(shape, order="F" if columns_first else "C")
+    return array[:, None] if axes is None else array.transpose(axes)
+
+
+def _axes(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | None:
+    """The order of axes that makes it (N, C, H, W); None where C is missing."""
+    if dtype.hasobject:
+        raise UnfitError("holds Python objects, which are never unpickled: save the pixels as uint8")
+    what = f"holds {dtype} {shape}, not uint8 (N, C, H, W) or (N, H, W, C) of 1 or 3 channels, or grey (N, H, W)"
+    if dtype != np.uint8 or len(shape) not in (3, 4):
+        raise UnfitError(what)
+    if min(shape) < 1:
+        raise UnfitError(f"holds no images, its shape is {shape}")
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return (0, 1, 2, 3)
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return (0, 3, 1, 2)
+    if len(shape) == 3 and shape[0] != 3 and shape[2] > 4:
+        return None
+    raise UnfitError(f"{what}; one image alone needs a first axis of 1" if len(shape) == 3 else what)

@@ -1,0 +1,138 @@
+"""Images of any size brought to one, some at a time."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms.functional import to_pil_image
+
+from iet_agc.data.decoding import UnfitError
+from iet_agc.data.image_set import ImageSet
+
+__all__ = ["Resize", "convert"]
+
+#: How images are brought to a size, see `convert`.
+Resize = Literal["bicubic", "bilinear"]
+
+
+#: An image is resized to an area of at most so many times the part that is then cropped.
+_MOST_COVERED = 64
+
+
+_NUM_THREADS = min(16, os.cpu_count() or 1)
+
+
+Item = TypeVar("Item")
+
+
+Result = TypeVar("Result")
+
+
+def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bicubic") -> ImageSet:
+    """Bring all images to one shape; `load_images(path, shape)` gives the same pixels.
+
+    Colour becomes grey by Pillow's luma (ITU-R 601-2), grey three equal channels. The largest centred part with
+    the proportions of `shape` is then brought to that size by one of Pillow's filters, which antialias; what stands
+    outside of that part is lost. Images that have the shape stay as they are, to the bit.
+
+    Args:
+        images: of one channel or three.
+        shape: (C, H, W), C 1 or 3.
+        resize: "bicubic" takes the exact part, to fractions of a pixel, and the filter sees nothing else. "bilinear" is
+            torchvision's Resize(S) and CenterCrop(S) of PIL images, pixel by pixel where H = W = S: the whole image is
+            resized, its longer edge cut to whole pixels, and then cropped.
+
+    Raises:
+        ValueError: another shape, number of channels or way to resize, or more than the machine's memory holds.
+    """
+    check_target(shape, resize)
+    if images.shape == shape:
+        return images
+    if images.shape[0] not in (1, 3):
+        raise ValueError(f"{images.name} has images of {images.shape[0]} channels: only 1 or 3 can be converted")
+    out = room((len(images), *shape), f"{len(images)} images of {images.name}")
+
+    def fill(at: int) -> None:
+        out[at] = planes(fit(to_pil_image(images.images[at]), shape, resize))
+
+    try:
+        in_order(fill, range(len(images)))
+    except UnfitError as error:
+        raise ValueError(f"{images.name}: each image {error}") from None
+    return replace(images, images=torch.from_numpy(out))
+
+
+def check_target(shape: tuple[int, int, int], resize: Resize) -> None:
+    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
+        given = "x".join(str(extent) for extent in shape)
+        raise ValueError(f"cannot bring images to {given}: give CxHxW with 1 or 3 channels, such as 3x32x32")
+    if resize not in get_args(Resize):
+        raise ValueError(f"cannot resize images by {resize!r}: use one of {', '.join(get_args(Resize))}")
+
+
+def fit(image: Image.Image, shape: tuple[int, int, int], resize: Resize) -> Image.Image:
+    channels, height, width = shape
+    mode = "L" if channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
+    if image.size == (width, height):
+        return image
+    if resize == "bicubic":
+        return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    large = image.resize(_covering(image.size, width, height), Image.Resampling.BILINEAR)
+    left, top = round((large.width - width) / 2), round((large.height - height) / 2)  # halves to even, as torchvision
+    return large.crop((left, top, left + width, top + height))
+
+
+def _covering(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """The (width, height) of an image resized to just cover a part, in whole pixels."""
+    covering = max((width, size[1] * width // size[0]), (size[0] * height // size[1], height))
+    if math.prod(covering) > _MOST_COVERED * width * height:  # most of which is for nothing
+        raise UnfitError(f"is {size[0]} x {size[1]}, too narrow to be resized to {width} x {height}: crop it before")
+    return covering
+
+
+def planes(image: Image.Image) -> np.ndarray:
+    """uint8 (C, H, W) of a grey or RGB image."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Sequence[Item], on_images: Callable[[int], object] = lambda count: None
+) -> list[Result]:
+    """The work on every item, done by threads; results in the order of the items."""
+    length = max(1, min(64, len(items) // (4 * _NUM_THREADS)))
+    results: list[Result] = []
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        starts = range(0, len(items), length)
+        for part in pool.map(lambda start: [work(item) for item in items[start : start + length]], starts):
+            results += part
+            on_images(len(part))
+    return results
+
+
+def room(shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Memory for uint8 pixels; pages are taken as they are filled."""
+    needed = math.prod(shape)
+    try:
+        if needed > _memory():
+            raise MemoryError
+        return np.empty(shape, np.uint8)
+    except MemoryError:
+        sizes = f"{needed / 2**30:.1f} GiB, this machine has {_memory() / 2**30:.1f}"
+        raise ValueError(f"{what} need {sizes}: give fewer or smaller images") from None
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has; where it does not tell, no limit."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
