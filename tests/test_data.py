@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode, functional
 
 from iet_agc.data import image_set as images_module
 from iet_agc.data.conversion import convert
-from iet_agc.data.datasets import named
+from iet_agc.data.datasets import fashion_mnist
 from iet_agc.data.datasets.registry import load_dataset, plant_duplicates, split
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
@@ -202,7 +202,7 @@ def test_fashion_mnist_in_both_layouts(tmp_path: Path, layout: str) -> None:
 
 def test_fashion_mnist_where_debian_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _miniature(tmp_path / "fashion-mnist")
-    monkeypatch.setattr(named, "_FASHION_FOLDERS", (str(tmp_path / "none"), str(tmp_path / "fashion-mnist")))
+    monkeypatch.setattr(fashion_mnist, "_FASHION_FOLDERS", (str(tmp_path / "none"), str(tmp_path / "fashion-mnist")))
     train, test = load_dataset("fashion-mnist", num_train=4)
     assert len(train) == 4
     assert len(test) == 3

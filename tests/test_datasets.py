@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from iet_agc.audit.sources import load_part
 from iet_agc.config.settings import load_preset, override, validate
 from iet_agc.data.conversion import convert
-from iet_agc.data.datasets import named
+from iet_agc.data.datasets import afhq
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet
@@ -338,7 +338,7 @@ def test_damaged_archives_of_dogs(
     file = _zipped(_dogs(tmp_path / "afhq"), tmp_path / "afhq.zip")
     content = bytearray(file.read_bytes())
     if damage == "too large":
-        monkeypatch.setattr(named, "_LARGEST_MEMBER", 1000)
+        monkeypatch.setattr(afhq, "_LARGEST_MEMBER", 1000)
     at = content.index((tmp_path / "afhq" / "train" / "dog" / "flickr_dog_000002.jpg").read_bytes()) + 2000
     content[at] ^= 255
     damaged = {"cut": content[: len(content) // 2], "flipped": content, "text": b"<html>404</html>"}

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
 from iet_agc.config.settings import Settings, differences, load_preset, override, preset_names, validate
-from iet_agc.data.datasets.named import LAION_SHAPE
+from iet_agc.data.datasets.captioned_folder import LAION_SHAPE
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, make_scheduler
 from iet_agc.diffusion.unet import build_unet

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["ImageSet", "digests", "unique_images"]
+__all__ = ["ImageSet", "Parts", "digests", "unique_images"]
 
 
 MOST_NAMED = 5
@@ -98,3 +98,7 @@ def unique_images(images: Tensor) -> tuple[Tensor, Tensor]:
             first.append(index)
         inverse.append(place[digest])
     return torch.tensor(first, dtype=torch.int64), torch.tensor(inverse, dtype=torch.int64)
+
+
+#: Training images and, where the set has a test part, that.
+Parts = tuple[ImageSet, ImageSet | None]

@@ -10,12 +10,16 @@ import torch
 
 from iet_agc.data.cache import cached, stamps
 from iet_agc.data.conversion import Resize, convert
-from iet_agc.data.datasets import named
+from iet_agc.data.datasets.afhq import afhq_folders, read_afhq_dog
+from iet_agc.data.datasets.captioned_folder import captions_file, read_captioned, read_laion
+from iet_agc.data.datasets.cifar import cifar_folder, read_cifar
+from iet_agc.data.datasets.digits import read_digits
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
+from iet_agc.data.datasets.fashion_mnist import fashion_folder, read_fashion_mnist
 from iet_agc.data.datasets.hugging_face import hub_version, read_hugging_face
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
-from iet_agc.data.image_set import ImageSet, digests, unique_images
+from iet_agc.data.image_set import ImageSet, Parts, digests, unique_images
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.seeds import generator
 
@@ -59,7 +63,7 @@ class Options(TypedDict, total=False):
         resize: how they are brought to it, see `convert`; "bicubic", unless given.
         download: fetch CIFAR and Fashion-MNIST into `root`, or unpack them there.
         classes: "folders": an image of a folder has the class of the subfolder that it stands in.
-        captions: of a folder and LAION-10k, see `named.read_captioned`; None is LAION-10k's only .json file in `root`,
+        captions: of a folder and LAION-10k, see `read_captioned`; None is LAION-10k's only .json file in `root`,
             and no captions of a folder.
         revision: of a Hugging Face dataset on the hub, a branch, tag or commit; None is "main".
         subset: of a Hugging Face dataset, its configuration.
@@ -230,16 +234,16 @@ def _places(name: str, root: Path | None, options: Options) -> list[Path]:
     if name == "digits" or root is None:
         return []
     if name in ("cifar10", "cifar100"):
-        return [named.cifar_folder(root, name)]
+        return [cifar_folder(root, name)]
     if name == "afhq-dog" and root.is_dir():
-        return [place for place in named.afhq_folders(root) if place]
+        return [place for place in afhq_folders(root) if place]
     captions = options.get("captions")
-    return [root, named.captions_file(root, captions)] if captions and captions != "txt" else [root]
+    return [root, captions_file(root, captions)] if captions and captions != "txt" else [root]
 
 
 def _fashion_places(root: Path | None) -> list[Path]:
     try:
-        return [named.fashion_folder(root)]
+        return [fashion_folder(root)]
     except ValueError:  # what reads it downloads it, or says so
         return []
 
@@ -252,12 +256,12 @@ def _path(root: str | None) -> Path | None:
     return Path(root) if root else None
 
 
-def _folder(root: str | None, options: Options) -> named.Parts:
+def _folder(root: str | None, options: Options) -> Parts:
     if root is None:
         raise ValueError("data.name is 'folder', but data.root does not say which: set data.root")
     captions, shape, by = options.get("captions"), options.get("shape"), _way(options)
     if captions:
-        images = named.read_captioned(Path(root), captions, shape, by)
+        images = read_captioned(Path(root), captions, shape, by)
     else:
         images = load_images(Path(root), shape, resize=by)
     return (_with_classes(images, Path(root)) if options.get("classes") == "folders" else images), None
@@ -282,7 +286,7 @@ def _with_classes(images: ImageSet, root: Path) -> ImageSet:
     return replace(images, labels=torch.tensor([places[file.parts[0]] for file in files], dtype=torch.int64))
 
 
-def _hugging_face(root: str | None, options: Options) -> named.Parts:
+def _hugging_face(root: str | None, options: Options) -> Parts:
     def read(part: str) -> ImageSet:
         return read_hugging_face(
             root,
@@ -306,14 +310,14 @@ def _hugging_face(root: str | None, options: Options) -> named.Parts:
 
 
 #: What reads each named image set: (root, options) -> its training images and, where it has one, its test part.
-_READERS: dict[str, Callable[[str | None, Options], named.Parts]] = {
-    "digits": lambda root, options: (named.read_digits(), None),
-    "fashion-mnist": lambda root, options: named.read_fashion_mnist(_path(root), options.get("download", False)),
-    "cifar10": lambda root, options: named.read_cifar(_path(root), "cifar10", options.get("download", False)),
-    "cifar100": lambda root, options: named.read_cifar(_path(root), "cifar100", options.get("download", False)),
-    "afhq-dog": lambda root, options: named.read_afhq_dog(_path(root), options.get("shape"), _way(options)),
+_READERS: dict[str, Callable[[str | None, Options], Parts]] = {
+    "digits": lambda root, options: (read_digits(), None),
+    "fashion-mnist": lambda root, options: read_fashion_mnist(_path(root), options.get("download", False)),
+    "cifar10": lambda root, options: read_cifar(_path(root), "cifar10", options.get("download", False)),
+    "cifar100": lambda root, options: read_cifar(_path(root), "cifar100", options.get("download", False)),
+    "afhq-dog": lambda root, options: read_afhq_dog(_path(root), options.get("shape"), _way(options)),
     "laion-10k": lambda root, options: (
-        named.read_laion(_path(root), options.get("captions"), options.get("shape"), _way(options)),
+        read_laion(_path(root), options.get("captions"), options.get("shape"), _way(options)),
         None,
     ),
     "emoji": lambda root, options: (read_emoji(_path(root), options.get("shape"), _way(options)), None),

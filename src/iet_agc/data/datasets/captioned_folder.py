@@ -1,0 +1,209 @@
+"""Folders of images with captions, LAION-10k among them."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+from iet_agc.data.captions import is_caption, texts_of
+from iet_agc.data.conversion import Resize
+from iet_agc.data.decoding import in_words
+from iet_agc.data.folders import load_images
+from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.files import shown
+
+__all__ = ["LAION_SHAPE", "captions_file", "read_captioned", "read_laion"]
+
+LAION_SHAPE = (3, 256, 256)
+
+
+_LAION_HELP = (
+    "set data.root to the folder of images; https://github.com/somepago/DCR tells how to get images and captions"
+)
+
+
+def read_laion(
+    root: Path | None,
+    captions: str | None = None,
+    shape: tuple[int, int, int] | None = None,
+    resize: Resize = "bicubic",
+) -> ImageSet:
+    """Images and captions in the layout of DCR (Somepalli et al.): a folder of images, and a JSON file of captions.
+
+    Args:
+        root: the folder of images, at any depth.
+        captions: see `read_captioned`; None is the only .json file in `root`.
+        shape: (C, H, W) to bring images to; None is 3 x 256 x 256, as in the paper.
+        resize: the paper's is bilinear; see `images.convert`.
+
+    Raises:
+        ValueError: see `read_captioned`.
+    """
+    if root is None or not root.is_dir():
+        where = "data.root does not say where" if root is None else f"{shown(root)} is no folder"
+        raise ValueError(f"data.name is 'laion-10k', but {where}: {_LAION_HELP}")
+    return read_captioned(root, captions or _only_json(root), shape or LAION_SHAPE, resize)
+
+
+def _only_json(root: Path) -> str:
+    if len(found := sorted(root.glob("*.json"))) != 1:
+        raise ValueError(
+            f"{shown(root)} holds {len(found)} .json files: give the captions, one JSON file in data.root or as "
+            "data.captions"
+        )
+    return found[0].name
+
+
+def read_captioned(
+    root: Path, captions: str, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic"
+) -> ImageSet:
+    """The images of a folder, with captions as data in UTF-8.
+
+    Args:
+        root: the folder of images, at any depth.
+        captions: a file (in `root`, or else its path), or "txt":
+            .jsonl: in each line an object with `file_name`, a path below `root`, and `text`, a caption or a list of
+            them (the layout of Hugging Face's imagefolder);
+            any other: a JSON object: path of an image -> a caption, or a list of captions. Paths may be those of
+            another machine: an image has the captions of the only path that ends with its own path below `root`, or
+            has its name;
+            "txt": beside each image a .txt file of its name, with a caption in each line.
+        shape, resize: see `images.load_images`.
+
+    Raises:
+        ValueError: images without captions, captions without an image, an empty caption, a file that is not there or
+            not of that form, and what `load_images` refuses.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{shown(root)} is no folder: data.captions is for a folder of images")
+    if captions == "txt":
+        images = load_images(root, shape, resize=resize)
+        beside = {image: str(PurePath(image).with_suffix(".txt")) for image in images.files or ()}
+        texts = _read_beside(root)
+        found = {image: [text] if text in texts else [] for image, text in beside.items()}
+        return replace(images, captions=_match(images, texts, found, "its .txt files"))
+    file = captions_file(root, captions)
+    lines = file.suffix == ".jsonl"
+    texts = _read_lines(file) if lines else _read_captions(file)
+    images = load_images(root, shape, resize=resize)
+    paths = images.files or ()
+    found = {path: [path] if path in texts else [] for path in paths} if lines else _by_their_ends(paths, texts)
+    return replace(images, captions=_match(images, texts, found, shown(file)))
+
+
+def captions_file(root: Path, captions: str) -> Path:
+    """The file with the captions of a folder.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    for place in (root / captions, Path(captions)):
+        if place.is_file():
+            return place
+    raise ValueError(
+        f"{shown(captions)} is not there: give the captions, one JSON file in data.root or as data.captions, a .jsonl "
+        "file, or txt"
+    )
+
+
+def _read_captions(file: Path) -> dict[str, tuple[str, ...]]:
+    """Captions by path, of one JSON object."""
+    content = _json(_utf8(_bytes(file), shown(file)), shown(file))
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown(file)} is not a JSON object of paths and captions")
+    return {path: texts_of(value, f"{shown(file)}: {shown(path)}") for path, value in content.items()}
+
+
+def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
+    """Captions by path below the folder, of an object in each line."""
+    texts: dict[str, tuple[str, ...]] = {}
+    for number, line in enumerate(_bytes(file).split(b"\n"), 1):
+        where = f"{shown(file)}, line {number}"
+        if not line.strip():
+            continue
+        content = _json(_utf8(line, where), where)
+        name = content.get("file_name") if isinstance(content, dict) else None
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{where} has no file_name: write an object with file_name and text in each line")
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{where}: {shown(name)} leaves the folder: give paths below it")
+        if str(path) in texts:
+            raise ValueError(f"{where}: {shown(name)} stands there more than once: give it a list of captions")
+        texts[str(path)] = texts_of(content.get("text"), f"{where}: {shown(name)}")
+    return texts
+
+
+def _read_beside(root: Path) -> dict[str, tuple[str, ...]]:
+    """Captions by path below the folder of the .txt file that holds them."""
+    folders = os.walk(root, followlinks=True)
+    files = [Path(folder, name) for folder, _, names in folders for name in names if name.endswith(".txt")]
+    texts: dict[str, tuple[str, ...]] = {}
+    for file in sorted(files):
+        lines = _utf8(_bytes(file), shown(file)).removesuffix("\n").split("\n")
+        if empty := [number for number, line in enumerate(lines, 1) if not is_caption(line)]:
+            raise ValueError(f"{shown(file)} has no caption in line {empty[0]}: write one in every line")
+        texts[str(file.relative_to(root))] = tuple(line.strip() for line in lines)
+    return texts
+
+
+def _bytes(file: Path) -> bytes:
+    """The content of a file, without the mark that some editors put before UTF-8."""
+    try:
+        return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise ValueError(f"{shown(file)} cannot be read, {in_words(error)}: make it readable or remove it") from None
+
+
+def _utf8(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} cannot be read as JSON: {in_words(error)}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(content := dict(pairs)) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{shown(twice)} stands there more than once")
+    return content
+
+
+def _by_their_ends(images: Sequence[str], texts: Collection[str]) -> dict[str, list[str]]:
+    """The paths that may be meant by each image's, from whatever machine they come."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in texts:
+        by_name[PurePath(path).name].append(path)
+    return {image: _paths_of(image, by_name[PurePath(image).name]) for image in images}
+
+
+def _match(
+    images: ImageSet, texts: Mapping[str, tuple[str, ...]], found: Mapping[str, list[str]], where: str
+) -> tuple[tuple[str, ...], ...]:
+    """The captions of each image, every one of them used; `found` are the keys of `texts` that an image may have."""
+    unsure = [image for image, paths in found.items() if len(paths) != 1]
+    counts = Counter(path for paths in found.values() for path in paths)
+    left = texts.keys() - counts.keys()
+    shared = [path for path, count in counts.items() if count > 1]
+    if unsure or left or shared:
+        complaints = {"images have no captions of their own": unsure, "captions have no image": sorted(left)}
+        complaints["captions fit more than one image"] = shared
+        told = [f"{len(odd)} {what}, such as {shown(odd[0])}" for what, odd in complaints.items() if odd]
+        raise ValueError(f"{images.name} and {where} do not match: {'; '.join(told)}")
+    return tuple(texts[paths[0]] for paths in found.values())
+
+
+def _paths_of(image: str, paths: list[str]) -> list[str]:
+    """Of the paths with an image's name, those that end with its whole path; if none does, all."""
+    exact = [path for path in paths if f"/{path}".endswith(f"/{image}")]
+    return exact or paths

@@ -1,0 +1,18 @@
+"""Published files, fetched when asked for."""
+
+from pathlib import Path
+from typing import Any
+
+from iet_agc.data.decoding import in_words
+from iet_agc.runtime.files import shown
+
+
+def fetch(kind: type[Any], root: Path, address: str) -> None:
+    """Let torchvision download and unpack a set, with its checksums."""
+    try:
+        kind(root, download=True)
+    except (RuntimeError, OSError, EOFError) as error:
+        raise ValueError(
+            f"{kind.__name__} could not be fetched from {address} into {shown(root)}: {in_words(error)}; "
+            "fetch it elsewhere and set data.root to its folder"
+        ) from error
