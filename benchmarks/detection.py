@@ -31,7 +31,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as change
 
 from iet_agc.audit.compute import NEIGHBORS
-from iet_agc.data.datasets.registry import load_dataset, plant_duplicates
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.metrics.features import load_extractor, nearest_features
 from iet_agc.metrics.intervals import share

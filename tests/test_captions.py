@@ -17,7 +17,8 @@ from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
 )
 
 from iet_agc.audit.memorized_prompts import detect_prompts
-from iet_agc.data.datasets.registry import load_dataset, plant_duplicates
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.seeds import generator

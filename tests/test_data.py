@@ -21,7 +21,8 @@ from torchvision.transforms import InterpolationMode, functional
 from iet_agc.data import image_set as images_module
 from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import fashion_mnist
-from iet_agc.data.datasets.registry import load_dataset, plant_duplicates, split
+from iet_agc.data.datasets.registry import load_dataset, split
+from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet, unique_images

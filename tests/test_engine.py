@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from iet_agc.config.settings import validate
-from iet_agc.data.datasets.registry import plant_duplicates
+from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, to_float
 from iet_agc.diffusion.unet import build_unet, load_pipeline

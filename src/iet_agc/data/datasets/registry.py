@@ -17,27 +17,13 @@ from iet_agc.data.datasets.digits import read_digits
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.fashion_mnist import fashion_folder, read_fashion_mnist
 from iet_agc.data.datasets.hugging_face import hub_version, read_hugging_face
+from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.folders import load_images
-from iet_agc.data.grids import image_grid, save_image
-from iet_agc.data.image_set import ImageSet, Parts, digests, unique_images
+from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.seeds import generator
 
-__all__ = [
-    "DATASETS",
-    "ImageSet",
-    "Options",
-    "Resize",
-    "convert",
-    "digests",
-    "image_grid",
-    "load_dataset",
-    "load_images",
-    "plant_duplicates",
-    "save_image",
-    "split",
-    "unique_images",
-]
+__all__ = ["DATASETS", "Options", "load_dataset", "split"]
 
 #: Image sets that are found by their name alone.
 DATASETS = ("digits", "fashion-mnist", "emoji")
@@ -101,52 +87,6 @@ def split(images: ImageSet, num_train: int | None, seed: int = 0) -> tuple[Image
         raise ValueError(f"data.num_train {num_train} is not between 1 and the {len(images)} images of {images.name}")
     order = torch.randperm(len(images), generator=generator("split", seed))
     return images.take(order[:num_train]), images.take(order[num_train:])
-
-
-def plant_duplicates(
-    images: ImageSet, num_images: int, copies: int, captions: Literal["same", "different"] | None = None
-) -> ImageSet:
-    """Repeat the first images, as a crawl of the web would, so that they get memorized.
-
-    Args:
-        images: the unique ones.
-        num_images: how many of them to repeat.
-        copies: how often each of these stands in the result; 1 changes nothing.
-        captions: of planted images, as in Somepalli et al., 2023 (arXiv 2305.20086): "same", every copy has the first
-            caption, so that image and text are duplicated; "different", copy j has caption j modulo their number, so
-            that the image is; None, every copy has all of them.
-
-    Returns:
-        The images as they were but for those captions, then the further copies.
-
-    Raises:
-        ValueError: impossible numbers, or captions without effect.
-    """
-    if not 0 <= num_images <= len(images) or copies < 1:
-        raise ValueError(f"cannot plant {num_images} of {len(images)} images {copies} times each")
-    if num_images == 0 or copies == 1:
-        if captions:
-            raise ValueError("data.planted_captions has no effect: set data.planted_images and data.planted_copies")
-        return images  # as it is, mapped into memory perhaps
-    further = torch.arange(num_images).repeat(copies - 1)
-    planted = images.take(torch.cat([torch.arange(len(images)), further]))
-    return replace(planted, captions=_of_copies(images, num_images, copies, captions)) if captions else planted
-
-
-def _of_copies(images: ImageSet, num_images: int, copies: int, captions: str) -> tuple[tuple[str, ...], ...]:
-    """The captions of all images and of their copies, of which each planted one has one."""
-    if images.captions is None:
-        raise ValueError(f"{images.name} has no captions, so data.planted_captions has no effect: leave it out")
-    planted, others = images.captions[:num_images], images.captions[num_images:]
-    if alone := [number for number, texts in enumerate(planted) if len(texts) == 1 and captions == "different"]:
-        which = images.files[alone[0]] if images.files else f"image {alone[0]}"
-        raise ValueError(
-            f"data.planted_captions is 'different', but {len(alone)} planted images of {images.name} have one caption "
-            f"only, such as {shown(which)}: give them more, or choose 'same'"
-        )
-    step = 1 if captions == "different" else 0
-    first, *further = [[(texts[step * copy % len(texts)],) for texts in planted] for copy in range(copies)]
-    return (*first, *others, *(texts for some in further for texts in some))
 
 
 def load_dataset(

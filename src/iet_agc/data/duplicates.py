@@ -1,0 +1,57 @@
+"""Duplicates planted in a training set, so that something is there to be memorized."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.files import shown
+
+__all__ = ["plant_duplicates"]
+
+
+def plant_duplicates(
+    images: ImageSet, num_images: int, copies: int, captions: Literal["same", "different"] | None = None
+) -> ImageSet:
+    """Repeat the first images, as a crawl of the web would, so that they get memorized.
+
+    Args:
+        images: the unique ones.
+        num_images: how many of them to repeat.
+        copies: how often each of these stands in the result; 1 changes nothing.
+        captions: of planted images, as in Somepalli et al., 2023 (arXiv 2305.20086): "same", every copy has the first
+            caption, so that image and text are duplicated; "different", copy j has caption j modulo their number, so
+            that the image is; None, every copy has all of them.
+
+    Returns:
+        The images as they were but for those captions, then the further copies.
+
+    Raises:
+        ValueError: impossible numbers, or captions without effect.
+    """
+    if not 0 <= num_images <= len(images) or copies < 1:
+        raise ValueError(f"cannot plant {num_images} of {len(images)} images {copies} times each")
+    if num_images == 0 or copies == 1:
+        if captions:
+            raise ValueError("data.planted_captions has no effect: set data.planted_images and data.planted_copies")
+        return images  # as it is, mapped into memory perhaps
+    further = torch.arange(num_images).repeat(copies - 1)
+    planted = images.take(torch.cat([torch.arange(len(images)), further]))
+    return replace(planted, captions=of_copies(images, num_images, copies, captions)) if captions else planted
+
+
+def of_copies(images: ImageSet, num_images: int, copies: int, captions: str) -> tuple[tuple[str, ...], ...]:
+    """The captions of all images and of their copies, of which each planted one has one."""
+    if images.captions is None:
+        raise ValueError(f"{images.name} has no captions, so data.planted_captions has no effect: leave it out")
+    planted, others = images.captions[:num_images], images.captions[num_images:]
+    if alone := [number for number, texts in enumerate(planted) if len(texts) == 1 and captions == "different"]:
+        which = images.files[alone[0]] if images.files else f"image {alone[0]}"
+        raise ValueError(
+            f"data.planted_captions is 'different', but {len(alone)} planted images of {images.name} have one caption "
+            f"only, such as {shown(which)}: give them more, or choose 'same'"
+        )
+    step = 1 if captions == "different" else 0
+    first, *further = [[(texts[step * copy % len(texts)],) for texts in planted] for copy in range(copies)]
+    return (*first, *others, *(texts for some in further for texts in some))
