@@ -6,7 +6,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from iet_agc.runtime.log import BANDS, Curves, Meter, progress_bar, read_curve, say
+from iet_agc.runtime.curves import BANDS, Curves, Meter, read_curve
+from iet_agc.runtime.progress import progress_bar, say
 
 
 def test_a_meter_counts_by_bands_and_means_over_steps():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from iet_agc.config.settings import override
-from iet_agc.runtime.log import Meter
+from iet_agc.runtime.curves import Meter
 from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.training.checkpoint import read_bundle
 from iet_agc.training.loop import _Run, train

@@ -46,9 +46,9 @@ from iet_agc.metrics.intervals import share
 from iet_agc.report.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
-from iet_agc.runtime.log import progress_bar
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, autocast, resolved
+from iet_agc.runtime.progress import progress_bar
 from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
 from iet_agc.training.identity import check_pipeline
 

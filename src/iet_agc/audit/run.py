@@ -35,8 +35,8 @@ from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, flush, replace_text, replacing, shown
-from iet_agc.runtime.log import progress_bar, say
 from iet_agc.runtime.parts import compute_parts, read_parts
+from iet_agc.runtime.progress import progress_bar, say
 
 __all__ = ["audit_sources", "save_audit", "settle_audit"]
 

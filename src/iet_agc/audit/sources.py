@@ -9,8 +9,9 @@ from iet_agc.config.settings import is_run, read_settings
 from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.datasets.registry import DATASETS, load_dataset
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.curves import read_curve
 from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
-from iet_agc.runtime.log import read_curve, say
+from iet_agc.runtime.progress import say
 from iet_agc.sampling.sample_set import load_samples, read_origin
 from iet_agc.training.identity import check_images, check_samples
 

@@ -190,7 +190,7 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
     settings = customized(settings, _pairs(arguments.rest) | given)
 
     from iet_agc.runtime import distributed
-    from iet_agc.runtime.log import say
+    from iet_agc.runtime.progress import say
     from iet_agc.runtime.stop import StopRequest
     from iet_agc.training import loop
 

@@ -33,10 +33,10 @@ from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_t
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
-from iet_agc.runtime.log import progress_bar
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, resolved
+from iet_agc.runtime.progress import progress_bar
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes
 from iet_agc.training.identity import check_pipeline
 

@@ -23,8 +23,8 @@ from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, to_float
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
-from iet_agc.runtime.log import progress_bar, say
 from iet_agc.runtime.precision import autocast, resolved
+from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.seeds import generator, key_of
 
 __all__ = ["build_pipeline", "decibels"]

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc.diffusion.process import per_sample_loss
-from iet_agc.runtime.log import say
+from iet_agc.runtime.progress import say
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, change
 from iet_agc.text_to_image.pipeline import TextPipeline, config_of

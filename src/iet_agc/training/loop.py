@@ -30,10 +30,11 @@ from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
 from iet_agc.runtime import distributed
+from iet_agc.runtime.curves import Curves, Meter
 from iet_agc.runtime.exposure import read_telemetry, write_telemetry
-from iet_agc.runtime.log import Curves, Meter, progress_bar, say
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.precision import resolved
+from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.training import checkpoint, identity
 from iet_agc.training.initialization import Initial

@@ -3,52 +3,20 @@
 import functools
 import json
 import math
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from iet_agc.runtime.files import replace_text
 
-__all__ = ["BANDS", "Curves", "Meter", "progress_bar", "read_curve", "say"]
+__all__ = ["BANDS", "Curves", "Meter", "read_curve"]
 
 #: The timesteps are told apart in this many bands of equal width, from little noise to much.
 BANDS = 10
-
-
-def say(line: str) -> None:
-    """One line to the person at the terminal, above any progress bar."""
-    tqdm.write(line, file=sys.stderr)
-
-
-class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
-    """A bar that takes fractions and shows whole numbers."""
-
-    exact, told = 0.0, 0
-
-    def update(self, n: float | None = 1) -> bool | None:
-        """Go on by `n`."""
-        self.exact += n or 0
-        more = round(self.exact) - self.told
-        self.told += more
-        return super().update(more)
-
-
-@contextmanager
-def progress_bar(
-    what: str, total: int | None, done: int = 0, unit: str = "step", shown: bool = True
-) -> Iterator["tqdm[Any]"]:
-    """A bar on stderr that tells the time left, from the speed of this session's work only."""
-    with _Bar(
-        total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=not shown, smoothing=0.05, delay=1
-    ) as bar:
-        yield bar
 
 
 class Meter:
