@@ -32,9 +32,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iet_agc.config.settings import Settings, load_preset, override
 from iet_agc.data.image_set import ImageSet
+from iet_agc.diffusion.dropout import BatchDropout
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, predict_noise, to_float
 from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time, sample
-from iet_agc.diffusion.unet import BatchDropout, build_unet, save_pipeline
+from iet_agc.diffusion.unet import build_unet, save_pipeline
 from iet_agc.method.agc import AntiGradientControl
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.precision import resolved

@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel  #
 
 from iet_agc.config.settings import override, read_settings, validate
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.unet import BatchDropout, build_unet, load_pipeline
+from iet_agc.diffusion.dropout import BatchDropout
+from iet_agc.diffusion.unet import build_unet, load_pipeline
 from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training import initialization
 from iet_agc.training.initialization import initial_weights

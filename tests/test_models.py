@@ -13,8 +13,9 @@ import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
+from iet_agc.diffusion.dropout import BatchDropout, use_rows
 from iet_agc.diffusion.process import make_scheduler
-from iet_agc.diffusion.unet import BatchDropout, build_unet, load_pipeline, save_pipeline, use_rows
+from iet_agc.diffusion.unet import build_unet, load_pipeline, save_pipeline
 from iet_agc.runtime.files import hashes_below
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "groups": 4}

@@ -19,6 +19,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
+from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser, predict_noise, to_float, to_uint8
 from iet_agc.diffusion.samplers import (
     Sampler,
@@ -28,7 +29,7 @@ from iet_agc.diffusion.samplers import (
     rows_at_a_time,
     scheduler_of,
 )
-from iet_agc.diffusion.unet import check_finite, pipeline_index, with_batch_dropout
+from iet_agc.diffusion.unet import check_finite, pipeline_index
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.seeds import generator

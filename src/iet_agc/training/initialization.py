@@ -19,8 +19,9 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from iet_agc.config.settings import ModelSettings, Settings, is_run
+from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.diffusion.process import make_scheduler
-from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline, with_batch_dropout
+from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline
 from iet_agc.runtime.seeds import key_of
 from iet_agc.training.identity import check_pipeline
 

@@ -7,8 +7,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc.config.settings import Settings
+from iet_agc.diffusion.dropout import use_rows
 from iet_agc.diffusion.process import NUM_TIMESTEPS
-from iet_agc.diffusion.unet import use_rows
 from iet_agc.method.agc import AntiGradientControl, mean_of_kept
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.runtime import distributed
