@@ -2,7 +2,8 @@
 
 Drawn are the cut, whose rate of false alarms over H held-out images is Beta(j, H + 1 - j), j = floor((H + 1) / 100),
 and the samples below it, of which a share is copied and always below. The plain rule fails where the share below the
-cut is above what is allowed; the gate fails where its lower limit is (see `iet_agc.metrics.intervals.least_calibrated_share`).
+cut is above what is allowed; the gate fails where its lower limit is (see
+`iet_agc.metrics.intervals.least_calibrated_share`).
 
     python benchmarks/gate.py [--fail-above 0.02] [--samples 1024] [--draws 200000]
 

@@ -2,20 +2,25 @@
 
 The pieces that other programs use, loaded when asked for:
 
-    from iet_agc import AntiGradientControl, partition, average_states
+    from iet_agc import AntiGradientControl, mean_of_kept, partition, average_states
     from iet_agc.metrics import nearest, distance_ratio, memorization_quantity
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iet_agc.method.agc import AntiGradientControl
+    from iet_agc.method.agc import AntiGradientControl, mean_of_kept
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
 
-__all__ = ["AntiGradientControl", "average_states", "partition"]
+__all__ = ["AntiGradientControl", "average_states", "mean_of_kept", "partition"]
 
-_HOMES = {"AntiGradientControl": "method.agc", "average_states": "method.averaging", "partition": "method.sharding"}
+_HOMES = {
+    "AntiGradientControl": "method.agc",
+    "average_states": "method.averaging",
+    "mean_of_kept": "method.agc",
+    "partition": "method.sharding",
+}
 
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import; `iet-agc --help` must not wait for it

@@ -38,7 +38,7 @@ from iet_agc.metrics.similarity import Similar, directions, most_similar, simila
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
 
-__all__ = ["AuditResult", "audit", "calibrate", "check_sets", "too_few"]
+__all__ = ["AuditResult", "NEIGHBORS", "audit", "calibrate", "check_sets", "too_few"]
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
@@ -115,8 +115,8 @@ def audit(
             one that suits the images' size; copies are looked for in those of every one that is not "pixels".
         seeds: of the samples.
         record: what the training run can tell.
-        fail_above: the share that may be below a calibrated cut; then numbers has "gate", see `iet_agc.audit.gate.gate`, and
-            held-out images that are too few to set the cuts are refused as soon as that is known.
+        fail_above: the share that may be below a calibrated cut; then numbers has "gate", see `iet_agc.audit.gate`,
+            and held-out images that are too few to set the cuts are refused as soon as that is known.
         clip: see `load_clip`; measures the CLIP score of samples and their prompts.
         work: how long work is done.
 

@@ -81,7 +81,7 @@ def prompt_magnitudes(
     on_images: Callable[[float], object] = lambda count: None,
     precision: Precision = "float32",
 ) -> Tensor:
-    """Magnitude of the text-conditional noise prediction, d_t above, along the way on which `text.draw` draws.
+    """Magnitude of the text-conditional noise prediction, d_t above, along the way on which `pipeline.draw` draws.
 
     Args:
         pipeline: all its parts on one device.

@@ -35,7 +35,7 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
     Args:
         out: folder for the runs and report.html. The same call again resumes.
         presets: what to run.
-        overrides: settings to replace in each, as in `config.customized`.
+        overrides: settings to replace in each, as in `settings.customized`.
 
     Returns:
         {"presets": {name: audit}, "report": path, "seconds": elapsed}.

@@ -21,6 +21,8 @@ from iet_agc.runtime.files import check_ours, replace_text
 __all__ = [
     "DataSettings",
     "LoraSettings",
+    "ModelSettings",
+    "SampleSettings",
     "Settings",
     "TextSettings",
     "annotated",
@@ -101,7 +103,7 @@ class DataSettings(_Section):
     seed: int = Field(0, ge=0, description="chooses the training images and the planted ones")
 
     def source(self) -> dict[str, Any]:
-        """The arguments of `data.load_dataset`."""
+        """The arguments of `registry.load_dataset`."""
         arguments = self.model_dump(exclude={"flips", "convert_to"})
         sizes = self.convert_to.split("x") if self.convert_to else None
         return arguments | {"shape": tuple(int(size) for size in sizes) if sizes else None}
@@ -143,7 +145,7 @@ class ModelSettings(_Section):
     )
 
     def architecture(self) -> dict[str, Any]:
-        """The arguments of `models.build_unet`."""
+        """The arguments of `unet.build_unet`."""
         return self.model_dump(exclude={"kind"})
 
     @model_validator(mode="after")
@@ -205,7 +207,7 @@ class TextSettings(_Section):
     )
 
     def changes(self) -> dict[str, Any]:
-        """The arguments of `captions.Changes`, for training."""
+        """The arguments of `caption_augmentation.Changes`, for training."""
         names = {"random_caption", "random_tokens", "random_numbers", "repeat_words", "change_rate"}
         return self.model_dump(include=names)
 
@@ -321,7 +323,7 @@ class SampleSettings(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="as train.precision")
 
     def changes(self) -> dict[str, Any]:
-        """The arguments of `captions.Changes`, for prompts."""
+        """The arguments of `caption_augmentation.Changes`, for prompts."""
         return self.model_dump(include={"random_tokens", "random_numbers", "repeat_words"})
 
     @model_validator(mode="after")

@@ -16,8 +16,9 @@ from iet_agc.data.decoding import UnfitError, in_words
 from iet_agc.data.image_set import MOST_NAMED
 from iet_agc.runtime.files import shown
 
-_PIECE = 2**20
+__all__ = ["array_images"]
 
+_PIECE = 2**20
 
 _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 

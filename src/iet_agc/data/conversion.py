@@ -16,21 +16,17 @@ from torchvision.transforms.functional import to_pil_image
 from iet_agc.data.decoding import UnfitError
 from iet_agc.data.image_set import ImageSet
 
-__all__ = ["Resize", "convert"]
+__all__ = ["Item", "Resize", "Result", "check_target", "convert", "fit", "in_order", "planes", "room"]
 
 #: How images are brought to a size, see `convert`.
 Resize = Literal["bicubic", "bilinear"]
 
-
 #: An image is resized to an area of at most so many times the part that is then cropped.
 _MOST_COVERED = 64
 
-
 _NUM_THREADS = min(16, os.cpu_count() or 1)
 
-
 Item = TypeVar("Item")
-
 
 Result = TypeVar("Result")
 
@@ -70,6 +66,7 @@ def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bic
 
 
 def check_target(shape: tuple[int, int, int], resize: Resize) -> None:
+    """Refuse a shape that is not (C, H, W), C 1 or 3, and ways to resize that there are not."""
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
         given = "x".join(str(extent) for extent in shape)
         raise ValueError(f"cannot bring images to {given}: give CxHxW with 1 or 3 channels, such as 3x32x32")
@@ -78,6 +75,7 @@ def check_target(shape: tuple[int, int, int], resize: Resize) -> None:
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int], resize: Resize) -> Image.Image:
+    """One image brought to (C, H, W); see `convert`."""
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)

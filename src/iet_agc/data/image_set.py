@@ -8,8 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["ImageSet", "Parts", "digests", "unique_images"]
-
+__all__ = ["ImageSet", "MOST_NAMED", "Parts", "digests", "unique_images"]
 
 MOST_NAMED = 5
 #: Images that are hashed at a time.

@@ -358,7 +358,7 @@ def differences_from_first(rows: Rows) -> dict[str, dict[str, Any]]:
         Per other experiment and column {"values", "mean", "ci95", "method"}; None where one of the two does not know
         the column, and of the share of held-out images, which are no result of a run. "values" are the differences
         seed by seed, empty where the two have other seeds. Of shares, the interval follows from those of the two (see
-        `iet_agc.metrics.intervals.difference`), and a single run against several is taken to vary like them. Of other numbers
+        `intervals.difference`), and a single run against several is taken to vary like them. Of other numbers
         it is by "method" Student's t over paired seeds; Welch's t where the seeds are others; Student's t where one
         side is a single run, which is taken to vary like the other side's runs. "ci95" and "method" are None of two
         single runs, and of differences that agree to the last digit.

@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.audit.guard import Guard
 from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
 from iet_agc.data.captions import check_texts
 from iet_agc.data.conversion import Resize
@@ -55,6 +54,29 @@ _TOLD = ("guidance", "scheduler", "random_tokens", "random_numbers", "repeat_wor
 
 #: A guard that lets through fewer than one image in so many is given up with.
 _MOST_DRAWN = 10
+
+
+class Guard(Protocol):
+    """What lets images through or turns them down, such as `iet_agc.audit.guard.Guard`.
+
+    Attributes:
+        references: images of the size that it takes, uint8 (U, C, H, W).
+        cut: of the distance ratio, below which an image is turned down.
+        about: what it follows from, JSON values only.
+    """
+
+    @property
+    def references(self) -> Tensor: ...
+
+    @property
+    def cut(self) -> float: ...
+
+    @property
+    def about(self) -> dict[str, Any]: ...
+
+    def passes(self, images: Tensor) -> Tensor:
+        """Whether each image, uint8 (N, C, H, W), is let through; bool (N,)."""
+        ...
 
 
 def draw_samples(
@@ -93,7 +115,7 @@ def draw_samples(
         precision: see `sample`.
         prompts: of a text-to-image pipeline, one or more; the image of a seed has prompt seed % number of prompts, all
             in turn.
-        guidance, sampler, changes, embedding_noise: by prompts, see `text.draw`; only of such a pipeline.
+        guidance, sampler, changes, embedding_noise: by prompts, see `pipeline.draw`; only of such a pipeline.
         cuts: whether prompts that are too long lose their end; else they are refused.
 
     Returns:

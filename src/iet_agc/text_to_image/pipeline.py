@@ -40,6 +40,7 @@ __all__ = [
     "TextPipeline",
     "UNetAndEncoder",
     "check_size",
+    "config_of",
     "draw",
     "guided",
     "load_text_pipeline",
@@ -202,6 +203,7 @@ class UNetAndEncoder(nn.Module):
 
 
 def config_of(part: Any) -> Any:
+    """The configuration of a part of a pipeline."""
     return part.config
 
 
@@ -210,7 +212,7 @@ def _shortened(text: str) -> str:
 
 
 def _in_rows(function: Callable[[Tensor], Tensor], inputs: Tensor, rows: int) -> Tensor:
-    """A function over always as many rows, the last ones filled up with the first; see `sampling.rows_at_a_time`."""
+    """A function over always as many rows, the last ones filled up with the first; see `samplers.rows_at_a_time`."""
     results = []
     for start in range(0, len(inputs), rows):
         part = inputs[start : start + rows]
@@ -382,9 +384,6 @@ def text_weight_files(folder: Path) -> list[Path]:
     return sorted(file for part in _PARTS for file in (folder / part).iterdir() if file.is_file())
 
 
-# -- training
-
-
 # -- sampling
 
 
@@ -411,7 +410,7 @@ def draw(
         guidance: see above; as in diffusers, there is none up to 1.
         on_images: called after each step with the finished fraction of images, for progress.
         precision: of the U-Net's products.
-        sampler: see `sampling.scheduler_of`.
+        sampler: see `samplers.scheduler_of`.
         changes: what is changed about prompts, as a mitigation, by the image's seed and prompt alone.
         embedding_noise: deviation of Gaussian noise on the embedded prompt, as a mitigation, drawn likewise.
 

@@ -1,6 +1,6 @@
 """What a run is, in RUN/identity.json: the settings and images that it was trained with, and the weights that it left.
 
-settings     what its weights follow from, as `config.essence` says
+settings     what its weights follow from, as `settings.essence` says
 train        name, number and hashes of the training images; held_out the same, or null where they were not known
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
 

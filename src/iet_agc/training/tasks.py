@@ -108,7 +108,7 @@ class ImageTask:
 class TextTask:
     """Images told their captions, by the U-Net of a Stable Diffusion pipeline over latents; see `Task`.
 
-    What is trained is the U-Net, or a `text.UNetAndEncoder`, or the factors of LoRA in either.
+    What is trained is the U-Net, or a `pipeline.UNetAndEncoder`, or the factors of LoRA in either.
 
     Attributes:
         pipeline: the frozen parts, once for all members, and what they start from.

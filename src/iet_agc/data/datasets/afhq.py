@@ -17,7 +17,6 @@ __all__ = ["AFHQ_SHAPE", "afhq_folders", "read_afhq_dog"]
 #: What images of these sets are brought to, unless told otherwise: the sizes of the paper.
 AFHQ_SHAPE = (3, 64, 64)
 
-
 _AFHQ_HELP = (
     "set data.root to afhq.zip, to the folder with train/dog and test/dog or val/dog, or to a folder of dogs; "
     "https://github.com/clovaai/stargan-v2 tells how to get AFHQ"
@@ -28,13 +27,13 @@ _LARGEST_MEMBER = 2**28
 
 
 def read_afhq_dog(root: Path | None, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic") -> Parts:
-    """The dogs of AFHQ in the layout of StarGAN v2, brought to `shape` as `images.convert` does.
+    """The dogs of AFHQ in the layout of StarGAN v2, brought to `shape` as `conversion.convert` does.
 
     Args:
         root: the archive, the folder with `train/dog` and `test/dog` (or `val/dog`), or a folder of dogs alone; a
             folder `train/dog` brings the test part beside it.
         shape: (C, H, W); None is 3 x 64 x 64, as in the paper.
-        resize: the paper's is bilinear; see `images.convert`.
+        resize: the paper's is bilinear; see `conversion.convert`.
 
     Returns:
         The training images; the images of `test/dog`, or else `val/dog`, or None.

@@ -19,7 +19,6 @@ __all__ = ["LAION_SHAPE", "captions_file", "read_captioned", "read_laion"]
 
 LAION_SHAPE = (3, 256, 256)
 
-
 _LAION_HELP = (
     "set data.root to the folder of images; https://github.com/somepago/DCR tells how to get images and captions"
 )
@@ -37,7 +36,7 @@ def read_laion(
         root: the folder of images, at any depth.
         captions: see `read_captioned`; None is the only .json file in `root`.
         shape: (C, H, W) to bring images to; None is 3 x 256 x 256, as in the paper.
-        resize: the paper's is bilinear; see `images.convert`.
+        resize: the paper's is bilinear; see `conversion.convert`.
 
     Raises:
         ValueError: see `read_captioned`.
@@ -71,7 +70,7 @@ def read_captioned(
             another machine: an image has the captions of the only path that ends with its own path below `root`, or
             has its name;
             "txt": beside each image a .txt file of its name, with a caption in each line.
-        shape, resize: see `images.load_images`.
+        shape, resize: see `folders.load_images`.
 
     Raises:
         ValueError: images without captions, captions without an image, an empty caption, a file that is not there or

@@ -6,6 +6,8 @@ from typing import Any
 from iet_agc.data.decoding import in_words
 from iet_agc.runtime.files import shown
 
+__all__ = ["fetch"]
+
 
 def fetch(kind: type[Any], root: Path, address: str) -> None:
     """Let torchvision download and unpack a set, with its checksums."""

@@ -57,7 +57,7 @@ class _UnfitFontError(Exception):
 
 
 def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic") -> ImageSet:
-    """The emoji of a font on white, brought to `shape` as `images.convert` does, with their names as captions.
+    """The emoji of a font on white, brought to `shape` as `conversion.convert` does, with their names as captions.
 
     A picture that stands for several sequences, such as the flag of Norway and of Svalbard, has several captions. Left
     out are skin tones, and near copies of a picture that stands before, so that a copy of a training image is telling:
@@ -66,7 +66,7 @@ def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None, res
     Args:
         root: the font, or the folder that holds NotoColorEmoji.ttf; None is Debian's package.
         shape: (C, H, W); None is 3 x 32 x 32.
-        resize: see `images.convert`.
+        resize: see `conversion.convert`.
 
     Raises:
         ValueError: no font there, or one that is damaged or has no colour bitmaps.

@@ -17,7 +17,6 @@ __all__ = ["fashion_folder", "read_fashion_mnist"]
 
 _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
 
-
 #: Bytes of an IDX file; Fashion-MNIST's larger one has 47 million.
 _LARGEST_IDX = 2**30
 

@@ -32,7 +32,7 @@ def read_hugging_face(
     resize: Resize = "bicubic",
     revision: str | None = None,
 ) -> ImageSet:
-    """One part of a dataset, decoded by the rules of `images.load_images`.
+    """One part of a dataset, decoded by the rules of `folders.load_images`.
 
     Args:
         root: a local folder (parquet, arrow or image files, or what `save_to_disk` wrote), which needs no network, or
@@ -41,9 +41,9 @@ def read_hugging_face(
         image_column: where the images are.
         label_column: where the class of each is, whole numbers from 0; None gives no labels.
         subset: its configuration, where there are several.
-        shape: see `images.load_images`.
+        shape: see `folders.load_images`.
         caption_column: where the caption of each is, or a list of them; None gives no captions.
-        resize: see `images.load_images`.
+        resize: see `folders.load_images`.
         revision: of a dataset on the hub, its branch, tag or commit; None is "main".
 
     Raises:

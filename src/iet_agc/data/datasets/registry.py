@@ -28,7 +28,6 @@ __all__ = ["DATASETS", "Options", "load_dataset", "split"]
 #: Image sets that are found by their name alone.
 DATASETS = ("digits", "fashion-mnist", "emoji")
 
-
 #: Options that only some image sets have.
 _OPTIONS_OF = {
     "download": ("cifar10", "cifar100", "fashion-mnist"),
@@ -200,10 +199,8 @@ def _folder(root: str | None, options: Options) -> Parts:
     if root is None:
         raise ValueError("data.name is 'folder', but data.root does not say which: set data.root")
     captions, shape, by = options.get("captions"), options.get("shape"), _way(options)
-    if captions:
-        images = read_captioned(Path(root), captions, shape, by)
-    else:
-        images = load_images(Path(root), shape, resize=by)
+    place = Path(root)
+    images = read_captioned(place, captions, shape, by) if captions else load_images(place, shape, resize=by)
     return (_with_classes(images, Path(root)) if options.get("classes") == "folders" else images), None
 
 
