@@ -177,7 +177,7 @@ def test_page_says_the_numbers(tmp_path):
     text = written(audits, tmp_path / "out")[1].text.replace("\u00a0", " ")
     assert "y: copied share 1.2 %, Fréchet to held-out 1.250" in text
     assert "For the other experiment, this one is copied no more and is no worse in quality." in text
-    assert "Differences from x" in text
+    assert "x minus the others" in text
     shares = ({"share": sum(x) / 2000, "ci95": share_over_runs(x, [1000] * 2)} for x in ([100, 200], [20, 30]))
     low, high = difference(*shares)["ci95"]
     assert f"+12.5 −{-100 * low:.1f} to +{100 * high:.1f}" in text
@@ -252,7 +252,7 @@ def test_tables_have_every_run_and_every_mean(tmp_path):
 def test_one_experiment_is_no_comparison_but_a_page(tmp_path):
     _, page, _ = written([run(tmp_path / "r", "x", numbers(0, 1.0))], tmp_path / "out")
     assert "One experiment" in page.text
-    assert "Differences from" not in page.text
+    assert "minus the others" not in page.text
 
 
 def test_same_audits_give_the_same_bytes_and_replace_an_earlier_comparison(tmp_path):
@@ -346,4 +346,5 @@ def test_the_sign_of_a_difference_is_as_the_page_says(tmp_path):
     rows, page, _ = written(runs, tmp_path / "out")
     assert differences_from_first(rows)["y"]["copied"]["mean"] == pytest.approx(0.2)
     assert "+20.0" in page.text
-    assert "x minus each other experiment; shares in percentage points. Above 0, x has the higher value" in page.text
+    assert "x minus the others The numbers of x less those of the experiment in each row; shares in" in page.text
+    assert "Above 0, x has the higher value, and the other experiment the lower one" in page.text

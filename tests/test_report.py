@@ -727,7 +727,27 @@ def test_a_failed_gate_is_the_one_verdict(tmp_path: Path) -> None:
     text = page_of(gated(folder, 0.5)).text
     assert "Check passed: 5 of 100 samples are below the calibrated cut" in text
     assert "not shown to be more than 50%" in text
-    assert "Undecided" in text
+    assert "Check passed: not shown to be more than 50 % copied, chance included 5 of 100" in text
+    assert "Undecided" not in text
+
+
+def test_a_failed_gate_says_nowhere_that_nothing_is_shown(tmp_path: Path) -> None:
+    """One sample of 100 is what chance makes, and more than the 0 % that are allowed."""
+    folder = small(tmp_path / "a", samples=100, copies=1, exact=False)
+    assert "copying beyond that is not shown" in page_of(folder).text
+    text = page_of(gated(folder, 0)).text
+    assert "Check failed: more than 0 % copied" in text
+    assert "beyond that is not shown" not in text
+
+
+def test_what_a_gate_did_not_look_at_leaves_nothing_open_beside_it(tmp_path: Path) -> None:
+    """In a feature space, too, 5 of 100 are below the cut, which by itself is undecided."""
+    folder = small(tmp_path / "a", samples=100, copies=5, exact=False, spaces=("net",))
+    assert "In the features of net: undecided, 5.0 %" in page_of(folder).text
+    text = page_of(gated(folder, 0.01)).text
+    assert "In the features of net: not checked, 5.0 %" in text
+    assert "Not checked. 5 of 100 samples" in text
+    assert "ndecided" not in text
 
 
 def test_a_failed_gate_names_what_was_found_besides(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from iet_agc.audit.compute import audit
+from iet_agc.audit.gate import gate
 from iet_agc.audit.run import save_audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.intervals import share
@@ -107,3 +108,18 @@ def test_similarities_that_disagree_with_the_numbers_are_refused(folder: Path, t
     (tmp_path / "b" / "audit.json").write_text(json.dumps(numbers))
     with pytest.raises(ValueError, match=r"similarities of sscd.pt are above the threshold, audit.json counts"):
         read_audit("it", tmp_path / "b")
+
+
+def test_a_gate_has_the_verdict_by_similarity_where_that_is_open(folder: Path, tmp_path: Path) -> None:
+    """4 of 62 samples are above the cut of the detector: by themselves undecided, but more than 1 % may be."""
+    shutil.copytree(folder, tmp_path / "a")
+    file, numbers = tmp_path / "a" / "audit.json", json.loads((folder / "audit.json").read_text())
+    numbers["calibrated"] |= share(0, 62)
+    numbers["feature_spaces"][DETECTOR.name]["similarity"]["calibrated"] |= share(4, 62)
+    says = []
+    for entry in (None, gate(numbers, 0.01), gate(numbers, 0.5)):
+        file.write_text(json.dumps(numbers | {"gate": entry}))
+        text = Page(render({"it": tmp_path / "a"})).text
+        says.append(text.partition(f"By similarity in the features of {DETECTOR.name}: ")[2].partition(".")[0])
+        assert ("ndecided" in text) == (entry is None)
+    assert says == ["undecided", "check failed", "check passed"]

@@ -12,7 +12,7 @@ from typing import Any
 from iet_agc.metrics.intervals import least_calibrated_share, surely_above
 from iet_agc.runtime.files import shown
 
-__all__ = ["gate", "risk", "sentence"]
+__all__ = ["fails_by", "gate", "risk", "sentence"]
 
 #: A gate fails at most so often where no more is copied than is allowed: as a 95 % interval lies too high.
 _RISK = 0.025
@@ -62,8 +62,17 @@ def _checked(numbers: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
     for name, space in numbers.get("feature_spaces", {}).items():
         alike = space.get("similarity") or {"copy_detection": False}
         if alike["copy_detection"]:
-            found[f"above the calibrated cut on similarity by {shown(name)}"] = alike["calibrated"]
+            found[_by(name)] = alike["calibrated"]
     return found
+
+
+def _by(name: str) -> str:
+    return f"above the calibrated cut on similarity by {shown(name)}"
+
+
+def fails_by(entry: Mapping[str, Any], name: str) -> bool:
+    """Whether the check on similarity in the features of a network failed; one that was not checked did not."""
+    return any(check["failed"] for check in entry["checks"] if check["what"] == _by(name))
 
 
 def _check(entry: Mapping[str, Any], total: int, fail_above: float, risk: float) -> dict[str, Any]:

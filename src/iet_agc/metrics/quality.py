@@ -71,7 +71,7 @@ _CONVENTIONS = {
     f"mean over samples, {_MOST_IN_PAIRS:,} of them at most, of the smallest 1 - |cos| to the other set, features of "
     f"length 0 left out (Bai et al., 2021); null where the Fréchet distance is 0 up to {_EQUAL} of both covariances' "
     "traces, as of samples that equal the set: torchmetrics has 0 there, the best value; copies of some images raise "
-    "it much, near copies of all of them hardly; lower is better",
+    "it much, near copies of all of them may lower it; lower is better",
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from iet_agc.audit.gate import sentence
+from iet_agc.audit.gate import fails_by, sentence
 from iet_agc.metrics.intervals import difference, hundredths
 from iet_agc.report import charts
 from iet_agc.report.charts import decimal, percent
@@ -160,11 +160,11 @@ def _section(audit: Audit) -> dict[str, Any]:
         "label": _label(audit),
         "verdict": _verdict(copies),
         "gate": _gate(audit),
-        "note": _note(copies, outcome, _failed(audit)),
+        "note": _note(copies, outcome, audit.numbers.get("gate")),
         "warnings": _warnings(audit),
         "exact": _exact(audit.exact),
         "left_out": _left_out(audit.numbers),
-        "elsewhere": [_in_short(space) for space in audit.spaces] + _alike_in_short(audit.spaces),
+        "elsewhere": [_in_short(space, audit) for space in audit.spaces] + _alike_in_short(audit),
         "pairs": [_shown_pair(pair, copies.cut) for pair in audit.pairs],
         "pairs_below": sum(pair.ratio < copies.cut for pair in audit.pairs),
         "shrunk": bool(audit.pairs) and max(audit.pairs[0].picture.shape[1:]) > charts.LARGEST,
@@ -173,7 +173,7 @@ def _section(audit: Audit) -> dict[str, Any]:
         "top": [(image, charts.picture(image.picture), _named(image)) for image in audit.top if image.copied],
         "statistics": _statistics(copies),
         "quality": _quality(audit.quality),
-        "spaces": [_space(space, audit.quality) for space in audit.spaces],
+        "spaces": [_space(space, audit) for space in audit.spaces],
         "clip": audit.numbers.get("clip"),
         "skipped": [(image, charts.picture(image.picture)) for image in audit.skipped if image.skipped],
         "curves": charts.curve_charts(audit.curves),
@@ -184,20 +184,19 @@ def _section(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _space(space: Space, shown: Quality) -> dict[str, Any]:
+def _space(space: Space, audit: Audit) -> dict[str, Any]:
     """What the template knows of one feature space; its quality is None where the audit's quality is just that."""
-    outcome = _outcome(space.copies)
     return {
         "space": space,
-        "summary": f"{_with_doubt(_LABELS[outcome], space.copies)}. {_verdict(space.copies)}",
-        "note": _note(space.copies, outcome),
+        "summary": f"{_with_doubt(_beside(space.copies, audit), space.copies)}. {_verdict(space.copies)}",
+        "note": _note(space.copies, _outcome(space.copies)),
         "warnings": [_in_words(warning) for warning in space.copies.warnings],
         "chart": charts.mq_chart(space.copies, f"features of {space.name}"),
         "rows": _mq_rows(space.copies),
         "statistics": _statistics(space.copies),
-        "similarity": _similarity(space),
+        "similarity": _similarity(space, audit),
         "aligned": _alignment(space),
-        "quality": None if space.name == shown.extractor else _quality(space.quality),
+        "quality": None if space.name == audit.quality.extractor else _quality(space.quality),
     }
 
 
@@ -223,9 +222,10 @@ def _found(audit: Audit) -> list[str]:
 def _label(audit: Audit) -> str:
     """The verdict in two words, or in more where something shows copies and distance ratios in pixels do not."""
     found, outcome = _found(audit), _outcome(audit.copies)
-    if _failed(audit):
-        most = f"Check failed: more than {100 * audit.numbers['gate']['fail_above']:g}\u00a0% copied, chance included"
-        return _with_doubt("; ".join([most, *(f"{each[:1].lower()}{each[1:]}" for each in found)]), audit.copies)
+    if gate := audit.numbers.get("gate"):
+        most = f"more than {100 * gate['fail_above']:g}\u00a0% copied, chance included"
+        checked = f"Check failed: {most}" if gate["failed"] else f"Check passed: not shown to be {most}"
+        return _with_doubt("; ".join([checked, *(f"{each[:1].lower()}{each[1:]}" for each in found)]), audit.copies)
     if outcome == "copies" or not found:
         return _with_doubt(_LABELS[outcome], audit.copies)
     label = ", ".join([*found, f"the share in pixels is {_BESIDES[outcome]}"])
@@ -293,9 +293,15 @@ def _verdict(copies: Copies) -> str:
     return f"{_of_all(copies)} {verb} {usual}; expected by chance: {chance:g}\u00a0%."
 
 
-def _in_short(space: Space) -> str:
+def _beside(copies: Copies, audit: Audit) -> str:
+    """The verdict on one more space; none that leaves open what a gate has decided by others."""
+    outcome = _outcome(copies)
+    return "Not checked" if outcome == "undecided" and audit.numbers.get("gate") else _LABELS[outcome]
+
+
+def _in_short(space: Space, audit: Audit) -> str:
     """The verdict on one more space, for the first screen."""
-    share, label = space.copies.copied, _with_doubt(_LABELS[_outcome(space.copies)].lower(), space.copies)
+    share, label = space.copies.copied, _with_doubt(_beside(space.copies, audit).lower(), space.copies)
     return f"In the features of {space.name}: {label}, {percent(share.share)} (95\u00a0% interval {_interval(share)})."
 
 
@@ -305,14 +311,16 @@ def _by_detector(space: Space) -> _Outcome | None:
     return _outcome(similar) if similar and similar.copy_detection else None
 
 
-def _alike_in_short(spaces: Sequence[Space]) -> list[str]:
+def _alike_in_short(audit: Audit) -> list[str]:
     """The verdict by similarity, of features that were made to find copies."""
     return [
-        f"By similarity in the features of {space.name}: {_alike(space)}" for space in spaces if _by_detector(space)
+        f"By similarity in the features of {space.name}: {_alike(space, audit)}"
+        for space in audit.spaces
+        if _by_detector(space)
     ]
 
 
-def _alike(space: Space) -> str:
+def _alike(space: Space, audit: Audit) -> str:
     """How many samples are more alike than chance, and than the field's threshold, in one sentence or two."""
     similar = space.similarity
     assert similar is not None
@@ -323,10 +331,18 @@ def _alike(space: Space) -> str:
     found, usual = similar.calibrated, 100 * (1 - similar.false_alarm)
     share = f"{_count(found.count)} samples ({percent(found.share)}, 95\u00a0% interval {_interval(found)})"
     more = f"more similar to one training image than {usual:g}\u00a0% of held-out images are, above {similar.cut:.3f}"
-    return f"{_LABELS[_outcome(similar)].lower()}. {share} are {more}; {of}."
+    return f"{_alike_label(space.name, similar, audit)}. {share} are {more}; {of}."
 
 
-def _similarity(space: Space) -> dict[str, Any] | None:
+def _alike_label(name: str, similar: Similarity, audit: Audit) -> str:
+    """The verdict by similarity: that of a gate where one looked at it and copies are not found anyway."""
+    outcome, gate = _outcome(similar), audit.numbers.get("gate")
+    if gate and similar.copy_detection and outcome != "copies":
+        return "check failed" if fails_by(gate, name) else "check passed"
+    return _LABELS[outcome].lower()
+
+
+def _similarity(space: Space, audit: Audit) -> dict[str, Any] | None:
     """What the template knows of similarities in one feature space."""
     similar = space.similarity
     if similar is None:
@@ -341,7 +357,7 @@ def _similarity(space: Space) -> dict[str, Any] | None:
         | {"below": pair.similarity > similar.cut}
         for pair in similar.pairs
     ]
-    says, chart = _alike(space), charts.similarities(similar, f"features of {space.name}")
+    says, chart = _alike(space, audit), charts.similarities(similar, f"features of {space.name}")
     return {"found": similar, "says": f"{says[:1].upper()}{says[1:]}", "rows": rows, "pairs": pairs, "chart": chart}
 
 
@@ -351,15 +367,15 @@ def _alignment(space: Space) -> list[dict[str, Any]]:
     return [found | {"title": _ALIGNED[images]} for images, found in sets.items()]
 
 
-def _note(copies: Copies, outcome: _Outcome, failed: bool = False) -> str:
-    """How sure the share is; where a gate failed, without a second verdict."""
+def _note(copies: Copies, outcome: _Outcome, gate: Mapping[str, Any] | None = None) -> str:
+    """How sure the share is; where a gate was asked for, without another verdict than its own."""
     if outcome == "uncalibrated":
         return f"{_why_uncalibrated(copies)}, so it is not known how many real images would fall below this cut."
     held_out, most = _count(copies.set_by), percent(copies.most_false_alarms)
     known = f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images"
     known += f", so its true false-alarm rate may be up to {most}"
     single = ", and single copies may be among the closest pairs" if copies.copied.count else ""
-    if failed and outcome != "copies":
+    if gate and (outcome == "undecided" or (gate["failed"] and outcome == "chance")):
         return f"{known}; the check above knows of that."
     return {
         "copies": f"{known}; the samples' interval lies above that.",
