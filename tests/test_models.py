@@ -102,7 +102,7 @@ def test_ddpms_initial_weights_are_xaviers_and_almost_zero_where_a_branch_ends()
         if isinstance(module, nn.GroupNorm):
             assert module.weight.eq(1).all()
             assert not module.bias.any()
-    assert float(model.class_embedding.weight.std()) == pytest.approx(1, rel=0.2)  # pyright: ignore
+    assert float(model.class_embedding.weight.detach().std()) == pytest.approx(1, rel=0.2)  # pyright: ignore
 
 
 def test_a_fresh_block_of_ddpms_is_its_shortcut() -> None:
