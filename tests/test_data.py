@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, functional
 
-from iet_agc.data import image_set as images_module
+from iet_agc.data import conversion
 from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import fashion_mnist
 from iet_agc.data.datasets.registry import load_dataset, split
@@ -410,7 +410,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path, monkeypatch: pyte
         _save(tmp_path / f"{i % 7}" / f"{i}.png", _pixels(4, 5, 3, seed=i))
     found = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(images_module, "_NUM_THREADS", threads)
+        monkeypatch.setattr(conversion, "_NUM_THREADS", threads)
         found.append(load_images(tmp_path).images)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
@@ -457,7 +457,7 @@ def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path: Path, monk
     for i in range(3):
         _save(tmp_path / f"{i}.png", _pixels(4, 4, seed=i))
     np.save(tmp_path / "a.npy", _pixels(3, 1, 4, 4))
-    monkeypatch.setattr(images_module, "_memory", lambda: 47)
+    monkeypatch.setattr(conversion, "_memory", lambda: 47)
     for read in (
         lambda: load_images(tmp_path),
         lambda: load_images(tmp_path / "a.npy"),
@@ -465,7 +465,7 @@ def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path: Path, monk
     ):
         with pytest.raises(ValueError, match=r"need 0\.0 GiB, this machine has 0\.0: give fewer or smaller images"):
             read()
-    monkeypatch.setattr(images_module, "_memory", lambda: 48)
+    monkeypatch.setattr(conversion, "_memory", lambda: 48)
     assert len(load_images(tmp_path)) == len(load_images(tmp_path / "a.npy")) == 3
 
 
@@ -748,7 +748,7 @@ def test_a_changed_pixel_in_an_archive_is_found_by_its_checksum(tmp_path: Path) 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((200, 1, 128, 128), np.uint8))
     assert (tmp_path / "bomb.npz").stat().st_size < 200 * 128 * 128 // 100  # the condition under test
-    monkeypatch.setattr(images_module, "_memory", lambda: 2**20)
+    monkeypatch.setattr(conversion, "_memory", lambda: 2**20)
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"bomb\.npz cannot be read as an array: its pixels need 0\.0 GiB"):

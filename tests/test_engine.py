@@ -217,9 +217,9 @@ def test_previews_are_drawn_after_each_round(tmp_path):
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_non_finite_step_changes_nothing_and_is_named(tmp_path, monkeypatch, poison):
     """The 8th step of member 1 goes wrong: round 1, step 7, after one good round."""
-    from iet_agc.training import member
+    from iet_agc.training import pixels
 
-    chosen, honest = settings(), member.per_sample_loss
+    chosen, honest = settings(), pixels.per_sample_loss
     calls = []
 
     def spoiled(*arguments):
@@ -229,13 +229,13 @@ def test_a_non_finite_step_changes_nothing_and_is_named(tmp_path, monkeypatch, p
             return losses
         return losses * torch.nan if poison == "loss" else Explode.apply(losses)
 
-    monkeypatch.setattr(member, "per_sample_loss", spoiled)
+    monkeypatch.setattr(pixels, "per_sample_loss", spoiled)
     with pytest.raises(NonFiniteError, match="member 1, round 1, step 7;"):
         train(chosen, images(), tmp_path / "run", CPU)
     bundles = sorted(folder.name for folder in (tmp_path / "run" / "bundles").iterdir())
     assert bundles == ["round-0001", "round-0001-member-0000-step-000000008"]
 
-    monkeypatch.setattr(member, "per_sample_loss", honest)
+    monkeypatch.setattr(pixels, "per_sample_loss", honest)
     train(chosen, images(), tmp_path / "run", CPU)
     train(chosen, images(), tmp_path / "whole", CPU)
     assert_same(weights(tmp_path / "run"), weights(tmp_path / "whole"))

@@ -242,7 +242,7 @@ def test_processes_share_the_work(folder, tmp_path, monkeypatch):
     detect_prompts(folder, tmp_path / "one", **arguments)
 
     def share():
-        memorized_prompts.dist.processes = lambda device: nullcontext()  # in a child: they are joined already
+        memorized_prompts.distributed.processes = lambda device: nullcontext()  # in a child: they are joined already
         detect_prompts(folder, tmp_path / "two", **arguments)
 
     in_processes(2, share)

@@ -296,7 +296,7 @@ def test_the_warm_up_of_stable_diffusion_ends_in_a_members_third_round() -> None
 def test_the_authors_own_default_run_and_the_variants_are_settings() -> None:
     """What the comment at the top of the preset says; 4 x 4 images a step by accumulation there."""
     default = load_preset("sd21-laion10k-default")
-    comment = (resources.files("iet_agc") / "presets" / "sd21-laion10k-default.toml").read_text(encoding="utf-8")
+    comment = (resources.files("iet_agc.config") / "presets" / "sd21-laion10k-default.toml").read_text(encoding="utf-8")
     words = next(line for line in comment.splitlines() if line.startswith("#   --")).removeprefix("#").split()
     theirs = override(default, {name.removeprefix("--"): value for name, value in zip(*[iter(words)] * 2, strict=True)})
     train = theirs.train
