@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom, binom
 
-from iet_agc.audit.gate import gate, sentence
+from iet_agc.metrics.gate import gate, sentence
 from iet_agc.metrics.intervals import least_calibrated_share, surely_above
 
 

@@ -21,7 +21,7 @@ DISTRIBUTED = {"runtime.distributed"}
 TORCHLESS = [
     "iet_agc",
     "iet_agc.cli",
-    "iet_agc.audit.gate",
+    "iet_agc.metrics.gate",
     "iet_agc.config.settings",
     "iet_agc.metrics.intervals",
     "iet_agc.report.audit_page",

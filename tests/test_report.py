@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from iet_agc.audit.compute import audit
-from iet_agc.audit.gate import gate
 from iet_agc.audit.run import save_audit
 from iet_agc.data.image_set import ImageSet
+from iet_agc.metrics.gate import gate
 from iet_agc.report.audit_page import render, write_report
 from iet_agc.report.reader import read_audit
 from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, WORDS, Folder, noise, points, write_audit

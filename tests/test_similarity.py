@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional
 
 from iet_agc.audit.compute import audit
-from iet_agc.audit.gate import gate, sentence
 from iet_agc.audit.run import audit_sources, save_audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.features import Extractor, nearest_features
+from iet_agc.metrics.gate import gate, sentence
 from iet_agc.metrics.intervals import least_calibrated_share, mean, percentile
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
 from tests.test_engine import one_thread  # noqa: F401

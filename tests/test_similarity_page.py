@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from iet_agc.audit.compute import audit
-from iet_agc.audit.gate import gate
 from iet_agc.audit.run import save_audit
 from iet_agc.data.image_set import ImageSet
+from iet_agc.metrics.gate import gate
 from iet_agc.metrics.intervals import share
 from iet_agc.report.audit_page import render
 from iet_agc.report.reader import read_audit

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iet_agc.audit.gate import gate
 from iet_agc.audit.prompt_following import Told, aligned, check_prompts, coverage, read_told, score_prompts
 from iet_agc.audit.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
+from iet_agc.metrics.gate import gate
 from iet_agc.metrics.intervals import calibration_rank
 from iet_agc.metrics.memorization import (
     CUTS,
@@ -115,7 +115,7 @@ def audit(
             one that suits the images' size; copies are looked for in those of every one that is not "pixels".
         seeds: of the samples.
         record: what the training run can tell.
-        fail_above: the share that may be below a calibrated cut; then numbers has "gate", see `iet_agc.audit.gate`,
+        fail_above: the share that may be below a calibrated cut; then numbers has "gate", see `iet_agc.metrics.gate`,
             and held-out images that are too few to set the cuts are refused as soon as that is known.
         clip: see `load_clip`; measures the CLIP score of samples and their prompts.
         work: how long work is done.

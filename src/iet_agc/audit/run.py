@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from iet_agc.audit.compute import AuditResult, audit, check_sets
-from iet_agc.audit.gate import sentence
 from iet_agc.audit.prompt_following import check_prompts
 from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
 from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
+from iet_agc.metrics.gate import sentence
 from iet_agc.runtime import distributed
 from iet_agc.runtime.files import check_ours, flush, replace_text, replacing, shown
 from iet_agc.runtime.parts import compute_parts, read_parts

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from iet_agc.audit.gate import fails_by, sentence
+from iet_agc.metrics.gate import fails_by, sentence
 from iet_agc.metrics.intervals import difference, hundredths
 from iet_agc.report import charts
 from iet_agc.report.charts import decimal, percent
