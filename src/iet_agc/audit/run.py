@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -111,21 +112,19 @@ def audit_sources(
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
     networks = [load_extractor(name, where, download) for name in extractors]
     judge = load_clip(clip, where) if clip else None
+
+    def default(shape: tuple[int, int, int]) -> Extractor:
+        return load_extractor(default_extractor(shape), where, download)
+
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-        size = convert_to, bar.update, (resize := resize_of(train))
-        training, _ = load_part(train, "train", *size, warn := _Warnings())
-        networks = networks or [load_extractor(default_extractor(training.shape), where, download)]
-        images, seeds = load_part(samples, "samples", *size, warn)
-        real = load_part(held_out, "held-out", *size, warn)[0] if held_out else None
-    check_sets(training, images, real)
+        given = _read(train, samples, held_out, convert_to, networks, default, bar.update)
     if judge:
-        check_prompts(images)
-    record = read_record(train, len(training))
+        check_prompts(given.samples)
+    record = read_record(train, len(given.train))
     flips = flips or trained_with_flips(train)
-    total = len(images) + (len(real) if real else 0)
-    sets = {"train": training, "samples": images} | ({"held_out": real} if real else {})
-    made_of = _inputs(sets, flips, networks, judge)
+    made_of = _inputs(given.sets, flips, given.networks, judge)
     _check_same(out, there, made_of)
+    total = len(given.samples) + (len(given.held_out) if given.held_out else 0)
     with (
         distributed.processes(where),
         distributed.alone_in(out),
@@ -134,31 +133,68 @@ def audit_sources(
         on_done = on_done or (lambda share: bar.update(share * total))
         if distributed.rank() == 0:
             settle_audit(out)
-        parts = _Parts(out / ".parts", {"made_of": made_of, **_surroundings(networks, where)})
+        parts = _Parts(out / ".parts", {"made_of": made_of, **_surroundings(given.networks, where)})
         result = audit(
-            training,
-            images,
-            real,
+            given.train,
+            given.samples,
+            given.held_out,
             flips=flips,
-            extractors=networks,
-            seeds=seeds,
+            extractors=given.networks,
+            seeds=given.seeds,
             record=record,
             fail_above=fail_above,
             clip=judge,
             work=Work(parts.compute, parts.once, memory, where, on_done),
         )
-        told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize}
+        told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize_of(train)}
         result.numbers["conventions"] |= told
         result.numbers["made_of"] = made_of
-        result.numbers["warnings"] += warn.lines
+        result.numbers["warnings"] += given.warnings
         distributed.barrier()  # others may still be reading parts
         if distributed.rank() == 0:
             save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
             shutil.rmtree(out / ".parts")
         distributed.barrier()
     if (found := result.numbers["gate"]) and distributed.is_first():
-        say(f"iet-agc: {sentence(found, len(images))}")
+        say(f"iet-agc: {sentence(found, len(given.samples))}")
     return result.numbers
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is audited, read from disk, and the networks in whose features; `warnings` came up on the way."""
+
+    train: ImageSet
+    samples: ImageSet
+    held_out: ImageSet | None
+    seeds: Sequence[int] | None
+    networks: Sequence[Extractor]
+    warnings: Sequence[str]
+
+    @property
+    def sets(self) -> dict[str, ImageSet]:
+        """Those that there are, by name."""
+        return {"train": self.train, "samples": self.samples} | ({"held_out": self.held_out} if self.held_out else {})
+
+
+def _read(
+    train: str,
+    samples: str,
+    held_out: str | None,
+    convert_to: tuple[int, int, int] | None,
+    networks: Sequence[Extractor],
+    default: Callable[[tuple[int, int, int]], Extractor],
+    on_images: Callable[[int], object],
+) -> _Given:
+    """Read the sets of an audit; without networks the default one, which may be refused, before samples are read."""
+    size = convert_to, on_images, resize_of(train)
+    warn = _Warnings()
+    training, _ = load_part(train, "train", *size, warn)
+    networks = networks or [default(training.shape)]
+    images, seeds = load_part(samples, "samples", *size, warn)
+    real = load_part(held_out, "held-out", *size, warn)[0] if held_out else None
+    check_sets(training, images, real)
+    return _Given(training, images, real, seeds, networks, warn.lines)
 
 
 def _inputs(

@@ -1,10 +1,4 @@
-"""Captions: what is one, and how their tokens are changed so that images are not learnt by heart from their texts.
-
-The mitigations of Somepalli et al., 2023 (arXiv 2305.20086) on CLIP's tokens in place of strings: a caption
-is replaced by random words, random words or numbers are put between its words, or its own words are repeated there.
-A word is what the tokenizer ends with </w>: a punctuation mark and a digit are words of their own. All of it happens
-on the device where the tokens are, and nothing is read on the host.
-"""
+"""Captions: what is one."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Images at rest: uint8 arrays in memory, read from folders of image files and from array files, and converted."""
+"""Images at rest: uint8 arrays in memory, and which of them are equal."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from torch import Tensor
 
 __all__ = ["ImageSet", "MOST_NAMED", "Parts", "digests", "unique_images"]
 
+#: So many things that are wrong with a set are named.
 MOST_NAMED = 5
 #: Images that are hashed at a time.
 _SLICE = 1024

@@ -1,4 +1,4 @@
-"""Build, save and load diffusers models; dropout that a replica can share.
+"""Build, save and load diffusers models.
 
 A trained model is a diffusers pipeline folder, so whoever gets it needs diffusers only.
 """

@@ -1,4 +1,4 @@
-"""Curves and progress: JSON lines and TensorBoard on disk, one bar on stderr."""
+"""Curves of training: JSON lines and TensorBoard on disk."""
 
 import functools
 import json

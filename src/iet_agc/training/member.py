@@ -1,4 +1,4 @@
-"""The learner that owns a shard, and images as what it trains on."""
+"""The learner that owns a shard."""
 
 from collections.abc import Callable, Iterator
 

@@ -14,7 +14,7 @@ from iet_agc.runtime.files import shown
 
 __all__ = ["AFHQ_SHAPE", "afhq_folders", "read_afhq_dog"]
 
-#: What images of these sets are brought to, unless told otherwise: the sizes of the paper.
+#: What the images are brought to, unless told otherwise: the size of the paper.
 AFHQ_SHAPE = (3, 64, 64)
 
 _AFHQ_HELP = (

@@ -17,6 +17,7 @@ from iet_agc.runtime.files import shown
 
 __all__ = ["LAION_SHAPE", "captions_file", "read_captioned", "read_laion"]
 
+#: What the images of LAION-10k are brought to, unless told otherwise: the size of the paper.
 LAION_SHAPE = (3, 256, 256)
 
 _LAION_HELP = (
