@@ -35,6 +35,7 @@ from iet_agc.metrics.memorization import (
 from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import quality
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
 
@@ -121,7 +122,7 @@ def audit(
         work: how long work is done.
 
     Raises:
-        ValueError: empty or mismatched sets, too few held-out images, an unknown extractor, or one without its weights;
+        UserError: empty or mismatched sets, too few held-out images, an unknown extractor, or one without its weights;
             a CLIP model and samples without prompts.
     """
     check_sets(train, samples, held_out)
@@ -184,7 +185,7 @@ def calibrate(train: ImageSet, held_out: ImageSet, flips: bool = False) -> tuple
         The unique training images, uint8 (U, C, H, W); the cut, or None where held-out images are too few.
 
     Raises:
-        ValueError: empty or mismatched sets.
+        UserError: empty or mismatched sets.
     """
     check_sets(train, None, held_out)
     unique = _unique(train, unique_images(train.images)[0])
@@ -200,17 +201,17 @@ def check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | N
     """Refuse sets that cannot be audited together.
 
     Raises:
-        ValueError: fewer than 2 images, or sizes that differ.
+        UserError: fewer than 2 images, or sizes that differ.
     """
     for what, images in (("training set", train), ("sample set", samples), ("held-out set", held_out)):
         if images is None:
             continue
         if len(images) < 2:
-            raise ValueError(f"the {what} {images.name} has {len(images)} images: an audit needs at least 2")
+            raise UserError(f"the {what} {images.name} has {len(images)} images: an audit needs at least 2")
         if images.shape != train.shape:
             sizes = f"{images.size}, the training set {train.name} is {train.size}"
             mend = f"bring all to one size, as with --convert-to {'x'.join(map(str, train.shape))}"
-            raise ValueError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}")
+            raise UserError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}")
 
 
 def _check_calibration(counts: Mapping[str, int], fresh: Tensor | None, where: str = "") -> None:
@@ -231,7 +232,7 @@ def _check_calibration(counts: Mapping[str, int], fresh: Tensor | None, where: s
         "repeated": counts["num_held_out_repeated"],
     }
     told = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items() if number)
-    raise ValueError(f"{too_few(count)}{f' (left out: {told})' if told else ''}: give more with --held-out")
+    raise UserError(f"{too_few(count)}{f' (left out: {told})' if told else ''}: give more with --held-out")
 
 
 def too_few(count: int) -> str:
@@ -246,7 +247,7 @@ def _networks(extractors: Sequence[str | Extractor], device: torch.device) -> li
     networks = [load_extractor(one, device) if isinstance(one, str) else one for one in extractors]
     names = [one.name for one in networks]
     if again := [name for at, name in enumerate(names) if name in names[:at]]:
-        raise ValueError(f"extractor {again[0]!r} is given twice: give it once")
+        raise UserError(f"extractor {again[0]!r} is given twice: give it once")
     return networks
 
 
@@ -328,7 +329,7 @@ class _Sets:
 def _unique(train: ImageSet, first: Tensor) -> ImageSet:
     """The unique training images; the very set where all are."""
     if len(first) == 1:
-        raise ValueError(f"the training set {train.name} holds one image only, repeated: an audit needs 2 that differ")
+        raise UserError(f"the training set {train.name} holds one image only, repeated: an audit needs 2 that differ")
     return train if len(first) == len(train) else train.take(first)
 
 
@@ -346,7 +347,7 @@ def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet,
         else:
             first.setdefault(digest, at)
     if not first:
-        raise ValueError(f"every held-out image of {held_out.name} stands in the training set: give other images")
+        raise UserError(f"every held-out image of {held_out.name} stands in the training set: give other images")
     kept = torch.tensor([*first.values()])
     return held_out if len(kept) == len(held_out) else held_out.take(kept), in_train
 

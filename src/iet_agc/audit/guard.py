@@ -9,6 +9,7 @@ from iet_agc.audit.compute import NEIGHBORS, calibrate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.memorization import distance_ratio
 from iet_agc.metrics.neighbors import nearest
+from iet_agc.runtime.errors import UserError
 
 __all__ = ["Guard", "make_guard"]
 
@@ -44,12 +45,12 @@ def make_guard(train: ImageSet, held_out: ImageSet, flips: bool = False) -> Guar
         flips: whether mirrored copies count.
 
     Raises:
-        ValueError: empty or mismatched sets, or too few held-out images.
+        UserError: empty or mismatched sets, or too few held-out images.
     """
     references, cut = calibrate(train, held_out, flips)
     if cut is None:
         few = "that are no copies or near copies of training images"
-        raise ValueError(
+        raise UserError(
             f"a guard needs 99 held-out images {few}, and {held_out.name} has fewer: give more with --held-out"
         )
     about = {

@@ -45,6 +45,7 @@ from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time
 from iet_agc.metrics.intervals import share
 from iet_agc.report.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, autocast, resolved
@@ -97,7 +98,7 @@ def prompt_magnitudes(
         float64 (N, first_steps), at least 0, on the CPU; the first step is the noisiest.
 
     Raises:
-        ValueError: a prompt that is too long.
+        UserError: a prompt that is too long.
     """
     scheduler, device = pipeline.scheduler, pipeline.unet.device
     scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
@@ -148,12 +149,12 @@ def separation(magnitudes: Sequence[float], memorized: Sequence[bool]) -> dict[s
         Wilson's interval given the cut.
 
     Raises:
-        ValueError: all are memorized, or none.
+        UserError: all are memorized, or none.
     """
     values, positive = np.asarray(magnitudes, dtype=np.float64), np.asarray(memorized, dtype=bool)
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
-        raise ValueError(f"{count} prompts are memorized and {others} are not: give at least one of each")
+        raise UserError(f"{count} prompts are memorized and {others} are not: give at least one of each")
     auc = float(roc_auc_score(positive, values))
     allowed = math.ceil(_FALSE_ALARM * others) - 1
     cut = float(np.sort(values[~positive])[-1 - allowed])
@@ -198,20 +199,20 @@ def planted_prompts(run: Path) -> tuple[list[str], list[str]]:
         All prompts, and the planted ones.
 
     Raises:
-        ValueError: no such run, nothing is planted, or there are no others.
+        UserError: no such run, nothing is planted, or there are no others.
     """
     settings = read_settings(run)
     data = settings.data
     if settings.model.kind != "text-to-image":
-        raise ValueError(f"{run} is no text-to-image run: it has no prompts to detect")
+        raise UserError(f"{run} is no text-to-image run: it has no prompts to detect")
     if not data.planted_images or data.planted_copies < 2:
-        raise ValueError(f"{run} has no planted images: give --prompts FILE and --memorized FILE")
+        raise UserError(f"{run} has no planted images: give --prompts FILE and --memorized FILE")
     captions = _first_captions(run)
     unique = len(captions) - data.planted_images * (data.planted_copies - 1)  # further copies stand behind all images
     planted = list(dict.fromkeys(captions[: data.planted_images]))
     others = [text for text in dict.fromkeys(captions[data.planted_images : unique]) if text not in planted]
     if not others:
-        raise ValueError(f"{run} has no captions but those of its planted images: give --prompts and --memorized")
+        raise UserError(f"{run} has no captions but those of its planted images: give --prompts and --memorized")
     return planted + others[: len(planted)], planted
 
 
@@ -219,29 +220,29 @@ def _first_captions(run: Path) -> list[str]:
     """The first caption of each training image, in their order."""
     file = run / "captions.json"
     if not file.exists():
-        raise ValueError(f"{run} is not finished: run the same 'iet-agc train' again to finish it")
+        raise UserError(f"{run} is not finished: run the same 'iet-agc train' again to finish it")
     try:
         captions = [texts[0] for texts in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, LookupError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): give --prompts FILE and --memorized FILE") from None
+        raise UserError(f"{file} cannot be read ({error}): give --prompts FILE and --memorized FILE") from None
     if not all(isinstance(text, str) for text in captions):
-        raise ValueError(f"{file} holds something else than captions: give --prompts FILE and --memorized FILE")
+        raise UserError(f"{file} holds something else than captions: give --prompts FILE and --memorized FILE")
     return captions
 
 
 def _checked(prompts: Sequence[str], memorized: Sequence[str] | None) -> list[str]:
     """The prompts, each once."""
     if not prompts:
-        raise ValueError("there is no prompt to look at: give --prompt TEXT, --prompts FILE, or of a run --planted")
+        raise UserError("there is no prompt to look at: give --prompt TEXT, --prompts FILE, or of a run --planted")
     check_texts(prompts)
     unique = list(dict.fromkeys(prompts))
     if memorized is None:
         return unique
     if absent := [text for text in memorized if text not in set(unique)]:
-        raise ValueError(f"memorized prompt {absent[0]!r} is not among the prompts: add it there, in the same letters")
+        raise UserError(f"memorized prompt {absent[0]!r} is not among the prompts: add it there, in the same letters")
     if len(set(memorized)) in (0, len(unique)):
         which = "all prompts are" if memorized else "no prompt is"
-        raise ValueError(f"{which} said to be memorized, so there is nothing to tell apart: give some of each")
+        raise UserError(f"{which} said to be memorized, so there is nothing to tell apart: give some of each")
     return unique
 
 
@@ -275,7 +276,7 @@ def detect_prompts(
         A summary, JSON values only.
 
     Raises:
-        ValueError: no text-to-image pipeline, prompts that do not fit, impossible numbers, or `out` holds something
+        UserError: no text-to-image pipeline, prompts that do not fit, impossible numbers, or `out` holds something
             else or another detection.
     """
     began = time.perf_counter()
@@ -322,7 +323,7 @@ def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
     settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
     settings = override(settings, {f"sample.{name}": str(value) for name, value in given.items()})
     if run and not (source / settings.sample.weights).exists():
-        raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+        raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
     pipeline = source / settings.sample.weights if run else source
     check_pipeline(pipeline)
     return pipeline, settings
@@ -330,7 +331,7 @@ def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
 
 def _in_range(name: str, value: int, most: int) -> int:
     if not 1 <= value <= most:
-        raise ValueError(f"{name} {value} is not between 1 and {most}")
+        raise UserError(f"{name} {value} is not between 1 and {most}")
     return value
 
 
@@ -363,7 +364,7 @@ def _check(out: Path, about: Mapping[str, Any]) -> None:
         there = _read(file) if file.exists() else about
         if odd := [key for key in about if there.get(key) != about[key]]:
             change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
-            raise ValueError(f"{out} holds another detection ({change}): choose another --out")
+            raise UserError(f"{out} holds another detection ({change}): choose another --out")
 
 
 def _claim(out: Path, about: Mapping[str, Any]) -> None:
@@ -376,9 +377,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): remove it, or choose another --out") from None
+        raise UserError(f"{file} is damaged ({error}): remove it, or choose another --out") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file} is damaged (it is no JSON object): remove it, or choose another --out")
+        raise UserError(f"{file} is damaged (it is no JSON object): remove it, or choose another --out")
     return content
 
 

@@ -11,6 +11,7 @@ from iet_agc.audit.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import Captions, alignment, group, ranks
 from iet_agc.metrics.clip import Clip, clip_score, other_prompts
+from iet_agc.runtime.errors import UserError
 
 __all__ = ["Told", "aligned", "check_prompts", "coverage", "read_told", "score_prompts"]
 
@@ -76,10 +77,10 @@ def check_prompts(samples: ImageSet) -> None:
     """Refuse samples without prompts.
 
     Raises:
-        ValueError: there are none.
+        UserError: there are none.
     """
     if samples.captions is None:
-        raise ValueError(
+        raise UserError(
             f"the CLIP score compares samples with their prompts, and {samples.name} has none: give a sample set that "
             "was drawn by prompts, or leave out --clip"
         )

@@ -35,6 +35,7 @@ from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
 from iet_agc.metrics.gate import sentence
 from iet_agc.runtime import distributed
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, flush, replace_text, replacing, shown
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.progress import progress_bar, say
@@ -105,7 +106,7 @@ def audit_sources(
         The content of audit.json.
 
     Raises:
-        ValueError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
+        UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
             else, or another process is at work in it.
     """
     there = _made_of(out)
@@ -229,7 +230,7 @@ def _made_of(out: Path) -> dict[str, Any] | None:
     """What the audit in a folder is made of, finished or not; None where there is none.
 
     Raises:
-        ValueError: the folder holds something else, or an audit that does not say.
+        UserError: the folder holds something else, or an audit that does not say.
     """
     finished, begun = out / "audit.json", out / ".parts" / "key.json"
     check_ours(out, "audit.json" if finished.exists() else ".parts/key.json", {".parts", _WRITTEN, _WHOLE}, "audit")
@@ -241,7 +242,7 @@ def _made_of(out: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, LookupError, TypeError):
         made_of = None
     if not isinstance(made_of, dict):
-        raise ValueError(f"{file} does not say what it is an audit of: choose another --out")
+        raise UserError(f"{file} does not say what it is an audit of: choose another --out")
     return made_of
 
 
@@ -250,7 +251,7 @@ def _check_same(out: Path, there: Mapping[str, Any] | None, made_of: Mapping[str
     odd = [name for name in made_of if there is not None and there.get(name) != made_of[name]]
     if odd:
         named = _INPUTS.get(odd[0], odd[0])
-        raise ValueError(f"{out} holds another audit ({named} differ from those given now): choose another --out")
+        raise UserError(f"{out} holds another audit ({named} differ from those given now): choose another --out")
 
 
 class _Parts:

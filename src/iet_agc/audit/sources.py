@@ -10,6 +10,7 @@ from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.datasets.registry import DATASETS, load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.curves import read_curve
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
 from iet_agc.runtime.progress import say
 from iet_agc.sampling.sample_set import load_samples, read_origin
@@ -41,13 +42,13 @@ def load_part(
         The images and, of a sample set, their seeds.
 
     Raises:
-        ValueError: nothing there, or it holds no such part; images that are not those of the run's training any more,
+        UserError: nothing there, or it holds no such part; images that are not those of the run's training any more,
             or samples in RUN/samples that were not drawn from its weights.
     """
     path = Path(source)
     if is_run(path) and part == "samples":
         if not (path / "samples").exists():
-            raise ValueError(f"{source} has no samples yet: run 'iet-agc sample {source} --out {source}/samples'")
+            raise UserError(f"{source} has no samples yet: run 'iet-agc sample {source} --out {source}/samples'")
         path = path / "samples"
     if is_run(path):
         train, held_out = load_dataset(**read_settings(path).data.source())
@@ -60,7 +61,7 @@ def load_part(
         return load_samples(path, shape, on_images, resize)
     images = held_out if part == "held-out" else train
     if len(images) == 0:
-        raise ValueError(f"{source} holds out no images: set data.num_train lower, or give other images")
+        raise UserError(f"{source} holds out no images: set data.num_train lower, or give other images")
     if is_run(path) and part != "samples" and not check_images(path, part, images):
         which = "training" if part == "train" else "held-out"
         warn(f"{source} does not say which {which} images it was begun with: whether they are the same is not checked")
@@ -83,7 +84,7 @@ def read_record(source: str, num_images: int) -> TrainingRecord | None:
     """What a source's training can tell: telemetry and curves of a finished run; None of anything else.
 
     Raises:
-        ValueError: the telemetry is damaged, or not that of so many training images.
+        UserError: the telemetry is damaged, or not that of so many training images.
     """
     run = Path(source)
     table = run / "telemetry.csv"
@@ -91,7 +92,7 @@ def read_record(source: str, num_images: int) -> TrainingRecord | None:
         return None
     seen, skipped = read_telemetry(table)
     if len(seen) != num_images:
-        raise ValueError(
+        raise UserError(
             f"{table} has {len(seen)} images, the training set of {source} has {num_images}: if either was changed "
             "after training, give the training images themselves, not the run"
         )
@@ -120,9 +121,9 @@ def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> 
         flips: whether mirrored copies count; they do in any case where the run `train` was trained with flips.
 
     Raises:
-        ValueError: no held-out images, too few, or what `load_part` refuses.
+        UserError: no held-out images, too few, or what `load_part` refuses.
     """
     if held_out is None and not is_run(Path(train)):
-        raise ValueError(f"the guard by {train} needs real images to set its cut on: give --held-out")
+        raise UserError(f"the guard by {train} needs real images to set its cut on: give --held-out")
     flips = flips or trained_with_flips(train)
     return make_guard(load_part(train, "train")[0], load_part(held_out or train, "held-out")[0], flips)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.streams import kept_apart, put
 
 __all__ = ["main"]
@@ -60,7 +61,7 @@ def _status(arguments: Sequence[str]) -> int:
     parsed, rest = _parser().parse_known_args(arguments)
     try:
         if rest and parsed.verb not in ("train", "pipeline"):
-            raise ValueError(f"unknown argument {rest[0]!r}; see 'iet-agc {parsed.verb} --help'")
+            raise UserError(f"unknown argument {rest[0]!r}; see 'iet-agc {parsed.verb} --help'")
         if parsed.verb not in _SHARED and os.environ.get("RANK", "0") != "0":
             return 0
         parsed.rest = rest
@@ -70,9 +71,9 @@ def _status(arguments: Sequence[str]) -> int:
         return _stopped(stopped)
     except KeyboardInterrupt:
         return _failed(parsed.stopped, 128 + signal.SIGINT)
-    except ArithmeticError as error:
+    except CheckFailed as error:
         return _failed(str(error), 1)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         return _failed(str(error) or type(error).__name__, 2)
 
 
@@ -126,7 +127,7 @@ def _add_demo(verbs: Any) -> None:
 
 def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ValueError("demo starts processes of its own: run it without torchrun")
+        raise UserError("demo starts processes of its own: run it without torchrun")
 
     from iet_agc.cli.demo import demo
 
@@ -152,11 +153,9 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     pairs = _pairs(arguments.rest)
     if other := [name for name in pairs if not name.startswith("data.")]:
-        raise ValueError(f"setting {other[0]!r} has no effect on a pipeline, those of section data have: leave it out")
+        raise UserError(f"setting {other[0]!r} has no effect on a pipeline, those of section data have: leave it out")
     if arguments.steps < 1 or arguments.seed < 0:
-        raise ValueError(
-            f"--steps {arguments.steps} --seed {arguments.seed}: give 1 step or more, and a seed from 0 on"
-        )
+        raise UserError(f"--steps {arguments.steps} --seed {arguments.seed}: give 1 step or more, and a seed from 0 on")
     settings = override(load_preset(arguments.preset), pairs)
 
     from iet_agc.text_to_image.bootstrap import build_pipeline
@@ -183,9 +182,9 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
     if arguments.help:
         return put(_train_help(arguments.preset, settings), 0), None
     if not arguments.preset:
-        raise ValueError("train needs a PRESET; 'iet-agc presets' lists them")
+        raise UserError("train needs a PRESET; 'iet-agc presets' lists them")
     if not arguments.out:
-        raise ValueError("train needs --out RUN, the folder of the run")
+        raise UserError("train needs --out RUN, the folder of the run")
     given = {} if arguments.init is None else {"init.model": arguments.init}
     settings = customized(settings, _pairs(arguments.rest) | given)
 
@@ -205,11 +204,11 @@ def _pairs(rest: Sequence[str]) -> dict[str, str]:
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
-            raise ValueError(f"unexpected argument {word!r}: settings are written --section.name VALUE")
+            raise UserError(f"unexpected argument {word!r}: settings are written --section.name VALUE")
         name, equals, value = word[2:].partition("=")
         if not equals:
             if not words:
-                raise ValueError(f"setting {name!r} has no value")
+                raise UserError(f"setting {name!r} has no value")
             value = words.pop(0)
         pairs[name] = value
     return pairs
@@ -312,7 +311,7 @@ def _add_device(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not arguments.guard and (arguments.held_out or arguments.flips):
-        raise ValueError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
+        raise UserError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
 
     from iet_agc.audit.sources import load_guard
     from iet_agc.runtime import distributed
@@ -422,7 +421,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     from iet_agc.runtime import distributed
 
     if arguments.fail_above is not None and not arguments.held_out:
-        raise ValueError("--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z")
+        raise UserError("--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z")
     numbers = audit_sources(
         arguments.train,
         arguments.samples,
@@ -473,7 +472,7 @@ def _add_detect(verbs: Any) -> None:
 
 def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
     if arguments.memorized and not arguments.prompts:
-        raise ValueError("--memorized says which of many prompts are: give --prompts FILE as well")
+        raise UserError("--memorized says which of many prompts are: give --prompts FILE as well")
 
     from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts
     from iet_agc.runtime import distributed

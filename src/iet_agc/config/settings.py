@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, replace_text
 
 __all__ = [
@@ -115,7 +116,7 @@ class DataSettings(_Section):
     @model_validator(mode="after")
     def _planted_are_trained(self) -> "DataSettings":
         if self.num_train is not None and self.planted_images > self.num_train:
-            raise ValueError(f"planted_images {self.planted_images} is more than num_train {self.num_train}")
+            raise UserError(f"planted_images {self.planted_images} is more than num_train {self.num_train}")
         return self
 
 
@@ -153,7 +154,7 @@ class ModelSettings(_Section):
         fields = type(self).model_fields
         changed = [name for name in fields if name != "kind" and getattr(self, name) != fields[name].default]
         if self.kind == "text-to-image" and changed:
-            raise ValueError(
+            raise UserError(
                 f"model.{changed[0]} has no effect on text-to-image, whose U-Net is that of init.model: leave it out"
             )
         return self
@@ -267,7 +268,7 @@ class MethodSettings(_Section):
     @model_validator(mode="after")
     def _order_cannot_stay(self) -> "MethodSettings":
         if self.keep_duplicates_together and self.sharding == "contiguous":
-            raise ValueError(
+            raise UserError(
                 "keep_duplicates_together true needs another order than the one that sharding 'contiguous' leaves as "
                 "it is: use stratified or random, or leave it out"
             )
@@ -329,7 +330,7 @@ class SampleSettings(_Section):
     @model_validator(mode="after")
     def _seeds_differ(self) -> "SampleSettings":
         if self.first_seed + self.num > 2**32:  # torch's CPU generator would take them modulo 2^32
-            raise ValueError(f"first_seed {self.first_seed} + num {self.num} is more than 2^32, so seeds would repeat")
+            raise UserError(f"first_seed {self.first_seed} + num {self.num} is more than 2^32, so seeds would repeat")
         return self
 
 
@@ -386,19 +387,19 @@ def load_preset(name: str) -> Settings:
         name: of a preset that comes with the package, or the path of a .toml file in the same form.
 
     Raises:
-        ValueError: there is none of that name (the message names the nearest), or the file is no preset.
+        UserError: there is none of that name (the message names the nearest), or the file is no preset.
     """
     if name.endswith(".toml"):
         return _read_preset(Path(name))
     if name not in preset_names():
-        raise ValueError(f"unknown preset {name!r}{_nearest(name, preset_names())}; 'iet-agc presets' lists them")
+        raise UserError(f"unknown preset {name!r}{_nearest(name, preset_names())}; 'iet-agc presets' lists them")
     return validate({"name": name} | _content(name))
 
 
 def _content(name: str) -> dict[str, Any]:
     """What a preset of the package says, what it extends included."""
     if name not in preset_names():
-        raise ValueError(f"extends {name!r}, which is no preset{_nearest(name, preset_names())}")
+        raise UserError(f"extends {name!r}, which is no preset{_nearest(name, preset_names())}")
     return _extended(tomllib.loads((_preset_folder() / f"{name}.toml").read_text(encoding="utf-8")))
 
 
@@ -424,21 +425,21 @@ def _read_preset(file: Path) -> Settings:
     try:
         return validate({"name": file.stem} | _extended(tomllib.loads(file.read_text(encoding="utf-8"))))
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, no TOML, or no settings
-        raise ValueError(f"{file} is no preset: {error}") from None
+        raise UserError(f"{file} is no preset: {error}") from None
 
 
 def validate(content: Mapping[str, Any]) -> Settings:
     """Settings from nested plain values, as in a preset or a saved run.
 
     Raises:
-        ValueError: one line that names the setting, its value and what is allowed.
+        UserError: one line that names the setting, its value and what is allowed.
     """
     try:
         return Settings.model_validate(content)
     except ValidationError as error:
-        raise ValueError(_one_line(error)) from None
+        raise UserError(_one_line(error)) from None
 
 
 def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
@@ -450,18 +451,18 @@ def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
             lists no brackets, and "none" stands for nothing.
 
     Raises:
-        ValueError: an unknown name (the nearest one is named), or an impossible value or one that is not UTF-8.
+        UserError: an unknown name (the nearest one is named), or an impossible value or one that is not UTF-8.
     """
     content = settings.model_dump()
     names = [name for name, *_ in documented(settings)]
     for name, text in changes.items():
         name = name.replace("-", "_")
         if name not in names:
-            raise ValueError(f"unknown setting {name!r}{_nearest(name, names)}")
+            raise UserError(f"unknown setting {name!r}{_nearest(name, names)}")
         if re.search(
             "[\ud800-\udfff]", text
         ):  # what a shell passes on of other encodings; no file of a run could say it
-            raise ValueError(f"setting {name} {text!a} is not UTF-8: write it so, and name files and folders so")
+            raise UserError(f"setting {name} {text!a} is not UTF-8: write it so, and name files and folders so")
         *section, field = name.split(".")
         target = content[section[0]] if section else content
         is_list = isinstance(target[field], tuple)
@@ -480,7 +481,7 @@ def customized(preset: Settings, changes: Mapping[str, str]) -> Settings:
             give one.
 
     Raises:
-        ValueError: see `override`; or they choose another image set than the preset's, some of which would be planted
+        UserError: see `override`; or they choose another image set than the preset's, some of which would be planted
             though they do not ask for it.
     """
     settings, given = override(preset, changes), {name.replace("-", "_") for name in changes}
@@ -511,7 +512,7 @@ def _check_planting(name: str, own: Mapping[str, Any], data: Mapping[str, Any], 
     count, copies = data.get("planted_images", 0), data.get("planted_copies", 1)
     if "planted_images" not in given and count > 0 and copies > 1:
         change = next(iter(f"data.{key} {value}" for key, value in _changed_images(own, data).items()))
-        raise ValueError(
+        raise UserError(
             f"{name} plants {count} of its own images {copies} times each, and {change} is another image set: set "
             f"data.planted_images, 0 plants none of it and {count} as many"
         )
@@ -568,11 +569,11 @@ def check_folder(settings: Settings, folder: Path) -> None:
     """Find out whether `folder` is free or holds the run of these settings. Writes nothing.
 
     Raises:
-        ValueError: it holds another run, or something else; the message says what differs.
+        UserError: it holds another run, or something else; the message says what differs.
     """
     check_ours(folder, "config.json", {"config.json", "settings.toml"}, "run")
     if (folder / "config.json").exists() and (changed := differences(read_settings(folder), settings)):
-        raise ValueError(
+        raise UserError(
             f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
         )
 
@@ -584,7 +585,7 @@ def claim_folder(settings: Settings, folder: Path) -> None:
     setting, and is a preset.
 
     Raises:
-        ValueError: see `check_folder`.
+        UserError: see `check_folder`.
     """
     check_folder(settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -613,15 +614,15 @@ def read_settings(folder: Path) -> Settings:
     """The settings of a run.
 
     Raises:
-        ValueError: the folder holds no run.
+        UserError: the folder holds no run.
     """
     file = folder / "config.json"
     try:
         return validate(json.loads(file.read_text(encoding="utf-8")))
     except OSError:
-        raise ValueError(f"{folder} is not a run: it has no config.json") from None
+        raise UserError(f"{folder} is not a run: it has no config.json") from None
     except ValueError as error:  # no UTF-8, no JSON, or no settings
-        raise ValueError(f"{file} is damaged: {error}") from None
+        raise UserError(f"{file} is damaged: {error}") from None
 
 
 def _preset_folder() -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from iet_agc.data.conversion import room
 from iet_agc.data.decoding import UnfitError, in_words
 from iet_agc.data.image_set import MOST_NAMED
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["array_images"]
@@ -30,9 +31,9 @@ def array_images(path: Path) -> Tensor:
             zipped = file.read(2) == b"PK"
         array = _read_npz(path) if zipped else _read_npy(path)
     except UnfitError as error:
-        raise ValueError(f"{shown(path)} {error}") from None
+        raise UserError(f"{shown(path)} {error}") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise ValueError(f"{shown(path)} cannot be read as an array: {in_words(error)}") from error
+        raise UserError(f"{shown(path)} cannot be read as an array: {in_words(error)}") from error
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
@@ -60,7 +61,7 @@ def _read_pixels(file: IO[bytes], size: int) -> np.ndarray:
     shape, columns_first, dtype = _NPY_HEADERS[version](file)
     axes = _axes(shape, dtype)
     if math.prod(shape) != size - file.tell():
-        raise ValueError(f"it holds {size - file.tell()} bytes of pixels, its header says {math.prod(shape)}")
+        raise UserError(f"it holds {size - file.tell()} bytes of pixels, its header says {math.prod(shape)}")
     pixels = room((math.prod(shape),), "its pixels")
     for at in range(0, len(pixels), _PIECE):  # by pieces, so that memory holds one copy
         place = pixels[at : at + _PIECE]

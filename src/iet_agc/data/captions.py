@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import TypeGuard
 
+from iet_agc.runtime.errors import UserError
+
 __all__ = ["check_texts", "is_caption", "texts_of"]
 
 
@@ -16,12 +18,12 @@ def check_texts(prompts: Sequence[str]) -> None:
     """Refuse prompts that no model can be told.
 
     Raises:
-        ValueError: one is empty, or has bytes that are no UTF-8, which a shell passes on as they are.
+        UserError: one is empty, or has bytes that are no UTF-8, which a shell passes on as they are.
     """
     if odd := [text for text in prompts if text.strip() and not is_caption(text)]:
-        raise ValueError(f"prompt {odd[0]!a} is not UTF-8: write it so")
+        raise UserError(f"prompt {odd[0]!a} is not UTF-8: write it so")
     if not all(map(str.strip, prompts)):
-        raise ValueError("a prompt is empty: say what to draw")
+        raise UserError("a prompt is empty: say what to draw")
 
 
 def texts_of(value: object, where: str) -> tuple[str, ...]:
@@ -32,10 +34,10 @@ def texts_of(value: object, where: str) -> tuple[str, ...]:
         where: it stands, for people.
 
     Raises:
-        ValueError: it is none, or one is empty.
+        UserError: it is none, or one is empty.
     """
     given = value if isinstance(value, list | tuple) else [value]
     texts = tuple(text for text in given if is_caption(text))
     if not texts or len(texts) < len(given):
-        raise ValueError(f"{where} has no caption, or one that is empty or no text: give it a text, or a list of them")
+        raise UserError(f"{where} has no caption, or one that is empty or no text: give it a text, or a list of them")
     return texts

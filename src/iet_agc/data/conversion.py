@@ -15,6 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from iet_agc.data.decoding import UnfitError
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.errors import UserError
 
 __all__ = ["Item", "Resize", "Result", "check_target", "convert", "fit", "in_order", "planes", "room"]
 
@@ -46,13 +47,13 @@ def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bic
             resized, its longer edge cut to whole pixels, and then cropped.
 
     Raises:
-        ValueError: another shape, number of channels or way to resize, or more than the machine's memory holds.
+        UserError: another shape, number of channels or way to resize, or more than the machine's memory holds.
     """
     check_target(shape, resize)
     if images.shape == shape:
         return images
     if images.shape[0] not in (1, 3):
-        raise ValueError(f"{images.name} has images of {images.shape[0]} channels: only 1 or 3 can be converted")
+        raise UserError(f"{images.name} has images of {images.shape[0]} channels: only 1 or 3 can be converted")
     out = room((len(images), *shape), f"{len(images)} images of {images.name}")
 
     def fill(at: int) -> None:
@@ -61,7 +62,7 @@ def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bic
     try:
         in_order(fill, range(len(images)))
     except UnfitError as error:
-        raise ValueError(f"{images.name}: each image {error}") from None
+        raise UserError(f"{images.name}: each image {error}") from None
     return replace(images, images=torch.from_numpy(out))
 
 
@@ -69,9 +70,9 @@ def check_target(shape: tuple[int, int, int], resize: Resize) -> None:
     """Refuse a shape that is not (C, H, W), C 1 or 3, and ways to resize that there are not."""
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
         given = "x".join(str(extent) for extent in shape)
-        raise ValueError(f"cannot bring images to {given}: give CxHxW with 1 or 3 channels, such as 3x32x32")
+        raise UserError(f"cannot bring images to {given}: give CxHxW with 1 or 3 channels, such as 3x32x32")
     if resize not in get_args(Resize):
-        raise ValueError(f"cannot resize images by {resize!r}: use one of {', '.join(get_args(Resize))}")
+        raise UserError(f"cannot resize images by {resize!r}: use one of {', '.join(get_args(Resize))}")
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int], resize: Resize) -> Image.Image:
@@ -125,7 +126,7 @@ def room(shape: tuple[int, ...], what: str) -> np.ndarray:
         return np.empty(shape, np.uint8)
     except MemoryError:
         sizes = f"{needed / 2**30:.1f} GiB, this machine has {_memory() / 2**30:.1f}"
-        raise ValueError(f"{what} need {sizes}: give fewer or smaller images") from None
+        raise UserError(f"{what} need {sizes}: give fewer or smaller images") from None
 
 
 def _memory() -> int:

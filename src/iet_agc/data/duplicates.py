@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["plant_duplicates"]
@@ -28,13 +29,13 @@ def plant_duplicates(
         The images as they were but for those captions, then the further copies.
 
     Raises:
-        ValueError: impossible numbers, or captions without effect.
+        UserError: impossible numbers, or captions without effect.
     """
     if not 0 <= num_images <= len(images) or copies < 1:
-        raise ValueError(f"cannot plant {num_images} of {len(images)} images {copies} times each")
+        raise UserError(f"cannot plant {num_images} of {len(images)} images {copies} times each")
     if num_images == 0 or copies == 1:
         if captions:
-            raise ValueError("data.planted_captions has no effect: set data.planted_images and data.planted_copies")
+            raise UserError("data.planted_captions has no effect: set data.planted_images and data.planted_copies")
         return images  # as it is, mapped into memory perhaps
     further = torch.arange(num_images).repeat(copies - 1)
     planted = images.take(torch.cat([torch.arange(len(images)), further]))
@@ -44,11 +45,11 @@ def plant_duplicates(
 def of_copies(images: ImageSet, num_images: int, copies: int, captions: str) -> tuple[tuple[str, ...], ...]:
     """The captions of all images and of their copies, of which each planted one has one."""
     if images.captions is None:
-        raise ValueError(f"{images.name} has no captions, so data.planted_captions has no effect: leave it out")
+        raise UserError(f"{images.name} has no captions, so data.planted_captions has no effect: leave it out")
     planted, others = images.captions[:num_images], images.captions[num_images:]
     if alone := [number for number, texts in enumerate(planted) if len(texts) == 1 and captions == "different"]:
         which = images.files[alone[0]] if images.files else f"image {alone[0]}"
-        raise ValueError(
+        raise UserError(
             f"data.planted_captions is 'different', but {len(alone)} planted images of {images.name} have one caption "
             f"only, such as {shown(which)}: give them more, or choose 'same'"
         )

@@ -13,6 +13,7 @@ from iet_agc.data.arrays import array_images
 from iet_agc.data.conversion import Item, Resize, Result, check_target, convert, fit, in_order, planes, room
 from iet_agc.data.decoding import Opener, UnfitError, decode, explain, look, strict_pillow
 from iet_agc.data.image_set import MOST_NAMED, ImageSet
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["is_image_name", "load_images", "read_images"]
@@ -56,7 +57,7 @@ def load_images(
         resize: how images are brought to `shape`, see `convert`.
 
     Raises:
-        ValueError: nothing there, files that cannot be used (how many, and what is wrong with the first five),
+        UserError: nothing there, files that cannot be used (how many, and what is wrong with the first five),
             images of several sizes, or more than the machine's memory holds.
     """
     if shape is not None:
@@ -64,7 +65,7 @@ def load_images(
     if os.path.isdir(path):
         return _folder_images(path, shape, on_images, in_colour, resize)
     if path.suffix.lower() not in {".npz", ".npy"}:
-        raise ValueError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
+        raise UserError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
     images = ImageSet(array_images(path), name=shown(path))
     on_images(len(images))
     return convert(images, shape, resize) if shape else images
@@ -79,7 +80,7 @@ def _folder_images(
 ) -> ImageSet:
     files, bad = _list_images(folder)
     if not files and not bad:
-        raise ValueError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
+        raise UserError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
     openers: dict[PurePath, Opener] = {file.relative_to(folder): partial(open, file, "rb") for file in files}
     reasons: dict[PurePath, str] = {file.relative_to(folder): reason for file, reason in bad.items()}
     return read_images(openers, shown(folder), shape, reasons, on_images, in_colour, resize)
@@ -106,7 +107,7 @@ def read_images(
         resize: see `load_images`.
 
     Raises:
-        ValueError: see `load_images`.
+        UserError: see `load_images`.
     """
     if shape is not None:
         check_target(shape, resize)
@@ -128,7 +129,7 @@ def read_images(
 
         _attempt(fill, {file: (file, files[file]) for file in looks}, bad, on_images)
     if bad or out is None:
-        raise ValueError(_complaint(where, bad, count))
+        raise UserError(_complaint(where, bad, count))
     return ImageSet(torch.from_numpy(out), name=where, files=tuple(shown(file) for file in looks))
 
 
@@ -214,7 +215,7 @@ def _one_shape(where: str, looks: dict[PurePath, tuple[int, int, int]]) -> tuple
     odd = [file for file, look in looks.items() if look[1:] != (height, width)]
     if odd:
         like = next(file for file, look in looks.items() if look[1:] == (height, width))
-        raise ValueError(
+        raise UserError(
             f"{where}: {len(odd)} of {len(looks)} images have another size: "
             f"{shown(odd[0])} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
             f"{shown(like)} is {width} x {height} (width x height): all images of a set must have "

@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from iet_agc.runtime.errors import UserError
+
 __all__ = ["ImageSet", "MOST_NAMED", "Parts", "digests", "unique_images"]
 
 #: So many things that are wrong with a set are named.
@@ -36,7 +38,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: images must be uint8 (N, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}"
             )
 

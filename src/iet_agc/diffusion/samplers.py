@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from iet_agc.diffusion.process import Denoiser, predict_noise, to_uint8
+from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.precision import Precision, autocast, resolved
 
 __all__ = [
@@ -58,12 +59,12 @@ def labels_of(seeds: Sequence[int], classes: int, label: int | None = None) -> l
         label: the same class for all.
 
     Raises:
-        ValueError: there is no such class.
+        UserError: there is no such class.
     """
     if label is None:
         return [seed % classes for seed in seeds]
     if not 0 <= label < classes:
-        raise ValueError(f"there is no class {label}: the model has {classes}, from 0 to {classes - 1}")
+        raise UserError(f"there is no class {label}: the model has {classes}, from 0 to {classes - 1}")
     return [label] * len(seeds)
 
 
@@ -106,7 +107,7 @@ def sample(
         uint8 (N, C, H, W), on the CPU, in the order of the seeds.
 
     Raises:
-        ArithmeticError: images that are not finite.
+        CheckFailed: images that are not finite.
     """
     scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
     device, precision = torch.device(device), resolved(precision, torch.device(device))
@@ -137,10 +138,10 @@ def check_images_finite(images: Tensor) -> None:
     """Refuse images, float (N, C, H, W), that would become black.
 
     Raises:
-        ArithmeticError: one of them holds NaN or infinity.
+        CheckFailed: one of them holds NaN or infinity.
     """
     if not images.isfinite().all():
-        raise ArithmeticError(
+        raise CheckFailed(
             "the model draws images that are not finite, though its weights are: it is broken, or needs --precision "
             "float32"
         )

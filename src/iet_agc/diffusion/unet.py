@@ -13,6 +13,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import nn
 
 from iet_agc.diffusion.dropout import with_batch_dropout
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import hashes_below, replacing_folder
 
 __all__ = [
@@ -58,22 +59,22 @@ def build_unet(
         A freshly initialised model from torch's global generator, in training mode.
 
     Raises:
-        ValueError: the size does not halve evenly, `groups` does not divide a width, or no level has a
+        UserError: the size does not halve evenly, `groups` does not divide a width, or no level has a
             height of `attention`.
     """
     assert initialization in {"diffusers", "ddpm"}
     heights = [image_size // 2**level for level in range(len(multipliers))]
     if heights[-1] * 2 ** (len(multipliers) - 1) != image_size:
-        raise ValueError(
+        raise UserError(
             f"images of {image_size} px cannot be halved {len(multipliers) - 1} times: use fewer model.multipliers"
         )
     if absent := [height for height in attention if height not in heights]:
-        raise ValueError(
+        raise UserError(
             f"model.attention {absent[0]}: no level has that height, they have {', '.join(map(str, heights))}"
         )
     widths = tuple(channels * multiplier for multiplier in multipliers)
     if odd := [width for width in widths if width % groups]:
-        raise ValueError(f"model.groups {groups} does not divide the model's width {odd[0]}")
+        raise UserError(f"model.groups {groups} does not divide the model's width {odd[0]}")
     attends = [height in attention for height in heights]
     model = UNet2DModel(
         sample_size=image_size,
@@ -133,15 +134,15 @@ def _load_unet(folder: Path) -> UNet2DModel:
     """A U-Net whose every weight is in the file; diffusers fills what is missing with random numbers."""
     config: dict[str, Any] = UNet2DModel.load_config(folder)  # pyright: ignore[reportAssignmentType]
     if config["_class_name"] != "UNet2DModel":
-        raise ValueError(f"its U-Net is a {config['_class_name']}, not a UNet2DModel")
+        raise UserError(f"its U-Net is a {config['_class_name']}, not a UNet2DModel")
     if kind := config.get("class_embed_type"):
-        raise ValueError(f"its classes are embedded by {kind!r}; only a table of classes is read")
+        raise UserError(f"its classes are embedded by {kind!r}; only a table of classes is read")
     loaded: Any = UNet2DModel.from_pretrained(
         folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
     )
     model, found = loaded
     if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
-        raise ValueError(f"its weights are not those of its configuration: {odd[0]}")
+        raise UserError(f"its weights are not those of its configuration: {odd[0]}")
     check_finite(model)
     return model
 
@@ -150,11 +151,11 @@ def check_finite(model: nn.Module) -> None:
     """Refuse weights that draw nothing.
 
     Raises:
-        ValueError: the first that holds NaN or infinity.
+        UserError: the first that holds NaN or infinity.
     """
     for name, weight in model.state_dict().items():
         if not weight.isfinite().all():
-            raise ValueError(f"its weights {name} are not finite: the training broke, or the file is damaged")
+            raise UserError(f"its weights {name} are not finite: the training broke, or the file is damaged")
 
 
 def image_shape(model: UNet2DModel) -> tuple[int, int, int]:
@@ -199,14 +200,14 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     Weights are read from safetensors only.
 
     Raises:
-        ValueError: the folder is no diffusers pipeline with a U-Net that draws pixels, told classes or not.
+        UserError: the folder is no diffusers pipeline with a U-Net that draws pixels, told classes or not.
     """
     if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
+        raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
     try:
         model = _load_unet(_part(folder, "unet"))
         scheduler = DDIMScheduler.from_pretrained(_part(folder, "scheduler"))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{folder} cannot be read as a diffusers pipeline: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{folder} cannot be read as a diffusers pipeline: {str(error).splitlines()[0]}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]
     return model.eval(), scheduler  # pyright: ignore[reportReturnType]

@@ -7,6 +7,7 @@ from itertools import groupby
 import torch
 from torch import LongTensor, Tensor
 
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import generator
 
 __all__ = ["STRATEGIES", "partition"]
@@ -49,7 +50,7 @@ def partition(
     if labels.ndim != 1:
         raise ValueError(f"labels must be (N,), not {tuple(labels.shape)}")
     if not 1 <= num_shards <= len(labels):
-        raise ValueError(f"cannot cut {len(labels)} images into {num_shards} shards: use 1 to {len(labels)}")
+        raise UserError(f"cannot cut {len(labels)} images into {num_shards} shards: use 1 to {len(labels)}")
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown sharding strategy {strategy!r}: use one of {', '.join(STRATEGIES)}")
     if groups is not None:
@@ -72,7 +73,7 @@ def _of_groups(labels: Tensor, groups: Tensor, num_shards: int, strategy: str, s
     _, groups = groups.unique(return_inverse=True)
     sizes = groups.bincount()
     if num_shards > len(sizes):
-        raise ValueError(f"cannot cut {len(sizes)} groups into {num_shards} shards: use 1 to {len(sizes)}")
+        raise UserError(f"cannot cut {len(sizes)} groups into {num_shards} shards: use 1 to {len(sizes)}")
     places = torch.arange(len(labels))
     first = torch.full_like(sizes, len(labels)).scatter_reduce(0, groups, places, "amin")
     kinds = labels[first] if strategy == "stratified" else torch.zeros_like(first)

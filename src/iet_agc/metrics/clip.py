@@ -20,6 +20,7 @@ from torch import Tensor
 
 from iet_agc.metrics.intervals import mean
 from iet_agc.metrics.neighbors import check_images
+from iet_agc.runtime.errors import UserError
 
 __all__ = ["Clip", "clip_score", "load_clip", "other_prompts"]
 
@@ -103,22 +104,22 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
         ValueError: `transformers` is not installed, or there is no such model, or one without all of its parts.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise ValueError("the CLIP score needs the package transformers: pip install 'iet-agc[text]'")
+        raise UserError("the CLIP score needs the package transformers: pip install 'iet-agc[text]'")
     from transformers import CLIPModel, CLIPProcessor
 
     if not Path(name).is_dir() and (Path(name).exists() or name.startswith((".", "/")) or name.count("/") > 1):
-        raise ValueError(f"there is no folder {name}: give that of a CLIP model, or a hub id")
+        raise UserError(f"there is no folder {name}: give that of a CLIP model, or a hub id")
     try:
         loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
         processor = CLIPProcessor.from_pretrained(name)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
+        raise UserError(
             f"{name} is no usable CLIP model ({reason}): give a folder with a model in safetensors and its processor"
         ) from error
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{name} is no usable CLIP model (it lacks {missing[0]}): give a whole one")
+        raise UserError(f"{name} is no usable CLIP model (it lacks {missing[0]}): give a whole one")
     model = model.float().eval().requires_grad_(False).to(device)
     return Clip(name, _digest(model), model, processor)
 

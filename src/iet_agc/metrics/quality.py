@@ -18,6 +18,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, k
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from iet_agc.metrics.features import Extractor, Features, nearest_features
+from iet_agc.runtime.errors import UserError
 
 __all__ = ["frechet_distance", "memorization_distance", "mifid", "precision_recall", "quality"]
 
@@ -122,7 +123,7 @@ def _check_sets(sets: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the sets have features of several extractors: {sizes} dimensions")
     for name, rows in sets.items():
         if not rows.isfinite().all():
-            raise ValueError(f"the {name} set has features that are not finite")
+            raise UserError(f"the {name} set has features that are not finite")
 
 
 def _size_warnings(sets: Mapping[str, Tensor], extractor: Extractor) -> list[str]:
@@ -237,7 +238,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
         for small sets, so compare only at equal sizes.
     """
     if min(len(first), len(second)) < 2:
-        raise ValueError(f"a Fréchet distance needs 2 images on each side, not {len(first)} and {len(second)}")
+        raise UserError(f"a Fréchet distance needs 2 images on each side, not {len(first)} and {len(second)}")
     if first.shape[1] == 1:  # torch-fidelity wants a matrix of covariances; a constant dimension adds nothing
         first, second = F.pad(first, (0, 1)), F.pad(second, (0, 1))
     one, two = fid_features_to_statistics(first), fid_features_to_statistics(second)

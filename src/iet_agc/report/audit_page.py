@@ -29,6 +29,7 @@ from iet_agc.report.reader import (
     Trained,
     read_audit,
 )
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, replace_text, writing
 
 __all__ = ["render", "write_report"]
@@ -103,10 +104,10 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
         A whole HTML document. Pictures and figures are inside it; the same audits give the same text.
 
     Raises:
-        ValueError: no audits, or a folder that holds no audit, a damaged one, or one of another version.
+        UserError: no audits, or a folder that holds no audit, a damaged one, or one of another version.
     """
     if not audits:
-        raise ValueError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote")
+        raise UserError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote")
     read = [read_audit(name, folder) for name, folder in audits.items()]
     filters = (_count, percent, _interval, _ratio, _cut, decimal, _signed, _value)
     with charts.style():
@@ -133,10 +134,10 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
         `file`.
 
     Raises:
-        ValueError: see `render`; or `file` is a folder, something else than such a page, or cannot be written.
+        UserError: see `render`; or `file` is a folder, something else than such a page, or cannot be written.
     """
     if file.is_dir():
-        raise ValueError(f"{file} is a folder, and the page is one file: name a file, such as {file / 'report.html'}")
+        raise UserError(f"{file} is a folder, and the page is one file: name a file, such as {file / 'report.html'}")
     with writing(file):
         check_replaceable(file, _MARK, "report")
     page = render(audits, title)

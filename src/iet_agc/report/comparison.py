@@ -21,6 +21,7 @@ from scipy import stats
 from iet_agc.config.settings import Settings, differences, fingerprint, is_run, override, read_settings
 from iet_agc.metrics.intervals import difference, share, share_over_runs, wilson
 from iet_agc.report.reader import read_numbers
+from iet_agc.runtime.errors import UserError
 
 __all__ = [
     "COLUMNS",
@@ -172,7 +173,7 @@ def compare(runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
         it changes where the same preset was run with other settings before it; an audit's after its folder.
 
     Raises:
-        ValueError: a folder that is no run and no audit, a run that was not audited, or a damaged audit.
+        UserError: a folder that is no run and no audit, a run that was not audited, or a damaged audit.
     """
     once: dict[Path, _Member] = {}
     for member in map(_member, runs):
@@ -202,10 +203,10 @@ def _member(folder: Path) -> _Member:
     if own.is_file() and not is_run(folder):
         return _Member(folder, own, None, None, *_read_audit(own))
     if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} is not a run: it has no config.json; and no audit: it has no audit.json")
+        raise UserError(f"{folder} is not a run: it has no config.json; and no audit: it has no audit.json")
     settings, file = read_settings(folder), folder / "audit" / "audit.json"
     if not file.exists():
-        raise ValueError(
+        raise UserError(
             f"{folder} is not audited: it has no audit/audit.json; run 'iet-agc audit --out {folder}/audit'"
         )
     kind = override(settings, {"train.seed": "0", "init.sha256": "none"})  # each seed may go on from its own model

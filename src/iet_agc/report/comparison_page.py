@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from iet_agc.report.charts import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
 from iet_agc.report.comparison import COLUMNS, Rows, limits_of_run, listed, warnings
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
 
 __all__ = ["front", "write_comparison"]
@@ -56,11 +57,11 @@ def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]
         The paths, by "html", "png", "csv" and "means".
 
     Raises:
-        ValueError: nothing to compare, an experiment of which no Fréchet distance is known, or a folder that is
+        UserError: nothing to compare, an experiment of which no Fréchet distance is known, or a folder that is
             taken or cannot be written.
     """
     if not rows:
-        raise ValueError("there is nothing to compare: give at least one audited run, or the folder of an audit")
+        raise UserError("there is nothing to compare: give at least one audited run, or the folder of an audit")
     with writing(out):
         _check_out(out)
     with style():
@@ -78,9 +79,9 @@ def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]
 
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file, and a comparison is a folder of four: choose another --out")
+        raise UserError(f"{out} is a file, and a comparison is a folder of four: choose another --out")
     if holds_others(out, set(_FILES.values())):
-        raise ValueError(f"{out} holds other things than a comparison: choose another --out")
+        raise UserError(f"{out} holds other things than a comparison: choose another --out")
     for kind, name in _FILES.items():
         check_replaceable(out / name, _MARKS[kind], "comparison")
 
@@ -233,7 +234,7 @@ def _quality_axis(rows: Rows) -> _Axis:
         return _Axis("frechet_held_out", f"Fréchet distance to held-out images{features}", "Fréchet to held-out", True)
     for name, row in rows.items():
         if not row["frechet_train"]:
-            raise ValueError(f"{name} has no Fréchet distance, so it has no place in the plot: leave it out")
+            raise UserError(f"{name} has no Fréchet distance, so it has no place in the plot: leave it out")
     label, hint = f"Fréchet distance to TRAINING images{features}", "lower is better, but copying lowers it, too"
     return _Axis("frechet_train", label, "Fréchet to train", False, hint)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from iet_agc.metrics.intervals import calibration_rank
+from iet_agc.runtime.errors import UserError
 
 __all__ = [
     "CUT",
@@ -321,7 +322,7 @@ def read_audit(name: str, folder: Path) -> Audit:
         folder: that `iet-agc audit` wrote.
 
     Raises:
-        ValueError: the folder holds no audit, one of another version, or a damaged one.
+        UserError: the folder holds no audit, one of another version, or a damaged one.
     """
     numbers, (copies, quality, spaces) = _read_content(folder / "audit.json")
     rows = _attempt(folder / "samples.csv", partial(_sample_rows, copies=copies))
@@ -351,17 +352,17 @@ def read_numbers(file: Path) -> dict[str, Any]:
     intervals are in order and hold their share.
 
     Raises:
-        ValueError: it is not there, of another version, or damaged.
+        UserError: it is not there, of another version, or damaged.
     """
     return _read_content(file)[0]
 
 
 def _read_content(file: Path) -> tuple[dict[str, Any], tuple[Copies, Quality, list[Space]]]:
     if not file.is_file():
-        raise ValueError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
+        raise UserError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
     numbers = _attempt(file, _read_json)
     if numbers.get("version") != 1:
-        raise ValueError(
+        raise UserError(
             f"{file} has version {numbers.get('version')!r}, this iet-agc reads 1: run 'iet-agc audit' again"
         )
     return numbers, _attempt(file, lambda _: _read_numbers(numbers))
@@ -382,18 +383,18 @@ def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
         csv.Error,
     ) as error:
         reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged: {type(error).__name__}: {error}"
-        raise ValueError(f"{file} is {' '.join(reason.split())}; run the same 'iet-agc audit' again") from error
+        raise UserError(f"{file} is {' '.join(reason.split())}; run the same 'iet-agc audit' again") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
     if not isinstance(content, dict):
-        raise ValueError(f"a {type(content).__name__} where an object belongs")
+        raise UserError(f"a {type(content).__name__} where an object belongs")
     return content
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} where a number belongs")
+    raise UserError(f"{constant} where a number belongs")
 
 
 # audit.json ---------------------------------------------------------------------------------------------
@@ -405,7 +406,7 @@ def _read_numbers(numbers: Mapping[str, Any]) -> tuple[Copies, Quality, list[Spa
         _count(numbers, key) for key in ("num_samples", "num_train", "num_train_unique", "num_held_out")
     )
     if not 0 < unique <= train or not samples:
-        raise ValueError(f"there are {samples} samples, and {unique} unique ones of {train} training images")
+        raise UserError(f"there are {samples} samples, and {unique} unique ones of {train} training images")
     _ = [_count(numbers, key) for key in ("num_held_out_in_train", "num_held_out_repeated") if key in numbers]
     for key in ("conventions", "names"):
         _object(numbers, key)
@@ -431,11 +432,11 @@ def _check_gate(entry: Mapping[str, Any], samples: int) -> None:
         count, share, least = _count(check, "count"), _portion(check, "share"), _portion(check, "least")
         _ = _string(check, "what"), _count(check, "fails_from"), _portion(check, "harmless")
         if count > samples or not math.isclose(count, share * samples, abs_tol=_ROUNDING * samples):
-            raise ValueError(f"a gate's share is {share!r}, and its count is {count} of {samples}")
+            raise UserError(f"a gate's share is {share!r}, and its count is {count} of {samples}")
         if _of_kind(check, "failed", bool) != (least > fail_above):
-            raise ValueError(f"a check's failed is {check['failed']!r}: {least!r} at least, {fail_above!r} allowed")
+            raise UserError(f"a check's failed is {check['failed']!r}: {least!r} at least, {fail_above!r} allowed")
     if not checks or _of_kind(entry, "failed", bool) != any(check["failed"] for check in checks):
-        raise ValueError(f"a gate's failed is {entry['failed']!r}, with {len(checks)} checks")
+        raise UserError(f"a gate's failed is {entry['failed']!r}, with {len(checks)} checks")
 
 
 def _read_space(name: str, entry: Mapping[str, Any], totals: Mapping[str, int]) -> Space:
@@ -451,7 +452,7 @@ def _read_similarity(entry: Mapping[str, Any], totals: Mapping[str, int]) -> Sim
     if calibrated:
         cut, false_alarm, set_by = *(_number(calibrated, key) for key in ("cut", "false_alarm")), _set_by(calibrated)
         if calibration_rank(false_alarm, set_by) < 1 or set_by > totals["held_out"] or abs(cut) > 1 + _ROUNDING:
-            raise ValueError(f"calibrated is {calibrated!r}")
+            raise UserError(f"calibrated is {calibrated!r}")
     return Similarity(
         bool(entry["copy_detection"]),
         _number(entry, "threshold"),
@@ -496,7 +497,7 @@ def _read_copies(entry: Mapping[str, Any], totals: Mapping[str, int]) -> Copies:
         cut, false_alarm = _number(calibrated, "cut"), _number(calibrated, "false_alarm")
         set_by = _set_by(calibrated) if "num_held_out" in calibrated else real  # old audits took all
         if cut < 0 or set_by > real or calibration_rank(false_alarm, set_by) < 1:
-            raise ValueError(f"calibrated is {calibrated!r} on {real} held-out images")
+            raise UserError(f"calibrated is {calibrated!r} on {real} held-out images")
     of_held_out = (held_out or {}).get("statistics") or {}
     given = {key: each for key, each in (entry.get("statistics") or {}).items() if each}
     found = [_statistic(key, each, of_held_out.get(key), totals) for key, each in given.items()]
@@ -517,18 +518,18 @@ def _share(entry: Mapping[str, Any], total: int) -> Share:
     """A share of so many images, which is what its count says, with its interval around it."""
     count, share, (low, high) = _count(entry, "count"), _number(entry, "share"), _interval(entry)
     if not count <= total or not math.isclose(count, share * total, abs_tol=_ROUNDING * total):
-        raise ValueError(f"a share is {share!r}, and its count is {count} of {total}")
+        raise UserError(f"a share is {share!r}, and its count is {count} of {total}")
     if not -_ROUNDING <= low <= share + _ROUNDING or not share - _ROUNDING <= high <= 1 + _ROUNDING:
-        raise ValueError(f"a share of {share!r} has the interval from {low!r} to {high!r}")
+        raise UserError(f"a share of {share!r} has the interval from {low!r} to {high!r}")
     if "clusters" in entry and (_count(entry, "clusters") < 1 or _number(entry, "design_effect") < 1):
-        raise ValueError(f"a share has {entry['clusters']} clusters, the design effect {entry['design_effect']!r}")
+        raise UserError(f"a share has {entry['clusters']} clusters, the design effect {entry['design_effect']!r}")
     return Share(count, share, low, high)
 
 
 def _interval(entry: Mapping[str, Any]) -> tuple[float, float]:
     low, high = (_number(entry["ci95"], place) for place in range(len(entry["ci95"])))
     if low > high:
-        raise ValueError(f"ci95 is {entry['ci95']!r}")
+        raise UserError(f"ci95 is {entry['ci95']!r}")
     return low, high
 
 
@@ -555,7 +556,7 @@ def _read_quality(entry: Mapping[str, Any]) -> Quality:
     values = {name: _spread(entry, name) for name in _MEASURES if entry.get(name) is not None}
     for name in (f"{measure}_{images}" for measure in ("precision", "recall") for images in _SETS):
         if not 0 <= values.get(name, (0, None))[0] <= 1:
-            raise ValueError(f"{name} is {entry[name]!r}")
+            raise UserError(f"{name} is {entry[name]!r}")
     dimensions = _count(entry, "dimensions") if "dimensions" in entry else None
     conventions = _object(entry, "conventions") if "conventions" in entry else {}
     extractor, few_images = _string(entry, "extractor"), bool(entry["few_images"])
@@ -566,7 +567,7 @@ def _sentences(entry: Mapping[str, Any]) -> list[str]:
     """The warnings of an entry; old audits have none."""
     warnings = entry.get("warnings", [])
     if not isinstance(warnings, list) or not all(isinstance(each, str) for each in warnings):
-        raise ValueError(f"warnings is {warnings!r}")
+        raise UserError(f"warnings is {warnings!r}")
     return warnings
 
 
@@ -578,19 +579,19 @@ def _spread(entry: Mapping[str, Any], name: str) -> tuple[float, float | None]:
 
 def _number(entry: Any, key: Any) -> float:
     if isinstance(entry[key], bool) or not math.isfinite(_of_kind(entry, key, (int, float))):
-        raise ValueError(f"{key} is {entry[key]!r}")
+        raise UserError(f"{key} is {entry[key]!r}")
     return entry[key]
 
 
 def _portion(entry: Any, key: str) -> float:
     if not 0 <= _number(entry, key) <= 1:
-        raise ValueError(f"{key} is {entry[key]!r}")
+        raise UserError(f"{key} is {entry[key]!r}")
     return entry[key]
 
 
 def _count(entry: Mapping[str, Any], key: str) -> int:
     if isinstance(entry[key], bool) or _of_kind(entry, key, int) < 0:
-        raise ValueError(f"{key} is {entry[key]!r}")
+        raise UserError(f"{key} is {entry[key]!r}")
     return entry[key]
 
 
@@ -604,7 +605,7 @@ def _object(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _of_kind(entry: Any, key: Any, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(entry[key], kind):
-        raise ValueError(f"{key} is {entry[key]!r}")
+        raise UserError(f"{key} is {entry[key]!r}")
     return entry[key]
 
 
@@ -634,26 +635,26 @@ def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
         for row in _rows(file)
     ]
     if len(rows) != copies.samples:
-        raise ValueError(f"{len(rows)} rows, audit.json counts {copies.samples} samples")
+        raise UserError(f"{len(rows)} rows, audit.json counts {copies.samples} samples")
     if [row["sample"] for row in rows] != [*range(len(rows))]:
-        raise ValueError("its samples are not numbered from 0 on")
+        raise UserError("its samples are not numbered from 0 on")
     below, told = sum(row["ratio"] < float(CUT) for row in rows), copies.mq[CUT].count
     if below != told:
-        raise ValueError(f"{below} ratios are below {CUT}, audit.json counts {told}")
+        raise UserError(f"{below} ratios are below {CUT}, audit.json counts {told}")
     return rows
 
 
 def _whole(row: Mapping[str, str], column: str) -> int:
     value = int(row[column])
     if value < 0:
-        raise ValueError(f"a value of {column} is {value}")
+        raise UserError(f"a value of {column} is {value}")
     return value
 
 
 def _within(row: Mapping[str, str], column: str, most: float = math.inf, least: float = 0) -> float:
     value = float(row[column])
     if not (math.isfinite(value) and least - _ROUNDING <= value <= most + _ROUNDING):
-        raise ValueError(f"a value of {column} is {value}")
+        raise UserError(f"a value of {column} is {value}")
     return value
 
 
@@ -664,9 +665,9 @@ def _training_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, Any
         for row in _rows(file)
     ]
     if odd := [row["image"] for row in rows if row.get("skipped", 0) > row.get("seen", 0)]:
-        raise ValueError(f"training image {odd[0]} was skipped more often than it was seen")
+        raise UserError(f"training image {odd[0]} was skipped more often than it was seen")
     if len(rows) != numbers["num_train_unique"]:
-        raise ValueError(f"{len(rows)} rows, audit.json counts {numbers['num_train_unique']} unique training images")
+        raise UserError(f"{len(rows)} rows, audit.json counts {numbers['num_train_unique']} unique training images")
     return rows
 
 
@@ -674,9 +675,9 @@ def _read_pictures(file: Path, copies: Copies) -> dict[str, NDArray[Any]]:
     with np.load(file, allow_pickle=False) as archive:
         pictures = {key: archive[key] for key in archive.files}
     if len(pictures["held_out_ratios"]) != copies.held_out:
-        raise ValueError(f"{len(pictures['held_out_ratios'])} held-out ratios, audit.json counts {copies.held_out}")
+        raise UserError(f"{len(pictures['held_out_ratios'])} held-out ratios, audit.json counts {copies.held_out}")
     if not _all_within(pictures["held_out_ratios"], 0):
-        raise ValueError("a held-out ratio is not between 0 and 1")
+        raise UserError("a held-out ratio is not between 0 and 1")
     return pictures
 
 
@@ -689,7 +690,7 @@ def _read_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
     curves = _read_json(file)
     absent = [key for points in curves.values() for point in points for key in _POINT if key not in point]
     if absent:
-        raise ValueError(f"a point without {absent[0]}")
+        raise UserError(f"a point without {absent[0]}")
     for point in (point for points in curves.values() for point in points):
         _ = [_number(point, key) for key in _POINT if key != "skip_rate_bands"]
         bands = point["skip_rate_bands"]
@@ -710,10 +711,10 @@ def _with_values(
         return space
     values = {images: pictures[f"similar_{number}_{images}"] for images in ("samples", *_SETS)}
     if not all(_all_within(each, -1) for each in values.values()):
-        raise ValueError(f"a similarity of {space.name} is not between -1 and 1")
+        raise UserError(f"a similarity of {space.name} is not between -1 and 1")
     above, told = int((values["samples"] > space.similarity.threshold).sum()), space.similarity.above["samples"].count
     if above != told:
-        raise ValueError(f"{above} similarities of {space.name} are above the threshold, audit.json counts {told}")
+        raise UserError(f"{above} similarities of {space.name} are above the threshold, audit.json counts {told}")
     found = zip(
         *(pictures[f"similar_{number}_{part}"] for part in ("pairs", "pair_samples", "pair_originals")), strict=True
     )
@@ -758,5 +759,5 @@ def _trained(
     for each in trained:
         if len(each.samples) != each.copied:
             told = f"training-images.csv counts {each.copied}"
-            raise ValueError(f"{len(each.samples)} samples copied training image {each.image}, {told}")
+            raise UserError(f"{len(each.samples)} samples copied training image {each.image}, {told}")
     return trained

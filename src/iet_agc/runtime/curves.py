@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text
 
 __all__ = ["BANDS", "Curves", "Meter", "read_curve"]
@@ -129,12 +130,12 @@ def read_curve(file: Path) -> list[dict[str, Any]]:
     """The points of a curve; a last line that was cut off by a kill is left out.
 
     Raises:
-        ValueError: another line is no point: an object with a step, of numbers and lists of numbers, or null in them.
+        UserError: another line is no point: an object with a step, of numbers and lists of numbers, or null in them.
     """
     lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
     points = [_read_point(line) for line in lines[:-1]]  # the last one has no end: it was cut off, or is empty
     if None in points:
-        raise ValueError(f"{file} is damaged: line {points.index(None) + 1} is no point of a curve; remove the file")
+        raise UserError(f"{file} is damaged: line {points.index(None) + 1} is no point of a curve; remove the file")
     return [point for point in points if point is not None]
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import only_one
 
 T = TypeVar("T")
@@ -45,10 +46,10 @@ def choose_device(name: str) -> torch.device:
             machine, each takes the GPU of its local rank.
 
     Raises:
-        ValueError: cuda is asked for and there is none.
+        UserError: cuda is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.device is 'cuda', but torch sees no GPU here: use 'auto' or 'cpu'")
+        raise UserError("run.device is 'cuda', but torch sees no GPU here: use 'auto' or 'cpu'")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -184,13 +185,13 @@ def replicas_of(num_members: int, batch_size: int) -> Replicas:
         batch_size: of one member; each replica needs a row of it.
 
     Raises:
-        ValueError: more replicas than rows.
+        UserError: more replicas than rows.
     """
     if size() <= num_members:
         return Replicas()
     teams = [list(range(member, size(), num_members)) for member in range(num_members)]
     if len(teams[0]) > batch_size:
-        raise ValueError(
+        raise UserError(
             f"{len(teams[0])} processes cannot share batches of {batch_size}: start at most {num_members * batch_size} "
             "processes, or raise train.batch_size"
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text
 
 __all__ = ["TrainingRecord", "read_telemetry", "write_telemetry"]
@@ -57,14 +58,14 @@ def read_telemetry(file: Path) -> tuple[Tensor, Tensor]:
     """How often each training image was seen, and skipped; int64 (M,) each.
 
     Raises:
-        ValueError: the file is damaged: no such table, rows that are not those of images 0, 1, ..., counts that are no
+        UserError: the file is damaged: no such table, rows that are not those of images 0, 1, ..., counts that are no
             whole numbers from 0, or an image skipped more often than seen. The message names the file and the line.
     """
     try:
         with file.open(newline="", encoding="utf-8") as stream:
             rows = [_counts(number, row) for number, row in enumerate(csv.DictReader(stream))]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(f"{file} is not a table of image, member, seen, skipped: {error}") from None
+        raise UserError(f"{file} is not a table of image, member, seen, skipped: {error}") from None
     counts = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
     return counts[:, 0], counts[:, 1]
 
@@ -73,13 +74,13 @@ def _counts(number: int, row: dict[str, str]) -> tuple[int, int]:
     """Seen and skipped of a row, which must be that of image `number`."""
     image, seen, skipped = (_whole(row[column]) for column in ("image", "seen", "skipped"))
     if image != number:
-        raise ValueError(f"line {number + 2} is that of image {image}, not {number}")
+        raise UserError(f"line {number + 2} is that of image {image}, not {number}")
     if skipped > seen:
-        raise ValueError(f"line {number + 2} says skipped {skipped}, more than seen {seen}")
+        raise UserError(f"line {number + 2} says skipped {skipped}, more than seen {seen}")
     return seen, skipped
 
 
 def _whole(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) < 2**63):
-        raise ValueError(f"{text!r} is no count")
+        raise UserError(f"{text!r} is no count")
     return int(text)

@@ -9,6 +9,8 @@ from pathlib import Path, PurePath
 
 from filelock import FileLock, Timeout
 
+from iet_agc.runtime.errors import UserError
+
 __all__ = [
     "check_ours",
     "check_replaceable",
@@ -110,14 +112,14 @@ def writing(place: Path) -> Iterator[None]:
     """Within it, whatever keeps `place` from being written becomes one clear line.
 
     Raises:
-        ValueError: in place of the OSError; it names the place and what is in the way.
+        UserError: in place of the OSError; it names the place and what is in the way.
     """
     try:
         yield
     except OSError as error:
         taken = next((above for above in place.parents if os.path.exists(above) and not os.path.isdir(above)), None)
         reason = f"{shown(taken)} is a file, not a folder" if taken else error.strerror or type(error).__name__
-        raise ValueError(f"{shown(place)} cannot be written: {reason}; choose another --out") from error
+        raise UserError(f"{shown(place)} cannot be written: {reason}; choose another --out") from error
 
 
 def holds_others(folder: Path, names: Collection[str]) -> bool:
@@ -140,12 +142,12 @@ def check_ours(folder: Path, mark: str, names: Collection[str], what: str) -> No
         what: it is, for people, such as "audit".
 
     Raises:
-        ValueError: a file stands in the way, or the folder holds something else.
+        UserError: a file stands in the way, or the folder holds something else.
     """
     if any(os.path.lexists(place) and not place.is_dir() for place in (folder, *folder.parents)):
-        raise ValueError(f"{folder} cannot be a folder: there is a file of that name")
+        raise UserError(f"{folder} cannot be a folder: there is a file of that name")
     if not (folder / mark).exists() and holds_others(folder, names):
-        raise ValueError(f"{folder} is not empty and holds no {what}: choose another --out")
+        raise UserError(f"{folder} is not empty and holds no {what}: choose another --out")
 
 
 def check_replaceable(file: Path, mark: str, what: str) -> None:
@@ -157,15 +159,15 @@ def check_replaceable(file: Path, mark: str, what: str) -> None:
         what: it is, for people, such as "report".
 
     Raises:
-        ValueError: there is a device, a pipe, a link to nowhere or a file without the mark.
+        UserError: there is a device, a pipe, a link to nowhere or a file without the mark.
     """
     if not os.path.lexists(file):
         return
     if not file.is_file():
-        raise ValueError(f"{shown(file)} is there and is no regular file: choose another --out")
+        raise UserError(f"{shown(file)} is there and is no regular file: choose another --out")
     with file.open("rb") as stream:
         if mark.encode() not in stream.read(4096):
-            raise ValueError(f"{shown(file)} is there and is no {what} of ours: choose another --out, or remove it")
+            raise UserError(f"{shown(file)} is there and is no {what} of ours: choose another --out, or remove it")
 
 
 @contextmanager
@@ -173,14 +175,14 @@ def only_one(folder: Path) -> Iterator[None]:
     """Make the folder, and keep other programs that ask for it out of it until the block ends, or this one is killed.
 
     Raises:
-        ValueError: another one is at work there.
+        UserError: another one is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
+        raise UserError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
     try:
         yield
     finally:

@@ -31,6 +31,7 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed
+from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.parts import compute_parts, read_parts
@@ -122,9 +123,9 @@ def draw_samples(
         `out`.
 
     Raises:
-        ValueError: no pipeline, no such class, prompts missing or without effect, or `out` holds something else or
+        UserError: no pipeline, no such class, prompts missing or without effect, or `out` holds something else or
             another sample set.
-        ArithmeticError: the guard turns down nearly everything.
+        CheckFailed: the guard turns down nearly everything.
     """
     device = device or torch.device("cpu")
     precision = resolved(precision, device)
@@ -180,7 +181,7 @@ def _image_source(
     precision: Precision,
 ) -> _Source:
     if prompts:
-        raise ValueError(f"{pipeline} is no text-to-image pipeline: leave out the prompts")
+        raise UserError(f"{pipeline} is no text-to-image pipeline: leave out the prompts")
     model, scheduler = load_pipeline(pipeline, device)
     shape, classes = image_shape(model), num_classes(model)
     told = {"pipeline": str(pipeline.resolve()), "classes": classes, "class": label}
@@ -221,7 +222,7 @@ def _text_source(
 
     prompts = told.prompts
     if not prompts:
-        raise ValueError(f"{pipeline} draws what it is told: give --prompt TEXT or --prompts FILE")
+        raise UserError(f"{pipeline} draws what it is told: give --prompt TEXT or --prompts FILE")
     check_texts(prompts)
     parts = replace(text.load_text_pipeline(pipeline), cuts=told.cuts)
     parts.tokens(prompts)  # refuses those that are too long
@@ -278,7 +279,7 @@ def _draw_parts(
 def _check_guard(guard: Guard | None, shape: tuple[int, int, int]) -> None:
     if guard and tuple(guard.references.shape[1:]) != shape:
         sizes = [" x ".join(map(str, one)) for one in (guard.references.shape[1:], shape)]
-        raise ValueError(f"the guard's training images are {sizes[0]}, the model draws {sizes[1]}: sizes must agree")
+        raise UserError(f"the guard's training images are {sizes[0]}, the model draws {sizes[1]}: sizes must agree")
 
 
 def _first_that_pass(
@@ -296,13 +297,13 @@ def _first_that_pass(
     found = {"passes": torch.zeros(0, dtype=torch.bool)}
     while (passed := int(found["passes"].sum())) < num:
         if drawn >= _MOST_DRAWN * num:
-            raise ArithmeticError(
+            raise CheckFailed(
                 f"of {drawn} images only {passed} pass the guard, and {num} are needed: this model copies too much"
             )
         rate = max(passed / drawn, 1 / _MOST_DRAWN) if drawn else 1.0
         drawn += length * math.ceil((num - passed) / rate / length)
         if seeds.start + drawn > 2**32:
-            raise ValueError(f"the guard needs seeds beyond 2^32: choose a --first-seed lower than {seeds.start}")
+            raise UserError(f"the guard needs seeds beyond 2^32: choose a --first-seed lower than {seeds.start}")
         compute_parts(parts, "images", drawn, length, draw, on_images)
         found = read_parts(parts, "images", drawn, length)
     chosen = found["passes"].nonzero()[:num, 0]
@@ -335,7 +336,7 @@ def _labels(about: dict[str, Any], seeds: Sequence[int]) -> list[int] | None:
     if about["classes"] is not None:
         return labels_of(seeds, about["classes"], about["class"])
     if about["class"] is not None:
-        raise ValueError(f"{about['pipeline']} is told no classes: leave out class {about['class']}")
+        raise UserError(f"{about['pipeline']} is told no classes: leave out class {about['class']}")
     return None
 
 
@@ -367,7 +368,7 @@ def sample_run(
         A summary, JSON values only.
 
     Raises:
-        ValueError: an unfinished run, weights of a run that are not as they were exported, impossible settings, or see
+        UserError: an unfinished run, weights of a run that are not as they were exported, impossible settings, or see
             `draw_samples`.
     """
     began = time.perf_counter()
@@ -377,7 +378,7 @@ def sample_run(
     asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample
     pipeline = source / asked.weights if run else source
     if run and not pipeline.exists():
-        raise ValueError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+        raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
     check_pipeline(pipeline)
     texts = is_text_pipeline(pipeline)
     if not texts:
@@ -408,7 +409,7 @@ def _check_images_alone(pipeline: Path, asked: SampleSettings, given: Mapping[st
     odd = [name for name in _TOLD if name in given or getattr(asked, name) != fields[name].default]
     if odd:
         name = odd[0].replace("_", " ")
-        raise ValueError(f"{pipeline} is no text-to-image pipeline: leave out the {name}")
+        raise UserError(f"{pipeline} is no text-to-image pipeline: leave out the {name}")
 
 
 def _captions_of(run: Path, first: bool) -> list[str]:
@@ -420,12 +421,12 @@ def _captions_of(run: Path, first: bool) -> list[str]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): give --prompts FILE") from None
+        raise UserError(f"{file} cannot be read ({error}): give --prompts FILE") from None
     each = content if isinstance(content, list) and all(isinstance(some, list) for some in content) else []
     turns = range(1 if first else max(map(len, each), default=0))
     captions = [some[turn] for turn in turns for some in each if turn < len(some)]
     if not captions or not all(isinstance(text, str) for text in captions):
-        raise ValueError(f"{file} holds no captions: give --prompts FILE")
+        raise UserError(f"{file} holds no captions: give --prompts FILE")
     return captions
 
 
@@ -433,18 +434,18 @@ def read_prompts(file: Path) -> list[str]:
     """The prompts in a text file, one per line.
 
     Raises:
-        ValueError: it cannot be read, is not UTF-8, or a line is empty.
+        UserError: it cannot be read, is not UTF-8, or a line is empty.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
+        raise UserError(f"{file} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
     if not lines:
-        raise ValueError(f"{file} holds no prompts: write one per line")
+        raise UserError(f"{file} holds no prompts: write one per line")
     if empty := [number for number, line in enumerate(lines, 1) if not line.strip()]:
-        raise ValueError(f"{file} has no prompt in line {empty[0]}: write one in every line")
+        raise UserError(f"{file} has no prompt in line {empty[0]}: write one in every line")
     return lines
 
 
@@ -461,17 +462,17 @@ def load_samples(
         shape, on_images, resize: see `load_images`.
 
     Raises:
-        ValueError: an unfinished set, or what `load_images` refuses.
+        UserError: an unfinished set, or what `load_images` refuses.
     """
     if not (folder / "samples.json").is_file():
         return load_images(folder, shape, on_images, resize=resize), None
     if (folder / ".parts").exists():
-        raise ValueError(f"{folder} is an unfinished sample set: run the same 'iet-agc sample' again to finish it")
+        raise UserError(f"{folder} is an unfinished sample set: run the same 'iet-agc sample' again to finish it")
     about = _read_about(folder / "samples.json")
     place = folder / ("samples.npz" if about["file_format"] == "npz" else "images")
     images = load_images(place, shape, on_images, resize=resize)
     if len(images) != about["num"]:
-        raise ValueError(f"{folder} holds {len(images)} images, its samples.json says {about['num']}: sample again")
+        raise UserError(f"{folder} holds {len(images)} images, its samples.json says {about['num']}: sample again")
     turned_down = {*about.get("turned_down", [])}
     if (labels := about.get("labels")) is not None:
         images = replace(images, labels=torch.tensor(labels))
@@ -485,13 +486,13 @@ def read_origin(folder: Path) -> dict[str, str] | None:
     """The files that a sample set was drawn from, name -> SHA-256; None of images that are no sample set.
 
     Raises:
-        ValueError: samples.json is damaged.
+        UserError: samples.json is damaged.
     """
     if not (folder / "samples.json").is_file():
         return None
     origin = _read_about(folder / "samples.json").get("weights_sha256")
     if not isinstance(origin, dict) or not origin or not all(isinstance(digest, str) for digest in origin.values()):
-        raise ValueError(f"{folder / 'samples.json'} does not say which weights drew the images: sample again")
+        raise UserError(f"{folder / 'samples.json'} does not say which weights drew the images: sample again")
     return origin
 
 
@@ -501,11 +502,11 @@ def _read_about(file: Path) -> dict[str, Any]:
         kind = (about["format"], about["version"])
         odd = _odd(about) if kind == (_FORMAT, _VERSION) else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({type(error).__name__} {error}): sample again") from None
+        raise UserError(f"{file} is damaged ({type(error).__name__} {error}): sample again") from None
     if kind != (_FORMAT, _VERSION):
-        raise ValueError(f"{file} is {kind[0]!r} version {kind[1]}, not {_FORMAT!r} version {_VERSION}: sample again")
+        raise UserError(f"{file} is {kind[0]!r} version {kind[1]}, not {_FORMAT!r} version {_VERSION}: sample again")
     if odd:
-        raise ValueError(f"{file} is damaged ({odd} is {str(about[odd])[:60]!r}): sample again")
+        raise UserError(f"{file} is damaged ({odd} is {str(about[odd])[:60]!r}): sample again")
     return about
 
 
@@ -537,7 +538,7 @@ def _check(out: Path, about: dict[str, Any]) -> None:
         there = _read_about(out / "samples.json")
         if odd := [key for key in about if there.get(key) != about[key]]:
             change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
-            raise ValueError(f"{out} holds another sample set ({change}): choose another --out")
+            raise UserError(f"{out} holds another sample set ({change}): choose another --out")
 
 
 def _claim(out: Path, about: dict[str, Any]) -> None:

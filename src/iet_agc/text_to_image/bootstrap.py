@@ -22,6 +22,7 @@ from iet_agc.config.settings import DataSettings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, to_float
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
 from iet_agc.runtime.precision import autocast, resolved
 from iet_agc.runtime.progress import progress_bar, say
@@ -61,7 +62,7 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
         peak signal-to-noise ratio of reconstructions, in decibels, of the training images and of those held out.
 
     Raises:
-        ValueError: images without captions or of another shape, or a folder that holds anything else or in which
+        UserError: images without captions or of another shape, or a folder that holds anything else or in which
             another process is at work.
     """
     train, held_out = load_dataset(**data.source_once())
@@ -88,9 +89,9 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
 def _check(images: ImageSet) -> None:
     step = 2 ** (len(_VAE_WIDTHS) + len(_UNET_WIDTHS) - 2)
     if images.captions is None:
-        raise ValueError(f"{images.name} has no captions: a text-to-image pipeline is built from emoji or laion-10k")
+        raise UserError(f"{images.name} has no captions: a text-to-image pipeline is built from emoji or laion-10k")
     if images.shape[0] != 3 or images.shape[1] % step or images.shape[1] != images.shape[2]:
-        raise ValueError(
+        raise UserError(
             f"{images.name} has images of {images.size}, a pipeline takes squares of 3 channels and a multiple of "
             f"{step} pixels: set data.convert_to, such as 3x32x32"
         )
@@ -101,9 +102,9 @@ def _built(out: Path, what: dict[str, Any]) -> dict[str, Any]:
         told = json.loads((out / _MARK).read_text(encoding="utf-8"))
         changed = [name for name in what if told[name] != what[name]]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{out / _MARK} is damaged: remove {out}, and it is built again") from None
+        raise UserError(f"{out / _MARK} is damaged: remove {out}, and it is built again") from None
     if changed:
-        raise ValueError(f"{out} holds another pipeline ({', '.join(changed)} differ): choose another --out")
+        raise UserError(f"{out} holds another pipeline ({', '.join(changed)} differ): choose another --out")
     say(f"{out} is built already")
     return told
 

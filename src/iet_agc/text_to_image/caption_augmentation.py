@@ -13,6 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from iet_agc.runtime.errors import UserError
+
 __all__ = ["Changes", "UNCHANGED", "Vocabulary", "change", "vocabulary_of"]
 
 #: Words of a random caption, and digits of a random number at most, as in the authors' code.
@@ -31,7 +33,7 @@ class Changes:
         change_rate: probability that a caption is changed by the last three.
 
     Raises:
-        ValueError: a rate without anything that it is the rate of.
+        UserError: a rate without anything that it is the rate of.
     """
 
     random_caption: float = 0.0
@@ -42,7 +44,7 @@ class Changes:
 
     def __post_init__(self) -> None:
         if self.change_rate < 1 and not self.inserts:
-            raise ValueError(
+            raise UserError(
                 "text.change_rate has no effect without random_tokens, random_numbers or repeat_words: leave it out"
             )
 
@@ -96,7 +98,7 @@ def vocabulary_of(entries: Mapping[str, int], special: Collection[int], end: int
         padding: number of the entry that fills a row up.
 
     Raises:
-        ValueError: no entry ends a word.
+        UserError: no entry ends a word.
     """
     size = max(entries.values()) + 1
     is_special, last = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
@@ -104,7 +106,7 @@ def vocabulary_of(entries: Mapping[str, int], special: Collection[int], end: int
     last[[number for entry, number in entries.items() if entry.endswith("</w>")]] = True
     last &= ~is_special
     if not last.any():
-        raise ValueError("the tokenizer has no words, which end with </w> in CLIP's: its captions cannot be changed")
+        raise UserError("the tokenizer has no words, which end with </w> in CLIP's: its captions cannot be changed")
     found = [entries.get(f"{digit}</w>") for digit in range(10)]
     digits = torch.tensor([digit for digit in found if digit is not None], dtype=torch.int64)
     digits = digits if len(digits) == 10 else digits[:0]

@@ -16,6 +16,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import key_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,10 +31,10 @@ def add_lora(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
     """Freeze a model, and give its projections of attention factors that are trained; equal for equal seeds.
 
     Raises:
-        ValueError: `peft` is not installed.
+        UserError: `peft` is not installed.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ValueError("lora.rank needs the package peft: pip install 'iet-agc[text]'")
+        raise UserError("lora.rank needs the package peft: pip install 'iet-agc[text]'")
     from peft import LoraConfig, inject_adapter_in_model
 
     model.requires_grad_(False)

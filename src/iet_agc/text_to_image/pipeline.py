@@ -30,6 +30,7 @@ from iet_agc.diffusion.samplers import (
     scheduler_of,
 )
 from iet_agc.diffusion.unet import check_finite, pipeline_index
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.seeds import generator
@@ -120,12 +121,12 @@ class TextPipeline:
         """Texts as the text encoder takes them, int64 (N, L), filled up to its length.
 
         Raises:
-            ValueError: a text that is longer than that, unless such texts are cut.
+            UserError: a text that is longer than that, unless such texts are cut.
         """
         length, rows = self._length, self._ids(texts)
         for text, ids in zip(texts, rows, strict=True):
             if len(ids) > length and not self.cuts:
-                raise ValueError(
+                raise UserError(
                     f"text {_shortened(text)!r} has {len(ids)} tokens, the text encoder takes {length}: shorten it"
                 )
         cut = [ids if len(ids) <= length else [*ids[: length - 1], ids[-1]] for ids in rows]
@@ -146,14 +147,14 @@ class TextPipeline:
         """What changing captions takes of the tokenizer; None where nothing is changed.
 
         Raises:
-            ValueError: a tokenizer without words, or without the digits of numbers.
+            UserError: a tokenizer without words, or without the digits of numbers.
         """
         if not changes.any:
             return None
         words = self.tokenizer
         found = vocabulary_of(words.get_vocab(), words.all_special_ids, words.eos_token_id, words.pad_token_id)
         if changes.random_numbers and not len(found.digits):
-            raise ValueError("the tokenizer has no digits: leave out random_numbers")
+            raise UserError("the tokenizer has no digits: leave out random_numbers")
         return found
 
     @torch.inference_mode()
@@ -230,11 +231,11 @@ def load_text_pipeline(folder: Path) -> TextPipeline:
     Weights are read from safetensors only, and kept in float32.
 
     Raises:
-        ValueError: `transformers` is not installed, or the folder is no such pipeline; the message names the part.
+        UserError: `transformers` is not installed, or the folder is no such pipeline; the message names the part.
     """
     _check_parts(folder)
     if importlib.util.find_spec("transformers") is None:
-        raise ValueError("text-to-image needs the package transformers: pip install 'iet-agc[text]'")
+        raise UserError("text-to-image needs the package transformers: pip install 'iet-agc[text]'")
     from transformers import CLIPTextModel, CLIPTokenizer
 
     try:
@@ -247,24 +248,24 @@ def load_text_pipeline(folder: Path) -> TextPipeline:
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{folder} cannot be read as a text-to-image pipeline: {reason}") from error
+        raise UserError(f"{folder} cannot be read as a text-to-image pipeline: {reason}") from error
     if reason := _misfit(pipeline):
-        raise ValueError(f"{folder} cannot be trained as a text-to-image pipeline: {reason}")
+        raise UserError(f"{folder} cannot be trained as a text-to-image pipeline: {reason}")
     return pipeline
 
 
 def _check_parts(folder: Path) -> None:
     index = pipeline_index(folder)
     if not index:
-        raise ValueError(f"{folder} is not a diffusers pipeline: it has no model_index.json that can be read")
+        raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json that can be read")
     for part, kind in _PARTS.items():
         found = index.get(part)
         theirs = found[1] if isinstance(found, list) and len(found) == 2 else None
         if theirs is None or not (folder / part).is_dir():
-            raise ValueError(f"{folder} is no text-to-image pipeline: it has no {_WORDS.get(part, part)}")
+            raise UserError(f"{folder} is no text-to-image pipeline: it has no {_WORDS.get(part, part)}")
         if kind not in (None, theirs, str(theirs).removesuffix("Fast")):
             what = f"its {_WORDS.get(part, part)} is a {theirs}, not a {kind}"
-            raise ValueError(f"{folder} is no pipeline like Stable Diffusion 1 or 2: {what}")
+            raise UserError(f"{folder} is no pipeline like Stable Diffusion 1 or 2: {what}")
 
 
 def _whole(kind: Any, folder: Path, **options: Any) -> Any:
@@ -272,7 +273,7 @@ def _whole(kind: Any, folder: Path, **options: Any) -> Any:
     loaded: Any = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{folder.name} lacks weights of its configuration: {missing[0]}")
+        raise UserError(f"{folder.name} lacks weights of its configuration: {missing[0]}")
     check_finite(model)
     return model.float().eval().requires_grad_(False)
 
@@ -309,14 +310,14 @@ def check_size(pipeline: TextPipeline, shape: tuple[int, int, int], name: str) -
     """Refuse images (C, H, W) that the pipeline cannot encode and halve.
 
     Raises:
-        ValueError: the message says which sizes it takes.
+        UserError: the message says which sizes it takes.
     """
     channels = config_of(pipeline.vae).in_channels
     if shape[0] != channels:
-        raise ValueError(f"{name} has {shape[0]} channels, the pipeline takes {channels}: set data.convert_to")
+        raise UserError(f"{name} has {shape[0]} channels, the pipeline takes {channels}: set data.convert_to")
     step = pipeline.factor * 2 ** (len(config_of(pipeline.unet).block_out_channels) - 1)
     if shape[1] % step or shape[2] % step:
-        raise ValueError(
+        raise UserError(
             f"{name} is {shape[2]} x {shape[1]}, the pipeline takes multiples of {step}: set data.convert_to, such as "
             f"{channels}x{max(1, round(shape[1] / step)) * step}x{max(1, round(shape[2] / step)) * step}"
         )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from iet_agc.config.settings import Settings, essence, fingerprint, is_run, read_settings
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text, sha256
 from iet_agc.training import checkpoint
 
@@ -57,7 +58,7 @@ def read_identity(run: Path) -> dict[str, Any] | None:
     """What was written down about a run; None of older runs, which have nothing of the kind.
 
     Raises:
-        ValueError: the file is damaged; the message names it.
+        UserError: the file is damaged; the message names it.
     """
     file = run / _NAME
     if not file.is_file():
@@ -70,9 +71,9 @@ def read_identity(run: Path) -> dict[str, Any] | None:
         usable = all(isinstance(part["sha256"], str) for part in parts) and all(map(_is_hash, hashes))
         usable = usable and all(isinstance(section, dict) for section in content["settings"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({type(error).__name__} {error}): restore it from a copy") from None
+        raise UserError(f"{file} is damaged ({type(error).__name__} {error}): restore it from a copy") from None
     if kind != (_FORMAT, _VERSION) or not usable:
-        raise ValueError(f"{file} is {kind[0]!r} version {kind[1]}, not a whole {_FORMAT!r} version {_VERSION}")
+        raise UserError(f"{file} is {kind[0]!r} version {kind[1]}, not a whole {_FORMAT!r} version {_VERSION}")
     return content
 
 
@@ -93,17 +94,17 @@ def check_images(run: Path, part: Literal["train", "held-out"], images: ImageSet
         Whether there was something to compare with.
 
     Raises:
-        ValueError: they differ, or its settings do.
+        UserError: they differ, or its settings do.
     """
     known = read_identity(run) or _from_bundles(run)
     if changed := _changed_settings(run, known):
-        raise ValueError(f"{run / 'config.json'} is not as the run was trained ({'; '.join(changed)}): put it back")
+        raise UserError(f"{run / 'config.json'} is not as the run was trained ({'; '.join(changed)}): put it back")
     if (then := known.get(part.replace("-", "_"))) is None:
         return False
     now = _about(images)
     if any(then.get(name, now[name]) != now[name] for name in ("sha256", "labels", "captions")):
         what, which = ("trained on", "training images") if part == "train" else ("begun with", "held-out images")
-        raise ValueError(
+        raise UserError(
             f"the {which} that {run} reads now ({images.name}) are not those that it was {what}: put them back, or "
             "give the original images themselves, not the run"
         )
@@ -125,11 +126,11 @@ def check_pipeline(folder: Path) -> None:
     """Refuse a pipeline of a run that is not as it was exported. Of other pipelines nothing is known.
 
     Raises:
-        ValueError: the first file that is damaged.
+        UserError: the first file that is damaged.
     """
     run = folder.absolute().parent
     if is_run(run) and (odd := _damaged(folder, exported_files(run, folder.absolute().name))):
-        raise ValueError(f"{odd[0]} is not as it was exported: {_AGAIN}")
+        raise UserError(f"{odd[0]} is not as it was exported: {_AGAIN}")
 
 
 def check_samples(run: Path, drawn_from: Mapping[str, str]) -> bool:
@@ -143,13 +144,13 @@ def check_samples(run: Path, drawn_from: Mapping[str, str]) -> bool:
         Whether there was something to compare with.
 
     Raises:
-        ValueError: they are those of neither RUN/raw nor RUN/ema.
+        UserError: they are those of neither RUN/raw nor RUN/ema.
     """
     known = [exported_files(run, name) or _hashes(run / name, drawn_from) for name in ("raw", "ema")]
     if not any(known):
         return False
     if not any(files and _all_among(drawn_from, files) for files in known):
-        raise ValueError(
+        raise UserError(
             f"{run / 'samples'} was not drawn from the weights of {run}: sample it again into an empty folder, or give "
             "the samples from another place"
         )

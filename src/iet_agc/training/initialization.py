@@ -22,6 +22,7 @@ from iet_agc.config.settings import ModelSettings, Settings, is_run
 from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import key_of
 from iet_agc.training.identity import check_pipeline
 
@@ -73,14 +74,14 @@ def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
         shape: (C, H, W) of the training images, H = W.
 
     Raises:
-        ValueError: an impossible architecture; no such model, or a hash without one; a model of other images,
+        UserError: an impossible architecture; no such model, or a hash without one; a model of other images,
             another architecture, other classes or another noise schedule than the settings say, or with another hash
             than `init.sha256`.
     """
     if settings.init.model is None:
         for name in ("sha256", "revision"):
             if (value := getattr(settings.init, name)) is not None:
-                raise ValueError(f"init.{name} {value} is that of a model: say which, --init MODEL")
+                raise UserError(f"init.{name} {value} is that of a model: say which, --init MODEL")
         torch.manual_seed(key_of("weights", settings.train.seed))
         fresh = build_unet(shape[1], shape[0], **settings.model.architecture())
         return Initial(fresh, fresh)
@@ -95,10 +96,10 @@ def check_digest(settings: Settings, digest: str) -> None:
     """Refuse a model whose hash is not the one that the settings say, if they say one.
 
     Raises:
-        ValueError: it is another one.
+        UserError: it is another one.
     """
     if settings.init.sha256 not in (None, digest):
-        raise ValueError(f"{settings.init.model} has the hash {digest}, init.sha256 is {settings.init.sha256}")
+        raise UserError(f"{settings.init.model} has the hash {digest}, init.sha256 is {settings.init.sha256}")
 
 
 def folders_of(name: str, kind: str = "UNet2DModel", revision: str | None = None) -> list[Path]:
@@ -110,19 +111,19 @@ def folders_of(name: str, kind: str = "UNet2DModel", revision: str | None = None
         revision: of a hub model, its branch, tag or commit; None is "main".
 
     Raises:
-        ValueError: no such model, or one of a run that is not as it was exported.
+        UserError: no such model, or one of a run that is not as it was exported.
     """
     if not name:
-        raise ValueError("this preset trains a model further: say which, --init MODEL")
+        raise UserError("this preset trains a model further: say which, --init MODEL")
     path = Path(name)
     if is_run(path):
         folders = [path / "raw", path / "ema"]
         if not all(folder.is_dir() for folder in folders):
-            raise ValueError(f"{path} is not finished: run the same 'iet-agc train' again to finish it")
+            raise UserError(f"{path} is not finished: run the same 'iet-agc train' again to finish it")
     else:
         folders = [path] if path.exists() else []
     if folders and revision:
-        raise ValueError(
+        raise UserError(
             f"init.revision {revision!r} has no effect on {name}, which is no model of the hub: leave it out"
         )
     for folder in folders:
@@ -138,12 +139,12 @@ def commit_of(name: str, folder: Path) -> str | None:
 def _of_hub(name: str, kind: str, revision: str | None) -> Path:
     """The folder of a model of the hub, whose description is looked at before its weights are fetched."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise ValueError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
+        raise UserError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
     index = _fetched(name, _DESCRIPTION[kind], revision) / "model_index.json"
     parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     unet = parts.get("unet") if isinstance(parts, dict) else None
     if unet != ["diffusers", kind]:  # said before gigabytes are fetched
-        raise ValueError(f"{name} of the hub is no pipeline with a {kind}: its U-Net is {unet}")
+        raise UserError(f"{name} of the hub is no pipeline with a {kind}: its U-Net is {unet}")
     return _fetched(name, _DESCRIPTION[kind] + _WEIGHTS[kind], revision)
 
 
@@ -154,7 +155,7 @@ def _fetched(name: str, patterns: list[str], revision: str | None) -> Path:
         return Path(found)
     except Exception as error:  # of the hub, of its client, or of the network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name} is no folder, and the hub does not give it: {reason}") from error
+        raise UserError(f"{name} is no folder, and the hub does not give it: {reason}") from error
 
 
 def _fitting(folder: Path, settings: Settings, shape: tuple[int, int, int]) -> UNet2DModel:
@@ -164,7 +165,7 @@ def _fitting(folder: Path, settings: Settings, shape: tuple[int, int, int]) -> U
     for name, theirs in _described(model).items():
         ours = getattr(settings.model, name)
         if theirs != (tuple(sorted(ours, reverse=True)) if name == "attention" else ours):
-            raise ValueError(
+            raise UserError(
                 f"{folder} has model.{name} {_shown(theirs)}, the settings say {_shown(ours)}: "
                 f"set --model.{name} {_shown(theirs)}, or choose another --init"
             )
@@ -176,9 +177,9 @@ def _check_images(folder: Path, model: UNet2DModel, shape: tuple[int, int, int])
     out: int = model.config.out_channels  # pyright: ignore[reportAttributeAccessIssue]
     if image_shape(model) != shape:
         theirs, ours = (" x ".join(map(str, size)) for size in (image_shape(model), shape))
-        raise ValueError(f"{folder} draws images of {theirs}, the training images are {ours}: choose another --init")
+        raise UserError(f"{folder} draws images of {theirs}, the training images are {ours}: choose another --init")
     if out != shape[0]:
-        raise ValueError(f"{folder} predicts {out} channels for {shape[0]}: only noise can be predicted")
+        raise UserError(f"{folder} predicts {out} channels for {shape[0]}: only noise can be predicted")
 
 
 def _described(model: UNet2DModel) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def _check_schedule(folder: Path, scheduler: DDIMScheduler) -> None:
     )
     if not same or _schedule(ours)[1] != _schedule(theirs)[1]:
         words = [f"{noise} and predicts {target}" for noise, target in map(_schedule, (theirs, ours))]
-        raise ValueError(f"{folder} has a noise schedule {words[0]}, training here {words[1]}: choose another --init")
+        raise UserError(f"{folder} has a noise schedule {words[0]}, training here {words[1]}: choose another --init")
 
 
 def _schedule(scheduler: DDIMScheduler) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
 from iet_agc.runtime import distributed
 from iet_agc.runtime.curves import Curves, Meter
+from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.exposure import read_telemetry, write_telemetry
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.precision import resolved
@@ -110,7 +111,7 @@ def train(
     Raises:
         NonFiniteError: see `Member.train`.
         Stopped: `stop` asked for it, on any process. Every member has saved where it stands.
-        ValueError: more members than images, a model that does not fit the images, their classes or what it is to
+        UserError: more members than images, a model that does not fit the images, their classes or what it is to
             start from, or a folder that holds another run or in which another process is at work; nothing is
             written then. Or a finished run is damaged and has no bundle to mend it from.
     """
@@ -147,7 +148,7 @@ class _Run:
         self.round, self.resumed = 0, False
         _, height, width = images.shape
         if height != width:
-            raise ValueError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
+            raise UserError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
         method = settings.method
         labels = len(images) if images.labels is None else images.labels
         groups = unique_images(images.images)[1] if method.keep_duplicates_together else None
@@ -195,7 +196,7 @@ class _Run:
         """A finished run without bundles can stay as it is, and nothing else."""
         identity.check_images(self.out, "train", self.images)
         if odd := identity.damaged_weights(self.out):
-            raise ValueError(
+            raise UserError(
                 f"{odd[0]} is not as it was exported, and {self.bundles} holds no bundle to export it from again: "
                 "restore one of them from a copy, or train again with another --out"
             )
@@ -387,7 +388,7 @@ class _Run:
         model = copy.deepcopy(member.ema.module if self.settings.sample.weights == "ema" else member.model).eval()
         try:
             images, columns = self.task.preview(model.to(self.device), self.device)
-        except ArithmeticError as error:  # the losses tell whether the training is broken
+        except CheckFailed as error:  # the losses tell whether the training is broken
             say(f"no preview of round {self.round}: {error}")
             return
         grid = image_grid(images, count, columns=columns)

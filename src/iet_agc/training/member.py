@@ -12,6 +12,7 @@ from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.method.agc import AntiGradientControl, mean_of_kept
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.runtime import distributed
+from iet_agc.runtime.errors import CheckFailed
 from iet_agc.runtime.precision import autocast
 from iet_agc.runtime.seeds import key_of
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
@@ -20,7 +21,7 @@ from iet_agc.training.batches import Examples, draw_batch
 __all__ = ["Member", "NonFiniteError", "warmup"]
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteError(CheckFailed):
     """A loss or gradient is infinite or not a number; the message names member, round and step."""
 
 

@@ -16,6 +16,7 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.samplers import sample
 from iet_agc.diffusion.unet import save_pipeline
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text
 from iet_agc.runtime.progress import say
 from iet_agc.text_to_image.caption_augmentation import Changes
@@ -65,7 +66,7 @@ def make_task(settings: Settings, images: ImageSet) -> Task:
     """The task of a run.
 
     Raises:
-        ValueError: a model that does not fit the images, their classes or what it is to start from.
+        UserError: a model that does not fit the images, their classes or what it is to start from.
     """
     return TextTask(settings, images) if settings.model.kind == "text-to-image" else ImageTask(settings, images)
 
@@ -78,9 +79,9 @@ class ImageTask:
         defaults = {"text": TextSettings(), "lora": LoraSettings()}  # pyright: ignore[reportCallIssue]
         for section, default in defaults.items():
             if getattr(settings, section) != default:
-                raise ValueError(f"settings of section {section} have no effect on images alone: leave them out")
+                raise UserError(f"settings of section {section} have no effect on images alone: leave them out")
         if settings.data.planted_captions:
-            raise ValueError("data.planted_captions has no effect on images alone: leave it out")
+            raise UserError("data.planted_captions has no effect on images alone: leave it out")
         self.classes = _classes(settings, images)
         self.initial = initial_weights(settings, images.shape)
         self.scheduler = make_scheduler()
@@ -119,12 +120,12 @@ class TextTask:
         from iet_agc.text_to_image.pipeline import check_size, load_text_pipeline
 
         if images.captions is None:
-            raise ValueError(f"{images.name} has no captions, and model.kind is text-to-image: set data.captions")
+            raise UserError(f"{images.name} has no captions, and model.kind is text-to-image: set data.captions")
         said = [bool(texts) and all(map(str.strip, texts)) for texts in images.captions]
         if not all(said):
-            raise ValueError(f"image {said.index(False)} of {images.name} has no caption, or an empty one: give it one")
+            raise UserError(f"image {said.index(False)} of {images.name} has no caption, or an empty one: give it one")
         if settings.lora.alpha is not None and settings.lora.rank == 0:
-            raise ValueError(f"lora.alpha {settings.lora.alpha:g} has no effect without a rank: set lora.rank")
+            raise UserError(f"lora.alpha {settings.lora.alpha:g} has no effect without a rank: set lora.rank")
         name = settings.init.model or ""
         folders = folders_of(name, "UNet2DConditionModel", settings.init.revision)
         pipelines = [load_text_pipeline(folder) for folder in folders]
@@ -132,7 +133,7 @@ class TextTask:
         check_size(self.pipeline, images.shape, images.name)
         check_digest(settings, digest := digest_of(_described(pipelines)))
         if not settings.text.train_encoder and len(_encoders(pipelines)) > 1:
-            raise ValueError(
+            raise UserError(
                 f"{settings.init.model} trained its text encoder, which differs from its average: set "
                 f"text.train_encoder true, or start from {folders[0]} or {folders[1]}"
             )
@@ -152,7 +153,7 @@ class TextTask:
         try:
             return [self.pipeline.tokens(some).tolist() for some in self.captions]
         except ValueError as error:
-            raise ValueError(f"{error}, or set text.too_long to cut") from None
+            raise UserError(f"{error}, or set text.too_long to cut") from None
 
     def _learning(self, pipeline: Any) -> nn.Module:
         """What is trained of a pipeline."""
@@ -235,15 +236,15 @@ def _classes(settings: Settings, images: ImageSet) -> Tensor | None:
     if classes is None:
         return None
     if labels is None:
-        raise ValueError(f"{images.name} has no class labels, and model.classes is {classes}: set it to none")
+        raise UserError(f"{images.name} has no class labels, and model.classes is {classes}: set it to none")
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= classes:
-        raise ValueError(
+        raise UserError(
             f"{images.name} has classes {least} to {most}, model.classes {classes} allows 0 to {classes - 1}: "
             f"set it to {most + 1}"
         )
     if empty := (labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist():
-        raise ValueError(f"{images.name} has no image of class {empty[0]}, and model.classes is {classes}")
+        raise UserError(f"{images.name} has no image of class {empty[0]}, and model.classes is {classes}")
     return labels
 
 

@@ -10,6 +10,7 @@ from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import Opener, UnfitError, in_words
 from iet_agc.data.folders import is_image_name, load_images, read_images
 from iet_agc.data.image_set import Parts
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["AFHQ_SHAPE", "afhq_folders", "read_afhq_dog"]
@@ -39,10 +40,10 @@ def read_afhq_dog(root: Path | None, shape: tuple[int, int, int] | None = None, 
         The training images; the images of `test/dog`, or else `val/dog`, or None.
 
     Raises:
-        ValueError: no such layout, and what `load_images` refuses; a grey image is an error, too.
+        UserError: no such layout, and what `load_images` refuses; a grey image is an error, too.
     """
     if root is None:
-        raise ValueError(f"data.name is 'afhq-dog', but data.root does not say where: {_AFHQ_HELP}")
+        raise UserError(f"data.name is 'afhq-dog', but data.root does not say where: {_AFHQ_HELP}")
     shape = shape or AFHQ_SHAPE
     if root.is_file():
         return _afhq_archive(root, shape, resize)
@@ -55,14 +56,14 @@ def afhq_folders(root: Path) -> tuple[Path, Path | None]:
     """The folders of the training dogs and of the test dogs.
 
     Raises:
-        ValueError: neither StarGAN v2's layout nor a folder of images alone.
+        UserError: neither StarGAN v2's layout nor a folder of images alone.
     """
     for base in (root, root / "afhq"):
         if (base / "train" / "dog").is_dir():
             return base / "train" / "dog", _afhq_test(base)
     entries = list(root.iterdir()) if root.is_dir() else []
     if not any(is_image_name(entry.name) for entry in entries) or any(entry.is_dir() for entry in entries):
-        raise ValueError(f"{shown(root)} holds no train/dog, and is no folder of images alone: {_AFHQ_HELP}")
+        raise UserError(f"{shown(root)} holds no train/dog, and is no folder of images alone: {_AFHQ_HELP}")
     whole = root.absolute()
     return root, _afhq_test(whole.parent.parent) if whole.parts[-2:] == ("train", "dog") else None
 
@@ -76,11 +77,11 @@ def _afhq_archive(file: Path, shape: tuple[int, int, int], resize: Resize) -> Pa
     try:
         archive = ZipFile(file)
     except (BadZipFile, OSError) as error:
-        raise ValueError(f"{shown(file)} cannot be read, {in_words(error)}: fetch the archive again") from error
+        raise UserError(f"{shown(file)} cannot be read, {in_words(error)}: fetch the archive again") from error
     with archive:
         parts = {part: _dogs(archive, part) for part in ("train", "test", "val")}
         if not parts["train"]:
-            raise ValueError(f"{shown(file)} holds no images in train/dog: {_AFHQ_HELP}")
+            raise UserError(f"{shown(file)} holds no images in train/dog: {_AFHQ_HELP}")
         read = partial(read_images, where=shown(file), shape=shape, in_colour=True, resize=resize)
         test = parts["test"] or parts["val"]
         return read(parts["train"]), read(test) if test else None

@@ -13,6 +13,7 @@ from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import in_words
 from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["LAION_SHAPE", "captions_file", "read_captioned", "read_laion"]
@@ -40,17 +41,17 @@ def read_laion(
         resize: the paper's is bilinear; see `conversion.convert`.
 
     Raises:
-        ValueError: see `read_captioned`.
+        UserError: see `read_captioned`.
     """
     if root is None or not root.is_dir():
         where = "data.root does not say where" if root is None else f"{shown(root)} is no folder"
-        raise ValueError(f"data.name is 'laion-10k', but {where}: {_LAION_HELP}")
+        raise UserError(f"data.name is 'laion-10k', but {where}: {_LAION_HELP}")
     return read_captioned(root, captions or _only_json(root), shape or LAION_SHAPE, resize)
 
 
 def _only_json(root: Path) -> str:
     if len(found := sorted(root.glob("*.json"))) != 1:
-        raise ValueError(
+        raise UserError(
             f"{shown(root)} holds {len(found)} .json files: give the captions, one JSON file in data.root or as "
             "data.captions"
         )
@@ -74,11 +75,11 @@ def read_captioned(
         shape, resize: see `folders.load_images`.
 
     Raises:
-        ValueError: images without captions, captions without an image, an empty caption, a file that is not there or
+        UserError: images without captions, captions without an image, an empty caption, a file that is not there or
             not of that form, and what `load_images` refuses.
     """
     if not root.is_dir():
-        raise ValueError(f"{shown(root)} is no folder: data.captions is for a folder of images")
+        raise UserError(f"{shown(root)} is no folder: data.captions is for a folder of images")
     if captions == "txt":
         images = load_images(root, shape, resize=resize)
         beside = {image: str(PurePath(image).with_suffix(".txt")) for image in images.files or ()}
@@ -98,12 +99,12 @@ def captions_file(root: Path, captions: str) -> Path:
     """The file with the captions of a folder.
 
     Raises:
-        ValueError: it is not there.
+        UserError: it is not there.
     """
     for place in (root / captions, Path(captions)):
         if place.is_file():
             return place
-    raise ValueError(
+    raise UserError(
         f"{shown(captions)} is not there: give the captions, one JSON file in data.root or as data.captions, a .jsonl "
         "file, or txt"
     )
@@ -113,7 +114,7 @@ def _read_captions(file: Path) -> dict[str, tuple[str, ...]]:
     """Captions by path, of one JSON object."""
     content = _json(_utf8(_bytes(file), shown(file)), shown(file))
     if not isinstance(content, dict):
-        raise ValueError(f"{shown(file)} is not a JSON object of paths and captions")
+        raise UserError(f"{shown(file)} is not a JSON object of paths and captions")
     return {path: texts_of(value, f"{shown(file)}: {shown(path)}") for path, value in content.items()}
 
 
@@ -127,12 +128,12 @@ def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
         content = _json(_utf8(line, where), where)
         name = content.get("file_name") if isinstance(content, dict) else None
         if not isinstance(name, str) or not name:
-            raise ValueError(f"{where} has no file_name: write an object with file_name and text in each line")
+            raise UserError(f"{where} has no file_name: write an object with file_name and text in each line")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{where}: {shown(name)} leaves the folder: give paths below it")
+            raise UserError(f"{where}: {shown(name)} leaves the folder: give paths below it")
         if str(path) in texts:
-            raise ValueError(f"{where}: {shown(name)} stands there more than once: give it a list of captions")
+            raise UserError(f"{where}: {shown(name)} stands there more than once: give it a list of captions")
         texts[str(path)] = texts_of(content.get("text"), f"{where}: {shown(name)}")
     return texts
 
@@ -145,7 +146,7 @@ def _read_beside(root: Path) -> dict[str, tuple[str, ...]]:
     for file in sorted(files):
         lines = _utf8(_bytes(file), shown(file)).removesuffix("\n").split("\n")
         if empty := [number for number, line in enumerate(lines, 1) if not is_caption(line)]:
-            raise ValueError(f"{shown(file)} has no caption in line {empty[0]}: write one in every line")
+            raise UserError(f"{shown(file)} has no caption in line {empty[0]}: write one in every line")
         texts[str(file.relative_to(root))] = tuple(line.strip() for line in lines)
     return texts
 
@@ -155,27 +156,27 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise ValueError(f"{shown(file)} cannot be read, {in_words(error)}: make it readable or remove it") from None
+        raise UserError(f"{shown(file)} cannot be read, {in_words(error)}: make it readable or remove it") from None
 
 
 def _utf8(content: bytes, where: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
+        raise UserError(f"{where} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
 
 
 def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} cannot be read as JSON: {in_words(error)}") from None
+        raise UserError(f"{where} cannot be read as JSON: {in_words(error)}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content := dict(pairs)) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{shown(twice)} stands there more than once")
+        raise UserError(f"{shown(twice)} stands there more than once")
     return content
 
 
@@ -199,7 +200,7 @@ def _match(
         complaints = {"images have no captions of their own": unsure, "captions have no image": sorted(left)}
         complaints["captions fit more than one image"] = shared
         told = [f"{len(odd)} {what}, such as {shown(odd[0])}" for what, odd in complaints.items() if odd]
-        raise ValueError(f"{images.name} and {where} do not match: {'; '.join(told)}")
+        raise UserError(f"{images.name} and {where} do not match: {'; '.join(told)}")
     return tuple(texts[paths[0]] for paths in found.values())
 
 

@@ -11,6 +11,7 @@ from torchvision.datasets.utils import check_integrity
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.decoding import in_words
 from iet_agc.data.image_set import ImageSet, Parts
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["cifar_folder", "read_cifar"]
@@ -29,11 +30,11 @@ def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
         download: fetch, or unpack, what is not there.
 
     Raises:
-        ValueError: files that are missing or not the published ones, or a download that failed.
+        UserError: files that are missing or not the published ones, or a download that failed.
     """
     kind = _CIFAR[name]
     if root is None:
-        raise ValueError(f"data.name is {name!r}, but data.root does not say where: {_cifar_help(kind)}")
+        raise UserError(f"data.name is {name!r}, but data.root does not say where: {_cifar_help(kind)}")
     if download:
         _download_cifar(kind, root)
     _check_cifar(kind, root)
@@ -41,7 +42,7 @@ def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
         # torchvision compares all checksums once more before it opens the first file
         return _cifar_part(kind(root, train=True), name), _cifar_part(kind(root, train=False), name)
     except Exception as error:  # checksums hold, so only a set of other contents under given checksums comes here
-        raise ValueError(f"{shown(root / kind.base_folder)} cannot be read as {name}: {in_words(error)}") from error
+        raise UserError(f"{shown(root / kind.base_folder)} cannot be read as {name}: {in_words(error)}") from error
 
 
 def cifar_folder(root: Path, name: str) -> Path:
@@ -52,7 +53,7 @@ def cifar_folder(root: Path, name: str) -> Path:
 def _cifar_part(part: CIFAR10, name: str) -> ImageSet:
     pixels, labels = np.asarray(part.data), np.asarray(part.targets)
     if pixels.dtype != np.uint8 or len(pixels) != len(labels):
-        raise ValueError(
+        raise UserError(
             f"{len(labels)} labels for {len(pixels)} images of 3 x 32 x 32: its rows are not of three channels"
         )
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
@@ -64,12 +65,12 @@ def _check_cifar(kind: type[CIFAR10], root: Path) -> None:
     folder = root / kind.base_folder
     if not folder.is_dir():
         there = f" ({kind.filename} is there, not unpacked)" if (root / kind.filename).is_file() else ""
-        raise ValueError(f"{shown(folder)} is not there{there}: {_cifar_help(kind)}")
+        raise UserError(f"{shown(folder)} is not there{there}: {_cifar_help(kind)}")
     for name, md5 in [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]:
         if not (folder / name).is_file():
-            raise ValueError(f"{shown(folder / name)} is missing: {_cifar_help(kind)}")
+            raise UserError(f"{shown(folder / name)} is missing: {_cifar_help(kind)}")
         if not check_integrity(folder / name, md5):
-            raise ValueError(
+            raise UserError(
                 f"{shown(folder / name)} is not the published file, its MD5 is not {md5}, so it was not opened: "
                 f"remove {shown(folder)} and get it again"
             )
@@ -84,7 +85,7 @@ def _download_cifar(kind: type[CIFAR10], root: Path) -> None:
             return
         except ValueError:
             if archive.exists() and not check_integrity(archive, kind.tgz_md5):
-                raise ValueError(
+                raise UserError(
                     f"{shown(archive)} is cut short or not the published file, its MD5 is not {kind.tgz_md5}: "
                     "remove it, and it is fetched again"
                 ) from None

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from iet_agc.data.decoding import in_words
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["fetch"]
@@ -14,7 +15,7 @@ def fetch(kind: type[Any], root: Path, address: str) -> None:
     try:
         kind(root, download=True)
     except (RuntimeError, OSError, EOFError) as error:
-        raise ValueError(
+        raise UserError(
             f"{kind.__name__} could not be fetched from {address} into {shown(root)}: {in_words(error)}; "
             "fetch it elsewhere and set data.root to its folder"
         ) from error

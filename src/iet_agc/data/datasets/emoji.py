@@ -19,6 +19,7 @@ from torch import Tensor
 from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.decoding import in_words, strict_pillow
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["EMOJI_SHAPE", "emoji_font", "read_emoji"]
@@ -69,16 +70,16 @@ def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None, res
         resize: see `conversion.convert`.
 
     Raises:
-        ValueError: no font there, or one that is damaged or has no colour bitmaps.
+        UserError: no font there, or one that is damaged or has no colour bitmaps.
     """
     file = emoji_font(root)
     try:
         with strict_pillow(), TTFont(file, lazy=True) as font:
             captions, images = _named_pictures(font)
     except _UnfitFontError as error:
-        raise ValueError(f"{shown(file)} {error}: {_HELP}") from None
+        raise UserError(f"{shown(file)} {error}: {_HELP}") from None
     except Exception as error:  # damaged tables and pictures make decoders raise nearly anything
-        raise ValueError(f"{shown(file)} cannot be read as a font, {in_words(error)}: {_HELP}") from error
+        raise UserError(f"{shown(file)} cannot be read as a font, {in_words(error)}: {_HELP}") from error
     whole = ImageSet(images, "emoji", captions=captions)
     kept = whole.take(_distinct(convert(whole, EMOJI_SHAPE).images))
     return convert(kept, shape or EMOJI_SHAPE, resize)
@@ -88,7 +89,7 @@ def emoji_font(root: Path | None) -> Path:
     """The font file.
 
     Raises:
-        ValueError: it is not where it is looked for.
+        UserError: it is not where it is looked for.
     """
     if root is not None and root.is_file():
         return root
@@ -97,7 +98,7 @@ def emoji_font(root: Path | None) -> Path:
         if (place / _NAME).is_file():
             return place / _NAME
     where = " or ".join(shown(place) for place in places)
-    raise ValueError(f"{where} holds no {_NAME}: {_HELP}")
+    raise UserError(f"{where} holds no {_NAME}: {_HELP}")
 
 
 # -- pictures

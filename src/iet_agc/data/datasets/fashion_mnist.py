@@ -12,6 +12,7 @@ from torchvision.datasets import FashionMNIST
 
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.image_set import ImageSet, Parts
+from iet_agc.runtime.errors import UserError
 
 __all__ = ["fashion_folder", "read_fashion_mnist"]
 
@@ -29,7 +30,7 @@ def read_fashion_mnist(root: Path | None, download: bool) -> Parts:
         download: fetch into `root`, by torchvision, what is not there.
 
     Raises:
-        ValueError: missing or damaged files.
+        UserError: missing or damaged files.
     """
     if download:
         _download_fashion(root)
@@ -47,7 +48,7 @@ def read_fashion_mnist(root: Path | None, download: bool) -> Parts:
 
 def _download_fashion(root: Path | None) -> None:
     if root is None:
-        raise ValueError("data.download needs a folder to download to: set data.root")
+        raise UserError("data.download needs a folder to download to: set data.root")
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".FashionMNIST.lock"):
         fetch(FashionMNIST, root, FashionMNIST.mirrors[0])
@@ -57,7 +58,7 @@ def fashion_folder(root: Path | None) -> Path:
     """The folder with Fashion-MNIST's four files.
 
     Raises:
-        ValueError: it is not where it is looked for.
+        UserError: it is not where it is looked for.
     """
     name = "train-images-idx3-ubyte.gz"
     places = [root, root / "FashionMNIST" / "raw"] if root else [Path(folder) for folder in _FASHION_FOLDERS]
@@ -65,7 +66,7 @@ def fashion_folder(root: Path | None) -> Path:
         if (place / name).is_file():
             return place
     where = " or ".join(str(place) for place in places)
-    raise ValueError(
+    raise UserError(
         f"Fashion-MNIST is not in {where} (no {name}): install Debian's dataset-fashion-mnist, or set data.root to a "
         "folder that torchvision.datasets.FashionMNIST downloaded, or to any with --data.download true"
     )
@@ -87,7 +88,7 @@ def _read_idx(file: Path) -> Tensor:
             fits = rank > 0 and len(header) == 4 * rank and 0 < total <= _LARGEST_IDX
             content = stream.read(total + 1) if fits else b""
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
     if not fits or len(content) != total:
-        raise ValueError(f"{file} is not an IDX file of bytes, or it is cut short or longer than its header says")
+        raise UserError(f"{file} is not an IDX file of bytes, or it is cut short or longer than its header says")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(sizes)

@@ -13,6 +13,7 @@ from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import UnfitError, in_words
 from iet_agc.data.folders import read_images
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
 __all__ = ["hub_version", "read_hugging_face"]
@@ -47,7 +48,7 @@ def read_hugging_face(
         revision: of a dataset on the hub, its branch, tag or commit; None is "main".
 
     Raises:
-        ValueError: `datasets` is not installed, no such dataset, split or column, or images that cannot be used.
+        UserError: `datasets` is not installed, no such dataset, split or column, or images that cannot be used.
     """
     datasets = _library()
     name = _name(root)
@@ -55,16 +56,16 @@ def read_hugging_face(
     for column in filter(None, (image_column, label_column, caption_column)):
         if column not in table.column_names:
             there = ", ".join(map(repr, table.column_names))
-            raise ValueError(
+            raise UserError(
                 f"{shown(name)} has no column {column!r}, it has {there}: set data.image_column, data.label_column and "
                 "data.caption_column"
             )
     if not isinstance(table.features[image_column], datasets.Image):
-        raise ValueError(f"column {image_column!r} of {shown(name)} holds no images: set data.image_column")
+        raise UserError(f"column {image_column!r} of {shown(name)} holds no images: set data.image_column")
     encoded = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     rows = {PurePath(f"row {row:07d}"): partial(_opened, encoded, row, image_column) for row in range(len(table))}
     if not rows:
-        raise ValueError(f"{shown(name)} has no images in its split {part!r}: choose another")
+        raise UserError(f"{shown(name)} has no images in its split {part!r}: choose another")
     images = read_images(rows, shown(name), shape, resize=resize)
     labels = None if label_column is None else _labels(table[label_column], f"column {label_column!r} of {shown(name)}")
     captions = None
@@ -78,7 +79,7 @@ def hub_version(root: str | None, subset: str | None, revision: str | None = Non
     """What a dataset on the hub is at this time: where `datasets` keeps its prepared files, a name with its version.
 
     Raises:
-        ValueError: see `read_hugging_face`.
+        UserError: see `read_hugging_face`.
     """
     return str(_builder(_library(), _name(root), subset, revision).cache_dir)
 
@@ -87,14 +88,14 @@ def _library() -> Any:
     try:
         return importlib.import_module("datasets")
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "data.name is 'hugging-face', but the package 'datasets' is not installed: pip install 'iet-agc[hf]'"
         ) from None
 
 
 def _name(root: str | None) -> str:
     if root is None:
-        raise ValueError(
+        raise UserError(
             "data.name is 'hugging-face', but data.root does not say which: set it to a local folder, or to the name "
             "of a dataset on the hub"
         )
@@ -105,7 +106,7 @@ def _table(datasets: Any, name: str, part: str, subset: str | None, revision: st
     """The rows of one split."""
     folder = Path(name)
     if revision and folder.exists():
-        raise ValueError(f"data.revision {revision!r} has no effect on {shown(name)}, which is no dataset of the hub")
+        raise UserError(f"data.revision {revision!r} has no effect on {shown(name)}, which is no dataset of the hub")
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         return _saved(datasets, folder, part)
     builder = _builder(datasets, name, subset, revision)
@@ -115,20 +116,20 @@ def _table(datasets: Any, name: str, part: str, subset: str | None, revision: st
         if part in splits:
             return builder.as_dataset(split=part)
     except Exception as error:  # what it raises is not documented, and network errors are of many kinds
-        raise ValueError(f"{shown(name)} cannot be read by 'datasets': {in_words(error)}") from error
-    raise ValueError(f"{shown(name)} has no split {part!r}, it has {', '.join(sorted(splits))}: choose one of them")
+        raise UserError(f"{shown(name)} cannot be read by 'datasets': {in_words(error)}") from error
+    raise UserError(f"{shown(name)} has no split {part!r}, it has {', '.join(sorted(splits))}: choose one of them")
 
 
 def _builder(datasets: Any, name: str, subset: str | None, revision: str | None) -> Any:
     try:
         builder = datasets.load_dataset_builder(name, name=subset, revision=revision)
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"{shown(name)} is no local folder of a dataset, nor can it be got from the hub: {in_words(error)}"
         ) from error
     reader = type(builder).__module__.split(".")[-1]
     if reader not in _READERS:
-        raise ValueError(f"{shown(name)} is read by the {reader!r} reader of 'datasets': convert it to parquet files")
+        raise UserError(f"{shown(name)} is read by the {reader!r} reader of 'datasets': convert it to parquet files")
     return builder
 
 
@@ -137,10 +138,10 @@ def _saved(datasets: Any, folder: Path, part: str) -> Any:
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:
-        raise ValueError(f"{shown(folder)} cannot be read by 'datasets': {in_words(error)}") from error
+        raise UserError(f"{shown(folder)} cannot be read by 'datasets': {in_words(error)}") from error
     parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     if part not in parts:
-        raise ValueError(f"{shown(folder)} has no split {part!r}, it has {', '.join(parts)}: choose one of them")
+        raise UserError(f"{shown(folder)} has no split {part!r}, it has {', '.join(parts)}: choose one of them")
     return parts[part]
 
 
@@ -154,5 +155,5 @@ def _opened(table: Any, row: int, column: str) -> BinaryIO:
 def _labels(values: Any, where: str) -> torch.Tensor:
     labels = list(values)
     if odd := [value for value in labels if type(value) is not int or value < 0]:
-        raise ValueError(f"{where} holds {odd[0]!r}, which is no class: classes are whole numbers from 0")
+        raise UserError(f"{where} holds {odd[0]!r}, which is no class: classes are whole numbers from 0")
     return torch.tensor(labels, dtype=torch.int64)

@@ -20,6 +20,7 @@ from iet_agc.data.datasets.hugging_face import hub_version, read_hugging_face
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet, Parts
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.seeds import generator
 
@@ -83,7 +84,7 @@ def split(images: ImageSet, num_train: int | None, seed: int = 0) -> tuple[Image
     """
     num_train = len(images) if num_train is None else num_train
     if not 1 <= num_train <= len(images):
-        raise ValueError(f"data.num_train {num_train} is not between 1 and the {len(images)} images of {images.name}")
+        raise UserError(f"data.num_train {num_train} is not between 1 and the {len(images)} images of {images.name}")
     order = torch.randperm(len(images), generator=generator("split", seed))
     return images.take(order[:num_train]), images.take(order[num_train:])
 
@@ -119,7 +120,7 @@ def load_dataset(
         options: see `Options`.
 
     Raises:
-        ValueError: unknown name, missing or damaged files, impossible numbers.
+        UserError: unknown name, missing or damaged files, impossible numbers.
     """
     _check(name, options)
     place = str(root) if root else None
@@ -137,10 +138,10 @@ def load_dataset(
 
 def _check(name: str, options: Options) -> None:
     if name not in _READERS:
-        raise ValueError(f"unknown data.name {name!r}: use one of {', '.join(_READERS)}")
+        raise UserError(f"unknown data.name {name!r}: use one of {', '.join(_READERS)}")
     for option, names in _OPTIONS_OF.items():
         if options.get(option) and name not in names:
-            raise ValueError(f"data.{option} has no effect on {name}, it is for {', '.join(names)}: leave it out")
+            raise UserError(f"data.{option} has no effect on {name}, it is for {', '.join(names)}: leave it out")
 
 
 def _parts(
@@ -197,7 +198,7 @@ def _path(root: str | None) -> Path | None:
 
 def _folder(root: str | None, options: Options) -> Parts:
     if root is None:
-        raise ValueError("data.name is 'folder', but data.root does not say which: set data.root")
+        raise UserError("data.name is 'folder', but data.root does not say which: set data.root")
     captions, shape, by = options.get("captions"), options.get("shape"), _way(options)
     place = Path(root)
     images = read_captioned(place, captions, shape, by) if captions else load_images(place, shape, resize=by)
@@ -207,18 +208,16 @@ def _folder(root: str | None, options: Options) -> Parts:
 def _with_classes(images: ImageSet, root: Path) -> ImageSet:
     """The images with the class of the subfolder that each stands in, in the order of the folders' names."""
     if images.files is None:
-        raise ValueError(
-            f"{images.name} is no folder: data.classes 'folders' needs one with a subfolder for each class"
-        )
+        raise UserError(f"{images.name} is no folder: data.classes 'folders' needs one with a subfolder for each class")
     files = [PurePath(file) for file in images.files]
     if alone := [file for file in files if len(file.parts) < 2]:
-        raise ValueError(
+        raise UserError(
             f"{images.name}: {alone[0]} stands in no subfolder, so data.classes 'folders' gives it no class"
         )
     names = sorted({file.parts[0] for file in files})
     folders = [entry.name for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
     if empty := [folder for folder in folders if folder not in names]:
-        raise ValueError(f"{images.name}: class {shown(empty[0])} has no images: remove the folder or fill it")
+        raise UserError(f"{images.name}: class {shown(empty[0])} has no images: remove the folder or fill it")
     places = {name: place for place, name in enumerate(names)}
     return replace(images, labels=torch.tensor([places[file.parts[0]] for file in files], dtype=torch.int64))
 
@@ -240,7 +239,7 @@ def _hugging_face(root: str | None, options: Options) -> Parts:
     held_out = options.get("held_out_split")
     train, test = read(options.get("train_split") or "train"), read(held_out) if held_out else None
     if test is not None and test.shape != train.shape:
-        raise ValueError(
+        raise UserError(
             f"{train.name}: images of the two splits differ, {train.size} and {test.size}: set data.convert_to"
         )
     return train, test
