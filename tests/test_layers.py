@@ -116,7 +116,9 @@ def _broken(module: str, source: str) -> list[str]:
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed" and module not in DISTRIBUTED:
             broken.append(f"{module} uses torch.distributed")
     if module == "cli":
-        outside = [name for name in _top_level(tree) if _own(name) not in {"__init__", "runtime.errors", "runtime.streams"}]
+        outside = [
+            name for name in _top_level(tree) if _own(name) not in {"__init__", "runtime.errors", "runtime.streams"}
+        ]
         broken += [f"cli imports {name} outside of a verb" for name in outside if name.startswith("iet_agc")]
     elif module == "cli.demo" and any(re.fullmatch(r"iet_agc\.cli(\.main)?", name) for name in _imports(tree)):
         broken.append("cli.demo imports cli")
