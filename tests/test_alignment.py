@@ -10,8 +10,7 @@ from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.clip import clip_score, load_clip, other_prompts
 from iet_agc.metrics.intervals import wilson
 from tests.miniature import save_clip
-from tests.test_engine import one_thread  # noqa: F401
-from tests.test_similarity import FRESH, HELD_OUT, NETWORK, TRAIN
+from tests.similar_images import FRESH, HELD_OUT, NETWORK, TRAIN
 
 NAMES = [f"image {number}" for number in range(len(TRAIN))]
 

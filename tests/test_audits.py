@@ -20,7 +20,6 @@ from iet_agc.data.conversion import convert
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
-from tests.test_engine import one_thread  # noqa: F401
 
 
 def noise(count, seed):

@@ -29,10 +29,10 @@ from iet_agc.training.batches import draw_batch
 from iet_agc.training.captioned import Captioned
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
+from tests.commands import refused
 from tests.miniature import captioned, save_captioned, save_miniature, tokenizer
-from tests.test_datasets import _refused
-from tests.test_engine import assert_same, one_thread  # noqa: F401
-from tests.test_text import CPU, call, folder, pipeline, settings, stock, told, unet  # noqa: F401
+from tests.tiny_runs import CPU, assert_same
+from tests.tiny_text_runs import call, settings, stock, told, unet
 
 MANY = 600
 
@@ -208,7 +208,7 @@ CHANGES = Changes(random_caption=0.2, random_tokens=1, random_numbers=1, repeat_
     [{"random_caption": 0.5}, {"random_tokens": 2}, {"random_numbers": 1}, {"repeat_words": 2}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_step_tells_changed_captions(folder, pipeline, changes):  # noqa: F811
+def test_a_step_tells_changed_captions(folder, pipeline, changes):
     """By hand: the caption of each, changed by the batch's own generator behind its other draws, and encoded."""
     data = captioned()
     batch = draw_batch(0, 0, 3, len(data), 8, (4, 8, 8), CPU)
@@ -227,7 +227,7 @@ def test_a_step_tells_changed_captions(folder, pipeline, changes):  # noqa: F811
     assert not torch.equal(losses, other)
 
 
-def test_the_rate_has_an_effect(folder):  # noqa: F811
+def test_the_rate_has_an_effect(folder):
     data = captioned()
     batch = draw_batch(0, 0, 3, len(data), 8, (4, 8, 8), CPU)
     always, half = (told(folder, data, batch, text__random_tokens=2, text__change_rate=rate)[0] for rate in (1.0, 0.5))
@@ -236,14 +236,14 @@ def test_the_rate_has_an_effect(folder):  # noqa: F811
     assert not all(same)
 
 
-def test_only_changing_captions_are_encoded_in_the_step(pipeline):  # noqa: F811
+def test_only_changing_captions_are_encoded_in_the_step(pipeline):
     data = captioned()
     still = Captioned(pipeline, data.images, data.captions).to(CPU)
     assert still.embeddings is not None
     assert Captioned(pipeline, data.images, data.captions, changes=CHANGES).to(CPU).embeddings is None
 
 
-def test_replicas_see_the_rows_of_one_batch(pipeline):  # noqa: F811
+def test_replicas_see_the_rows_of_one_batch(pipeline):
     data = captioned()
     examples = Captioned(pipeline, data.images, data.captions, changes=CHANGES)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
@@ -254,7 +254,7 @@ def test_replicas_see_the_rows_of_one_batch(pipeline):  # noqa: F811
     torch.testing.assert_close(part, whole[3:], rtol=1e-4, atol=1e-6)
 
 
-def test_a_step_reads_nothing_on_the_host(pipeline):  # noqa: F811
+def test_a_step_reads_nothing_on_the_host(pipeline):
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             assert not any(word in str(function) for word in ("_local_scalar_dense", "nonzero"))
@@ -267,7 +267,7 @@ def test_a_step_reads_nothing_on_the_host(pipeline):  # noqa: F811
         examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
 
 
-def test_a_killed_run_with_changing_captions_resumes_bitwise(folder, tmp_path):  # noqa: F811
+def test_a_killed_run_with_changing_captions_resumes_bitwise(folder, tmp_path):
     chosen = settings(
         folder, method__rounds=1, text__random_caption=0.2, text__repeat_words=1, text__random_numbers=1
     )  # fmt: skip
@@ -292,7 +292,7 @@ def test_a_killed_run_with_changing_captions_resumes_bitwise(folder, tmp_path): 
         )  # fmt: skip
 
 
-def test_changes_that_have_no_effect_are_refused(folder, tmp_path, monkeypatch):  # noqa: F811
+def test_changes_that_have_no_effect_are_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"text\.change_rate has no effect without random_tokens"):
         train(settings(folder, text__change_rate=0.5), captioned(), tmp_path / "run", CPU)
     monkeypatch.setattr("tests.miniature.string.digits", "012345678")
@@ -306,7 +306,7 @@ def test_changes_that_have_no_effect_are_refused(folder, tmp_path, monkeypatch):
 # -- captions that are too long
 
 
-def test_captions_that_are_too_long_are_cut(folder, pipeline, tmp_path, capsys):  # noqa: F811
+def test_captions_that_are_too_long_are_cut(folder, pipeline, tmp_path, capsys):
     data = captioned()
     long = "red " * 20
     data = ImageSet(data.images, "noise", captions=((f"{long} a", f"{long} b"), *data.captions[1:]))
@@ -343,17 +343,17 @@ def test_planted_copies_have_the_captions_asked_for():
 
 def test_captions_of_planted_images_without_effect_are_refused(tmp_path, capsys):
     planted = ("--data.planted_images", "2", "--data.planted_copies", "2", "--data.planted_captions", "different")
-    assert "digits has no captions, so data.planted_captions has no effect" in _refused(
+    assert "digits has no captions, so data.planted_captions has no effect" in refused(
         capsys, tmp_path, "--data.name", "digits", *planted
     )
     for some in (planted[4:], (*planted[:3], "1", *planted[4:]), ("--data.planted_images", "0", *planted[2:])):
-        told_ = _refused(capsys, tmp_path, "--data.name", "digits", *some)
+        told_ = refused(capsys, tmp_path, "--data.name", "digits", *some)
         assert "data.planted_captions has no effect: set data.planted_images and data.planted_copies" in told_
     root = save_captioned(tmp_path / "set", captioned(4))
     same = (*planted[:-1], "same", "--data.convert_to", "3x16x16")
-    told_ = _refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root, *same)
+    told_ = refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root, *same)
     assert "data.planted_captions has no effect on images alone" in told_
-    told_ = _refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root, *planted)
+    told_ = refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root, *planted)
     assert "'different', but " in told_
     assert "have one caption only, such as 00" in told_
 
@@ -449,7 +449,7 @@ def test_lines_that_cannot_be_used(tmp_path, capsys, content, message):
     root = pictures(tmp_path / "set", "1.png", "b/2.png")
     (root / "metadata.jsonl").write_bytes(content)
     name = ("--data.name", "folder", "--data.root", root, "--data.captions")
-    assert message in _refused(capsys, tmp_path, *name, "metadata.jsonl")
+    assert message in refused(capsys, tmp_path, *name, "metadata.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -485,18 +485,18 @@ def test_files_beside_images_that_cannot_be_used(tmp_path, capsys, monkeypatch, 
     else:
         (root / name).write_bytes(content)
     words_ = ("--data.name", "folder", "--data.root", root, "--data.captions", "txt")
-    assert message in _refused(capsys, tmp_path, *words_)
+    assert message in refused(capsys, tmp_path, *words_)
 
 
 def test_captions_that_are_not_there(tmp_path, capsys):
     root = pictures(tmp_path / "set", "1.png")
-    told_ = _refused(capsys, tmp_path, "--data.name", "folder", "--data.root", root, "--data.captions", "none.jsonl")
+    told_ = refused(capsys, tmp_path, "--data.name", "folder", "--data.root", root, "--data.captions", "none.jsonl")
     assert "none.jsonl is not there: give the captions" in told_
-    told_ = _refused(capsys, tmp_path, "--data.name", "folder", "--data.root", root / "1.png", "--data.captions", "txt")
+    told_ = refused(capsys, tmp_path, "--data.name", "folder", "--data.root", root / "1.png", "--data.captions", "txt")
     assert "1.png is no folder: data.captions is for a folder of images" in told_
 
 
-def test_a_folder_with_captions_trains(capsys, folder, tmp_path):  # noqa: F811
+def test_a_folder_with_captions_trains(capsys, folder, tmp_path):
     data = captioned(4)
     root = save_captioned(tmp_path / "set", data)
     assert data.captions is not None
@@ -518,7 +518,7 @@ MITIGATIONS = {"random_tokens": 2, "random_numbers": 1, "repeat_words": 2, "embe
 
 
 @pytest.mark.parametrize("name", MITIGATIONS)
-def test_every_mitigation_changes_what_is_drawn(pipeline, name):  # noqa: F811
+def test_every_mitigation_changes_what_is_drawn(pipeline, name):
     plain = draw(pipeline, [3, 4], ["a red dog"] * 2, 2, 1.0)
     noise = MITIGATIONS[name] if name == "embedding_noise" else 0.0
     changes = UNCHANGED if noise else Changes(**{name: MITIGATIONS[name]})
@@ -527,7 +527,7 @@ def test_every_mitigation_changes_what_is_drawn(pipeline, name):  # noqa: F811
     assert not torch.equal(mitigated[1], plain[1])
 
 
-def test_noise_on_the_prompt_is_gaussian_and_of_each_image(pipeline):  # noqa: F811
+def test_noise_on_the_prompt_is_gaussian_and_of_each_image(pipeline):
     """The U-Net is told the embedding and the noise of the image's own generator; the empty text stays as it is."""
     seen, honest = [], pipeline.unet.forward
 
@@ -548,7 +548,7 @@ def test_noise_on_the_prompt_is_gaussian_and_of_each_image(pipeline):  # noqa: F
         torch.testing.assert_close(without[row], nothing[0])
 
 
-def test_a_mitigated_image_depends_on_its_seed_and_prompt_only(folder, tmp_path):  # noqa: F811
+def test_a_mitigated_image_depends_on_its_seed_and_prompt_only(folder, tmp_path):
     prompts = ["a red dog", "a bird", "a cat"]
     options = {"changes": Changes(random_tokens=2, random_numbers=1, repeat_words=1), "embedding_noise": 0.2}
     whole, _ = load_samples(draw_samples(folder, range(7), tmp_path / "a", 2, prompts=prompts, **options))
@@ -558,7 +558,7 @@ def test_a_mitigated_image_depends_on_its_seed_and_prompt_only(folder, tmp_path)
     assert torch.equal(alone.images[0], whole.images[4])
 
 
-def test_mitigations_are_part_of_a_sample_set(capsys, folder, tmp_path):  # noqa: F811
+def test_mitigations_are_part_of_a_sample_set(capsys, folder, tmp_path):
     words_ = ("sample", folder, "--out", tmp_path / "s", "--num", "2", "--steps", "2", "--prompt", "a red dog")
     given = ("--random-tokens", "2", "--repeat-words", "1", "--embedding-noise", "0.1", "--scheduler", "dpm++")
     status, text, _ = call(capsys, *words_, *given)
@@ -613,7 +613,7 @@ def test_samplers_draw_what_stock_diffusers_draws(tmp_path, prediction):
     assert len({images.numpy().tobytes() for images in drawn}) == 4
 
 
-def test_progress_is_whole_whatever_the_sampler(pipeline):  # noqa: F811
+def test_progress_is_whole_whatever_the_sampler(pipeline):
     for name in ("ddim", "dpm++", "pndm", "euler"):
         shares = []
         draw(pipeline, [1, 2], ["a dog"] * 2, 4, 1.0, shares.append, sampler=name)

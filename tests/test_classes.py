@@ -22,9 +22,8 @@ from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
 from iet_agc.training.member import Member
 from iet_agc.training.pixels import Pixels
-from tests.test_dist import ends, in_processes, train_in
-from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
-from tests.test_resume import assert_ends_like, die, in_child
+from tests.processes import die, in_child, in_processes
+from tests.tiny_runs import CPU, assert_ends_like, assert_same, ends, images, settings, train_in, weights
 
 
 def told(**changes):

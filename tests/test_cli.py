@@ -17,37 +17,7 @@ from iet_agc.audit.sources import load_part
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
 from tests.audit_folders import write_audit
-
-TINY = {
-    "data.num_train": "200",
-    "data.planted_images": "4",
-    "data.planted_copies": "5",
-    "model.channels": "8",
-    "model.groups": "4",
-    "method.rounds": "2",
-    "train.steps": "3",
-    "train.batch_size": "8",
-    "sample.num": "60",
-    "sample.steps": "2",
-    "run.preview_images": "0",
-    "run.threads": "1",
-    "run.device": "cpu",
-}
-SETTINGS = [word for name, value in TINY.items() for word in (f"--{name}", value)]
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iet_agc", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
-def call(capsys, *arguments):
-    """The same in this process, without the seconds that torch takes to import: (status, stdout, stderr)."""
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return exit_.value.code, captured.out, captured.err
+from tests.commands import SETTINGS, call, run
 
 
 def test_help_comes_at_once_and_names_every_verb():

@@ -26,7 +26,7 @@ from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet
 from iet_agc.training.loop import start
-from tests.test_cli import SETTINGS, call
+from tests.commands import refused
 
 #: The two sets: torchvision's loader, its training batches, its test batch.
 FILES = {
@@ -46,19 +46,6 @@ def _save(file: Path, pixels: np.ndarray, **how: Any) -> None:
 
 def _md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
-
-
-def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *settings: object) -> str:
-    """What `iet-agc train` says of a data set that it refuses, before it writes anything."""
-    out = tmp_path / "run-that-must-not-be"
-    words = [str(word) for word in settings]
-    plain = [*SETTINGS, "--data.num_train", "none", "--data.planted_images", "0"]
-    status, printed, told = call(capsys, "train", "digits-default", "--out", out, *plain, *words)
-    assert (status, printed) == (2, "")
-    assert told.startswith("iet-agc: ")
-    assert told.count("\n") == 1
-    assert not out.exists()
-    return told.removeprefix("iet-agc: ").removesuffix("\n")
 
 
 # -- CIFAR
@@ -119,7 +106,7 @@ def test_an_archive_that_is_there_is_unpacked_without_a_network(
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
-    told = _refused(capsys, tmp_path, "--data.name", name, "--data.root", tmp_path)
+    told = refused(capsys, tmp_path, "--data.name", name, "--data.root", tmp_path)
     assert f"{folder} is not there ({FILES[name][0].filename} is there, not unpacked): set data.root" in told
     assert "--data.download true to fetch or unpack http://127.0.0.1:9/cifar.tar.gz" in told
     assert load_dataset(name, tmp_path, download=True)[0].fingerprint == whole.fingerprint
@@ -148,7 +135,7 @@ def test_no_pickle_is_opened_whose_checksum_is_wrong(
         (folder / file).write_bytes(pickle.dumps(_Poison(tmp_path / "executed")))
         (tmp_path / kind.filename).unlink(missing_ok=True)
         settings = ["--data.name", name, "--data.root", tmp_path, "--data.download", download]
-        told = _refused(capsys, tmp_path, *settings)
+        told = refused(capsys, tmp_path, *settings)
         assert not (tmp_path / "executed").exists()
         if download == "false":
             assert f"{folder / file} is not the published file, its MD5 is not" in told
@@ -168,16 +155,16 @@ def test_a_poisoned_archive_is_not_unpacked(
     archive = tmp_path / FILES[name][0].filename
     folder.rename(tmp_path / "elsewhere")
     archive.write_bytes(archive.read_bytes()[:-50])
-    told = _refused(capsys, tmp_path, "--data.name", name, "--data.root", tmp_path, "--data.download", "true")
+    told = refused(capsys, tmp_path, "--data.name", name, "--data.root", tmp_path, "--data.download", "true")
     assert f"{archive} is cut short or not the published file, its MD5 is not" in told
     assert told.endswith("remove it, and it is fetched again")
     assert not folder.exists()
 
 
 def test_cifar_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = _refused(capsys, tmp_path, "--data.name", "cifar10")
+    told = refused(capsys, tmp_path, "--data.name", "cifar10")
     assert told.startswith("data.name is 'cifar10', but data.root does not say where: set data.root to the folder that")
-    told = _refused(capsys, tmp_path, "--data.name", "cifar100", "--data.root", tmp_path / "none")
+    told = refused(capsys, tmp_path, "--data.name", "cifar100", "--data.root", tmp_path / "none")
     assert f"{tmp_path / 'none' / 'cifar-100-python'} is not there: set data.root to the folder that holds" in told
     assert "or add --data.download true to fetch or unpack https://www.cs.toronto.edu/~kriz/cifar-100-python" in told
 
@@ -187,7 +174,7 @@ def test_a_missing_batch_is_named(
 ) -> None:
     folder = _cifar(tmp_path, "cifar10", monkeypatch)
     (folder / "data_batch_3").unlink()
-    told = _refused(capsys, tmp_path, "--data.name", "cifar10", "--data.root", tmp_path)
+    told = refused(capsys, tmp_path, "--data.name", "cifar10", "--data.root", tmp_path)
     assert f"{folder / 'data_batch_3'} is missing: set data.root" in told
 
 
@@ -195,7 +182,7 @@ def test_one_channel_where_cifar_has_three(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = _cifar(tmp_path, "cifar10", monkeypatch, width=1024)
-    told = _refused(capsys, tmp_path, "--data.name", "cifar10", "--data.root", tmp_path)
+    told = refused(capsys, tmp_path, "--data.name", "cifar10", "--data.root", tmp_path)
     assert f"{folder} cannot be read as cifar10: 30 labels for 10 images of 3 x 32 x 32: its rows are not of" in told
 
 
@@ -289,15 +276,15 @@ def test_dogs_alone_hold_out_what_is_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_dogs_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = _refused(capsys, tmp_path, "--data.name", "afhq-dog")
+    told = refused(capsys, tmp_path, "--data.name", "afhq-dog")
     assert told.startswith("data.name is 'afhq-dog', but data.root does not say where: set data.root to afhq.zip")
     assert "https://github.com/clovaai/stargan-v2 tells how to get AFHQ" in told
     (tmp_path / "afhq" / "train" / "cat").mkdir(parents=True)
     for root in (tmp_path / "none", tmp_path / "afhq"):
-        told = _refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", root)
+        told = refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", root)
         assert f"{root} holds no train/dog, and is no folder of images alone: set data.root to" in told
     _save(tmp_path / "cats" / "train" / "cat" / "a.jpg", _pixels(8, 8, 3))
-    told = _refused(
+    told = refused(
         capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", _zipped(tmp_path / "cats", tmp_path / "cats.zip")
     )
     assert "cats.zip holds no images in train/dog: set data.root" in told
@@ -313,7 +300,7 @@ def test_a_bad_image_among_dogs_is_named(tmp_path: Path, form: str, capsys: pyte
     moving = [Image.fromarray(_pixels(96, 96, 3, seed=seed)) for seed in range(2)]
     moving[0].save(afhq / "train" / "dog" / "moving.png", save_all=True, append_images=moving[1:])
     root = afhq if form == "folder" else _zipped(afhq, tmp_path / "afhq.zip")
-    told = _refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", root)
+    told = refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", root)
     assert "4 of 9 files cannot be used: " in told
     assert "grey.jpg is grey, where three channels are expected: give the set's own files" in told
     assert "cut.jpg cannot be read as an image" in told
@@ -326,7 +313,7 @@ def test_grey_test_dogs_are_named_as_well(tmp_path: Path, form: str, capsys: pyt
     afhq = _dogs(tmp_path / "afhq")
     _save(afhq / "test" / "dog" / "grey.jpg", _pixels(96, 96))
     root = afhq if form == "folder" else _zipped(afhq, tmp_path / "afhq.zip")
-    told = _refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", root)
+    told = refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", root)
     assert "1 of 3 files cannot be used: " in told
     assert "grey.jpg is grey, where three channels are expected" in told
 
@@ -343,7 +330,7 @@ def test_damaged_archives_of_dogs(
     content[at] ^= 255
     damaged = {"cut": content[: len(content) // 2], "flipped": content, "text": b"<html>404</html>"}
     file.write_bytes(damaged.get(damage, file.read_bytes()))
-    told = _refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", file)
+    told = refused(capsys, tmp_path, "--data.name", "afhq-dog", "--data.root", file)
     assert {
         "cut": "afhq.zip cannot be read, File is not a zip file: fetch the archive again",
         "flipped": "1 of 5 files cannot be used: train/dog/flickr_dog_000002.jpg cannot be read as an image, Bad CRC",
@@ -443,7 +430,7 @@ def test_captions_that_do_not_fit(
     tmp_path: Path, captions: object, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = _laion(tmp_path / "images", captions)
-    assert message in _refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root)
+    assert message in refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root)
 
 
 @pytest.mark.parametrize(
@@ -462,21 +449,21 @@ def test_caption_files_that_cannot_be_read(
 ) -> None:
     root = _laion(tmp_path / "images")
     (root / "captions.json").write_bytes(content)
-    assert message in _refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root)
+    assert message in refused(capsys, tmp_path, "--data.name", "laion-10k", "--data.root", root)
 
 
 def test_captions_or_images_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = ["--data.name", "laion-10k"]
-    told = _refused(capsys, tmp_path, *name)
+    told = refused(capsys, tmp_path, *name)
     assert (
         "data.root does not say where: set data.root to the folder of images; https://github.com/somepago/DCR" in told
     )
-    assert "is no folder: set data.root" in _refused(capsys, tmp_path, *name, "--data.root", tmp_path / "none")
+    assert "is no folder: set data.root" in refused(capsys, tmp_path, *name, "--data.root", tmp_path / "none")
     root = _laion(tmp_path / "images")
-    told = _refused(capsys, tmp_path, *name, "--data.root", root, "--data.captions", tmp_path / "none.json")
+    told = refused(capsys, tmp_path, *name, "--data.root", root, "--data.captions", tmp_path / "none.json")
     assert "none.json is not there: give the captions, one JSON file in data.root or as data.captions" in told
     (root / "second.json").write_text("{}")
-    assert "images holds 2 .json files: give the cap" in _refused(capsys, tmp_path, *name, "--data.root", root)
+    assert "images holds 2 .json files: give the cap" in refused(capsys, tmp_path, *name, "--data.root", root)
 
 
 # -- folders
@@ -496,15 +483,15 @@ def test_folders_without_classes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     _save(tmp_path / "set" / "a" / "1.png", _pixels(4, 4))
     (tmp_path / "set" / "b").mkdir()
     settings = ["--data.name", "folder", "--data.root", tmp_path / "set", "--data.classes"]
-    told = _refused(capsys, tmp_path, *settings, "folders")
+    told = refused(capsys, tmp_path, *settings, "folders")
     assert told.endswith("class b has no images: remove the folder or fill it")
     _save(tmp_path / "set" / "2.png", _pixels(4, 4))
-    told = _refused(capsys, tmp_path, *settings, "folders")
+    told = refused(capsys, tmp_path, *settings, "folders")
     assert "2.png stands in no subfolder, so data.classes 'folders' gives it no class" in told
-    told = _refused(capsys, tmp_path, *settings, "names")
+    told = refused(capsys, tmp_path, *settings, "names")
     assert told.startswith("setting data.classes: input should be 'folders' (it is 'names')")
     np.save(tmp_path / "a.npy", _pixels(2, 5, 5))
-    told = _refused(
+    told = refused(
         capsys, tmp_path, "--data.name", "folder", "--data.root", tmp_path / "a.npy", *settings[4:], "folders"
     )
     assert "a.npy is no folder: data.classes 'folders' needs one" in told
@@ -514,10 +501,10 @@ def test_mixed_sizes_are_refused_or_brought_to_one(tmp_path: Path, capsys: pytes
     _save(tmp_path / "set" / "a.png", _pixels(8, 8, 3))
     _save(tmp_path / "set" / "b.png", _pixels(9, 8, 3))
     settings = ["--data.name", "folder", "--data.root", tmp_path / "set"]
-    told = _refused(capsys, tmp_path, *settings)
+    told = refused(capsys, tmp_path, *settings)
     assert "1 of 2 images have another size: b.png is 8 x 9, a.png is 8 x 8" in told
     assert told.endswith("'train' with --data.convert-to")
-    told = _refused(capsys, tmp_path, *settings, "--data.convert-to", "2x8x8")
+    told = refused(capsys, tmp_path, *settings, "--data.convert-to", "2x8x8")
     assert told.startswith("setting data.convert_to: string should match pattern")
     changed = override(validate({}), {"data.name": "folder", "data.root": str(settings[3]), "data.convert-to": "1x6x6"})
     assert load_dataset(**changed.data.source())[0].shape == (1, 6, 6)
@@ -527,7 +514,7 @@ def test_fewer_images_than_shards(tmp_path: Path, capsys: pytest.CaptureFixture[
     for number in range(3):
         _save(tmp_path / "set" / f"{number}.png", _pixels(8, 8, seed=number))
     settings = ["--data.name", "folder", "--data.root", tmp_path / "set", "--method.members", "4"]
-    assert "cannot cut 3 images into 4 shards: use 1 to 3" in _refused(capsys, tmp_path, *settings)
+    assert "cannot cut 3 images into 4 shards: use 1 to 3" in refused(capsys, tmp_path, *settings)
 
 
 @pytest.mark.parametrize(
@@ -547,7 +534,7 @@ def test_fewer_images_than_shards(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_no_option_is_ignored(
     tmp_path: Path, option: str, value: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = _refused(capsys, tmp_path, "--data.name", name, f"--data.{option}", value)
+    told = refused(capsys, tmp_path, "--data.name", name, f"--data.{option}", value)
     assert told.startswith(f"data.{option} has no effect on {name}, it is for ")
 
 
@@ -618,4 +605,4 @@ def test_the_cache_does_not_hide_that_a_set_is_gone(
     assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 1
     shutil.rmtree(folder)
     ours = [word for name, value in settings.items() for word in (f"--data.{name}", value)]
-    assert f"{folder} is not there" in _refused(capsys, tmp_path, *ours)
+    assert f"{folder} is not there" in refused(capsys, tmp_path, *ours)

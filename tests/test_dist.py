@@ -1,59 +1,12 @@
 """Processes: the result does not depend on how many there are. Real gloo processes on the loopback."""
 
-import os
-import socket
-
 import pytest
-import safetensors.torch
 import torch
 
 from iet_agc.runtime import distributed
 from iet_agc.training import loop
-from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
-
-
-def in_processes(count, action):
-    """Run `action` in `count` forked processes that form one gloo world."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    children = []
-    for rank in range(count):
-        pid = os.fork()
-        if pid == 0:
-            os.environ.update(
-                RANK=str(rank),
-                WORLD_SIZE=str(count),
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-                GLOO_SOCKET_IFNAME="lo",
-            )
-            try:
-                with distributed.processes(CPU):
-                    action()
-                os._exit(0)
-            except BaseException as error:
-                os.write(2, f"rank {rank}: {type(error).__name__}: {error}\n".encode())
-                os._exit(1)
-        children.append(pid)
-    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * count
-
-
-def train_in(count, chosen, out):
-    """Train in `count` processes, and leave what each of them ends with in out/ranks."""
-
-    def action():
-        run = loop._Run(chosen, images(), out, CPU, lambda steps: None)
-        run.resume()
-        run.to_the_end()
-        ranks = out.parent / "ranks"
-        ranks.mkdir(exist_ok=True)
-        for member in run.members:
-            safetensors.torch.save_file(
-                {**member.own(), **member.shared()}, ranks / f"{distributed.rank()}-{member.index}.safetensors"
-            )
-
-    in_processes(count, action)
+from tests.processes import die, in_child
+from tests.tiny_runs import CPU, assert_same, ends, images, settings, train_in, weights
 
 
 @pytest.mark.parametrize(("members", "count"), [(4, 1), (4, 2), (4, 3), (8, 8)])
@@ -64,16 +17,6 @@ def test_members_on_ranks_end_bitwise_equal(tmp_path, members, count):
     for kind in ("raw", "ema"):
         assert_same(weights(tmp_path / "many" / "run", kind), weights(tmp_path / "alone" / "run", kind))
     assert (tmp_path / "many/run/telemetry.csv").read_text() == (tmp_path / "alone/run/telemetry.csv").read_text()
-
-
-def ends(out, kind):
-    """What the processes of a run ended with: {member: [state of each replica]}, entries of one kind only."""
-    found = {}
-    for file in sorted((out.parent / "ranks").glob("*.safetensors")):
-        state = safetensors.torch.load_file(file)
-        member = int(file.stem.split("-")[1])
-        found.setdefault(member, []).append({name: tensor for name, tensor in state.items() if name.startswith(kind)})
-    return found
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -106,8 +49,6 @@ def test_replicas_end_with_the_same_bits_and_the_losses_of_one_process(tmp_path)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    from tests.test_resume import die, in_child
-
     chosen, out, steps = settings(method__members=3), tmp_path / "run", []
     in_child(
         lambda: loop.train(

@@ -25,8 +25,8 @@ from iet_agc.sampling.sample_set import load_samples
 from iet_agc.text_to_image import bootstrap
 from iet_agc.text_to_image.bootstrap import build_pipeline, decibels
 from iet_agc.text_to_image.pipeline import load_text_pipeline
-from tests.test_cli import call
-from tests.test_example import EXAMPLES, load
+from tests.commands import call
+from tests.example_modules import EXAMPLES, load
 
 try:
     FONT = emoji_font(None)

@@ -6,11 +6,10 @@ import json
 import pytest
 import torch
 
-from iet_agc.config.settings import validate
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, to_float
-from iet_agc.diffusion.unet import build_unet, load_pipeline
+from iet_agc.diffusion.unet import build_unet
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
 from iet_agc.runtime.seeds import key_of
@@ -18,48 +17,7 @@ from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
 from iet_agc.training.member import Member, NonFiniteError, warmup
 from iet_agc.training.pixels import Pixels
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-def images(count=40, channels=1, size=8, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (count, channels, size, size), generator=rng, dtype=torch.uint8)
-    return ImageSet(pixels, "noise", torch.arange(count) % 4)
-
-
-def settings(**changes):
-    """A tiny run: 2 members, 2 rounds of 6 steps; changes as {"train.steps": 3} with __ for the dot."""
-    content = {
-        "model": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "dropout": 0.0, "groups": 4},
-        "method": {"members": 2, "rounds": 2, "skip_below": 0.5},
-        "train": {"steps": 6, "batch_size": 8, "warmup_steps": 3, "learning_rate": 1e-3, "ema_decay": 0.9},
-        "sample": {"steps": 2},
-        "run": {"log_every": 2, "save_every": 4, "preview_images": 0},
-    }
-    return with_changes(content, changes)
-
-
-def with_changes(content, changes):
-    """Settings of this content, with changes as above."""
-    for name, value in changes.items():
-        section, field = name.split("__")
-        content.setdefault(section, {})[field] = value
-    return validate(content)
-
-
-def weights(out, kind="raw"):
-    return load_pipeline(out / kind)[0].state_dict()
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+from tests.tiny_runs import CPU, assert_same, images, settings, weights
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -4,7 +4,7 @@ import pytest
 
 from iet_agc import cli
 from iet_agc.runtime.errors import CheckFailed, UserError
-from tests.test_cli import call
+from tests.commands import call
 
 
 def raising(monkeypatch, error):

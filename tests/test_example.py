@@ -1,20 +1,10 @@
 """The example is a stock loop, short, and the two marked lines do what they say."""
 
-import importlib.util
-from pathlib import Path
-
 import torch
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from tests.example_modules import EXAMPLES, load
+
 EXAMPLE = EXAMPLES / "diffusers_agc.py"
-
-
-def load(file):
-    """An example as a module."""
-    spec = importlib.util.spec_from_file_location("example", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_it_is_short_and_two_lines_make_it_agc():

@@ -15,7 +15,7 @@ from iet_agc.runtime import files
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
 from iet_agc.sampling.sample_set import draw_samples
 from iet_agc.training.loop import train
-from tests.test_engine import images, settings
+from tests.tiny_runs import images, settings
 
 BUSY = "another process is at work in .*: wait for it, or choose another --out"
 

@@ -14,8 +14,8 @@ from iet_agc.metrics.intervals import difference, share_over_runs
 from iet_agc.report import charts, comparison_page
 from iet_agc.report.comparison import COLUMNS, compare, differences_from_first
 from iet_agc.report.comparison_page import front, write_comparison
-from tests.test_compare import newer, numbers, run, seeds, write
-from tests.test_report import Page
+from tests.compared_runs import newer, numbers, run, seeds, write
+from tests.pages import Page
 
 
 def written(audits, out):

@@ -10,9 +10,7 @@ from iet_agc.audit.guard import make_guard
 from iet_agc.data.image_set import ImageSet
 from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import draw_samples, load_samples
-from tests.test_dist import in_processes
-from tests.test_engine import one_thread  # noqa: F401
-from tests.test_samples import pipeline, small_parts  # noqa: F401
+from tests.processes import in_processes
 
 
 def noise(count, seed):
@@ -35,7 +33,7 @@ def copies_every_third(model, scheduler, seeds, shape, steps, device, on_images,
 
 
 @pytest.fixture
-def copying(monkeypatch, small_parts):  # noqa: F811
+def copying(monkeypatch, small_parts):
     monkeypatch.setattr(sample_set, "sample", copies_every_third)
 
 
@@ -51,7 +49,7 @@ def test_the_guard_agrees_with_the_audit():
         assert {seed for seed in range(60) if seed % 3 == 0 and (flips or seed % 6)} <= {*turned_down.tolist()}
 
 
-def test_a_guarded_set_holds_the_first_seeds_that_pass(pipeline, tmp_path, copying):  # noqa: F811
+def test_a_guarded_set_holds_the_first_seeds_that_pass(pipeline, tmp_path, copying):
     guard = make_guard(TRAIN, HELD_OUT, flips=True)
     guarded, seeds = load_samples(draw_samples(pipeline, range(3, 33), tmp_path / "a", steps=3, guard=guard))
     plain = copies_every_third(None, None, range(3, 80), None, None, None, lambda count: None)
@@ -65,7 +63,7 @@ def test_a_guarded_set_holds_the_first_seeds_that_pass(pipeline, tmp_path, copyi
     assert about["guard"]["sha256"]["train"] == TRAIN.fingerprint
 
 
-def test_a_guarded_set_of_files_keeps_its_seeds(pipeline, tmp_path, copying):  # noqa: F811
+def test_a_guarded_set_of_files_keeps_its_seeds(pipeline, tmp_path, copying):
     guard = make_guard(TRAIN, HELD_OUT)
     array = load_samples(draw_samples(pipeline, range(12), tmp_path / "a", steps=3, guard=guard))
     files = load_samples(draw_samples(pipeline, range(12), tmp_path / "b", steps=3, guard=guard, file_format="png"))
@@ -74,7 +72,7 @@ def test_a_guarded_set_of_files_keeps_its_seeds(pipeline, tmp_path, copying):  #
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_many_processes_guard_as_one(pipeline, tmp_path, count, copying):  # noqa: F811
+def test_many_processes_guard_as_one(pipeline, tmp_path, count, copying):
     guard = make_guard(TRAIN, HELD_OUT)
     in_processes(count, lambda: draw_samples(pipeline, range(10), tmp_path / "many", steps=3, guard=guard))
     many, seeds = load_samples(tmp_path / "many")
@@ -83,7 +81,7 @@ def test_many_processes_guard_as_one(pipeline, tmp_path, count, copying):  # noq
     assert torch.equal(many.images, one.images)
 
 
-def test_a_killed_guarded_draw_goes_on(pipeline, tmp_path, monkeypatch, copying):  # noqa: F811
+def test_a_killed_guarded_draw_goes_on(pipeline, tmp_path, monkeypatch, copying):
     guard, calls = make_guard(TRAIN, HELD_OUT), []
 
     def dies_at_the_seventh(*arguments):
@@ -102,7 +100,7 @@ def test_a_killed_guarded_draw_goes_on(pipeline, tmp_path, monkeypatch, copying)
     assert torch.equal(resumed[0].images, whole[0].images)
 
 
-def test_a_guarded_set_is_not_another_guards(pipeline, tmp_path, copying):  # noqa: F811
+def test_a_guarded_set_is_not_another_guards(pipeline, tmp_path, copying):
     draw_samples(pipeline, range(10), tmp_path / "a", steps=3, guard=make_guard(TRAIN, HELD_OUT))
     with pytest.raises(ValueError, match="holds another sample set"):
         draw_samples(pipeline, range(10), tmp_path / "a", steps=3)
@@ -110,13 +108,13 @@ def test_a_guarded_set_is_not_another_guards(pipeline, tmp_path, copying):  # no
         draw_samples(pipeline, range(10), tmp_path / "a", steps=3, guard=make_guard(TRAIN, HELD_OUT, flips=True))
 
 
-def test_a_model_that_only_copies_is_given_up_with(pipeline, tmp_path, monkeypatch, small_parts):  # noqa: F811
+def test_a_model_that_only_copies_is_given_up_with(pipeline, tmp_path, monkeypatch, small_parts):
     monkeypatch.setattr(sample_set, "sample", lambda model, scheduler, seeds, *rest: TRAIN.images[list(seeds)])
     with pytest.raises(ArithmeticError, match="of 44 images only 0 pass the guard, and 4 are needed"):
         draw_samples(pipeline, range(4), tmp_path / "a", steps=3, guard=make_guard(TRAIN, HELD_OUT))
 
 
-def test_bad_guards(pipeline, tmp_path):  # noqa: F811
+def test_bad_guards(pipeline, tmp_path):
     with pytest.raises(ValueError, match=r"needs 99 held-out images .* and few has fewer: give more with --held-out"):
         make_guard(TRAIN, ImageSet(noise(98, 2), "few"))
     large = ImageSet(torch.randint(256, (120, 3, 8, 8), dtype=torch.uint8), "large")

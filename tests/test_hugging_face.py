@@ -14,7 +14,7 @@ from PIL import Image
 
 from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.datasets.registry import load_dataset
-from tests.test_datasets import _refused
+from tests.commands import refused
 
 pytest.importorskip("datasets")
 
@@ -96,10 +96,10 @@ def test_captions_in_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert [found[_pixels(6, 6, 3, seed=seed).transpose(2, 0, 1).tobytes()] for seed in range(5)] == expected
     assert load_dataset("hugging-face", root, **options)[0].captions is None
     ours = {"name": "hugging-face", "root": root, "image_column": "img"}
-    told = _refused(capsys, tmp_path, *_ours(**ours, caption_column="empty"))
+    told = refused(capsys, tmp_path, *_ours(**ours, caption_column="empty"))
     assert "column 'empty' of" in told
     assert "row 4 has no caption, or one that is empty or no text: give it a text, or a list of them" in told
-    assert "has no column 'caption'" in _refused(capsys, tmp_path, *_ours(**ours, caption_column="caption"))
+    assert "has no column 'caption'" in refused(capsys, tmp_path, *_ours(**ours, caption_column="caption"))
 
 
 def test_two_splits(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ({"root": tmp_path / "nowhere"}, "nowhere is no local folder of a dataset, nor can it be got from the hub"),
         ({"root": "someone/something"}, "someone/something is no local folder of a dataset, nor can it be got"),
     ):  # fmt: skip
-        assert message in _refused(capsys, tmp_path, *_ours(**(ours | changes)))
+        assert message in refused(capsys, tmp_path, *_ours(**(ours | changes)))
 
 
 def test_bad_images_are_named_by_their_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,23 +184,23 @@ def test_bad_images_are_named_by_their_row(tmp_path: Path, capsys: pytest.Captur
     first, second = (Image.fromarray(_pixels(6, 6, 3, seed=seed)) for seed in range(2))
     first.save(moving, format="PNG", save_all=True, append_images=[second])
     root = _parquet(tmp_path / "set", [whole, whole[:60], None, moving.getvalue()])
-    told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=root, image_column="img"))
+    told = refused(capsys, tmp_path, *_ours(name="hugging-face", root=root, image_column="img"))
     assert "3 of 4 files cannot be used: row 0000001 cannot be read as an image" in told
     assert "row 0000002 holds no image: leave the row out" in told
     assert "row 0000003 is animated or has pages" in told
     sizes = _parquet(tmp_path / "sizes", [whole, _encoded(_pixels(6, 7, 3))])
-    told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=sizes, image_column="img"))
+    told = refused(capsys, tmp_path, *_ours(name="hugging-face", root=sizes, image_column="img"))
     assert "row 0000001 is 7 x 6, row 0000000 is 6 x 6" in told
 
 
 def test_readers_that_could_run_something_are_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text(json.dumps({"image": "http://127.0.0.1:9/a.png"}) + "\n")
-    told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path / "set"))
+    told = refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path / "set"))
     assert "is read by the 'json' reader of 'datasets': convert it to parquet files" in told
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "code.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
-    _refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path / "code"))
+    refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path / "code"))
     assert not (tmp_path / "executed").exists()
 
 
@@ -208,7 +208,7 @@ def test_the_extra_that_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    told = _refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path))
+    told = refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path))
     assert told.endswith("the package 'datasets' is not installed: pip install 'iet-agc[hf]'")
 
 

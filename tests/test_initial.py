@@ -15,9 +15,8 @@ from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training import initialization
 from iet_agc.training.initialization import initial_weights
 from iet_agc.training.loop import train
-from tests.test_dist import train_in
-from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
-from tests.test_resume import die, in_child
+from tests.processes import die, in_child
+from tests.tiny_runs import CPU, assert_same, images, settings, train_in, weights
 
 SHAPE = (1, 8, 8)
 

@@ -15,9 +15,9 @@ from iet_agc.text_to_image.pipeline import UNetAndEncoder, load_text_pipeline
 from iet_agc.training.loop import _Run, train
 from iet_agc.training.tasks import TextTask, make_task
 from tests.miniature import captioned, save_miniature
-from tests.test_dist import in_processes
-from tests.test_engine import assert_same, one_thread  # noqa: F401
-from tests.test_text import CPU, killed, settings, stock, unet
+from tests.processes import in_processes
+from tests.tiny_runs import CPU, assert_same
+from tests.tiny_text_runs import killed, settings, stock, unet
 
 FILE = "pytorch_lora_weights.safetensors"
 

@@ -16,9 +16,8 @@ from iet_agc.audit import memorized_prompts
 from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
 from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
-from tests.test_dist import in_processes
-from tests.test_engine import one_thread  # noqa: F401
-from tests.test_text import TINY, call, stock
+from tests.processes import in_processes
+from tests.tiny_text_runs import TINY, call, stock
 
 CPU = torch.device("cpu")
 PROMPTS = ["a red dog", "a bird", "a blue house", "a cat with a hat", "a green bird"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from iet_agc.runtime.parts import compute_parts, read_parts
-from tests.test_dist import in_processes
+from tests.processes import in_processes
 
 
 def squares(items: slice) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from iet_agc.runtime.precision import resolved
 from iet_agc.training.loop import train
 from iet_agc.training.member import Member
 from iet_agc.training.pixels import Pixels
-from tests.test_engine import images, one_thread, settings, weights  # noqa: F401
+from tests.tiny_runs import images, settings, weights
 
 CPU = torch.device("cpu")
 NAMES = ("float32", "bfloat16")

@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from iet_agc import AntiGradientControl
-from tests.test_dist import in_processes
-from tests.test_engine import one_thread  # noqa: F401
+from tests.processes import in_processes
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BATCH, STEPS = 24, 8

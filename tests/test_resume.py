@@ -1,6 +1,5 @@
 """Killed anywhere and started again, a run ends with the weights of an uninterrupted one, bit by bit."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,7 +10,8 @@ import torch
 from iet_agc.config.settings import override
 from iet_agc.training import checkpoint
 from iet_agc.training.loop import train
-from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
+from tests.processes import die, in_child
+from tests.tiny_runs import CPU, assert_ends_like, assert_same, images, settings, weights
 
 CHOSEN = settings(model__dropout=0.1)
 
@@ -22,38 +22,6 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(CHOSEN, images(), folder, CPU)
     return folder
-
-
-def in_child(action):
-    """Run in a forked process; the number of the signal that ended it, or 0."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            action()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def assert_ends_like(whole, out):
-    for kind in ("raw", "ema"):
-        assert_same(weights(out, kind), weights(whole, kind))
-    assert (out / "telemetry.csv").read_text() == (whole / "telemetry.csv").read_text()
-    for member in ("member-0000", "member-0001"):
-        assert curve(out, member) == curve(whole, member)
-
-
-def curve(out, member):
-    """The points of a curve, without the one column that is never the same twice."""
-    points = [json.loads(line) for line in (out / "curves" / f"{member}.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in point.items() if name != "images_per_second"} for point in points]
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 11, 13, 23, 24])

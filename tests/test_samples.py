@@ -11,23 +11,7 @@ from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
 from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import draw_samples, load_samples
-from tests.test_dist import in_processes
-from tests.test_engine import one_thread  # noqa: F401
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model") / "pipeline"
-    save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), folder)
-    return folder
-
-
-@pytest.fixture
-def small_parts(monkeypatch):
-    """Two images per part on disk, so that ten images are five parts."""
-    monkeypatch.setattr(sample_set, "_PART", 1)
-    monkeypatch.setattr(sample_set, "rows_at_a_time", lambda shape, device: 2)
+from tests.processes import in_processes
 
 
 def draw(pipeline, out, seeds=range(10), **options):

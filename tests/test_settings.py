@@ -12,7 +12,7 @@ from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training import checkpoint
 from iet_agc.training.loop import start
 from tests.audit_folders import write_audit
-from tests.test_engine import one_thread, weights  # noqa: F401
+from tests.tiny_runs import weights
 
 BASE = override(
     Settings(),

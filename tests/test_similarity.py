@@ -10,26 +10,11 @@ from torch.nn import functional
 from iet_agc.audit.compute import audit
 from iet_agc.audit.run import audit_sources, save_audit
 from iet_agc.data.image_set import ImageSet
-from iet_agc.metrics.features import Extractor, nearest_features
+from iet_agc.metrics.features import nearest_features
 from iet_agc.metrics.gate import gate, sentence
 from iet_agc.metrics.intervals import least_calibrated_share, mean, percentile
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
-from tests.test_engine import one_thread  # noqa: F401
-
-
-def noise(count, seed, shape=(1, 8, 8)):
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (count, *shape), generator=rng, dtype=torch.uint8)
-
-
-def centred(images):
-    """Features that point anywhere: unrelated images have cosines near 0."""
-    return images[:, 0].flatten(1).float() - 127.5, None
-
-
-TRAIN, HELD_OUT, FRESH = noise(120, 1), noise(199, 2), noise(60, 3)
-NETWORK = Extractor("net", None, 64, "centred", torch.device("cpu"), centred)
-DETECTOR = Extractor("sscd.pt", None, 64, "centred", torch.device("cpu"), centred, copy_detection=True)
+from tests.similar_images import FRESH, HELD_OUT, NETWORK, TRAIN, centred
 
 
 def audited(samples, held_out=HELD_OUT, train=TRAIN, network=NETWORK, **options):

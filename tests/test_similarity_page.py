@@ -15,8 +15,8 @@ from iet_agc.metrics.gate import gate
 from iet_agc.metrics.intervals import share
 from iet_agc.report.audit_page import render
 from iet_agc.report.reader import read_audit
-from tests.test_report import Page
-from tests.test_similarity import DETECTOR, FRESH, HELD_OUT, NETWORK, TRAIN
+from tests.pages import Page
+from tests.similar_images import DETECTOR, FRESH, HELD_OUT, NETWORK, TRAIN
 
 CAPTIONS = tuple((f"<b>dog</b> & hat {number}", "a & b") for number in range(len(TRAIN)))
 SCORE = {"mean": 25.5, "ci95": [25.0, 26.0], "convention": "of cosines", "source": "Hessel", "direction": "higher"}

@@ -16,9 +16,8 @@ from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.training.checkpoint import read_bundle
 from iet_agc.training.loop import _Run, train
 from iet_agc.training.member import NonFiniteError
-from tests.test_dist import in_processes
-from tests.test_engine import CPU, assert_same, images, one_thread, settings, weights  # noqa: F401
-from tests.test_resume import assert_ends_like, curve
+from tests.processes import in_processes
+from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, weights
 
 #: Two members, two rounds of 6 steps: no regular bundle within a round, and a point of the curve after steps 5, 6, 10.
 CHOSEN = settings(model__dropout=0.1, run__log_every=5, run__save_every=1000)

@@ -10,10 +10,9 @@ import torch
 
 pytest.importorskip("transformers")
 
-from diffusers import PNDMScheduler, StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
+from diffusers import PNDMScheduler  # pyright: ignore[reportPrivateImportUsage]
 from safetensors.torch import load_file, save_file
 
-from iet_agc import cli
 from iet_agc.audit.memorized_prompts import detect_prompts
 from iet_agc.config.settings import validate
 from iet_agc.data.image_set import ImageSet
@@ -27,10 +26,9 @@ from iet_agc.training.initialization import folders_of
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
 from tests.miniature import captioned, save_captioned, save_miniature
-from tests.test_dist import in_processes
-from tests.test_engine import assert_same, one_thread, with_changes  # noqa: F401
-
-CPU = torch.device("cpu")
+from tests.processes import in_processes
+from tests.tiny_runs import CPU, assert_same
+from tests.tiny_text_runs import TINY, call, killed, settings, stock, told, unet
 
 
 @pytest.fixture(scope="module")
@@ -41,28 +39,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pipeline(folder):
     return load_text_pipeline(folder)
-
-
-def stock(folder):
-    pipe = StableDiffusionPipeline.from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def settings(init, **changes):
-    content = {
-        "model": {"kind": "text-to-image"},
-        "init": {"model": str(init)},
-        "method": {"members": 2, "rounds": 2, "skip_below": 0.8},
-        "train": {"steps": 4, "batch_size": 4, "warmup_steps": 0, "learning_rate": 1e-3, "ema_decay": 0.9},
-        "sample": {"steps": 2},
-        "run": {"log_every": 2, "save_every": 2, "preview_images": 2},
-    }
-    return with_changes(content, changes)
-
-
-def unet(run, kind="raw"):
-    return load_text_pipeline(run / kind).unet.state_dict()
 
 
 def test_the_layout_of_the_hub_is_read(folder, pipeline, tmp_path):
@@ -166,24 +142,6 @@ def test_replicas_of_a_batch_see_the_rows_of_one_batch(pipeline):
             examples.losses(pipeline.unet, pipeline.scheduler, batch, rows) for rows in (slice(0, 8), slice(3, 8))
         )
     torch.testing.assert_close(part, whole[3:], rtol=1e-4, atol=1e-6)
-
-
-def told(folder, data, batch, **changes):
-    """What the U-Net is told, and the losses, of one batch."""
-    task, seen = TextTask(settings(folder, **changes), data), []
-    honest = task.pipeline.unet.forward
-
-    def listening(*arguments, **named):
-        seen.append(named["encoder_hidden_states"])
-        return honest(*arguments, **named)
-
-    task.pipeline.unet.forward = listening
-    examples, model = task.examples(torch.arange(len(data))), task.pipeline.unet
-    if examples.train_encoder:
-        model = UNetAndEncoder(model, task.pipeline.text_encoder)
-    with torch.no_grad():
-        losses = examples.losses(model, task.scheduler, batch, slice(2, 8))
-    return seen[0], losses
 
 
 def test_text_mitigations_do_what_they_say(folder, pipeline):
@@ -318,19 +276,6 @@ def test_an_old_unet_keeps_the_size_that_it_was_trained_on(folder, tmp_path):
     assert stock(tmp_path / "raw").unet.config.sample_size == 8
 
 
-def killed(chosen, out):
-    """Train until the second member's second round, and no further."""
-    steps = []
-
-    def dies(count):
-        steps.append(count)
-        if len(steps) == 15:  # of 16, after 0
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(chosen, captioned(), out, CPU, dies)
-
-
 def test_a_killed_run_resumes_bitwise(folder, run, tmp_path):
     killed(settings(folder), tmp_path / "run")
     assert not (tmp_path / "run" / "raw").exists()
@@ -423,9 +368,9 @@ def test_every_part_of_an_exported_pipeline_is_compared_and_mended(folder, run, 
     whole = file.read_bytes()
     file.unlink()
     file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    for call in (lambda: sample_run(out, tmp_path / "a"), lambda: detect_prompts(out, tmp_path / "b", ["a red dog"])):
+    for use in (lambda: sample_run(out, tmp_path / "a"), lambda: detect_prompts(out, tmp_path / "b", ["a red dog"])):
         with pytest.raises(ValueError, match=rf"raw/{part}/{file.name} is not as it was exported: run the same"):
-            call()
+            use()
     train(settings(folder), captioned(), out, CPU)
     assert file.read_bytes() == whole
     assert (out / "raw" / part / "README.md").read_text() == "a person's"
@@ -624,19 +569,6 @@ def test_pixels_take_no_prompts(capsys, tmp_path):
 
 
 # -- the command line
-
-
-def call(capsys, *words):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return stop.value.code, out, err.strip().splitlines()[-1] if err.strip() else ""
-
-
-TINY = [
-    *("--data.convert-to", "3x16x16", "--method.rounds", "1", "--train.steps", "2", "--train.batch-size", "2"),
-    *("--run.preview-images", "0", "--sample.num", "3", "--sample.steps", "2", "--run.device", "cpu"),
-]
 
 
 def test_the_presets_train_and_sample(capsys, folder, tmp_path):
