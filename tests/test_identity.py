@@ -20,6 +20,7 @@ from iet_agc.training import loop
 from iet_agc.training.identity import check_pipeline, read_identity
 from iet_agc.training.initialization import folders_of
 from iet_agc.training.loop import start, train
+from tests.test_cli import call as call_cli
 
 CPU = torch.device("cpu")
 TINY = {
@@ -131,6 +132,15 @@ def test_images_that_were_overwritten_are_refused(base: Path, monkeypatch: pytes
     with pytest.raises(ValueError, match=r"held-out images that .*run reads now"):
         load_part(str(base / "run"), "held-out")
     assert len(load_part(str(base / "given.npy"), "train")[0]) == 30
+
+
+def test_train_says_in_one_line_that_a_run_is_of_other_images(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, image in enumerate(noise(180, 1)):
+        save_image(image, base / "images" / f"{number:03d}.png")
+    again = "train", base / "run" / "settings.toml", "--data.root", base / "images", "--out", base / "run"
+    status, out, err = call_cli(capsys, *again)
+    assert (status, out) == (2, "")
+    assert "round-0002 belongs to a run with other settings or images" in err.splitlines()[-1]
 
 
 def test_held_out_images_that_were_overwritten_are_refused(base: Path) -> None:

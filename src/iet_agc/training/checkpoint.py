@@ -21,6 +21,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import flush, replace_text, sha256
 
 __all__ = ["Bundle", "BundleError", "newest_about", "newest_bundle", "read_bundle", "seal", "stage"]
@@ -29,7 +30,7 @@ _FORMAT = "iet-agc bundle"
 _VERSION = 1
 
 
-class BundleError(ValueError):
+class BundleError(UserError):
     """A bundle that cannot be used; the message names it and says why."""
 
 
