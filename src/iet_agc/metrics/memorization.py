@@ -68,6 +68,10 @@ def distance_ratio(distances: Tensor) -> Tensor:
 
     Returns:
         (N,), in [0, 1]. 0 where every distance is 0: such a sample is a copy of k images at once.
+
+    Example:
+        >>> distance_ratio(torch.tensor([[1.0, 9.0, 20.0], [5.0, 5.0, 5.0]])).tolist()
+        [0.10000000149011612, 1.0]
     """
     _check_distances(distances, 1)
     mean = distances.mean(dim=1)
@@ -80,6 +84,10 @@ def memorization_quantity(ratios: Tensor, cuts: Sequence[float] = CUTS) -> dict[
     Args:
         ratios: (N,).
         cuts: by default the paper's nine.
+
+    Example:
+        >>> memorization_quantity(torch.tensor([0.1, 0.15, 0.5]), cuts=[0.15, 0.2])
+        {0.15: 1, 0.2: 2}
     """
     return {cut: int((ratios < cut).sum()) for cut in cuts}
 
