@@ -3,19 +3,33 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test check lint golden coverage benchmark clean
 
 demo: $(VENV)/installed
 	$(BIN)/iet-agc demo --out runs/demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+# While one works: style, and the tests that are not slow. Types are with `make lint`.
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(PYTEST) -m 'not slow' --quiet
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# Writes again what tests compare with: the help of every verb, and docs/api.md.
+golden: $(VENV)/installed-dev
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest --quiet tests/test_golden.py
+
+coverage: $(VENV)/installed-dev
+	$(PYTEST) --cov --cov-report term --cov-report html
 
 benchmark: $(VENV)/installed
 	set -e; for each in benchmarks/*.py; do echo "== $$each" >&2; $(BIN)/python $$each; done
@@ -30,4 +44,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist runs
+	rm -rf $(VENV) build dist runs htmlcov .coverage

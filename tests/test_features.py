@@ -22,8 +22,8 @@ from torch.nn import functional
 from torch_fidelity import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from iet_agc.metrics import features, published
-from iet_agc.metrics.features import EXTRACTORS, Extractor, default_extractor, load_extractor, nearest_features
+from iet_agc.metrics import features, published, torch_fidelity_networks
+from iet_agc.metrics.features import Extractor, default_extractor, extractor_names, load_extractor, nearest_features
 from iet_agc.metrics.published import PUBLISHED, Published
 
 
@@ -150,7 +150,8 @@ def test_two_channels_are_refused(tiny: Extractor) -> None:
 def test_layers_are_those_of_fid() -> None:
     """A misspelt name or layer would show only where there is a network."""
     layers = {
-        name: FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid") for name in EXTRACTORS[2:]
+        name: FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
+        for name in extractor_names()[2:]
     }
     assert layers["inception-v3-compat"] == "2048"
     assert layers["vgg16"] == "fc2_relu"
@@ -183,7 +184,7 @@ def test_missing_weights_are_one_line_that_says_where_they_belong(
     hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, address: str, file: str | None, digest: str
 ) -> None:
     """And nothing is fetched unasked."""
-    monkeypatch.setattr(features, "dinov2_code", lambda download: hub)
+    monkeypatch.setattr(torch_fidelity_networks, "dinov2_code", lambda download: hub)
     with pytest.raises(ValueError, match=rf"extractor '{name}' has no usable weights: put https://") as error:
         load_extractor(name)
     message = str(error.value)
@@ -203,7 +204,7 @@ def test_weights_that_are_not_the_published_ones_are_not_opened(
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(hub / "ran"),)
 
-    monkeypatch.setattr(features, "dinov2_code", lambda download: hub)
+    monkeypatch.setattr(torch_fidelity_networks, "dinov2_code", lambda download: hub)
     PUBLISHED[name].place.write_bytes(pickle.dumps(Program()))
     with pytest.raises(
         ValueError, match=r"is not the published file, its SHA-256 is .*, so it was not opened"
@@ -221,7 +222,7 @@ def test_hashes_agree_with_the_names_of_the_files() -> None:
         assert re.fullmatch("[0-9a-f]{64}", one.sha256)
         if found := re.search(r"-([0-9a-f]{8,})\.", one.name):
             assert one.sha256.startswith(found[1])
-    assert set(PUBLISHED) == set(EXTRACTORS[2:])
+    assert set(PUBLISHED) == set(extractor_names()[2:])
 
 
 def published_here(monkeypatch: pytest.MonkeyPatch, file: Path, name: str = "inception-v3-compat") -> Published:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
 
-__all__ = ["AntiGradientControl", "average_states", "mean_of_kept", "partition"]
+__all__ = ["AntiGradientControl", "__version__", "average_states", "mean_of_kept", "partition"]
+
+#: The one place where the version stands: pyproject.toml reads it here.
+__version__ = "0.1.0"
 
 _HOMES = {
     "AntiGradientControl": "method.agc",
@@ -29,3 +32,7 @@ def __getattr__(name: str) -> Any:  # torch takes seconds to import; `iet-agc --
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -34,9 +34,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.optimize import brentq
-from scipy.stats import norm
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
@@ -151,6 +148,8 @@ def separation(magnitudes: Sequence[float], memorized: Sequence[bool]) -> dict[s
     Raises:
         UserError: all are memorized, or none.
     """
+    from sklearn.metrics import roc_auc_score
+
     values, positive = np.asarray(magnitudes, dtype=np.float64), np.asarray(memorized, dtype=bool)
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
@@ -174,6 +173,9 @@ def _auc_interval(auc: float, count: int, others: int) -> list[float]:
 
         V(A) = A (1 - A) (1 + ((m + n) / 2 - 1) ((1 - A) / (2 - A) + A / (1 + A))) / (m n)
     """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
     z, paired = float(norm.ppf(0.975)), (count + others) / 2 - 1
 
     def excess(area: float) -> float:
@@ -438,6 +440,8 @@ def _summary(out: Path) -> dict[str, Any]:
 
 
 def _png(magnitudes: Sequence[float], memorized: Sequence[bool], found: Mapping[str, Any]) -> bytes:
+    from sklearn.metrics import roc_curve
+
     values, positive = np.asarray(magnitudes), np.asarray(memorized)
     with style():
         figure = Figure(figsize=(7.2, 3.2))

@@ -11,7 +11,6 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torchvision.transforms.functional import to_pil_image
 
 from iet_agc.data.decoding import UnfitError
 from iet_agc.data.image_set import ImageSet
@@ -52,6 +51,8 @@ def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bic
     check_target(shape, resize)
     if images.shape == shape:
         return images
+    from torchvision.transforms.functional import to_pil_image
+
     if images.shape[0] not in (1, 3):
         raise UserError(f"{images.name} has images of {images.shape[0]} channels: only 1 or 3 can be converted")
     out = room((len(images), *shape), f"{len(images)} images of {images.name}")

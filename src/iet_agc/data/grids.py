@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 __all__ = ["image_grid", "save_image"]
 
@@ -23,9 +21,13 @@ def image_grid(images: Tensor, most: int = 64, tile: int = 32, columns: int | No
     """
     scale = -(-tile // images.shape[2])
     enlarged = images[:most].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    from torchvision.utils import make_grid
+
     return make_grid(enlarged, nrow=columns or max(1, round(len(enlarged) ** 0.5)), padding=2, pad_value=128)
 
 
 def save_image(image: Tensor, file: Path) -> None:
     """Write one image, uint8 (C, H, W) with one channel or three, as PNG."""
+    from torchvision.transforms.functional import to_pil_image
+
     to_pil_image(image).save(file, format="PNG")

@@ -7,12 +7,16 @@ A model whose scheduler says v_prediction predicts v = sqrt(abar_t) * noise - sq
 noise (Salimans and Ho, 2022, appendix D).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 __all__ = ["NUM_TIMESTEPS", "Denoiser", "make_scheduler", "per_sample_loss", "predict_noise", "to_float", "to_uint8"]
 
@@ -30,6 +34,8 @@ def make_scheduler() -> DDIMScheduler:
     the authors' own (clipped prediction, timesteps 1, 21, 41, ... for 50 steps, and the first alpha
     instead of 1 at the end); diffusers' defaults differ.
     """
+    from diffusers import DDIMScheduler
+
     return DDIMScheduler(
         num_train_timesteps=NUM_TIMESTEPS,
         beta_start=1e-4,

@@ -3,16 +3,20 @@
 Text-to-image has other samplers, too, none of which draws noise on its way.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 from torch import Tensor
 
 from iet_agc.diffusion.process import Denoiser, predict_noise, to_uint8
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.precision import Precision, autocast, resolved
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 __all__ = [
     "SAMPLERS",
@@ -156,10 +160,12 @@ def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler) -> Any:
             "pndm" (Liu et al., 2022: linear multistep from the first step on, as Stable Diffusion came with) or "euler"
             (Karras et al., 2022, algorithm 1, first order and without churn). All are deterministic.
     """
+    if sampler == "ddim":
+        return scheduler
+    from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
+
     config: Any = scheduler.config
     match sampler:
-        case "ddim":
-            return scheduler
         case "dpm++":
             return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
         case "pndm":

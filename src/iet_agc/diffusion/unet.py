@@ -3,18 +3,22 @@
 A trained model is a diffusers pipeline folder, so whoever gets it needs diffusers only.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import nn
 
 from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import hashes_below, replacing_folder
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, UNet2DModel
 
 __all__ = [
     "build_unet",
@@ -62,6 +66,8 @@ def build_unet(
         UserError: the size does not halve evenly, `groups` does not divide a width, or no level has a
             height of `attention`.
     """
+    from diffusers import UNet2DModel
+
     assert initialization in {"diffusers", "ddpm"}
     heights = [image_size // 2**level for level in range(len(multipliers))]
     if heights[-1] * 2 ** (len(multipliers) - 1) != image_size:
@@ -125,6 +131,8 @@ def save_pipeline(
     Returns:
         What was written: path below the folder -> SHA-256.
     """
+    from diffusers import DDIMPipeline
+
     with replacing_folder(folder, own) as unfinished:
         DDIMPipeline(unet=model, scheduler=scheduler).save_pretrained(unfinished)
         return hashes_below(unfinished)
@@ -132,6 +140,8 @@ def save_pipeline(
 
 def _load_unet(folder: Path) -> UNet2DModel:
     """A U-Net whose every weight is in the file; diffusers fills what is missing with random numbers."""
+    from diffusers import UNet2DModel
+
     config: dict[str, Any] = UNet2DModel.load_config(folder)  # pyright: ignore[reportAssignmentType]
     if config["_class_name"] != "UNet2DModel":
         raise UserError(f"its U-Net is a {config['_class_name']}, not a UNet2DModel")
@@ -202,6 +212,8 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     Raises:
         UserError: the folder is no diffusers pipeline with a U-Net that draws pixels, told classes or not.
     """
+    from diffusers import DDIMScheduler
+
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
     try:

@@ -32,6 +32,13 @@ def mean_of_kept(losses: Tensor, keep: Tensor, total: Tensor | None = None) -> T
     Returns:
         0-dim tensor, differentiable, of the dtype of `losses`; float16 and bfloat16 are added and divided in float32,
         so that only a mean that does not fit overflows. An exact zero with a zero gradient if nothing is kept.
+
+    Example:
+        >>> losses, keep = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, True, False])
+        >>> float(mean_of_kept(losses, keep))
+        1.5
+        >>> float(mean_of_kept(losses, ~keep, torch.tensor(2)))  # of two kept in the whole batch
+        3.0
     """
     total = keep.sum() if total is None else total
     wide = torch.promote_types(losses.dtype, torch.float32)

@@ -27,6 +27,10 @@ def average_states(states: Iterable[Mapping[str, Tensor]], weights: Sequence[flo
     Raises:
         ValueError: no states, a weight that is not positive, names or shapes that differ, as many
             weights as states not given, or integer entries that differ; the message names the entry.
+
+    Example:
+        >>> average_states([{"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}], weights=[1, 3])
+        {'w': tensor([3.])}
     """
     if len(weights) == 0 or not all(0 < weight < float("inf") for weight in weights):
         raise ValueError(f"weights must be positive numbers, at least one, not {list(weights)}")

@@ -43,6 +43,13 @@ def partition(
     Raises:
         ValueError: more shards than images or groups, no shard, an unknown strategy, groups of another number than
             images, or groups with "contiguous", which leaves the order as it is.
+
+    Example:
+        >>> [shard.tolist() for shard in partition(5, 2, "contiguous")]
+        [[0, 1, 2], [3, 4]]
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> [labels[shard].tolist() for shard in partition(labels, 2)]  # a share of each class
+        [[0, 1], [0, 1]]
     """
     labels = (
         torch.zeros(labels_or_n, dtype=torch.int64) if isinstance(labels_or_n, int) else torch.as_tensor(labels_or_n)

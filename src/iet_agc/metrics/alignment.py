@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import hypergeom
 from torch import Tensor
 
 from iet_agc.metrics.intervals import clustered_share, mean
@@ -103,6 +102,8 @@ def alignment(found: Tensor, prompts: Sequence[str], captions: Captions) -> dict
     right = np.array([len(captions.of[prompt]) for prompt in prompts])
     if not len(right) or right.max() == total:
         return None
+    from scipy.stats import hypergeom
+
     others = total - right
     tops = {f"top{most}": clustered_share((found <= most).tolist(), prompts) for most in _TOP}
     chance = {f"top{most}": float(hypergeom.sf(0, total, right, min(most, total)).mean()) for most in _TOP}

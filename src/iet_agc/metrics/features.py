@@ -4,30 +4,22 @@ An image's features depend on the image only, not on how many others there are. 
 images is the squared L2 between their features; between descriptors of length 1 that is 2 - 2 cos.
 """
 
-import os
-import sys
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, redirect_stdout
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_fidelity import FeatureExtractorBase
-from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-from torch_fidelity.utils import create_feature_extractor
 
 from iet_agc.metrics.efficientnet import EfficientNetLite0
 from iet_agc.metrics.neighbors import check_images
-from iet_agc.metrics.published import DINOV2, PUBLISHED, dinov2_code, published_file
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import sha256
 
-__all__ = ["EXTRACTORS", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
+__all__ = ["extractor_names", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
 
 #: Up to this many values, an image is tiny; beyond the second number, a covariance of pixels is no use.
 _TINY, _MOST_PIXELS = 1024, 4096
@@ -40,10 +32,6 @@ _SCRIPT_SUFFIXES, _SCRIPT_SIDE = {".pt", ".ts"}, 288
 _SCRIPT_CONVENTION = (
     "RGB, short side resized to 288 (bilinear, antialiased), ImageNet mean and deviation; scaled to length 1"
 )
-_LOGITS = "logits_unbiased"
-
-#: Names that `load_extractor` knows; the path of a TorchScript file is the other choice.
-EXTRACTORS = ("pixels", _LITE0, *FEATURE_EXTRACTORS_REGISTRY)
 
 
 @dataclass(frozen=True)
@@ -122,6 +110,13 @@ def default_extractor(shape: tuple[int, int, int]) -> str:
     return "pixels" if channels * height * width <= _TINY else "inception-v3-compat"
 
 
+def extractor_names() -> tuple[str, ...]:
+    """Names that `load_extractor` knows; the path of a TorchScript file is the other choice."""
+    from iet_agc.metrics.torch_fidelity_networks import NAMES
+
+    return ("pixels", _LITE0, *NAMES)
+
+
 def load_extractor(name: str, device: torch.device | str = "cpu", download: bool = False) -> Extractor:
     """Get an extractor ready, weights and all, so that nothing fails later for want of them.
 
@@ -148,12 +143,14 @@ def load_extractor(name: str, device: torch.device | str = "cpu", download: bool
         return Extractor(name, None, None, "pixels / 255", device)
     if name == _LITE0:
         network, file, convention = _efficientnet(device)
-    elif name in FEATURE_EXTRACTORS_REGISTRY:
-        network, file, convention = _torch_fidelity(name, device, download)
+    elif name in extractor_names():
+        from iet_agc.metrics.torch_fidelity_networks import load_network
+
+        network, file, convention = load_network(name, device, download)
     elif Path(name).suffix in _SCRIPT_SUFFIXES or Path(name).is_file():
         network, file, convention = _torchscript(name, device)
     else:
-        known = ", ".join(EXTRACTORS)
+        known = ", ".join(extractor_names())
         raise UserError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
     with torch.inference_mode(), _exact_convolutions():
         features, _ = network(torch.full((2, 3, 32, 32), 127, dtype=torch.uint8, device=device))
@@ -209,62 +206,6 @@ def _efficientnet(device: torch.device) -> tuple[_Network, Path, str]:
 
     words = "RGB resized to 224 x 224 (bicubic, antialiased), (value - 127) / 128; mean of the last layer"
     return run, file, words
-
-
-def _torch_fidelity(name: str, device: torch.device, download: bool) -> tuple[_Network, Path | None, str]:
-    kind = FEATURE_EXTRACTORS_REGISTRY[name]
-    layer = kind.get_default_feature_layer_for_metric("fid")
-    layers = [layer, _LOGITS] if _LOGITS in kind.get_provided_features_list() else [layer]
-    try:
-        code = dinov2_code(download) if name in DINOV2 else None
-        file = published_file(name, download) if name in PUBLISHED else None
-    except ValueError as error:
-        raise UserError(
-            f"extractor {name!r} has no usable weights: {error}; or choose {_LITE0!r} or 'pixels'"
-        ) from None
-    try:
-        network = _PinnedDinoV2(name, layers, code, file) if code and file else _made(name, layers, file)
-        network = network.to(device)
-    except Exception as error:
-        raise UserError(
-            f"extractor {name!r} cannot be made ({_reason(error)}): choose {_LITE0!r} or 'pixels'"
-        ) from error
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
-        features, *logits = network(images)
-        return features, logits[0] if logits else None
-
-    return run, file, f"torch-fidelity's {name}, layer {layer}, on RGB"
-
-
-def _made(name: str, layers: list[str], file: Path | None) -> FeatureExtractorBase:
-    """torch-fidelity's extractor; given the file with its weights, it looks for none itself."""
-    given = {"feature_extractor_weights_path": str(file)} if file else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # CLIP's weights are TorchScript
-        return create_feature_extractor(name, layers, cuda=False, verbose=False, **given)
-
-
-class _PinnedDinoV2(FeatureExtractorDinoV2):
-    """torch-fidelity's, which would run the newest code of the repository and fetch what it lacks.
-
-    Args:
-        name: of the extractor.
-        features_list: its layers.
-        code: folder with the repository.
-        file: with the weights.
-    """
-
-    def __init__(self, name: str, features_list: list[str], code: Path, file: Path) -> None:
-        FeatureExtractorBase.__init__(self, name, features_list)
-        self.feature_extractor_internal_dtype = torch.float32
-        os.environ["XFORMERS_DISABLED"] = "1"  # as torch-fidelity has it: its kernels round differently
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore", UserWarning)  # xFormers is not there
-            model: Any = torch.hub.load(str(code), DINOV2[name], source="local", pretrained=False)
-        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        self.model = model
-        self.requires_grad_(False).eval()
 
 
 def _torchscript(name: str, device: torch.device) -> tuple[_Network, Path, str]:

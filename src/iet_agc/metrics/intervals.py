@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom, binomtest, t
 
 __all__ = [
     "calibration_rank",
@@ -20,6 +19,7 @@ __all__ = [
     "percentile",
     "share",
     "share_over_runs",
+    "student",
     "surely_above",
     "wilson",
 ]
@@ -100,6 +100,8 @@ def surely_above(share: float, total: int, false_alarm: float, held_out: int, ri
 
 def _tail(count: int, total: int, share: float, false_alarm: float, held_out: int) -> float:
     """How often `count` samples or more are below a drawn cut; `share` is r of `least_calibrated_share`."""
+    from scipy.stats import binom
+
     rates = _rates(false_alarm, held_out)
     copied = (share - false_alarm) / (1 - false_alarm)
     rates = share / false_alarm * rates if copied < 0 else copied + (1 - copied) * rates
@@ -109,6 +111,8 @@ def _tail(count: int, total: int, share: float, false_alarm: float, held_out: in
 @functools.lru_cache(16)
 def _rates(false_alarm: float, held_out: int) -> NDArray[np.float64]:
     """Rates of false alarms of a cut, as likely one as another."""
+    from scipy.stats import beta
+
     rank = calibration_rank(false_alarm, held_out)
     if rank < 1:
         raise ValueError(f"{held_out} held-out images set no cut of {false_alarm} false alarms: give more")
@@ -128,8 +132,17 @@ def share(count: int, total: int) -> dict[str, Any]:
         raise ValueError(
             f"there is no share of {count} in {total} images: give at least one image, and count within them"
         )
+    from scipy.stats import binomtest
+
     interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
     return {"count": count, "share": count / total, "ci95": [float(interval.low), float(interval.high)]}
+
+
+def student(freedom: float) -> float:
+    """Student's 97.5 % quantile, half the width of a 95 % interval in standard errors; `freedom` in degrees."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
 
 
 def wilson(share: float, number: float, freedom: float) -> list[float]:
@@ -149,7 +162,7 @@ def wilson(share: float, number: float, freedom: float) -> list[float]:
     Returns:
         [low, high], in [0, 1]; never without width.
     """
-    quantile = float(t.ppf(0.975, freedom))
+    quantile = student(freedom)
     square = quantile**2 / number
     reach = quantile * math.sqrt(share * (1 - share) / number + square / (4 * number))
     low, high = ((share + square / 2 + side * reach) / (1 + square) for side in (-1, 1))
@@ -280,7 +293,7 @@ def mean(values: Sequence[float], clusters: Sequence[Hashable] | None = None) ->
     if len(values) < 2:
         return {"mean": found, "ci95": None}
     deviation = float(np.std(values, ddof=1)) if min(values) < max(values) else 0.0
-    reach = float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    reach = student(len(values) - 1) * deviation / math.sqrt(len(values))
     return {"mean": found, "ci95": [found - reach, found + reach]}
 
 
@@ -290,7 +303,7 @@ def _clustered_limits(values: Sequence[float], clusters: Sequence[Hashable], mea
     if number < 2:
         return None
     error = math.sqrt(number / (number - 1) * float((residuals**2).sum())) / len(values)
-    reach = float(t.ppf(0.975, number - 1)) * error
+    reach = student(number - 1) * error
     return [mean - reach, mean + reach]
 
 
@@ -315,6 +328,8 @@ def percentile(values: Sequence[float], of: float, limits: tuple[float, float]) 
     """
     if len(values) < 1 or not 0 < of < 1:
         raise ValueError(f"there is no percentile {of} of {len(values)} numbers: give some, and one between 0 and 1")
+    from scipy.stats import binom
+
     low, high = (int(binom.ppf(tail, len(values), of)) for tail in (0.025, 0.975))
     ranks = [limits[0], *np.sort(np.asarray(values, dtype=np.float64)).tolist(), limits[1]]
     return {"value": float(np.quantile(values, of)), "ci95": [ranks[low], ranks[high + 1]]}

@@ -10,16 +10,16 @@ of distances; none of them knows where the images come from, or whether a distan
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from iet_agc.metrics.intervals import calibration_rank, clustered_share
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 __all__ = [
     "CUTS",
@@ -68,6 +68,10 @@ def distance_ratio(distances: Tensor) -> Tensor:
 
     Returns:
         (N,), in [0, 1]. 0 where every distance is 0: such a sample is a copy of k images at once.
+
+    Example:
+        >>> distance_ratio(torch.tensor([[1.0, 9.0, 20.0], [5.0, 5.0, 5.0]])).tolist()
+        [0.10000000149011612, 1.0]
     """
     _check_distances(distances, 1)
     mean = distances.mean(dim=1)
@@ -80,6 +84,10 @@ def memorization_quantity(ratios: Tensor, cuts: Sequence[float] = CUTS) -> dict[
     Args:
         ratios: (N,).
         cuts: by default the paper's nine.
+
+    Example:
+        >>> memorization_quantity(torch.tensor([0.1, 0.15, 0.5]), cuts=[0.15, 0.2])
+        {0.15: 1, 0.2: 2}
     """
     return {cut: int((ratios < cut).sum()) for cut in cuts}
 
@@ -249,6 +257,8 @@ def copying_z(
 
 def _mann_whitney_z(first: np.ndarray, second: np.ndarray) -> float:
     """Standardised U, corrected for ties: above 0 where the first numbers tend to be the larger ones."""
+    from scipy.stats import rankdata
+
     n, m = len(first), len(second)
     both = np.concatenate([first, second])
     u = rankdata(both)[:n].sum() - n * (n + 1) / 2
@@ -280,6 +290,9 @@ def cells(
     Returns:
         Cell numbers, 0 .. count - 1: int64 (N,) and (H,).
     """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
     if count is None:
         count = min(_MOST_CELLS, len(sample_vectors) // _PER_CELL, len(held_out_vectors) // _PER_CELL)
     count = max(1, min(count, len(train_vectors)))
@@ -289,7 +302,7 @@ def cells(
         return _cells_of(sample_vectors, clusters), _cells_of(held_out_vectors, clusters)
 
 
-def _cells_of(vectors: Tensor, clusters: KMeans) -> Tensor:
+def _cells_of(vectors: Tensor, clusters: "KMeans") -> Tensor:
     parts = [clusters.predict(_rows(part)) for part in vectors.split(4096)]
     return torch.from_numpy(np.concatenate(parts)).long()
 

@@ -74,6 +74,14 @@ def nearest(
 
     Raises:
         ValueError: not uint8, not of 1 or 3 channels, shapes that differ, or fewer references than k.
+
+    Example:
+        >>> references = torch.tensor([[0, 0], [255, 0]], dtype=torch.uint8).view(2, 1, 1, 2)
+        >>> query = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2)
+        >>> [found.tolist() for found in nearest(query, references, k=2)]
+        [[[1.0, 2.0]], [[0, 1]]]
+        >>> [found.tolist() for found in nearest(query, references, k=1, flips=True)]  # a mirrored copy
+        [[[0.0]], [[1]]]
     """
     device = torch.device(device or queries.device)
     return References(references, k, memory, device).nearest(queries, flips, on_queries)

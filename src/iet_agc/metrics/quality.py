@@ -12,10 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from iet_agc.metrics.features import Extractor, Features, nearest_features
 from iet_agc.runtime.errors import UserError
@@ -207,6 +203,8 @@ def _frechet(part: str, first: Tensor, second: Tensor, warnings: list[str]) -> f
 
 
 def _kid(mine: Tensor, others: Tensor) -> dict[str, float]:
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
     found = kid_features_to_metric(
         mine,
         others,
@@ -219,6 +217,8 @@ def _kid(mine: Tensor, others: Tensor) -> dict[str, float]:
 
 
 def _inception_score(logits: Tensor, warnings: list[str]) -> dict[str, float] | None:
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
     def measure() -> dict[str, float]:
         found = isc_features_to_metric(logits, splits=_SPLITS, shuffle=True, rng_seed=_SEED)
         return {"mean": found[KEY_METRIC_ISC_MEAN], "std": found[KEY_METRIC_ISC_STD]}
@@ -237,6 +237,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
         At least 0, up to rounding; in squared units of the features. Low is good. It is biased upward
         for small sets, so compare only at equal sizes.
     """
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
     if min(len(first), len(second)) < 2:
         raise UserError(f"a Fréchet distance needs 2 images on each side, not {len(first)} and {len(second)}")
     if first.shape[1] == 1:  # torch-fidelity wants a matrix of covariances; a constant dimension adds nothing
@@ -260,6 +262,8 @@ def precision_recall(samples: Tensor, real: Tensor, memory: int = 2 * 1024**3) -
     Returns:
         {"precision": share of samples covered by the real images, "recall": the reverse}, each in [0, 1].
     """
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
     step = _grid_step(samples, real)
     found = prc_features_to_metric(
         (samples / step).round(),

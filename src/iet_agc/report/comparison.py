@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from iet_agc.config.settings import Settings, differences, fingerprint, is_run, override, read_settings
-from iet_agc.metrics.intervals import difference, share, share_over_runs, wilson
+from iet_agc.metrics.intervals import difference, share, share_over_runs, student, wilson
 from iet_agc.report.reader import read_numbers
 from iet_agc.runtime.errors import UserError
 
@@ -311,7 +310,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 def _reach(standard_error: float, freedom: float) -> float:
     """Half the width of a 95 % interval by Student's t."""
-    return float(stats.t.ppf(0.975, freedom)) * standard_error if standard_error else 0.0
+    return student(freedom) * standard_error if standard_error else 0.0
 
 
 def _interval(cell: Mapping[str, Any], column: Column) -> dict[str, Any] | None:

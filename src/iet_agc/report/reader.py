@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 from iet_agc.metrics.intervals import calibration_rank
 from iet_agc.runtime.errors import UserError
@@ -139,6 +138,8 @@ class Copies:
 
 
 def _most_false_alarms(false_alarm: float, set_by: int) -> float:
+    from scipy.stats import beta
+
     rank = calibration_rank(false_alarm, set_by)
     return float(beta.ppf(0.975, rank, set_by + 1 - rank))
 

@@ -5,14 +5,16 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["BANDS", "Curves", "Meter", "read_curve"]
 
@@ -95,8 +97,10 @@ class Curves:
         self._folder, self._purge_step = run / "tensorboard" / name, step + 1
 
     @functools.cached_property
-    def board(self) -> SummaryWriter:
+    def board(self) -> "SummaryWriter":
         """TensorBoard's writer, opened with the first point: a finished run adds none."""
+        from torch.utils.tensorboard import SummaryWriter
+
         return SummaryWriter(str(self._folder), purge_step=self._purge_step)
 
     def add(self, point: dict[str, Any]) -> None:

@@ -1,12 +1,11 @@
 """CIFAR-10 and CIFAR-100 as they are published: pickles, opened after their checksums only."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity
 
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.decoding import in_words
@@ -14,9 +13,10 @@ from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
-__all__ = ["cifar_folder", "read_cifar"]
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
-_CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+__all__ = ["cifar_folder", "read_cifar"]
 
 
 def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
@@ -32,7 +32,7 @@ def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
     Raises:
         UserError: files that are missing or not the published ones, or a download that failed.
     """
-    kind = _CIFAR[name]
+    kind = _loader(name)
     if root is None:
         raise UserError(f"data.name is {name!r}, but data.root does not say where: {_cifar_help(kind)}")
     if download:
@@ -47,10 +47,17 @@ def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
 
 def cifar_folder(root: Path, name: str) -> Path:
     """The folder with the batches of CIFAR-10 or CIFAR-100."""
-    return root / _CIFAR[name].base_folder
+    return root / _loader(name).base_folder
 
 
-def _cifar_part(part: CIFAR10, name: str) -> ImageSet:
+def _loader(name: str) -> "type[CIFAR10]":
+    """torchvision's class, which knows the names of the files and their checksums."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    return {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+
+
+def _cifar_part(part: "CIFAR10", name: str) -> ImageSet:
     pixels, labels = np.asarray(part.data), np.asarray(part.targets)
     if pixels.dtype != np.uint8 or len(pixels) != len(labels):
         raise UserError(
@@ -60,8 +67,10 @@ def _cifar_part(part: CIFAR10, name: str) -> ImageSet:
     return ImageSet(images, name, torch.from_numpy(labels).long())
 
 
-def _check_cifar(kind: type[CIFAR10], root: Path) -> None:
+def _check_cifar(kind: "type[CIFAR10]", root: Path) -> None:
     """Look for the first file that is missing or not the published one, so that it can be named."""
+    from torchvision.datasets.utils import check_integrity
+
     folder = root / kind.base_folder
     if not folder.is_dir():
         there = f" ({kind.filename} is there, not unpacked)" if (root / kind.filename).is_file() else ""
@@ -76,7 +85,9 @@ def _check_cifar(kind: type[CIFAR10], root: Path) -> None:
             )
 
 
-def _download_cifar(kind: type[CIFAR10], root: Path) -> None:
+def _download_cifar(kind: "type[CIFAR10]", root: Path) -> None:
+    from torchvision.datasets.utils import check_integrity
+
     archive = root / kind.filename
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{kind.filename}.lock"):
@@ -92,7 +103,7 @@ def _download_cifar(kind: type[CIFAR10], root: Path) -> None:
         fetch(kind, root, kind.url)
 
 
-def _cifar_help(kind: type[CIFAR10]) -> str:
+def _cifar_help(kind: "type[CIFAR10]") -> str:
     return (
         f"set data.root to the folder that holds {kind.base_folder}, or add --data.download true to fetch or unpack "
         f"{kind.url}"

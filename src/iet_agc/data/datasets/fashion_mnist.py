@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from torch import Tensor
-from torchvision.datasets import FashionMNIST
 
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.image_set import ImageSet, Parts
@@ -49,6 +48,8 @@ def read_fashion_mnist(root: Path | None, download: bool) -> Parts:
 def _download_fashion(root: Path | None) -> None:
     if root is None:
         raise UserError("data.download needs a folder to download to: set data.root")
+    from torchvision.datasets import FashionMNIST
+
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".FashionMNIST.lock"):
         fetch(FashionMNIST, root, FashionMNIST.mirrors[0])

@@ -1,0 +1,57 @@
+"""The command line's help and the page of public names, as they were last approved. `make golden` writes them again."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+VERBS = ("demo", "pipeline", "train", "sample", "audit", "detect", "report", "compare", "presets")
+
+
+def approved(file: Path, text: str) -> str:
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(text, encoding="utf-8")
+    return file.read_text(encoding="utf-8")
+
+
+def words(text: str) -> list[str]:
+    """Pythons differ in where they break lines, and, from 3.13 on, say the value of two spellings once."""
+    return re.sub(r"(--[\w-]+) (\w+), (--[\w-]+ \2)", r"\1, \3", " ".join(text.split())).split()
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help(verb: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "iet_agc", *verb.split(), "--help"],
+        env=os.environ | {"COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert words(done.stdout) == words(approved(GOLDEN / f"{verb or 'iet-agc'}.txt", done.stdout))
+
+
+def test_every_verb_has_its_golden_help() -> None:
+    listed = re.search(r"^  VERB\n((?:    .*\n)+)", (GOLDEN / "iet-agc.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed is not None
+    assert tuple(re.findall(r"^    (\w+)", listed[1], re.MULTILINE)) == VERBS
+
+
+def test_words_are_the_same_of_every_python_and_differ_where_they_should() -> None:
+    assert words("--a-b N, --a N  how\n many") == words("--a-b, --a N  how many")
+    assert words("--a N  how many") != words("--a N  how few")
+
+
+def test_the_page_of_public_names_is_of_these_docstrings() -> None:
+    spec = importlib.util.spec_from_file_location("make_api", CHECKOUT / "docs" / "make_api.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.page() == approved(module.PAGE, module.page())

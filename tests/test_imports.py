@@ -1,0 +1,85 @@
+"""What is heavy loads where it is used: a subprocess for each public import and for verbs says what it has loaded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+#: Each takes a good part of a second, or seconds.
+HEAVY = {
+    "diffusers", "matplotlib", "numpy", "pydantic", "scipy.stats", "sklearn", "torch", "torch._dynamo",
+    "torch.utils.tensorboard", "torch_fidelity", "torchvision", "transformers",
+}  # fmt: skip
+
+#: What a statement may load of them.
+ALLOWED = {
+    "import iet_agc": set(),
+    "import iet_agc; iet_agc.__version__": set(),
+    "import iet_agc.metrics": set(),
+    "import iet_agc.cli": set(),
+    "from iet_agc import AntiGradientControl": {"numpy", "torch"},
+    "from iet_agc import mean_of_kept": {"numpy", "torch"},
+    "from iet_agc import partition": {"numpy", "torch"},
+    "from iet_agc import average_states": {"numpy", "torch"},
+    "from iet_agc.metrics import nearest": {"numpy", "torch"},
+    "from iet_agc.metrics import CUTS, distance_ratio, memorization_quantity": {"numpy", "torch"},
+    "import iet_agc.metrics.quality, iet_agc.metrics.features": {"numpy", "torch"},
+    "from iet_agc.metrics.intervals import share": {"numpy"},
+    "import iet_agc.sampling.sample_set": {"numpy", "pydantic", "torch"},
+    "import iet_agc.audit.run": {"numpy", "pydantic", "torch"},
+    "import iet_agc.report.audit_page": {"matplotlib", "numpy", "pydantic"},
+    "import iet_agc.report.comparison_page": {"matplotlib", "numpy", "pydantic"},
+}
+
+#: What a verb may load to say what it has to say. Folders that are not there are looked for before anything is made.
+VERBS = {
+    ("--help",): set(),
+    ("audit", "--help"): set(),
+    ("presets",): {"pydantic"},
+    ("train", "digits-iet-agc", "--help"): {"pydantic"},
+    ("train", "digits-iet-agc", "--out", "x", "--train.steps", "many"): {"pydantic"},
+    ("report", "missing"): {"matplotlib", "numpy", "pydantic"},
+    ("compare", "missing"): {"matplotlib", "numpy", "pydantic"},
+    ("audit", "--train", "missing", "--samples", "missing", "--out", "x"): {"numpy", "pydantic", "torch"},
+    ("sample", "missing", "--out", "x"): {"numpy", "pydantic", "torch"},
+}
+
+
+def loaded(program: str, folder: Path) -> set[str]:
+    """Which of the heavy modules a fresh process has when it has run a program."""
+    program = f"import sys\ntry:\n    {program}\nexcept SystemExit: pass\nprint('loaded', *sys.modules)"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=folder, capture_output=True, text=True, check=True
+    )
+    return HEAVY & {*done.stdout.rpartition("loaded ")[2].split()}
+
+
+@pytest.mark.parametrize("statement", ALLOWED)
+def test_imports_load_what_they_need(statement: str, tmp_path: Path) -> None:
+    assert loaded(statement, tmp_path) <= ALLOWED[statement]
+
+
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+def test_verbs_load_what_they_need(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert loaded(f"import iet_agc.cli; iet_agc.cli.main({list(words)})", tmp_path) <= VERBS[words]
+
+
+def test_the_proof_can_fail(tmp_path: Path) -> None:
+    assert loaded("import torch", tmp_path) == {"numpy", "torch"}
+    assert "diffusers" in loaded("import diffusers", tmp_path)
+    statement = "import iet_agc.cli, scipy.stats; iet_agc.cli.main(['presets'])"
+    assert "scipy.stats" in loaded(statement, tmp_path)
+
+
+def test_lazy_names_are_listed_and_others_refused() -> None:
+    import iet_agc
+    from iet_agc import metrics
+
+    assert {*iet_agc.__all__} <= {*dir(iet_agc)}
+    assert {*metrics.__all__} <= {*dir(metrics)}
+    for module in (iet_agc, metrics):
+        with pytest.raises(AttributeError, match="has no attribute 'none'"):
+            module.none  # noqa: B018
