@@ -9,7 +9,8 @@ from pathlib import Path
 PAGE = Path(__file__).with_name("api.md")
 HEAD = """# Public names
 
-Written by `python docs/make_api.py` from the docstrings, whose examples are run as tests; edit those. What else the modules hold may change without notice.
+Written by `python docs/make_api.py` from the docstrings, whose examples are run as tests: edit those.
+What else the modules hold may change without notice.
 """
 
 
@@ -41,8 +42,7 @@ def _signature(value: object) -> str:
     found = str(inspect.signature(value))
     for long, short in (("torch.Tensor", "Tensor"), ("collections.abc.", ""), ("torch._tensor.", "")):
         found = found.replace(long, short)
-    found = re.sub(r"<function .*? at 0x\w+>", "...", found)
-    return found
+    return re.sub(r"<function .*? at 0x\w+>", "...", found)
 
 
 def _told(value: object) -> str:

@@ -3,13 +3,16 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import iet_agc
 from iet_agc.config.settings import preset_names
 
 CHECKOUT = Path(__file__).parents[1]
@@ -70,6 +73,23 @@ def test_nothing_is_left_out(installed):
 
 def test_the_licence_comes_along(installed):
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
+
+
+def test_the_version_stands_in_one_place(installed):
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    assert f"\nVersion: {iet_agc.__version__}\n" in metadata.read_text("utf-8")
+    assert f"\nversion: {iet_agc.__version__}\n" in (CHECKOUT / "CITATION.cff").read_text("utf-8")
+    assert f"\n## {iet_agc.__version__} " in (CHECKOUT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_lowest_versions_are_those_of_every_dependency():
+    done = subprocess.run([sys.executable, CHECKOUT / ".ci/lowest.py"], capture_output=True, text=True, check=True)
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = {*project["dependencies"], *(one for name in extras if name != "dev" for one in extras[name])}
+    assert "torch==2.8" in done.stdout.splitlines()
+    assert {one.replace(">=", "==") for one in wanted} == {*done.stdout.splitlines()}
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", one) for one in done.stdout.splitlines())
 
 
 def texts_opened(source):

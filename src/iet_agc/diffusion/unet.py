@@ -212,10 +212,10 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     Raises:
         UserError: the folder is no diffusers pipeline with a U-Net that draws pixels, told classes or not.
     """
-    from diffusers import DDIMScheduler
-
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
+    from diffusers import DDIMScheduler
+
     try:
         model = _load_unet(_part(folder, "unet"))
         scheduler = DDIMScheduler.from_pretrained(_part(folder, "scheduler"))
