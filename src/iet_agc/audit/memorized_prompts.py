@@ -322,7 +322,7 @@ def detect_prompts(
 def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
     """The pipeline of a source, and its settings, with those given."""
     run = is_run(source)
-    settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
+    settings = read_settings(source) if run else Settings()
     settings = override(settings, {f"sample.{name}": str(value) for name, value in given.items()})
     if run and not (source / settings.sample.weights).exists():
         raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")

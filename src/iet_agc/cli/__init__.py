@@ -178,7 +178,7 @@ def _add_train(verbs: Any) -> None:
 def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
     from iet_agc.config.settings import Settings, customized, load_preset
 
-    settings = load_preset(arguments.preset) if arguments.preset else Settings()  # pyright: ignore[reportCallIssue]
+    settings = load_preset(arguments.preset) if arguments.preset else Settings()
     if arguments.help:
         return put(_train_help(arguments.preset, settings), 0), None
     if not arguments.preset:

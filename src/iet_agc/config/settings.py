@@ -52,56 +52,71 @@ class DataSettings(_Section):
 
     name: Literal[
         "digits", "fashion-mnist", "cifar10", "cifar100", "afhq-dog", "laion-10k", "emoji", "hugging-face", "folder"
-    ] = Field("digits", description="image set; 'folder' takes the images under data.root")
-    root: str | None = Field(None, description="where the image set is; of hugging-face a folder, or a name on the hub")
-    revision: str | None = Field(
-        None, description="of a hugging-face dataset on the hub: its branch, tag or commit; none: 'main'"
+    ] = Field(default="digits", description="image set; 'folder' takes the images under data.root")
+    root: str | None = Field(
+        default=None, description="where the image set is; of hugging-face a folder, or a name on the hub"
     )
-    download: bool = Field(False, description="fetch cifar10, cifar100 or fashion-mnist into data.root, or unpack it")
+    revision: str | None = Field(
+        default=None, description="of a hugging-face dataset on the hub: its branch, tag or commit; none: 'main'"
+    )
+    download: bool = Field(
+        default=False, description="fetch cifar10, cifar100 or fashion-mnist into data.root, or unpack it"
+    )
     convert_to: str | None = Field(
-        None,
+        default=None,
         pattern=r"^[13]x[1-9]\d{0,4}x[1-9]\d{0,4}$",
         description="bring every image to CxHxW, such as 3x64x64; none: as it is, but afhq-dog 3x64x64, laion-10k "
         "3x256x256, emoji 3x32x32",
     )
     resize: Literal["bicubic", "bilinear"] = Field(
-        "bicubic",
+        default="bicubic",
         description="how images of other sizes are brought to that one: bicubic, their exact centred part; bilinear, "
         "by torchvision's Resize and CenterCrop, as the paper's authors did",
     )
     classes: Literal["folders"] | None = Field(
-        None, description="of folder: 'folders' takes the subfolders of data.root as classes"
+        default=None, description="of folder: 'folders' takes the subfolders of data.root as classes"
     )
     captions: str | None = Field(
-        None,
+        default=None,
         description="of laion-10k and folder: a .json file (path: captions), a .jsonl file (file_name, text), or 'txt' "
         "for a .txt file beside each image; none: of laion-10k the only .json in data.root, of folder no captions",
     )
-    subset: str | None = Field(None, description="of hugging-face: the dataset's configuration, where it has several")
-    train_split: str | None = Field(None, description="of hugging-face: what is trained on; none: 'train'")
-    held_out_split: str | None = Field(None, description="of hugging-face: what is held out; none: see data.num_train")
-    image_column: str | None = Field(None, description="of hugging-face: where the images are; none: 'image'")
-    label_column: str | None = Field(None, description="of hugging-face: where the classes are; none: no classes")
+    subset: str | None = Field(
+        default=None, description="of hugging-face: the dataset's configuration, where it has several"
+    )
+    train_split: str | None = Field(default=None, description="of hugging-face: what is trained on; none: 'train'")
+    held_out_split: str | None = Field(
+        default=None, description="of hugging-face: what is held out; none: see data.num_train"
+    )
+    image_column: str | None = Field(default=None, description="of hugging-face: where the images are; none: 'image'")
+    label_column: str | None = Field(
+        default=None, description="of hugging-face: where the classes are; none: no classes"
+    )
     caption_column: str | None = Field(
-        None, description="of hugging-face: where the captions are, one or a list; none: no captions"
+        default=None, description="of hugging-face: where the captions are, one or a list; none: no captions"
     )
     cache: str | None = Field(
-        None, description="folder that keeps decoded images and maps them into memory; none: decoded at every start"
+        default=None,
+        description="folder that keeps decoded images and maps them into memory; none: decoded at every start",
     )
     num_train: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="unique training images; the others are held out, or the test part where there is one; none: all",
     )
-    planted_images: int = Field(0, ge=0, description="training images that are repeated, so that they get memorized")
-    planted_copies: int = Field(1, ge=1, description="times that each planted image stands in the training set")
+    planted_images: int = Field(
+        default=0, ge=0, description="training images that are repeated, so that they get memorized"
+    )
+    planted_copies: int = Field(default=1, ge=1, description="times that each planted image stands in the training set")
     planted_captions: Literal["same", "different"] | None = Field(
-        None,
+        default=None,
         description="of a planted image, its first caption with all copies, or with each copy the next one of its "
         "captions; none: all of its captions with each",
     )
-    flips: bool = Field(False, description="mirror each image left to right, half of the times that it is drawn")
-    seed: int = Field(0, ge=0, description="chooses the training images and the planted ones")
+    flips: bool = Field(
+        default=False, description="mirror each image left to right, half of the times that it is drawn"
+    )
+    seed: int = Field(default=0, ge=0, description="chooses the training images and the planted ones")
 
     def source(self) -> dict[str, Any]:
         """The arguments of `registry.load_dataset`."""
@@ -124,23 +139,27 @@ class ModelSettings(_Section):
     """The U-Net."""
 
     kind: Literal["image", "text-to-image"] = Field(
-        "image",
+        default="image",
         description="image: pixels, by the U-Net below; text-to-image: latents told captions, by the U-Net of "
         "init.model, a pipeline like Stable Diffusion 1 or 2",
     )
-    channels: int = Field(128, ge=1, description="channels of the first level")
+    channels: int = Field(default=128, ge=1, description="channels of the first level")
     multipliers: tuple[PositiveInt, ...] = Field(
-        (1, 2, 2, 2), min_length=1, description="channels of each level, times model.channels"
+        default=(1, 2, 2, 2), min_length=1, description="channels of each level, times model.channels"
     )
-    blocks: int = Field(2, ge=1, description="residual blocks per level")
-    attention: tuple[int, ...] = Field((16,), description="heights, in pixels, at which a level has self-attention")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout probability in the residual blocks")
-    groups: int = Field(32, ge=1, description="groups of the group normalisation")
+    blocks: int = Field(default=2, ge=1, description="residual blocks per level")
+    attention: tuple[int, ...] = Field(
+        default=(16,), description="heights, in pixels, at which a level has self-attention"
+    )
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout probability in the residual blocks")
+    groups: int = Field(default=32, ge=1, description="groups of the group normalisation")
     classes: int | None = Field(
-        None, ge=1, description="classes that the model is told, those of the image set; none: it is told no class"
+        default=None,
+        ge=1,
+        description="classes that the model is told, those of the image set; none: it is told no class",
     )
     initialization: Literal["diffusers", "ddpm"] = Field(
-        "diffusers",
+        default="diffusers",
         description="of random weights: as diffusers' layers come; ddpm: Xavier, and almost zero where a residual "
         "branch, attention and the model end. Those of init.model are as they are",
     )
@@ -175,36 +194,45 @@ class TextSettings(_Section):
     """What text-to-image is told of its training images (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
 
     captions: Literal["random", "first"] = Field(
-        "random",
+        default="random",
         description="which of several captions: each time one at random, against copying; or always the first",
     )
     embedding_noise: float = Field(
-        0.0, ge=0, description="deviation of Gaussian noise added to the embedded caption, to mitigate copying; 0: none"
+        default=0.0,
+        ge=0,
+        description="deviation of Gaussian noise added to the embedded caption, to mitigate copying; 0: none",
     )
     drop_caption: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         lt=1,
         description="probability that no caption is told, which guidance needs of a training from random weights",
     )
-    train_encoder: bool = Field(False, description="train the text encoder, too, together with the U-Net")
+    train_encoder: bool = Field(default=False, description="train the text encoder, too, together with the U-Net")
     random_caption: float = Field(
-        0.0, ge=0, le=1, description="probability that four random words stand in place of the caption, as a mitigation"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="probability that four random words stand in place of the caption, as a mitigation",
     )
     random_tokens: int = Field(
-        0, ge=0, le=_MOST_WORDS, description="random words put between those of the caption, as a mitigation"
+        default=0, ge=0, le=_MOST_WORDS, description="random words put between those of the caption, as a mitigation"
     )
     random_numbers: int = Field(
-        0, ge=0, le=_MOST_WORDS, description="random numbers put between the caption's words, as a mitigation"
+        default=0, ge=0, le=_MOST_WORDS, description="random numbers put between the caption's words, as a mitigation"
     )
     repeat_words: int = Field(
-        0, ge=0, le=_MOST_WORDS, description="words of the caption repeated between its words, as a mitigation"
+        default=0, ge=0, le=_MOST_WORDS, description="words of the caption repeated between its words, as a mitigation"
     )
     change_rate: float = Field(
-        1.0, gt=0, le=1, description="probability that a caption is changed by the last three, each time it is told"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="probability that a caption is changed by the last three, each time it is told",
     )
     too_long: Literal["refuse", "cut"] = Field(
-        "refuse", description="captions with more tokens than the text encoder takes: refuse them, or cut them off"
+        default="refuse",
+        description="captions with more tokens than the text encoder takes: refuse them, or cut them off",
     )
 
     def changes(self) -> dict[str, Any]:
@@ -217,13 +245,13 @@ class LoraSettings(_Section):
     """Low-rank factors that are trained in place of weights (Hu et al., 2022, arXiv 2106.09685)."""
 
     rank: int = Field(
-        0,
+        default=0,
         ge=0,
         description="of text-to-image: rank of what is added to each projection of attention, and alone trained and "
         "averaged, factor by factor; 0: all weights are trained",
     )
     alpha: float | None = Field(
-        None, gt=0, description="what is added is multiplied by lora.alpha / lora.rank; none: by 1"
+        default=None, gt=0, description="what is added is multiplied by lora.alpha / lora.rank; none: by 1"
     )
 
 
@@ -231,16 +259,16 @@ class InitSettings(_Section):
     """What the weights start from."""
 
     model: str | None = Field(
-        None,
+        default=None,
         description="a run, a diffusers pipeline folder or a hub id whose weights training starts from; "
         "empty: one must be given; none: random weights",
     )
     revision: str | None = Field(
-        None,
+        default=None,
         description="of a hub id: its branch, tag or commit; none: 'main'; a run writes down the commit that it was",
     )
     sha256: str | None = Field(
-        None,
+        default=None,
         pattern="^[0-9a-f]{64}$",
         description="hash of that model, which is refused if it has another; a run writes down that of its own",
     )
@@ -249,20 +277,23 @@ class InitSettings(_Section):
 class MethodSettings(_Section):
     """Iterative Ensemble Training and Anti-Gradient Control."""
 
-    members: int = Field(1, ge=1, description="learners, and so shards, that are averaged; 1: no ensemble")
-    rounds: int = Field(1, ge=1, le=9999, description="times that the members are trained and averaged")
+    members: int = Field(default=1, ge=1, description="learners, and so shards, that are averaged; 1: no ensemble")
+    rounds: int = Field(default=1, ge=1, le=9999, description="times that the members are trained and averaged")
     sharding: Literal["stratified", "random", "contiguous"] = Field(
-        "stratified", description="how the training set is cut into shards"
+        default="stratified", description="how the training set is cut into shards"
     )
     keep_duplicates_together: bool = Field(
-        False, description="images that are equal in every pixel go to one shard, with stratified and random sharding"
+        default=False,
+        description="images that are equal in every pixel go to one shard, with stratified and random sharding",
     )
     skip_below: float = Field(
-        0.0, ge=0, description="skip a sample whose loss is under this share of the loss bank; 0: never"
+        default=0.0, ge=0, description="skip a sample whose loss is under this share of the loss bank; 0: never"
     )
-    decay: float = Field(0.8, ge=0, lt=1, description="share of the loss bank that stays when one loss comes in")
+    decay: float = Field(
+        default=0.8, ge=0, lt=1, description="share of the loss bank that stays when one loss comes in"
+    )
     random_skip: float = Field(
-        0.0, ge=0, lt=1, description="skip each sample with this probability, whatever its loss (a control)"
+        default=0.0, ge=0, lt=1, description="skip each sample with this probability, whatever its loss (a control)"
     )
 
     @model_validator(mode="after")
@@ -278,50 +309,68 @@ class MethodSettings(_Section):
 class TrainSettings(_Section):
     """How each member is trained."""
 
-    steps: int = Field(400_000, ge=1, description="optimizer steps of each member in each round")
-    batch_size: int = Field(128, ge=1, description="images per optimizer step")
-    learning_rate: float = Field(2e-4, gt=0, description="of Adam, after the warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW; 0 is Adam")
-    warmup_steps: int = Field(5000, ge=0, description="steps of a member over which the learning rate rises from 0")
-    grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float = Field(0.9999, ge=0, le=1, description="share of the weight average that stays at each step")
-    seed: int = Field(0, ge=0, description="of weights, shards, batches, timesteps and noise")
+    steps: int = Field(default=400_000, ge=1, description="optimizer steps of each member in each round")
+    batch_size: int = Field(default=128, ge=1, description="images per optimizer step")
+    learning_rate: float = Field(default=2e-4, gt=0, description="of Adam, after the warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; 0 is Adam")
+    warmup_steps: int = Field(
+        default=5000, ge=0, description="steps of a member over which the learning rate rises from 0"
+    )
+    grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(
+        default=0.9999, ge=0, le=1, description="share of the weight average that stays at each step"
+    )
+    seed: int = Field(default=0, ge=0, description="of weights, shards, batches, timesteps and noise")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "float32",
+        default="float32",
         description="of convolutions and products; auto: bfloat16 where the device has instructions for it, and a run "
         "writes down which it was",
     )
-    compile: bool = Field(False, description="compile the U-Net by torch.compile, which rounds differently")
+    compile: bool = Field(default=False, description="compile the U-Net by torch.compile, which rounds differently")
 
 
 class SampleSettings(_Section):
     """How a trained model is sampled, unless told otherwise."""
 
-    num: int = Field(65_536, ge=1, description="images")
-    steps: int = Field(50, ge=1, le=500, description="of the sampler, per image")
-    weights: Literal["raw", "ema"] = Field("raw", description="which weights draw: as trained, or their average")
-    first_seed: int = Field(0, ge=0, description="seed of the first image; the others count on from it")
+    num: int = Field(default=65_536, ge=1, description="images")
+    steps: int = Field(default=50, ge=1, le=500, description="of the sampler, per image")
+    weights: Literal["raw", "ema"] = Field(
+        default="raw", description="which weights draw: as trained, or their average"
+    )
+    first_seed: int = Field(default=0, ge=0, description="seed of the first image; the others count on from it")
     guidance: float = Field(
-        7.5,
+        default=7.5,
         ge=0,
         description="of text-to-image: how far to go from no text to the prompt and beyond; up to 1: no guidance",
     )
     scheduler: Literal["ddim", "dpm++", "pndm", "euler"] = Field(
-        "ddim", description="of text-to-image: the sampler; ddim is DDIM with eta 0, dpm++ DPM-Solver++ of order 2"
+        default="ddim",
+        description="of text-to-image: the sampler; ddim is DDIM with eta 0, dpm++ DPM-Solver++ of order 2",
     )
     random_tokens: int = Field(
-        0, ge=0, le=_MOST_WORDS, description="of text-to-image: random words put into each prompt, as a mitigation"
+        default=0,
+        ge=0,
+        le=_MOST_WORDS,
+        description="of text-to-image: random words put into each prompt, as a mitigation",
     )
     random_numbers: int = Field(
-        0, ge=0, le=_MOST_WORDS, description="of text-to-image: random numbers put into each prompt, as a mitigation"
+        default=0,
+        ge=0,
+        le=_MOST_WORDS,
+        description="of text-to-image: random numbers put into each prompt, as a mitigation",
     )
     repeat_words: int = Field(
-        0, ge=0, le=_MOST_WORDS, description="of text-to-image: words of each prompt repeated in it, as a mitigation"
+        default=0,
+        ge=0,
+        le=_MOST_WORDS,
+        description="of text-to-image: words of each prompt repeated in it, as a mitigation",
     )
     embedding_noise: float = Field(
-        0.0, ge=0, description="of text-to-image: deviation of Gaussian noise on the embedded prompt, as a mitigation"
+        default=0.0,
+        ge=0,
+        description="of text-to-image: deviation of Gaussian noise on the embedded prompt, as a mitigation",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="as train.precision")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(default="float32", description="as train.precision")
 
     def changes(self) -> dict[str, Any]:
         """The arguments of `caption_augmentation.Changes`, for prompts."""
@@ -338,36 +387,36 @@ class RunSettings(_Section):
     """What changes the course of a run, not its result."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where to compute; auto: cuda where there is one"
+        default="auto", description="where to compute; auto: cuda where there is one"
     )
     threads: int = Field(
-        0,
+        default=0,
         ge=0,
         description="CPU threads per process; 0: torch's choice. Sums on a CPU round differently with another number",
     )
     save_every: int = Field(
-        2000,
+        default=2000,
         ge=1,
         description="steps of a member between two bundles within a round, up to the next point of its curve",
     )
-    log_every: int = Field(50, ge=1, description="steps between two points of a curve")
-    preview_images: int = Field(64, ge=0, description="images in the grid drawn after each round; 0: no grids")
+    log_every: int = Field(default=50, ge=1, description="steps between two points of a curve")
+    preview_images: int = Field(default=64, ge=0, description="images in the grid drawn after each round; 0: no grids")
 
 
 class Settings(_Section):
     """Everything that a run depends on."""
 
-    name: str = Field("", description="name of the preset that the run started from")
-    description: str = Field("", description="what the preset is, in one line")
-    data: DataSettings = DataSettings()  # pyright: ignore[reportCallIssue]
-    model: ModelSettings = ModelSettings()  # pyright: ignore[reportCallIssue]
-    text: TextSettings = TextSettings()  # pyright: ignore[reportCallIssue]
-    lora: LoraSettings = LoraSettings()  # pyright: ignore[reportCallIssue]
-    init: InitSettings = InitSettings()  # pyright: ignore[reportCallIssue]
-    method: MethodSettings = MethodSettings()  # pyright: ignore[reportCallIssue]
-    train: TrainSettings = TrainSettings()  # pyright: ignore[reportCallIssue]
-    sample: SampleSettings = SampleSettings()  # pyright: ignore[reportCallIssue]
-    run: RunSettings = RunSettings()  # pyright: ignore[reportCallIssue]
+    name: str = Field(default="", description="name of the preset that the run started from")
+    description: str = Field(default="", description="what the preset is, in one line")
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    text: TextSettings = TextSettings()
+    lora: LoraSettings = LoraSettings()
+    init: InitSettings = InitSettings()
+    method: MethodSettings = MethodSettings()
+    train: TrainSettings = TrainSettings()
+    sample: SampleSettings = SampleSettings()
+    run: RunSettings = RunSettings()
 
     @property
     def total_steps(self) -> int:
@@ -654,7 +703,7 @@ def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = [known for known, *_ in documented(Settings())]  # pyright: ignore[reportCallIssue]
+        known = [known for known, *_ in documented(Settings())]
         return f"unknown setting {name!r}{_nearest(name, known)}"
     reason = first["msg"].removeprefix("Value error, ")
     return (

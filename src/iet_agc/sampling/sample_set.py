@@ -374,7 +374,7 @@ def sample_run(
     began = time.perf_counter()
     keep_freed_memory()
     run = is_run(source)
-    settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
+    settings = read_settings(source) if run else Settings()
     asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample
     pipeline = source / asked.weights if run else source
     if run and not pipeline.exists():
