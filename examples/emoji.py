@@ -33,7 +33,7 @@ KINDS = ("planted", "other", "held-out")
 
 def image_sets(run: Path) -> tuple[ImageSet, ImageSet]:
     """What it was trained on, every image once, and what was held out."""
-    return load_dataset(**read_settings(run).data.source_once())
+    return load_dataset(read_settings(run).data.without_copies())
 
 
 def told(run: Path, train: ImageSet, held_out: ImageSet) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from iet_agc.config import settings as config
+from iet_agc.config.data_settings import DATA_OPTIONS, IMAGE_SETS, names_with
 from iet_agc.config.settings import (
     Settings,
     check_folder,
@@ -22,6 +23,7 @@ from iet_agc.config.settings import (
     read_settings,
     validate,
 )
+from iet_agc.runtime.errors import UserError
 
 BASE = validate({})
 
@@ -108,6 +110,12 @@ OTHER = {
     "run.log_every": 1,
     "run.preview_images": 0,
 }
+
+
+def _base(name: str) -> Settings:
+    """Settings in which a setting can be replaced: the defaults, or those of an image set that has it."""
+    owners = names_with(name.removeprefix("data.")) if name.startswith("data.") else []
+    return override(BASE, {"data.name": owners[0]}) if owners and "digits" not in owners else BASE
 
 
 def _written(value: Any) -> str:
@@ -226,13 +234,14 @@ def test_settings_are_frozen() -> None:
 
 @pytest.mark.parametrize("name", OTHER)
 def test_every_setting_can_be_replaced(name: str) -> None:
-    assert _value(BASE, name) != OTHER[name]
-    changed = override(BASE, {name: _written(OTHER[name])})
+    base = _base(name)
+    assert _value(base, name) != OTHER[name]
+    changed = override(base, {name: _written(OTHER[name])})
     assert _value(changed, name) == OTHER[name]
     assert type(_value(changed, name)) is type(OTHER[name])
     for other, value, _ in documented(changed):
         if other != name:
-            assert value == _value(BASE, other)
+            assert value == _value(base, other)
 
 
 @pytest.mark.parametrize(
@@ -358,12 +367,67 @@ def test_a_level_has_at_least_its_channels(multipliers: str) -> None:
         override(BASE, {"model.multipliers": multipliers})
 
 
+# -- image sets
+
+
+OPTIONS_OF_SOME = [name for name in DATA_OPTIONS if len(names_with(name)) < len(IMAGE_SETS)]
+
+
+@pytest.mark.parametrize("option", OPTIONS_OF_SOME)
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_an_image_set_takes_its_own_options_and_no_others(name: str, option: str) -> None:
+    changes = {"data.name": name, f"data.{option}": _written(OTHER[f"data.{option}"])}
+    if option in IMAGE_SETS[name].model_fields:
+        assert _value(override(BASE, changes), f"data.{option}") == OTHER[f"data.{option}"]
+        return
+    with pytest.raises(UserError) as error:
+        override(BASE, changes)
+    owners = ", ".join(names_with(option))
+    assert str(error.value) == f"data.{option} has no effect on {name}, it is for {owners}: leave it out"
+
+
+def test_image_sets_have_a_reader_each() -> None:
+    from iet_agc.data.datasets.registry import READERS
+
+    assert set(READERS) == set(IMAGE_SETS.values())
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_options_of_other_sets_that_are_not_set_may_stand_in_a_config(name: str) -> None:
+    """As in those of all runs."""
+    settings = override(BASE, {"data.name": name})
+    content = json.loads(settings.model_dump_json())
+    assert list(content["data"]) == list(DATA_OPTIONS)
+    assert validate(content) == settings
+    assert type(settings.data) is IMAGE_SETS[name]
+
+
+def test_options_of_some_image_sets_say_of_which() -> None:
+    meanings = {name: meaning for name, _, meaning in documented(BASE)}
+    assert meanings["data.captions"].startswith("of laion-10k, folder: ")
+    assert meanings["data.download"].startswith("of fashion-mnist, cifar10, cifar100: ")
+    assert not meanings["data.seed"].startswith("of ")
+
+
+@pytest.mark.parametrize("name", [None, 3, ["digits"]])
+def test_a_name_that_is_no_image_sets(name: Any) -> None:
+    with pytest.raises(UserError, match=r"setting data\.name: input should be 'digits', .* or 'folder' \(it is "):
+        validate({"data": {"name": name}})
+
+
+def test_images_without_copies_are_those_images() -> None:
+    planted = {"data.planted_images": "2", "data.planted_copies": "3", "data.planted_captions": "same"}
+    emoji = override(BASE, {"data.name": "emoji"})
+    assert override(emoji, planted).data.without_copies() == emoji.data
+
+
 # -- fingerprint and differences
 
 
 @pytest.mark.parametrize("name", OTHER)
 def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
-    changed = override(BASE, {name: _written(OTHER[name])})
+    base = _base(name)
+    changed = override(base, {name: _written(OTHER[name])})
     harmless = name in {
         "name",
         "description",
@@ -374,11 +438,11 @@ def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
         "init.model",
         "init.revision",
     } or name.startswith(("sample.", "run."))
-    assert (fingerprint(changed) == fingerprint(BASE)) == harmless
+    assert (fingerprint(changed) == fingerprint(base)) == harmless
     if harmless:
-        assert differences(BASE, changed) == []
+        assert differences(base, changed) == []
     else:
-        (difference,) = differences(BASE, changed)
+        (difference,) = differences(base, changed)
         assert difference.startswith(f"{name} ")
         assert " is now " in difference
 

@@ -14,13 +14,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
+from iet_agc.config.data_settings import DATA_OPTIONS, IMAGE_SETS, Data, DataSettings, DigitsData, names_with
+from iet_agc.config.section import Section
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, replace_text
 
 __all__ = [
-    "DataSettings",
     "LoraSettings",
     "ModelSettings",
     "SampleSettings",
@@ -43,99 +45,7 @@ __all__ = [
 ]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataSettings(_Section):
-    """Which images are trained on, and which are held out."""
-
-    name: Literal[
-        "digits", "fashion-mnist", "cifar10", "cifar100", "afhq-dog", "laion-10k", "emoji", "hugging-face", "folder"
-    ] = Field(default="digits", description="image set; 'folder' takes the images under data.root")
-    root: str | None = Field(
-        default=None, description="where the image set is; of hugging-face a folder, or a name on the hub"
-    )
-    revision: str | None = Field(
-        default=None, description="of a hugging-face dataset on the hub: its branch, tag or commit; none: 'main'"
-    )
-    download: bool = Field(
-        default=False, description="fetch cifar10, cifar100 or fashion-mnist into data.root, or unpack it"
-    )
-    convert_to: str | None = Field(
-        default=None,
-        pattern=r"^[13]x[1-9]\d{0,4}x[1-9]\d{0,4}$",
-        description="bring every image to CxHxW, such as 3x64x64; none: as it is, but afhq-dog 3x64x64, laion-10k "
-        "3x256x256, emoji 3x32x32",
-    )
-    resize: Literal["bicubic", "bilinear"] = Field(
-        default="bicubic",
-        description="how images of other sizes are brought to that one: bicubic, their exact centred part; bilinear, "
-        "by torchvision's Resize and CenterCrop, as the paper's authors did",
-    )
-    classes: Literal["folders"] | None = Field(
-        default=None, description="of folder: 'folders' takes the subfolders of data.root as classes"
-    )
-    captions: str | None = Field(
-        default=None,
-        description="of laion-10k and folder: a .json file (path: captions), a .jsonl file (file_name, text), or 'txt' "
-        "for a .txt file beside each image; none: of laion-10k the only .json in data.root, of folder no captions",
-    )
-    subset: str | None = Field(
-        default=None, description="of hugging-face: the dataset's configuration, where it has several"
-    )
-    train_split: str | None = Field(default=None, description="of hugging-face: what is trained on; none: 'train'")
-    held_out_split: str | None = Field(
-        default=None, description="of hugging-face: what is held out; none: see data.num_train"
-    )
-    image_column: str | None = Field(default=None, description="of hugging-face: where the images are; none: 'image'")
-    label_column: str | None = Field(
-        default=None, description="of hugging-face: where the classes are; none: no classes"
-    )
-    caption_column: str | None = Field(
-        default=None, description="of hugging-face: where the captions are, one or a list; none: no captions"
-    )
-    cache: str | None = Field(
-        default=None,
-        description="folder that keeps decoded images and maps them into memory; none: decoded at every start",
-    )
-    num_train: int | None = Field(
-        default=None,
-        ge=1,
-        description="unique training images; the others are held out, or the test part where there is one; none: all",
-    )
-    planted_images: int = Field(
-        default=0, ge=0, description="training images that are repeated, so that they get memorized"
-    )
-    planted_copies: int = Field(default=1, ge=1, description="times that each planted image stands in the training set")
-    planted_captions: Literal["same", "different"] | None = Field(
-        default=None,
-        description="of a planted image, its first caption with all copies, or with each copy the next one of its "
-        "captions; none: all of its captions with each",
-    )
-    flips: bool = Field(
-        default=False, description="mirror each image left to right, half of the times that it is drawn"
-    )
-    seed: int = Field(default=0, ge=0, description="chooses the training images and the planted ones")
-
-    def source(self) -> dict[str, Any]:
-        """The arguments of `registry.load_dataset`."""
-        arguments = self.model_dump(exclude={"flips", "convert_to"})
-        sizes = self.convert_to.split("x") if self.convert_to else None
-        return arguments | {"shape": tuple(int(size) for size in sizes) if sizes else None}
-
-    def source_once(self) -> dict[str, Any]:
-        """The same of the image set without planted copies: every training image stands in it once."""
-        return self.source() | {"planted_images": 0, "planted_copies": 1}
-
-    @model_validator(mode="after")
-    def _planted_are_trained(self) -> "DataSettings":
-        if self.num_train is not None and self.planted_images > self.num_train:
-            raise UserError(f"planted_images {self.planted_images} is more than num_train {self.num_train}")
-        return self
-
-
-class ModelSettings(_Section):
+class ModelSettings(Section, frozen=True):
     """The U-Net."""
 
     kind: Literal["image", "text-to-image"] = Field(
@@ -190,7 +100,7 @@ _ADDED: dict[str, dict[str, Any]] = {
 }
 
 
-class TextSettings(_Section):
+class TextSettings(Section, frozen=True):
     """What text-to-image is told of its training images (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
 
     captions: Literal["random", "first"] = Field(
@@ -241,7 +151,7 @@ class TextSettings(_Section):
         return self.model_dump(include=names)
 
 
-class LoraSettings(_Section):
+class LoraSettings(Section, frozen=True):
     """Low-rank factors that are trained in place of weights (Hu et al., 2022, arXiv 2106.09685)."""
 
     rank: int = Field(
@@ -255,7 +165,7 @@ class LoraSettings(_Section):
     )
 
 
-class InitSettings(_Section):
+class InitSettings(Section, frozen=True):
     """What the weights start from."""
 
     model: str | None = Field(
@@ -274,7 +184,7 @@ class InitSettings(_Section):
     )
 
 
-class MethodSettings(_Section):
+class MethodSettings(Section, frozen=True):
     """Iterative Ensemble Training and Anti-Gradient Control."""
 
     members: int = Field(default=1, ge=1, description="learners, and so shards, that are averaged; 1: no ensemble")
@@ -306,7 +216,7 @@ class MethodSettings(_Section):
         return self
 
 
-class TrainSettings(_Section):
+class TrainSettings(Section, frozen=True):
     """How each member is trained."""
 
     steps: int = Field(default=400_000, ge=1, description="optimizer steps of each member in each round")
@@ -329,7 +239,7 @@ class TrainSettings(_Section):
     compile: bool = Field(default=False, description="compile the U-Net by torch.compile, which rounds differently")
 
 
-class SampleSettings(_Section):
+class SampleSettings(Section, frozen=True):
     """How a trained model is sampled, unless told otherwise."""
 
     num: int = Field(default=65_536, ge=1, description="images")
@@ -383,7 +293,7 @@ class SampleSettings(_Section):
         return self
 
 
-class RunSettings(_Section):
+class RunSettings(Section, frozen=True):
     """What changes the course of a run, not its result."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -403,12 +313,12 @@ class RunSettings(_Section):
     preview_images: int = Field(default=64, ge=0, description="images in the grid drawn after each round; 0: no grids")
 
 
-class Settings(_Section):
+class Settings(Section, frozen=True):
     """Everything that a run depends on."""
 
     name: str = Field(default="", description="name of the preset that the run started from")
     description: str = Field(default="", description="what the preset is, in one line")
-    data: DataSettings = DataSettings()
+    data: Data = Field(default=DigitsData())
     model: ModelSettings = ModelSettings()
     text: TextSettings = TextSettings()
     lora: LoraSettings = LoraSettings()
@@ -515,8 +425,8 @@ def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
         *section, field = name.split(".")
         target = content[section[0]] if section else content
         is_list = isinstance(target[field], tuple)
-        owner = type(getattr(settings, section[0])) if section else Settings
-        is_text = owner.model_fields[field].annotation in (str, str | None)
+        owner = _fields(getattr(settings, section[0])) if section else Settings.model_fields
+        is_text = owner[field].annotation in (str, str | None)
         target[field] = _unquoted(text) if is_text else _parse(text, is_list)
     return validate(content)
 
@@ -542,14 +452,11 @@ def customized(preset: Settings, changes: Mapping[str, str]) -> Settings:
     return settings.model_copy(update={"description": _description(preset.name, own, data)})
 
 
-#: Image sets that are whatever lies at data.root; the others have their name wherever they lie.
-_SETS_BY_PLACE = ("folder", "hugging-face")
-
-
 def _changed_images(own: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of section data that change which images are trained on, but for the seed that shuffles them."""
-    never = {"download", "cache", "seed"} | (set() if data.get("name") in _SETS_BY_PLACE else {"root", "revision"})
-    return {n: data.get(n) for n in DataSettings.model_fields if n not in never and own.get(n) != data.get(n)}
+    kind = IMAGE_SETS.get(str(data.get("name")))
+    never = {"download", "cache", "seed"} | (set() if kind and kind.is_what_lies_there else {"root", "revision"})
+    return {n: data.get(n) for n in DATA_OPTIONS if n not in never and own.get(n) != data.get(n)}
 
 
 def _is_another_set(own: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
@@ -576,11 +483,22 @@ def documented(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """Every setting as (dotted name, value, meaning with unit), in order."""
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        if isinstance(value, _Section):
-            for inner, inner_field in type(value).model_fields.items():
-                yield f"{name}.{inner}", getattr(value, inner), inner_field.description or ""
+        if isinstance(value, Section):
+            for inner, inner_field in _fields(value).items():
+                yield f"{name}.{inner}", getattr(value, inner, inner_field.default), _meaning(value, inner)
         else:
             yield name, value, field.description or ""
+
+
+def _fields(section: Section) -> Mapping[str, FieldInfo]:
+    """The fields of a section; of section data those of every image set."""
+    return DATA_OPTIONS if isinstance(section, DataSettings) else type(section).model_fields
+
+
+def _meaning(section: Section, name: str) -> str:
+    meaning = _fields(section)[name].description or ""
+    owners = names_with(name) if isinstance(section, DataSettings) else []
+    return f"of {', '.join(owners)}: {meaning}" if 0 < len(owners) < len(IMAGE_SETS) else meaning
 
 
 def fingerprint(settings: Settings) -> str:
@@ -701,13 +619,21 @@ def _parse(text: str, is_list: bool) -> Any:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = [known for known, *_ in documented(Settings())]
-        return f"unknown setting {name!r}{_nearest(name, known)}"
-    reason = first["msg"].removeprefix("Value error, ")
-    return (
-        f"setting {name}: {reason[0].lower()}{reason[1:]} (it is {first['input']!r})"
-        if first["type"] != "value_error"
-        else f"setting {name}: {reason}"
-    )
+    name, kind, reason = _dotted(first["loc"]), first["type"], first["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return f"unknown setting {name!r}{_nearest(name, [known for known, *_ in documented(Settings())])}"
+    if kind == "no_effect":
+        return reason
+    if kind == "value_error":
+        return f"setting {name}: {reason}"
+    value = first["input"]
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        *names, last = map(repr, IMAGE_SETS)
+        name, value, reason = f"{name}.name", value["name"], f"Input should be {', '.join(names)} or {last}"
+    return f"setting {name}: {reason[0].lower()}{reason[1:]} (it is {value!r})"
+
+
+def _dotted(place: tuple[int | str, ...]) -> str:
+    """The name of a setting where pydantic found an error, which names the image set, too."""
+    section, *rest = place or ("",)
+    return ".".join(map(str, (section, *(rest[1:] if section == "data" and rest and rest[0] in IMAGE_SETS else rest))))

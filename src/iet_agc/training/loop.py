@@ -68,7 +68,7 @@ def start(
     keep_freed_memory()
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
-    images, held_out = load_dataset(**settings.data.source())
+    images, held_out = load_dataset(settings.data)
     device = distributed.choose_device(settings.run.device)
     with distributed.processes(device):
         train(settings, images, out, device, on_step, stop, held_out)
