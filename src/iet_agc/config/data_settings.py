@@ -42,43 +42,52 @@ class DataSettings(Section, frozen=True):
     #: Whether the set is found without `root`.
     is_found_by_name: ClassVar[bool] = False
 
-    name: str = Field(description="image set; 'folder' takes the images under data.root")
+    name: str = Field(
+        description="image set; folder: the images below data.root; hugging-face: a dataset of the hub or in its layout"
+    )
     root: str | None = Field(
-        default=None, description="where the image set is; of hugging-face a folder, or a name on the hub"
+        default=None,
+        description="folder, archive or file of the image set; of hugging-face a local folder, or a dataset's name on "
+        "the hub",
     )
     convert_to: str | None = Field(
         default=None,
         pattern=r"^[13]x[1-9]\d{0,4}x[1-9]\d{0,4}$",
-        description="bring every image to CxHxW, such as 3x64x64; none: as it is, but afhq-dog 3x64x64, laion-10k "
-        "3x256x256, emoji 3x32x32",
+        description="size CxHxW that every image is brought to, such as 3x64x64; none: as it is, but afhq-dog "
+        "3x64x64, laion-10k 3x256x256, emoji 3x32x32",
     )
     resize: Literal["bicubic", "bilinear"] = Field(
         default="bicubic",
-        description="how images of other sizes are brought to that one: bicubic, their exact centred part; bilinear, "
-        "by torchvision's Resize and CenterCrop, as the paper's authors did",
+        description="interpolation for data.convert_to: bicubic, of the exact centre crop; bilinear, by torchvision's "
+        "Resize and CenterCrop, as in the paper",
     )
     cache: str | None = Field(
         default=None,
-        description="folder that keeps decoded images and maps them into memory; none: decoded at every start",
+        description="folder of decoded images, which later starts map into memory; none: decoded at every start",
     )
     num_train: int | None = Field(
         default=None,
         ge=1,
-        description="unique training images; the others are held out, or the test part where there is one; none: all",
+        description="number of unique training images; the others are held out, or the test part where there is one; "
+        "none: all",
     )
     planted_images: int = Field(
-        default=0, ge=0, description="training images that are repeated, so that they get memorized"
+        default=0,
+        ge=0,
+        description="number of training images that are duplicated, so that they get memorized; at most data.num_train",
     )
-    planted_copies: int = Field(default=1, ge=1, description="times that each planted image stands in the training set")
+    planted_copies: int = Field(
+        default=1, ge=1, description="how often each duplicated image stands in the training set; 1: no duplicates"
+    )
     planted_captions: Literal["same", "different"] | None = Field(
         default=None,
-        description="of a planted image, its first caption with all copies, or with each copy the next one of its "
-        "captions; none: all of its captions with each",
+        description="captions of duplicated images: same, the first one with every copy; different, the next one with "
+        "each copy; none: all of them with each",
     )
-    flips: bool = Field(
-        default=False, description="mirror each image left to right, half of the times that it is drawn"
+    flips: bool = Field(default=False, description="random horizontal flips of training images, with probability 0.5")
+    seed: int = Field(
+        default=0, ge=0, description="random seed of the choice of training images and of duplicated ones"
     )
-    seed: int = Field(default=0, ge=0, description="chooses the training images and the planted ones")
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
@@ -127,14 +136,15 @@ class DataSettings(Section, frozen=True):
 
 
 class _Downloaded(DataSettings, frozen=True):
-    download: bool = Field(default=False, description="fetch the set into data.root, or unpack it there")
+    download: bool = Field(default=False, description="download the set into data.root, or unpack its archive there")
 
 
 class _Captioned(DataSettings, frozen=True):
     captions: str | None = Field(
         default=None,
-        description="a .json file (path: captions), a .jsonl file (file_name, text), or 'txt' for a .txt file beside "
-        "each image; none: of laion-10k the only .json in data.root, of folder no captions",
+        description="conditioning text: a .json file (path: captions), a .jsonl file (file_name, text), or 'txt' for "
+        "a .txt file beside each image; none: of laion-10k the only .json in data.root, of folder no "
+        "captions",
     )
 
 
@@ -185,13 +195,17 @@ class HuggingFaceData(DataSettings, frozen=True):
     revision: str | None = Field(
         default=None, description="branch, tag or commit of a dataset on the hub; none: 'main'"
     )
-    subset: str | None = Field(default=None, description="the dataset's configuration, where it has several")
-    train_split: str | None = Field(default=None, description="what is trained on; none: 'train'")
-    held_out_split: str | None = Field(default=None, description="what is held out; none: see data.num_train")
-    image_column: str | None = Field(default=None, description="where the images are; none: 'image'")
-    label_column: str | None = Field(default=None, description="where the classes are; none: no classes")
+    subset: str | None = Field(default=None, description="configuration of the dataset, where it has several")
+    train_split: str | None = Field(default=None, description="name of the training split; none: 'train'")
+    held_out_split: str | None = Field(
+        default=None, description="name of the held-out split; none: what data.num_train leaves"
+    )
+    image_column: str | None = Field(default=None, description="column of images; none: 'image'")
+    label_column: str | None = Field(
+        default=None, description="column of class labels, whole numbers from 0; none: no labels"
+    )
     caption_column: str | None = Field(
-        default=None, description="where the captions are, one or a list; none: no captions"
+        default=None, description="column of captions, one text or a list of them per image; none: no captions"
     )
 
 
@@ -201,7 +215,8 @@ class FolderData(_Captioned, frozen=True):
     is_what_lies_there: ClassVar[bool] = True
     name: Literal["folder"] = Field(default="folder")
     classes: Literal["folders"] | None = Field(
-        default=None, description="'folders' takes the subfolders of data.root as classes"
+        default=None,
+        description="where class labels come from: 'folders', one class per subfolder of data.root; none: no labels",
     )
 
 

@@ -50,28 +50,28 @@ class ModelSettings(Section, frozen=True):
 
     kind: Literal["image", "text-to-image"] = Field(
         default="image",
-        description="image: pixels, by the U-Net below; text-to-image: latents told captions, by the U-Net of "
-        "init.model, a pipeline like Stable Diffusion 1 or 2",
+        description="image: diffusion of pixels by the U-Net below; text-to-image: latent diffusion conditioned on "
+        "captions, by the U-Net of init.model, a pipeline like Stable Diffusion 1 or 2",
     )
     channels: int = Field(default=128, ge=1, description="channels of the first level")
     multipliers: tuple[PositiveInt, ...] = Field(
-        default=(1, 2, 2, 2), min_length=1, description="channels of each level, times model.channels"
+        default=(1, 2, 2, 2), min_length=1, description="channels of each level as multiples of model.channels"
     )
     blocks: int = Field(default=2, ge=1, description="residual blocks per level")
     attention: tuple[int, ...] = Field(
-        default=(16,), description="heights, in pixels, at which a level has self-attention"
+        default=(16,), description="image heights, in pixels, at which a level has self-attention"
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout probability in the residual blocks")
-    groups: int = Field(default=32, ge=1, description="groups of the group normalisation")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout probability in residual blocks, in [0, 1)")
+    groups: int = Field(default=32, ge=1, description="number of groups of each group normalization")
     classes: int | None = Field(
         default=None,
         ge=1,
-        description="classes that the model is told, those of the image set; none: it is told no class",
+        description="number of classes of a class-conditional model, that of the image set; none: unconditional",
     )
     initialization: Literal["diffusers", "ddpm"] = Field(
         default="diffusers",
-        description="of random weights: as diffusers' layers come; ddpm: Xavier, and almost zero where a residual "
-        "branch, attention and the model end. Those of init.model are as they are",
+        description="of random weights: diffusers, the defaults of its layers; ddpm, Xavier, and almost zero where a "
+        "residual branch, attention and the model end. Weights of init.model stay as they are",
     )
 
     def architecture(self) -> dict[str, Any]:
@@ -101,48 +101,59 @@ _ADDED: dict[str, dict[str, Any]] = {
 
 
 class TextSettings(Section, frozen=True):
-    """What text-to-image is told of its training images (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
+    """How captions condition text-to-image in training (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
 
     captions: Literal["random", "first"] = Field(
         default="random",
-        description="which of several captions: each time one at random, against copying; or always the first",
+        description="which caption of an image with several: random, one drawn each time, against copying; first, "
+        "always the first",
     )
     embedding_noise: float = Field(
         default=0.0,
         ge=0,
-        description="deviation of Gaussian noise added to the embedded caption, to mitigate copying; 0: none",
+        description="standard deviation of Gaussian noise added to the embedded caption, against copying; 0: none",
     )
     drop_caption: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="probability that no caption is told, which guidance needs of a training from random weights",
+        description="probability of dropping the caption, in [0, 1); classifier-free guidance needs it in training "
+        "from random weights",
     )
-    train_encoder: bool = Field(default=False, description="train the text encoder, too, together with the U-Net")
+    train_encoder: bool = Field(default=False, description="train the text encoder together with the U-Net")
     random_caption: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="probability that four random words stand in place of the caption, as a mitigation",
+        description="probability of replacing the caption by four random words, in [0, 1], against copying",
     )
     random_tokens: int = Field(
-        default=0, ge=0, le=_MOST_WORDS, description="random words put between those of the caption, as a mitigation"
+        default=0,
+        ge=0,
+        le=_MOST_WORDS,
+        description="number of random words inserted into each caption, 0 to 75, against copying",
     )
     random_numbers: int = Field(
-        default=0, ge=0, le=_MOST_WORDS, description="random numbers put between the caption's words, as a mitigation"
+        default=0,
+        ge=0,
+        le=_MOST_WORDS,
+        description="number of random numbers inserted into each caption, 0 to 75, against copying",
     )
     repeat_words: int = Field(
-        default=0, ge=0, le=_MOST_WORDS, description="words of the caption repeated between its words, as a mitigation"
+        default=0,
+        ge=0,
+        le=_MOST_WORDS,
+        description="number of words of each caption repeated in it, 0 to 75, against copying",
     )
     change_rate: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="probability that a caption is changed by the last three, each time it is told",
+        description="probability of changing a caption by the last three each time it is drawn, in (0, 1]",
     )
     too_long: Literal["refuse", "cut"] = Field(
         default="refuse",
-        description="captions with more tokens than the text encoder takes: refuse them, or cut them off",
+        description="captions with more tokens than the text encoder takes: refuse, an error; cut, truncated",
     )
 
     def changes(self) -> dict[str, Any]:
@@ -157,11 +168,13 @@ class LoraSettings(Section, frozen=True):
     rank: int = Field(
         default=0,
         ge=0,
-        description="of text-to-image: rank of what is added to each projection of attention, and alone trained and "
-        "averaged, factor by factor; 0: all weights are trained",
+        description="of text-to-image: rank of the LoRA factors of each attention projection, which alone are trained "
+        "and averaged, factor by factor; 0: all weights are trained",
     )
     alpha: float | None = Field(
-        default=None, gt=0, description="what is added is multiplied by lora.alpha / lora.rank; none: by 1"
+        default=None,
+        gt=0,
+        description="scale of LoRA, above 0: what is added is multiplied by lora.alpha / lora.rank; none: by 1",
     )
 
 
@@ -170,40 +183,54 @@ class InitSettings(Section, frozen=True):
 
     model: str | None = Field(
         default=None,
-        description="a run, a diffusers pipeline folder or a hub id whose weights training starts from; "
-        "empty: one must be given; none: random weights",
+        description="initial weights: a run, a diffusers pipeline folder or a hub id; empty: one must be given; none: "
+        "random weights",
     )
     revision: str | None = Field(
         default=None,
-        description="of a hub id: its branch, tag or commit; none: 'main'; a run writes down the commit that it was",
+        description="branch, tag or commit of a hub id; none: 'main'; a run records the commit",
     )
     sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{64}$",
-        description="hash of that model, which is refused if it has another; a run writes down that of its own",
+        description="expected SHA-256 of the initial weights, refused if they have another; a run records that of its "
+        "own",
     )
 
 
 class MethodSettings(Section, frozen=True):
     """Iterative Ensemble Training and Anti-Gradient Control."""
 
-    members: int = Field(default=1, ge=1, description="learners, and so shards, that are averaged; 1: no ensemble")
-    rounds: int = Field(default=1, ge=1, le=9999, description="times that the members are trained and averaged")
+    members: int = Field(
+        default=1, ge=1, description="number of ensemble members, each with a shard of its own; 1: no ensemble"
+    )
+    rounds: int = Field(
+        default=1, ge=1, le=9999, description="number of rounds, 1 to 9999; in each, members are trained, then averaged"
+    )
     sharding: Literal["stratified", "random", "contiguous"] = Field(
-        default="stratified", description="how the training set is cut into shards"
+        default="stratified",
+        description="how the training set is cut into shards: stratified by class, random, or contiguous, in its order",
     )
     keep_duplicates_together: bool = Field(
         default=False,
-        description="images that are equal in every pixel go to one shard, with stratified and random sharding",
+        description="images that are equal in every pixel go to one shard; for stratified and random sharding",
     )
     skip_below: float = Field(
-        default=0.0, ge=0, description="skip a sample whose loss is under this share of the loss bank; 0: never"
+        default=0.0,
+        ge=0,
+        description="skip a sample whose loss is below this fraction of the loss bank at its timestep; 0: never",
     )
     decay: float = Field(
-        default=0.8, ge=0, lt=1, description="share of the loss bank that stays when one loss comes in"
+        default=0.8,
+        ge=0,
+        lt=1,
+        description="fraction of the loss bank's running mean that is kept when a loss comes in, in [0, 1)",
     )
     random_skip: float = Field(
-        default=0.0, ge=0, lt=1, description="skip each sample with this probability, whatever its loss (a control)"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="probability of skipping each sample, whatever its loss, in [0, 1) (a control)",
     )
 
     @model_validator(mode="after")
@@ -221,66 +248,76 @@ class TrainSettings(Section, frozen=True):
 
     steps: int = Field(default=400_000, ge=1, description="optimizer steps of each member in each round")
     batch_size: int = Field(default=128, ge=1, description="images per optimizer step")
-    learning_rate: float = Field(default=2e-4, gt=0, description="of Adam, after the warm-up")
-    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; 0 is Adam")
+    learning_rate: float = Field(default=2e-4, gt=0, description="learning rate of Adam after the warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW; 0: Adam")
     warmup_steps: int = Field(
         default=5000, ge=0, description="steps of a member over which the learning rate rises from 0"
     )
-    grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient, which is scaled down to it")
     ema_decay: float = Field(
-        default=0.9999, ge=0, le=1, description="share of the weight average that stays at each step"
+        default=0.9999,
+        ge=0,
+        le=1,
+        description="decay of the EMA weights: fraction that is kept at each step, in [0, 1]",
     )
-    seed: int = Field(default=0, ge=0, description="of weights, shards, batches, timesteps and noise")
+    seed: int = Field(
+        default=0, ge=0, description="random seed of initial weights, shards, batches, timesteps and noise"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="float32",
-        description="of convolutions and products; auto: bfloat16 where the device has instructions for it, and a run "
-        "writes down which it was",
+        description="of convolutions and matrix products; auto: bfloat16 where the device has instructions for it; a "
+        "run records which",
     )
-    compile: bool = Field(default=False, description="compile the U-Net by torch.compile, which rounds differently")
+    compile: bool = Field(
+        default=False, description="compile the U-Net by torch.compile; results are rounded differently"
+    )
 
 
 class SampleSettings(Section, frozen=True):
-    """How a trained model is sampled, unless told otherwise."""
+    """How a trained model is sampled, by default."""
 
-    num: int = Field(default=65_536, ge=1, description="images")
-    steps: int = Field(default=50, ge=1, le=500, description="of the sampler, per image")
+    num: int = Field(default=65_536, ge=1, description="number of images")
+    steps: int = Field(default=50, ge=1, le=500, description="denoising steps per image, 1 to 500")
     weights: Literal["raw", "ema"] = Field(
-        default="raw", description="which weights draw: as trained, or their average"
+        default="raw", description="raw: the weights as trained; ema: their exponential moving average"
     )
-    first_seed: int = Field(default=0, ge=0, description="seed of the first image; the others count on from it")
+    first_seed: int = Field(default=0, ge=0, description="random seed of the first image; the others count on from it")
     guidance: float = Field(
         default=7.5,
         ge=0,
-        description="of text-to-image: how far to go from no text to the prompt and beyond; up to 1: no guidance",
+        description="of text-to-image: classifier-free guidance scale; at most 1: no guidance",
     )
     scheduler: Literal["ddim", "dpm++", "pndm", "euler"] = Field(
         default="ddim",
-        description="of text-to-image: the sampler; ddim is DDIM with eta 0, dpm++ DPM-Solver++ of order 2",
+        description="of text-to-image: scheduler of denoising; ddim is DDIM with eta 0, dpm++ DPM-Solver++ of order 2",
     )
     random_tokens: int = Field(
         default=0,
         ge=0,
         le=_MOST_WORDS,
-        description="of text-to-image: random words put into each prompt, as a mitigation",
+        description="of text-to-image: number of random words inserted into each prompt, 0 to 75, against copying",
     )
     random_numbers: int = Field(
         default=0,
         ge=0,
         le=_MOST_WORDS,
-        description="of text-to-image: random numbers put into each prompt, as a mitigation",
+        description="of text-to-image: number of random numbers inserted into each prompt, 0 to 75, against copying",
     )
     repeat_words: int = Field(
         default=0,
         ge=0,
         le=_MOST_WORDS,
-        description="of text-to-image: words of each prompt repeated in it, as a mitigation",
+        description="of text-to-image: number of words of each prompt repeated in it, 0 to 75, against copying",
     )
     embedding_noise: float = Field(
         default=0.0,
         ge=0,
-        description="of text-to-image: deviation of Gaussian noise on the embedded prompt, as a mitigation",
+        description="of text-to-image: standard deviation of Gaussian noise added to the embedded prompt, against "
+        "copying; 0: none",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(default="float32", description="as train.precision")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="float32", description="as train.precision, when sampling"
+    )
 
     def changes(self) -> dict[str, Any]:
         """The arguments of `caption_augmentation.Changes`, for prompts."""
@@ -297,19 +334,20 @@ class RunSettings(Section, frozen=True):
     """What changes the course of a run, not its result."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="where to compute; auto: cuda where there is one"
+        default="auto", description="device to compute on; auto: cuda where there is one"
     )
     threads: int = Field(
         default=0,
         ge=0,
-        description="CPU threads per process; 0: torch's choice. Sums on a CPU round differently with another number",
+        description="CPU threads per process; 0: PyTorch's choice. Sums on a CPU round differently with another number",
     )
     save_every: int = Field(
         default=2000,
         ge=1,
-        description="steps of a member between two bundles within a round, up to the next point of its curve",
+        description="steps of a member between two bundles (checkpoints) within a round, up to the next point of its "
+        "curve",
     )
-    log_every: int = Field(default=50, ge=1, description="steps between two points of a curve")
+    log_every: int = Field(default=50, ge=1, description="steps between two points of a training curve")
     preview_images: int = Field(default=64, ge=0, description="images in the grid drawn after each round; 0: no grids")
 
 
