@@ -205,6 +205,12 @@ def test_a_preset_of_a_preset_of_a_preset() -> None:
         ("extends = 3", "extends '3', which is no preset"),
         ('extends = "digits-iet"\n[train]\nstepz = 3', "unknown setting 'train.stepz'; did you mean 'train.steps'?"),
         ('extends = "digits-iet"\ntrain = 3', "setting train: "),
+        ('extends = "digits-iet"\ndata = 3', "setting data: "),
+        ('extends = "digits-iet"\n[data]\nname = ["folder"]\nplanted_images = 0', "setting data.name: "),
+        (
+            'extends = "digits-iet"\n[data]\nroot = "x"\nname = "folder"\nplanted_images = "y"',
+            "setting data.planted_images: ",
+        ),
     ],
 )
 def test_impossible_extensions_are_one_line(tmp_path: Path, text: str, message: str) -> None:

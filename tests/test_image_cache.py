@@ -98,7 +98,8 @@ def test_pixels_are_mapped_and_the_file_is_safe_from_writes(tmp_path: Path) -> N
 def test_whatever_changes_the_images_makes_another_entry(tmp_path: Path, decoded: list[str]) -> None:
     root, cache = _folder(tmp_path / "images"), tmp_path / "cache"
     load_named("folder", root, cache=cache)
-    for number, options in enumerate(({"shape": (3, 4, 4)}, {"num_train": 3}, {"seed": 1}, {"classes": "folders"})):
+    changes: list[dict[str, Any]] = [{"shape": (3, 4, 4)}, {"num_train": 3}, {"seed": 1}, {"classes": "folders"}]
+    for number, options in enumerate(changes):
         load_named("folder", root, cache=cache, **options)
         assert len(decoded) == number + 2
     before = len(decoded)

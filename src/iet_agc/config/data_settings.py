@@ -6,7 +6,7 @@ row in `data.datasets.registry`.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 from pydantic.fields import FieldInfo
@@ -108,7 +108,7 @@ class DataSettings(Section, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_option_is_ignored(cls, content: Any) -> Any:
+    def _no_option_is_ignored(cls, content: object) -> object:
         """Leave out options of other sets that are not set, as a run's config.json has them, and refuse the others."""
         if not isinstance(content, Mapping):
             return content
@@ -129,9 +129,9 @@ class DataSettings(Section, frozen=True):
         return self
 
     @model_serializer(mode="wrap")
-    def _as_runs_have_it(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_runs_have_it(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         """With the options in `_IN_EVERY_RUN` that this set does not have, at their defaults."""
-        own: dict[str, Any] = dump(self)
+        own: dict[str, object] = dump(self)
         return {name: own.get(name, DATA_OPTIONS[name].default) for name in _IN_EVERY_RUN} | own
 
 
@@ -225,7 +225,7 @@ _AnyData = (
 )
 
 
-def _digits_unless_named(content: Any) -> Any:
+def _digits_unless_named(content: object) -> object:
     return {"name": "digits"} | content if isinstance(content, dict) else content
 
 

@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +94,7 @@ class ModelSettings(Section, frozen=True):
 _MOST_WORDS = 75
 
 #: Settings that came after runs had been trained, and what was done before, by section; see `fingerprint`.
-_ADDED: dict[str, dict[str, Any]] = {
+_ADDED: dict[str, dict[str, object]] = {
     "data": {"resize": "bicubic"},
     "model": {"initialization": "diffusers"},
     "method": {"keep_duplicates_together": False},
@@ -412,7 +413,8 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(below.get(name), dict)
     }
     merged = below | content | sections
-    if _is_another_set(own := below.get("data", {}), data := merged.get("data", {})):
+    own, data = below.get("data", {}), merged.get("data", {})
+    if isinstance(data, dict) and _is_another_set(own, data):
         _check_planting(str(base), own, data, content["data"])
         merged |= {"description": content.get("description", _description(str(base), own, data))}
     return merged
@@ -427,7 +429,7 @@ def _read_preset(file: Path) -> Settings:
         raise UserError(f"{file} is no preset: {error}") from None
 
 
-def validate(content: Mapping[str, Any]) -> Settings:
+def validate(content: Mapping[str, object]) -> Settings:
     """Settings from nested plain values, as in a preset or a saved run.
 
     Raises:
@@ -490,20 +492,22 @@ def customized(preset: Settings, changes: Mapping[str, str]) -> Settings:
     return settings.model_copy(update={"description": _description(preset.name, own, data)})
 
 
-def _changed_images(own: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+def _changed_images(own: Mapping[str, object], data: Mapping[str, object]) -> dict[str, object]:
     """Settings of section data that change which images are trained on, but for the seed that shuffles them."""
     kind = IMAGE_SETS.get(str(data.get("name")))
     never = {"download", "cache", "seed"} | (set() if kind and kind.is_what_lies_there else {"root", "revision"})
     return {n: data.get(n) for n in DATA_OPTIONS if n not in never and own.get(n) != data.get(n)}
 
 
-def _is_another_set(own: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+def _is_another_set(own: Mapping[str, object], data: Mapping[str, object]) -> bool:
     return not _changed_images(own, data).keys().isdisjoint({"name", "root", "subset"})
 
 
-def _check_planting(name: str, own: Mapping[str, Any], data: Mapping[str, Any], given: Collection[str]) -> None:
+def _check_planting(name: str, own: Mapping[str, object], data: Mapping[str, object], given: Collection[str]) -> None:
     """Refuse to plant another image set as a preset plants its own, without being asked."""
     count, copies = data.get("planted_images", 0), data.get("planted_copies", 1)
+    if not isinstance(count, int) or not isinstance(copies, int):
+        return  # no setting, which is told when it is read
     if "planted_images" not in given and count > 0 and copies > 1:
         change = next(iter(f"data.{key} {value}" for key, value in _changed_images(own, data).items()))
         raise UserError(
@@ -512,12 +516,12 @@ def _check_planting(name: str, own: Mapping[str, Any], data: Mapping[str, Any], 
         )
 
 
-def _description(name: str, own: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def _description(name: str, own: Mapping[str, object], data: Mapping[str, object]) -> str:
     changes = (f"data.{key} {'none' if value is None else value}" for key, value in _changed_images(own, data).items())
     return f"As {name}, but {', '.join(changes)}"
 
 
-def documented(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+def documented(settings: Settings) -> Iterator[tuple[str, object, str]]:
     """Every setting as (dotted name, value, meaning with unit), in order."""
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
@@ -551,7 +555,7 @@ def fingerprint(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def essence(settings: Settings) -> dict[str, dict[str, Any]]:
+def essence(settings: Settings) -> dict[str, dict[str, object]]:
     """The settings that the trained weights depend on, by section, JSON values only; see `fingerprint`."""
     parts = settings.model_dump(mode="json", include={"data", "model", "text", "lora", "init", "method", "train"})
     del parts["init"]["model"], parts["init"]["revision"]  # init.sha256 says which it was
@@ -630,7 +634,7 @@ def read_settings(folder: Path) -> Settings:
         raise UserError(f"{file} is damaged: {error}") from None
 
 
-def _preset_folder() -> Any:
+def _preset_folder() -> Traversable:
     return resources.files("iet_agc.config") / "presets"
 
 
@@ -646,7 +650,7 @@ def _unquoted(text: str) -> str | None:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def _parse(text: str, is_list: bool) -> Any:
+def _parse(text: str, is_list: bool) -> object:
     if text.lower() == "none":
         return None
     try:

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
 
 from iet_agc.config.data_settings import FolderData, Laion10kData
 from iet_agc.data.captions import is_caption, texts_of
@@ -123,7 +122,8 @@ def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
         if not line.strip():
             continue
         content = _json(_utf8(line, where), where)
-        name = content.get("file_name") if isinstance(content, dict) else None
+        fields = content if isinstance(content, dict) else {}
+        name = fields.get("file_name")
         if not isinstance(name, str) or not name:
             raise UserError(f"{where} has no file_name: write an object with file_name and text in each line")
         path = PurePosixPath(name)
@@ -131,7 +131,7 @@ def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
             raise UserError(f"{where}: {shown(name)} leaves the folder: give paths below it")
         if str(path) in texts:
             raise UserError(f"{where}: {shown(name)} stands there more than once: give it a list of captions")
-        texts[str(path)] = texts_of(content.get("text"), f"{where}: {shown(name)}")
+        texts[str(path)] = texts_of(fields.get("text"), f"{where}: {shown(name)}")
     return texts
 
 
@@ -163,14 +163,14 @@ def _utf8(content: bytes, where: str) -> str:
         raise UserError(f"{where} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read as JSON: {in_words(error)}") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(content := dict(pairs)) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise UserError(f"{shown(twice)} stands there more than once")

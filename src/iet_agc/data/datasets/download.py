@@ -1,7 +1,8 @@
 """Published files, fetched when asked for."""
 
 from pathlib import Path
-from typing import Any
+
+from torchvision.datasets import CIFAR10, FashionMNIST
 
 from iet_agc.data.decoding import in_words
 from iet_agc.runtime.errors import UserError
@@ -10,7 +11,7 @@ from iet_agc.runtime.files import shown
 __all__ = ["fetch"]
 
 
-def fetch(kind: type[Any], root: Path, address: str) -> None:
+def fetch(kind: type[CIFAR10 | FashionMNIST], root: Path, address: str) -> None:
     """Let torchvision download and unpack a set, with its checksums."""
     try:
         kind(root, download=True)
