@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from iet_agc.audit.memorized_prompts import planted_prompts
-from iet_agc.config.settings import read_settings
+from iet_agc.config.run_folder import read_settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import alignment, group, ranks

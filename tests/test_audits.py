@@ -15,7 +15,9 @@ from iet_agc.audit import run as audits
 from iet_agc.audit.compute import audit
 from iet_agc.audit.run import audit_sources, save_audit
 from iet_agc.audit.sources import load_part
-from iet_agc.config.settings import claim_folder, override, validate
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import claim_folder
+from iet_agc.config.settings import validate
 from iet_agc.data.conversion import convert
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet

@@ -7,22 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from iet_agc.config import settings as config
 from iet_agc.config.data_settings import DATA_OPTIONS, IMAGE_SETS, names_with
-from iet_agc.config.settings import (
-    Settings,
-    check_folder,
-    claim_folder,
-    customized,
-    differences,
-    documented,
-    fingerprint,
-    load_preset,
-    override,
-    preset_names,
-    read_settings,
-    validate,
-)
+from iet_agc.config.fingerprint import ADDED, differences, fingerprint
+from iet_agc.config.overrides import customized, override
+from iet_agc.config.presets import load_preset, preset_names
+from iet_agc.config.run_folder import check_folder, claim_folder, read_settings
+from iet_agc.config.settings import Settings, documented, validate
 from iet_agc.runtime.errors import UserError
 
 BASE = validate({})
@@ -165,7 +155,7 @@ def test_preset_names_are_sorted_and_plain() -> None:
 
 
 def test_an_unknown_preset_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iet_agc.config.settings.preset_names", lambda: ["cifar10-default", "cifar10-iet-agc"])
+    monkeypatch.setattr("iet_agc.config.presets.preset_names", lambda: ["cifar10-default", "cifar10-iet-agc"])
     with pytest.raises(
         ValueError,
         match=r"unknown preset 'cifar10-ietagc'; did you mean 'cifar10-iet-agc'.*'iet-agc presets' lists them",
@@ -459,7 +449,7 @@ def test_settings_that_came_later_leave_older_runs_their_identity(tmp_path: Path
     digits = load_preset("digits-iet-agc")
     assert fingerprint(digits) == "4baccd1cd6782a4365af19642cb451545325b42ba3c60d44852d4e96c78c3e18"
     content = digits.model_dump(mode="json")
-    for section, before in config._ADDED.items():
+    for section, before in ADDED.items():
         for name, value in before.items():
             assert content[section].pop(name) == value
     (tmp_path / "config.json").write_text(json.dumps(content))

@@ -19,7 +19,9 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from iet_agc.audit.sources import load_part
-from iet_agc.config.settings import load_preset, override, validate
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset
+from iet_agc.config.settings import validate
 from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import afhq
 from iet_agc.data.datasets.registry import load_dataset

@@ -16,7 +16,8 @@ from fontTools import subset
 from fontTools.ttLib import TTFont
 
 from iet_agc.config.data_settings import EmojiData
-from iet_agc.config.settings import load_preset, override
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.metrics import distance_ratio, nearest

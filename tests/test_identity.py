@@ -11,7 +11,8 @@ import torch
 
 from iet_agc.audit.run import audit_sources
 from iet_agc.audit.sources import load_guard, load_part
-from iet_agc.config.settings import Settings, override, validate
+from iet_agc.config.overrides import override
+from iet_agc.config.settings import Settings, validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from iet_agc.config.settings import preset_names
+from iet_agc.config.presets import preset_names
 
 CHECKOUT = Path(__file__).parents[1]
 

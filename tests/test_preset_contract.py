@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from iet_agc.config.settings import Settings, documented, fingerprint, load_preset, preset_names, validate
+from iet_agc.config.fingerprint import fingerprint
+from iet_agc.config.presets import load_preset, preset_names
+from iet_agc.config.settings import Settings, documented, validate
 
 GOLDEN = Path(__file__).parent / "golden" / "presets.json"
 

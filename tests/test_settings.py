@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from iet_agc.config.settings import Settings, documented, load_preset, override, preset_names
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset, preset_names
+from iet_agc.config.settings import Settings, documented
 from iet_agc.data.grids import save_image
 from iet_agc.report.comparison import compare
 from iet_agc.runtime.distributed import choose_device

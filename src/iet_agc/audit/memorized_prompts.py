@@ -36,7 +36,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.config.settings import SampleSettings, Settings
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time
 from iet_agc.metrics.intervals import share

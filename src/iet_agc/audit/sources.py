@@ -6,7 +6,7 @@ from typing import Literal
 
 from iet_agc.audit.guard import Guard, make_guard
 from iet_agc.config.data_settings import found_by_name
-from iet_agc.config.settings import is_run, read_settings
+from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet

@@ -22,7 +22,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iet_agc.config.settings import Settings, check_folder, claim_folder, fingerprint
+from iet_agc.config.fingerprint import fingerprint
+from iet_agc.config.run_folder import check_folder, claim_folder
+from iet_agc.config.settings import Settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet, unique_images
