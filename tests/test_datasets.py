@@ -111,7 +111,7 @@ def test_an_archive_that_is_there_is_unpacked_without_a_network(
     folder.rmdir()
     told = refused(capsys, tmp_path, "--data.name", name, "--data.root", tmp_path)
     assert f"{folder} is not there ({FILES[name][0].filename} is there, not unpacked): set data.root" in told
-    assert "--data.download true to fetch or unpack http://127.0.0.1:9/cifar.tar.gz" in told
+    assert "set data.download true to fetch or unpack http://127.0.0.1:9/cifar.tar.gz" in told
     assert load_named(name, tmp_path, download=True)[0].fingerprint == whole.fingerprint
     assert load_named(name, tmp_path, download=True)[0].fingerprint == whole.fingerprint  # nothing left to do
 
@@ -169,7 +169,7 @@ def test_cifar_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert told.startswith("data.name is 'cifar10', but data.root does not say where: set data.root to the folder that")
     told = refused(capsys, tmp_path, "--data.name", "cifar100", "--data.root", tmp_path / "none")
     assert f"{tmp_path / 'none' / 'cifar-100-python'} is not there: set data.root to the folder that holds" in told
-    assert "or add --data.download true to fetch or unpack https://www.cs.toronto.edu/~kriz/cifar-100-python" in told
+    assert "or set data.download true to fetch or unpack https://www.cs.toronto.edu/~kriz/cifar-100-python" in told
 
 
 def test_a_missing_batch_is_named(

@@ -104,6 +104,6 @@ def _download_cifar(kind: "type[CIFAR10]", root: Path) -> None:
 
 def _cifar_help(kind: "type[CIFAR10]") -> str:
     return (
-        f"set data.root to the folder that holds {kind.base_folder}, or add --data.download true to fetch or unpack "
+        f"set data.root to the folder that holds {kind.base_folder}, or set data.download true to fetch or unpack "
         f"{kind.url}"
     )

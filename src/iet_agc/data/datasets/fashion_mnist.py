@@ -72,7 +72,7 @@ def _fashion_folder(root: Path | None) -> Path:
     where = " or ".join(str(place) for place in places)
     raise UserError(
         f"Fashion-MNIST is not in {where} (no {name}): install Debian's dataset-fashion-mnist, or set data.root to a "
-        "folder that torchvision.datasets.FashionMNIST downloaded, or to any with --data.download true"
+        "folder that torchvision.datasets.FashionMNIST downloaded, or set data.download true to download it to any"
     )
 
 
