@@ -31,6 +31,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as change
 
 from iet_agc.audit.compute import NEIGHBORS
+from iet_agc.config.settings import validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.image_set import ImageSet, unique_images
@@ -146,7 +147,7 @@ class Split:
 
 
 def split(data: str, seed: int, sizes: Sizes) -> Split:
-    real, held_out = load_dataset(data, num_train=sizes.train, seed=seed)
+    real, held_out = load_dataset(validate({"data": {"name": data, "num_train": sizes.train, "seed": seed}}).data)
     rng = generator("detection", seed)
     real = real.take(unique_images(real.images)[0])
     groups = max(1, len(real) // ONE_IN)
@@ -362,7 +363,7 @@ def _shown(row: dict[str, Any], rule: str) -> str:
 def there(data: str) -> bool:
     """Whether an image set can be loaded; if not, one line says why."""
     try:
-        load_dataset(data)
+        load_dataset(validate({"data": {"name": data}}).data)
     except ValueError as error:
         print(f"{data} is left out: {error}", file=sys.stderr)
         return False

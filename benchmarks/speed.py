@@ -30,7 +30,9 @@ import torch
 from diffusers import DDIMPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from iet_agc.config.settings import Settings, load_preset, override
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset
+from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.dropout import BatchDropout
 from iet_agc.diffusion.process import make_scheduler, per_sample_loss, predict_noise, to_float

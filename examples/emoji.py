@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from iet_agc.audit.memorized_prompts import planted_prompts
-from iet_agc.config.settings import read_settings
+from iet_agc.config.run_folder import read_settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import alignment, group, ranks
@@ -33,7 +33,7 @@ KINDS = ("planted", "other", "held-out")
 
 def image_sets(run: Path) -> tuple[ImageSet, ImageSet]:
     """What it was trained on, every image once, and what was held out."""
-    return load_dataset(**read_settings(run).data.source_once())
+    return load_dataset(read_settings(run).data.without_copies())
 
 
 def told(run: Path, train: ImageSet, held_out: ImageSet) -> dict[str, list[str]]:

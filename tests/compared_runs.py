@@ -2,7 +2,9 @@
 
 import json
 
-from iet_agc.config.settings import Settings, claim_folder, override
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import claim_folder
+from iet_agc.config.settings import Settings
 from iet_agc.metrics.intervals import share
 from tests.audit_folders import CUTS, WORDS
 

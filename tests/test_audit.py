@@ -201,7 +201,8 @@ def test_sources_are_runs_sets_or_files(tmp_path):
 
 
 def test_telemetry_of_other_training_images_is_refused(tmp_path):
-    from iet_agc.config.settings import Settings, claim_folder
+    from iet_agc.config.run_folder import claim_folder
+    from iet_agc.config.settings import Settings
 
     claim_folder(Settings(), tmp_path)
     (tmp_path / "telemetry.csv").write_text("image,member,seen,skipped\n0,0,3,1\n1,0,3,0\n")
@@ -229,7 +230,9 @@ def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_le
 
 def test_a_run_that_flips_is_audited_with_flips(tmp_path):
     from iet_agc.audit.run import audit_sources
-    from iet_agc.config.settings import Settings, claim_folder, override
+    from iet_agc.config.overrides import override
+    from iet_agc.config.run_folder import claim_folder
+    from iet_agc.config.settings import Settings
 
     changes = {"data.num_train": "150", "data.flips": "true"}
     for name, flips in (("plain", "false"), ("flips", "true")):

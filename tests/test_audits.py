@@ -15,11 +15,13 @@ from iet_agc.audit import run as audits
 from iet_agc.audit.compute import audit
 from iet_agc.audit.run import audit_sources, save_audit
 from iet_agc.audit.sources import load_part
-from iet_agc.config.settings import claim_folder, override, validate
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import claim_folder
+from iet_agc.config.settings import validate
 from iet_agc.data.conversion import convert
-from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
+from tests.image_sets import load_named
 
 
 def noise(count, seed):
@@ -221,7 +223,7 @@ def test_conversion_is_that_of_the_run(tmp_path):
     for way in ("bilinear", "bicubic"):
         claim_folder(override(validate({}), train | {"data.resize": way}), tmp_path / way)
         found = audit_sources(way, "samples.npy", way, tmp_path / f"by-{way}", **options)
-        trained, held_out = load_dataset("folder", root, num_train=10, shape=(1, 7, 7), resize=way)
+        trained, held_out = load_named("folder", root, num_train=10, shape=(1, 7, 7), resize=way)
         sets = {"train": trained, "samples": samples, "held_out": held_out}
         assert found["sha256"] == {name: convert(one, (1, 4, 4), way).fingerprint for name, one in sets.items()}
         assert (found["conventions"]["convert_to"], found["conventions"]["resize"]) == ("1x4x4", way)

@@ -17,7 +17,6 @@ from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
 )
 
 from iet_agc.audit.memorized_prompts import detect_prompts
-from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
@@ -30,6 +29,7 @@ from iet_agc.training.captioned import Captioned
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
 from tests.commands import refused
+from tests.image_sets import load_named
 from tests.miniature import captioned, save_captioned, save_miniature, tokenizer
 from tests.tiny_runs import CPU, assert_same
 from tests.tiny_text_runs import call, settings, stock, told, unet
@@ -389,11 +389,11 @@ def told_of(*parts: ImageSet) -> dict:
 
 def test_captions_in_lines(tmp_path):
     root = written(pictures(tmp_path / "set", "1.png", "b/2.png"), LINES)
-    train_set, _ = load_dataset("folder", root, captions="metadata.jsonl")
+    train_set, _ = load_named("folder", root, captions="metadata.jsonl")
     assert told_of(train_set) == EXPECTED
     (root / "metadata.jsonl").rename(tmp_path / "other.jsonl")
-    assert told_of(load_dataset("folder", root, captions=str(tmp_path / "other.jsonl"))[0]) == EXPECTED
-    assert load_dataset("folder", root)[0].captions is None
+    assert told_of(load_named("folder", root, captions=str(tmp_path / "other.jsonl"))[0]) == EXPECTED
+    assert load_named("folder", root)[0].captions is None
     assert not Path("executed").exists()
 
 
@@ -401,17 +401,17 @@ def test_captions_beside_images(tmp_path):
     root = pictures(tmp_path / "set", "1.png", "b/2.png")
     (root / "1.txt").write_text("a dog", encoding="utf-8")
     (root / "b" / "2.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(EXPECTED["b/2.png"]).encode() + b"\r\n")
-    parts = load_dataset("folder", root, captions="txt", num_train=1, cache=tmp_path / "cache")
+    parts = load_named("folder", root, captions="txt", num_train=1, cache=tmp_path / "cache")
     assert told_of(*parts) == EXPECTED
     (root / "1.txt").write_text("a cat", encoding="utf-8")
-    parts = load_dataset("folder", root, captions="txt", num_train=1, cache=tmp_path / "cache")
+    parts = load_named("folder", root, captions="txt", num_train=1, cache=tmp_path / "cache")
     assert told_of(*parts)["1.png"] == ("a cat",)
 
 
 def test_captions_in_one_object_and_classes_by_folder(tmp_path):
     root = pictures(tmp_path / "set", "a/1.png", "b/2.png")
     (root / "dcr.json").write_text(json.dumps({"/far/a/1.png": ["x"], "2.png": "y"}))
-    images, _ = load_dataset("folder", root, captions="dcr.json", classes="folders")
+    images, _ = load_named("folder", root, captions="dcr.json", classes="folders")
     assert told_of(images) == {"a/1.png": ("x",), "b/2.png": ("y",)}
     assert images.labels is not None
     assert [("a/1.png", "b/2.png")[label] for label in images.labels] == list(images.files or ())

@@ -70,7 +70,8 @@ def test_the_options_are_these(capsys):
 
 
 def test_train_help_shows_every_setting_with_its_value(capsys):
-    from iet_agc.config.settings import documented, load_preset
+    from iet_agc.config.presets import load_preset
+    from iet_agc.config.settings import documented
 
     status, out, _ = call(capsys, "train", "digits-iet-agc", "--help")
     assert status == 0
@@ -372,7 +373,8 @@ def test_documented_commands_are_understood_behind_torchrun_too(capsys):
 
 def test_every_option_has_a_name_that_torchrun_lets_through(capsys):
     """The name that help shows first. `--num` is the older name of one, and the reason for this test."""
-    from iet_agc.config.settings import documented, load_preset
+    from iet_agc.config.presets import load_preset
+    from iet_agc.config.settings import documented
 
     verbs = cli._parser()._subparsers._group_actions[0].choices
     names = [action.option_strings for verb in verbs.values() for action in verb._actions if action.option_strings]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iet_agc.config.settings import Settings, claim_folder, override
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import claim_folder
+from iet_agc.config.settings import Settings
 from iet_agc.metrics.intervals import difference, share, share_over_runs, wilson
 from iet_agc.report.audit_page import render
 from iet_agc.report.comparison import COLUMNS, compare, differences_from_first, listed, mean_interval, table, warnings

@@ -7,21 +7,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from iet_agc.config import settings as config
-from iet_agc.config.settings import (
-    Settings,
-    check_folder,
-    claim_folder,
-    customized,
-    differences,
-    documented,
-    fingerprint,
-    load_preset,
-    override,
-    preset_names,
-    read_settings,
-    validate,
-)
+from iet_agc.config.data_settings import DATA_OPTIONS, IMAGE_SETS, names_with
+from iet_agc.config.fingerprint import ADDED, differences, fingerprint
+from iet_agc.config.overrides import customized, override
+from iet_agc.config.presets import load_preset, preset_names
+from iet_agc.config.run_folder import check_folder, claim_folder, read_settings
+from iet_agc.config.settings import Settings, documented, validate
+from iet_agc.runtime.errors import UserError
 
 BASE = validate({})
 
@@ -110,6 +102,12 @@ OTHER = {
 }
 
 
+def _base(name: str) -> Settings:
+    """Settings in which a setting can be replaced: the defaults, or those of an image set that has it."""
+    owners = names_with(name.removeprefix("data.")) if name.startswith("data.") else []
+    return override(BASE, {"data.name": owners[0]}) if owners and "digits" not in owners else BASE
+
+
 def _written(value: Any) -> str:
     """As a user writes it."""
     return (
@@ -157,7 +155,7 @@ def test_preset_names_are_sorted_and_plain() -> None:
 
 
 def test_an_unknown_preset_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iet_agc.config.settings.preset_names", lambda: ["cifar10-default", "cifar10-iet-agc"])
+    monkeypatch.setattr("iet_agc.config.presets.preset_names", lambda: ["cifar10-default", "cifar10-iet-agc"])
     with pytest.raises(
         ValueError,
         match=r"unknown preset 'cifar10-ietagc'; did you mean 'cifar10-iet-agc'.*'iet-agc presets' lists them",
@@ -197,6 +195,12 @@ def test_a_preset_of_a_preset_of_a_preset() -> None:
         ("extends = 3", "extends '3', which is no preset"),
         ('extends = "digits-iet"\n[train]\nstepz = 3', "unknown setting 'train.stepz'; did you mean 'train.steps'?"),
         ('extends = "digits-iet"\ntrain = 3', "setting train: "),
+        ('extends = "digits-iet"\ndata = 3', "setting data: "),
+        ('extends = "digits-iet"\n[data]\nname = ["folder"]\nplanted_images = 0', "setting data.name: "),
+        (
+            'extends = "digits-iet"\n[data]\nroot = "x"\nname = "folder"\nplanted_images = "y"',
+            "setting data.planted_images: ",
+        ),
     ],
 )
 def test_impossible_extensions_are_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -226,13 +230,14 @@ def test_settings_are_frozen() -> None:
 
 @pytest.mark.parametrize("name", OTHER)
 def test_every_setting_can_be_replaced(name: str) -> None:
-    assert _value(BASE, name) != OTHER[name]
-    changed = override(BASE, {name: _written(OTHER[name])})
+    base = _base(name)
+    assert _value(base, name) != OTHER[name]
+    changed = override(base, {name: _written(OTHER[name])})
     assert _value(changed, name) == OTHER[name]
     assert type(_value(changed, name)) is type(OTHER[name])
     for other, value, _ in documented(changed):
         if other != name:
-            assert value == _value(BASE, other)
+            assert value == _value(base, other)
 
 
 @pytest.mark.parametrize(
@@ -358,12 +363,67 @@ def test_a_level_has_at_least_its_channels(multipliers: str) -> None:
         override(BASE, {"model.multipliers": multipliers})
 
 
+# -- image sets
+
+
+OPTIONS_OF_SOME = [name for name in DATA_OPTIONS if len(names_with(name)) < len(IMAGE_SETS)]
+
+
+@pytest.mark.parametrize("option", OPTIONS_OF_SOME)
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_an_image_set_takes_its_own_options_and_no_others(name: str, option: str) -> None:
+    changes = {"data.name": name, f"data.{option}": _written(OTHER[f"data.{option}"])}
+    if option in IMAGE_SETS[name].model_fields:
+        assert _value(override(BASE, changes), f"data.{option}") == OTHER[f"data.{option}"]
+        return
+    with pytest.raises(UserError) as error:
+        override(BASE, changes)
+    owners = ", ".join(names_with(option))
+    assert str(error.value) == f"data.{option} has no effect on {name}, it is for {owners}: leave it out"
+
+
+def test_image_sets_have_a_reader_each() -> None:
+    from iet_agc.data.datasets.registry import READERS
+
+    assert set(READERS) == set(IMAGE_SETS.values())
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_options_of_other_sets_that_are_not_set_may_stand_in_a_config(name: str) -> None:
+    """As in those of all runs."""
+    settings = override(BASE, {"data.name": name})
+    content = json.loads(settings.model_dump_json())
+    assert list(content["data"]) == list(DATA_OPTIONS)
+    assert validate(content) == settings
+    assert type(settings.data) is IMAGE_SETS[name]
+
+
+def test_options_of_some_image_sets_say_of_which() -> None:
+    meanings = {name: meaning for name, _, meaning in documented(BASE)}
+    assert meanings["data.captions"].startswith("of laion-10k, folder: ")
+    assert meanings["data.download"].startswith("of fashion-mnist, cifar10, cifar100: ")
+    assert not meanings["data.seed"].startswith("of ")
+
+
+@pytest.mark.parametrize("name", [None, 3, ["digits"]])
+def test_a_name_that_is_no_image_sets(name: Any) -> None:
+    with pytest.raises(UserError, match=r"setting data\.name: input should be 'digits', .* or 'folder' \(it is "):
+        validate({"data": {"name": name}})
+
+
+def test_images_without_copies_are_those_images() -> None:
+    planted = {"data.planted_images": "2", "data.planted_copies": "3", "data.planted_captions": "same"}
+    emoji = override(BASE, {"data.name": "emoji"})
+    assert override(emoji, planted).data.without_copies() == emoji.data
+
+
 # -- fingerprint and differences
 
 
 @pytest.mark.parametrize("name", OTHER)
 def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
-    changed = override(BASE, {name: _written(OTHER[name])})
+    base = _base(name)
+    changed = override(base, {name: _written(OTHER[name])})
     harmless = name in {
         "name",
         "description",
@@ -374,11 +434,11 @@ def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
         "init.model",
         "init.revision",
     } or name.startswith(("sample.", "run."))
-    assert (fingerprint(changed) == fingerprint(BASE)) == harmless
+    assert (fingerprint(changed) == fingerprint(base)) == harmless
     if harmless:
-        assert differences(BASE, changed) == []
+        assert differences(base, changed) == []
     else:
-        (difference,) = differences(BASE, changed)
+        (difference,) = differences(base, changed)
         assert difference.startswith(f"{name} ")
         assert " is now " in difference
 
@@ -389,7 +449,7 @@ def test_settings_that_came_later_leave_older_runs_their_identity(tmp_path: Path
     digits = load_preset("digits-iet-agc")
     assert fingerprint(digits) == "4baccd1cd6782a4365af19642cb451545325b42ba3c60d44852d4e96c78c3e18"
     content = digits.model_dump(mode="json")
-    for section, before in config._ADDED.items():
+    for section, before in ADDED.items():
         for name, value in before.items():
             assert content[section].pop(name) == value
     (tmp_path / "config.json").write_text(json.dumps(content))

@@ -21,11 +21,12 @@ from torchvision.transforms import InterpolationMode, functional
 from iet_agc.data import conversion
 from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import fashion_mnist
-from iet_agc.data.datasets.registry import load_dataset, split
+from iet_agc.data.datasets.registry import split
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet, unique_images
+from tests.image_sets import load_named
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -48,7 +49,7 @@ def _rows(images: Tensor) -> list[bytes]:
 
 
 def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
-    train, held_out = load_dataset("digits")
+    train, held_out = load_named("digits")
     assert len(train) == 1797
     assert len(held_out) == 0
     assert train.shape == (1, 8, 8)
@@ -67,8 +68,8 @@ def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
 
 
 def test_the_demos_planted_duplicates() -> None:
-    unique, held_out = load_dataset("digits", num_train=1300)
-    train, same_held_out = load_dataset("digits", num_train=1300, planted_images=20, planted_copies=40)
+    unique, held_out = load_named("digits", num_train=1300)
+    train, same_held_out = load_named("digits", num_train=1300, planted_images=20, planted_copies=40)
     assert len(unique) == 1300
     assert len(train) == 2080
     assert len(held_out) == 497
@@ -136,11 +137,12 @@ def test_impossible_plantings(num_images: int, copies: int) -> None:
 
 def test_unknown_names_and_a_folder_without_root() -> None:
     with pytest.raises(
-        ValueError, match=r"unknown data.name 'cifar': use one of digits, fashion-mnist, cifar10, .*folder"
+        ValueError,
+        match=r"setting data.name: input should be 'digits', .*'folder' .it is 'cifar'",
     ):
-        load_dataset("cifar")
+        load_named("cifar")
     with pytest.raises(ValueError, match=r"set data.root"):
-        load_dataset("folder")
+        load_named("folder")
 
 
 # -- image sets
@@ -191,7 +193,7 @@ def _miniature(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("layout", [".", "FashionMNIST/raw"], ids=["debian", "torchvision"])
 def test_fashion_mnist_in_both_layouts(tmp_path: Path, layout: str) -> None:
     arrays = _miniature(tmp_path / layout)
-    train, test = load_dataset("fashion-mnist", root=tmp_path)
+    train, test = load_named("fashion-mnist", root=tmp_path)
     assert train.shape == test.shape == (1, 28, 28)
     assert train.labels is not None
     assert test.labels is not None
@@ -204,7 +206,7 @@ def test_fashion_mnist_in_both_layouts(tmp_path: Path, layout: str) -> None:
 def test_fashion_mnist_where_debian_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _miniature(tmp_path / "fashion-mnist")
     monkeypatch.setattr(fashion_mnist, "_FASHION_FOLDERS", (str(tmp_path / "none"), str(tmp_path / "fashion-mnist")))
-    train, test = load_dataset("fashion-mnist", num_train=4)
+    train, test = load_named("fashion-mnist", num_train=4)
     assert len(train) == 4
     assert len(test) == 3
 
@@ -213,7 +215,7 @@ def test_missing_fashion_mnist_says_where_it_looked_and_what_to_do(tmp_path: Pat
     with pytest.raises(
         ValueError, match=r"Fashion-MNIST is not in .*install Debian's dataset-fashion-mnist, or set data.root"
     ) as error:
-        load_dataset("fashion-mnist", root=tmp_path)
+        load_named("fashion-mnist", root=tmp_path)
     assert str(tmp_path / "FashionMNIST" / "raw") in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -241,7 +243,7 @@ def test_damaged_idx_files_are_named(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "train-images-idx3-ubyte.gz"
     file.write_bytes(_damaged(_idx(arrays["train-images-idx3-ubyte"]))[damage])
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz"):
-        load_dataset("fashion-mnist", root=tmp_path)
+        load_named("fashion-mnist", root=tmp_path)
 
 
 @pytest.mark.parametrize("says", [(9, 28, 28), (2**15, 2**15, 2**15)], ids=["zeros behind it", "a header of 32 TiB"])
@@ -253,7 +255,7 @@ def test_an_idx_file_is_not_unzipped_without_a_limit(tmp_path: Path, says: tuple
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is not an IDX file .* longer than"):
-            load_dataset("fashion-mnist", root=tmp_path)
+            load_named("fashion-mnist", root=tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
         tracemalloc.stop()
@@ -263,12 +265,12 @@ def test_a_missing_part_of_fashion_mnist_is_named(tmp_path: Path) -> None:
     _miniature(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte.gz cannot be read"):
-        load_dataset("fashion-mnist", root=tmp_path)
+        load_named("fashion-mnist", root=tmp_path)
 
 
 @pytest.mark.skipif(not DEBIAN.exists(), reason=f"{DEBIAN} is not there: apt-get install dataset-fashion-mnist")
 def test_the_real_fashion_mnist() -> None:
-    train, test = load_dataset("fashion-mnist", num_train=1000)
+    train, test = load_named("fashion-mnist", num_train=1000)
     assert len(train) == 1000
     assert len(test) == 10_000
     assert train.shape == (1, 28, 28)
@@ -299,7 +301,7 @@ def test_folders_are_read_at_any_depth_in_the_order_of_paths(tmp_path: Path) -> 
     expected = np.stack([arrays[str(file.relative_to(tmp_path))] for file in order]).transpose(0, 3, 1, 2)
     assert np.array_equal(images.images.numpy(), expected)
     assert images.shape == (3, 6, 5)
-    assert load_dataset("folder", root=tmp_path, num_train=3)[1].images.shape == (1, 3, 6, 5)
+    assert load_named("folder", root=tmp_path, num_train=3)[1].images.shape == (1, 3, 6, 5)
 
 
 def test_jpeg_is_read_as_pillow_reads_it(tmp_path: Path) -> None:
@@ -603,7 +605,6 @@ def test_impossible_ways_to_resize_are_refused(tmp_path: Path) -> None:
     for read in (
         lambda: load_images(tmp_path, (1, 8, 8), resize=odd),
         lambda: convert(images, (1, 8, 8), odd),
-        lambda: load_dataset("digits", shape=(1, 4, 4), resize=odd),
     ):
         with pytest.raises(ValueError, match=r"^cannot resize images by 'lanczos': use one of bicubic, bilinear$"):
             read()

@@ -19,7 +19,9 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from iet_agc.audit.sources import load_part
-from iet_agc.config.settings import load_preset, override, validate
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset
+from iet_agc.config.settings import validate
 from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import afhq
 from iet_agc.data.datasets.registry import load_dataset
@@ -27,6 +29,7 @@ from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet
 from iet_agc.training.loop import start
 from tests.commands import refused
+from tests.image_sets import load_named
 
 #: The two sets: torchvision's loader, its training batches, its test batch.
 FILES = {
@@ -83,7 +86,7 @@ def _cifar(root: Path, name: str, patch: pytest.MonkeyPatch, width: int = 3072, 
 def test_cifar_is_read_as_published(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _cifar(tmp_path, name, monkeypatch)
     _, train_files, _ = FILES[name]
-    train, test = load_dataset(name, tmp_path)
+    train, test = load_named(name, tmp_path)
     assert train.labels is not None
     assert test.labels is not None
     expected = np.concatenate([_pixels(6, 3072, seed=seed) for seed in range(len(train_files))]).reshape(-1, 3, 32, 32)
@@ -92,7 +95,7 @@ def test_cifar_is_read_as_published(tmp_path: Path, name: str, monkeypatch: pyte
     assert found == {image.tobytes(): label for image, label in zip(expected, labels, strict=True)}
     assert np.array_equal(test.images.numpy(), _pixels(6, 3072, seed=len(train_files)).reshape(-1, 3, 32, 32))
     assert test.labels.tolist() == [(len(train_files) + i) % 7 for i in range(6)]  # the fine ones, not the coarse
-    few, same_test = load_dataset(name, tmp_path, num_train=4)
+    few, same_test = load_named(name, tmp_path, num_train=4)
     assert len(few) == 4
     assert torch.equal(same_test.images, test.images)
 
@@ -102,15 +105,15 @@ def test_an_archive_that_is_there_is_unpacked_without_a_network(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = _cifar(tmp_path, name, monkeypatch)
-    whole = load_dataset(name, tmp_path)[0]
+    whole = load_named(name, tmp_path)[0]
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
     told = refused(capsys, tmp_path, "--data.name", name, "--data.root", tmp_path)
     assert f"{folder} is not there ({FILES[name][0].filename} is there, not unpacked): set data.root" in told
-    assert "--data.download true to fetch or unpack http://127.0.0.1:9/cifar.tar.gz" in told
-    assert load_dataset(name, tmp_path, download=True)[0].fingerprint == whole.fingerprint
-    assert load_dataset(name, tmp_path, download=True)[0].fingerprint == whole.fingerprint  # nothing left to do
+    assert "set data.download true to fetch or unpack http://127.0.0.1:9/cifar.tar.gz" in told
+    assert load_named(name, tmp_path, download=True)[0].fingerprint == whole.fingerprint
+    assert load_named(name, tmp_path, download=True)[0].fingerprint == whole.fingerprint  # nothing left to do
 
 
 class _Poison:
@@ -166,7 +169,7 @@ def test_cifar_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert told.startswith("data.name is 'cifar10', but data.root does not say where: set data.root to the folder that")
     told = refused(capsys, tmp_path, "--data.name", "cifar100", "--data.root", tmp_path / "none")
     assert f"{tmp_path / 'none' / 'cifar-100-python'} is not there: set data.root to the folder that holds" in told
-    assert "or add --data.download true to fetch or unpack https://www.cs.toronto.edu/~kriz/cifar-100-python" in told
+    assert "or set data.download true to fetch or unpack https://www.cs.toronto.edu/~kriz/cifar-100-python" in told
 
 
 def test_a_missing_batch_is_named(
@@ -197,19 +200,19 @@ def test_fashion_mnist_is_unpacked_by_torchvision(tmp_path: Path, monkeypatch: p
     resources.append(_idx(raw, "t10k-labels-idx1", np.arange(3, dtype=np.uint8)))
     monkeypatch.setattr(FashionMNIST, "resources", resources)
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    train, test = load_dataset("fashion-mnist", tmp_path, download=True)
+    train, test = load_named("fashion-mnist", tmp_path, download=True)
     assert (len(train), len(test)) == (9, 3)
     for _ in range(2):
-        assert load_dataset("fashion-mnist", tmp_path, cache=tmp_path / "cache")[0].fingerprint == train.fingerprint
+        assert load_named("fashion-mnist", tmp_path, cache=tmp_path / "cache")[0].fingerprint == train.fingerprint
     assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 1
     (raw / "t10k-labels-idx1-ubyte.gz").unlink()
     (raw / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(
         ValueError, match=r"FashionMNIST could not be fetched from http://127\.0\.0\.1:9/ into .*; fetch"
     ):
-        load_dataset("fashion-mnist", tmp_path, download=True)
+        load_named("fashion-mnist", tmp_path, download=True)
     with pytest.raises(ValueError, match=r"data\.download needs a folder to download to: set data\.root"):
-        load_dataset("fashion-mnist", download=True)
+        load_named("fashion-mnist", download=True)
 
 
 def _idx(folder: Path, name: str, array: np.ndarray) -> tuple[str, str]:
@@ -246,20 +249,20 @@ def test_the_dogs_of_afhq_in_every_form(tmp_path: Path, test: str) -> None:
     afhq = _dogs(tmp_path / "data" / "afhq", test)
     zips = [_zipped(afhq, tmp_path / "a.zip"), _zipped(afhq, tmp_path / "b.zip", "afhq/")]
     dogs = afhq / "train" / "dog"
-    train, held_out = load_dataset("afhq-dog", afhq)
+    train, held_out = load_named("afhq-dog", afhq)
     assert train.shape == held_out.shape == (3, 64, 64)
     assert (len(train), len(held_out)) == (5, 2)
     resized = convert(load_images(dogs), (3, 64, 64))  # the rule that the documentation gives
     assert {image.numpy().tobytes() for image in train.images} == {image.numpy().tobytes() for image in resized.images}
     assert torch.equal(held_out.images, convert(load_images(afhq / test / "dog"), (3, 64, 64)).images)
     for root in (afhq.parent, dogs, *zips):
-        again, test_part = load_dataset("afhq-dog", root)
+        again, test_part = load_named("afhq-dog", root)
         assert (again.fingerprint, test_part.fingerprint) == (train.fingerprint, held_out.fingerprint)
-    assert load_dataset("afhq-dog", afhq, shape=(3, 16, 16))[0].shape == (3, 16, 16)
+    assert load_named("afhq-dog", afhq, shape=(3, 16, 16))[0].shape == (3, 16, 16)
     as_authors = transforms.Resize((64, 64))  # bilinear, antialiased, of PIL images
     theirs = {_theirs(as_authors, file) for file in dogs.iterdir()}
     for root in (afhq, dogs, *zips):
-        again, test_part = load_dataset("afhq-dog", root, resize="bilinear")
+        again, test_part = load_named("afhq-dog", root, resize="bilinear")
         assert {image.numpy().tobytes() for image in again.images} == theirs
         assert test_part.fingerprint != held_out.fingerprint
 
@@ -271,7 +274,7 @@ def _theirs(transform: Any, file: Path) -> bytes:
 def test_dogs_alone_hold_out_what_is_not_trained_on(tmp_path: Path) -> None:
     alone = _dogs(tmp_path / "afhq") / "train" / "dog"
     alone.rename(tmp_path / "dogs")
-    train, held_out = load_dataset("afhq-dog", tmp_path / "dogs", num_train=3)
+    train, held_out = load_named("afhq-dog", tmp_path / "dogs", num_train=3)
     assert (len(train), len(held_out)) == (3, 2)
 
 
@@ -357,7 +360,7 @@ def _laion(root: Path, captions: object = None) -> Path:
 
 
 def test_laion_keeps_the_captions_of_each_image(tmp_path: Path) -> None:
-    train, held_out = load_dataset("laion-10k", _laion(tmp_path), num_train=3, planted_images=1, planted_copies=3)
+    train, held_out = load_named("laion-10k", _laion(tmp_path), num_train=3, planted_images=1, planted_copies=3)
     assert train.shape == (3, 256, 256)
     assert train.captions is not None
     assert held_out.captions is not None
@@ -369,7 +372,7 @@ def test_laion_keeps_the_captions_of_each_image(tmp_path: Path) -> None:
         "1/00002.jpg": ("ein Bär 🐻",),
         "1/00000.jpg": ("__import__('os').mkdir('executed')",),  # a text like any other
     }
-    assert load_dataset("laion-10k", tmp_path, shape=(3, 8, 8))[0].shape == (3, 8, 8)
+    assert load_named("laion-10k", tmp_path, shape=(3, 8, 8))[0].shape == (3, 8, 8)
 
 
 def test_laion_can_be_resized_as_its_authors_did(tmp_path: Path) -> None:
@@ -380,10 +383,10 @@ def test_laion_can_be_resized_as_its_authors_did(tmp_path: Path) -> None:
         load_preset("sd21-laion10k-default"), {"data.root": str(root), "data.cache": str(tmp_path / "cache")}
     )
     for _ in range(2):  # as read, and from the cache
-        train, _ = load_dataset(**settings.data.source())
+        train, _ = load_dataset(settings.data)
         assert {image.numpy().tobytes() for image in train.images} == theirs
     bicubic = override(settings, {"data.resize": "bicubic"})
-    assert {image.numpy().tobytes() for image in load_dataset(**bicubic.data.source())[0].images}.isdisjoint(theirs)
+    assert {image.numpy().tobytes() for image in load_dataset(bicubic.data)[0].images}.isdisjoint(theirs)
     assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 2
 
 
@@ -393,15 +396,15 @@ def test_a_folder_is_resized_as_asked(tmp_path: Path, captions: str) -> None:
     for file in root.rglob("*.jpg"):
         file.with_suffix(".txt").write_text("a dog")
     how: dict[str, Any] = {"shape": (3, 8, 8), "captions": None if captions == "none" else captions}
-    found = {way: load_dataset("folder", root, resize=way, **how)[0].fingerprint for way in ("bicubic", "bilinear")}
-    assert found["bicubic"] == load_dataset("folder", root, **how)[0].fingerprint
+    found = {way: load_named("folder", root, resize=way, **how)[0].fingerprint for way in ("bicubic", "bilinear")}
+    assert found["bicubic"] == load_named("folder", root, **how)[0].fingerprint
     assert found["bicubic"] != found["bilinear"]
 
 
 def test_captions_may_lie_elsewhere(tmp_path: Path) -> None:
     root = _laion(tmp_path / "images")
     (root / "captions.json").rename(tmp_path / "blip.json")
-    assert load_dataset("laion-10k", root, captions=str(tmp_path / "blip.json"))[0].captions is not None
+    assert load_named("laion-10k", root, captions=str(tmp_path / "blip.json"))[0].captions is not None
 
 
 GOOD = {"0/00000.jpg": "a", "0/00001.jpg": "b", "1/00002.jpg": "c", "1/00000.jpg": "d"}
@@ -472,11 +475,11 @@ def test_captions_or_images_that_are_not_there(tmp_path: Path, capsys: pytest.Ca
 def test_classes_of_a_folder_are_its_subfolders(tmp_path: Path) -> None:
     for number in range(9):
         _save(tmp_path / "bca"[number % 3] / "deeper" / f"{number}.png", _pixels(4, 4, seed=number))
-    images, _ = load_dataset("folder", tmp_path, classes="folders")
+    images, _ = load_named("folder", tmp_path, classes="folders")
     assert images.labels is not None
     assert ["abc"[label] for label in images.labels] == [file[0] for file in images.files or ()]
     assert images.labels.dtype == torch.int64
-    assert load_dataset("folder", tmp_path)[0].labels is None
+    assert load_named("folder", tmp_path)[0].labels is None
 
 
 def test_folders_without_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -507,7 +510,7 @@ def test_mixed_sizes_are_refused_or_brought_to_one(tmp_path: Path, capsys: pytes
     told = refused(capsys, tmp_path, *settings, "--data.convert-to", "2x8x8")
     assert told.startswith("setting data.convert_to: string should match pattern")
     changed = override(validate({}), {"data.name": "folder", "data.root": str(settings[3]), "data.convert-to": "1x6x6"})
-    assert load_dataset(**changed.data.source())[0].shape == (1, 6, 6)
+    assert load_dataset(changed.data)[0].shape == (1, 6, 6)
 
 
 def test_fewer_images_than_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -539,8 +542,8 @@ def test_no_option_is_ignored(
 
 
 def test_images_of_any_set_can_be_converted() -> None:
-    assert load_dataset("digits", num_train=9, shape=(3, 16, 16))[1].shape == (3, 16, 16)
-    by = [load_dataset("digits", num_train=9, shape=(1, 5, 5), resize=way) for way in ("bicubic", "bilinear")]
+    assert load_named("digits", num_train=9, shape=(3, 16, 16))[1].shape == (3, 16, 16)
+    by = [load_named("digits", num_train=9, shape=(1, 5, 5), resize=way) for way in ("bicubic", "bilinear")]
     assert all(one.fingerprint != other.fingerprint for one, other in zip(*by, strict=True))
 
 
@@ -588,8 +591,8 @@ def test_a_run_on_a_miniature_of_each_set(tmp_path: Path, name: str, monkeypatch
         summary = start(settings, tmp_path / "run", lambda steps: None)
         assert (summary["training_images"], summary["held_out_images"]) == counts
     assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 1
-    train, held_out = load_part(str(tmp_path / "run"), "train")[0], load_dataset(**settings.data.source())[1]
-    plain = load_dataset(**settings.data.source() | {"cache": None})
+    train, held_out = load_part(str(tmp_path / "run"), "train")[0], load_dataset(settings.data)[1]
+    plain = load_dataset(settings.data.model_copy(update={"cache": None}))
     assert (train.fingerprint, held_out.fingerprint) == (plain[0].fingerprint, plain[1].fingerprint)
 
 
@@ -599,9 +602,9 @@ def test_the_cache_does_not_hide_that_a_set_is_gone(
     folder = _cifar(tmp_path / "set", "cifar10", monkeypatch)
     settings: dict[str, Any] = {"name": "cifar10", "root": tmp_path / "set", "cache": tmp_path / "cache"}
     folder.rename(tmp_path / "elsewhere")
-    load_dataset(**settings, download=True)
+    load_named(**settings, download=True)
     assert not (tmp_path / "cache").exists()  # it was not known by its files
-    load_dataset(**settings)
+    load_named(**settings)
     assert len(list((tmp_path / "cache").glob("*/train.npy"))) == 1
     shutil.rmtree(folder)
     ours = [word for name, value in settings.items() for word in (f"--data.{name}", value)]

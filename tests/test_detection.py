@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from iet_agc.config.data_settings import DataSettings
 from iet_agc.metrics.intervals import share
 from iet_agc.metrics.neighbors import mirror
 
@@ -144,8 +145,8 @@ def test_the_command_prints_tables_and_json(
 def test_data_that_are_not_there_are_named_and_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def absent(data: str) -> None:
-        raise ValueError(f"{data} is not here: install it")
+    def absent(data: DataSettings) -> None:
+        raise ValueError(f"{data.name} is not here: install it")
 
     monkeypatch.setattr(detection, "load_dataset", absent)
     monkeypatch.setattr(sys, "argv", ["detection.py", "--threads", "1"])

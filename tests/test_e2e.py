@@ -93,7 +93,7 @@ def test_a_run_is_a_pipeline_for_people_who_do_not_have_this_package(result):
 def test_a_demo_that_fails_says_so_before_the_other_preset_is_done(tmp_path):
     """IET-AGC asks for more shards than images; default training has hours before it."""
     from iet_agc.cli import demo as module
-    from iet_agc.config.settings import customized as honest
+    from iet_agc.config.overrides import customized as honest
 
     def spoil(settings, changes):
         changed = honest(settings, changes)

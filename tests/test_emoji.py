@@ -15,7 +15,9 @@ from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateIm
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
-from iet_agc.config.settings import load_preset, override
+from iet_agc.config.data_settings import EmojiData
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset
 from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.metrics import distance_ratio, nearest
@@ -27,6 +29,7 @@ from iet_agc.text_to_image.bootstrap import build_pipeline, decibels
 from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.commands import call
 from tests.example_modules import EXAMPLES, load
+from tests.image_sets import load_named
 
 try:
     FONT = emoji_font(None)
@@ -40,7 +43,7 @@ FEW += "\U0001f3b8\U0001f35e\U0001f34e\U0001f3c0\U0001f511\U0001f451\U0001f308\U
 
 @pytest.fixture(scope="module")
 def emoji():
-    return read_emoji(None)
+    return _read(None)
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +110,17 @@ def test_pictures_stand_on_white_and_are_not_cut(emoji):
     assert emoji.images.double().flatten(1).std(1).min() > 5
 
 
+def _read(root, **options):
+    return read_emoji(EmojiData(root=root and str(root), **options))[0]
+
+
 def test_reading_is_repeatable_and_sizes_keep_the_set(emoji):
-    again, large = read_emoji(FONT.parent), read_emoji(FONT, (3, 64, 64))
+    again, large = _read(FONT.parent), _read(FONT, convert_to="3x64x64")
     assert again.fingerprint == emoji.fingerprint
     assert again.captions == large.captions == emoji.captions
     assert large.shape == (3, 64, 64)
-    assert read_emoji(FONT, resize="bilinear").captions == emoji.captions
-    assert read_emoji(FONT, resize="bilinear").fingerprint != emoji.fingerprint
+    assert _read(FONT, resize="bilinear").captions == emoji.captions
+    assert _read(FONT, resize="bilinear").fingerprint != emoji.fingerprint
     halved = torch.nn.functional.avg_pool2d(large.images.double(), 2)
     assert (halved - emoji.images).abs().mean() < 3
 
@@ -124,7 +131,7 @@ def test_newer_emoji_are_left_out_whatever_this_python_knows(emoji):
 
 
 def test_a_run_takes_them_by_name(small_font):
-    train, held_out = load_dataset("emoji", small_font.parent, 12, planted_images=2, planted_copies=3)
+    train, held_out = load_named("emoji", small_font.parent, 12, planted_images=2, planted_copies=3)
     assert (len(train), len(held_out)) == (16, 7)
     assert train.captions is not None
     assert train.captions[12:] == train.captions[:2] * 2
@@ -156,13 +163,13 @@ def test_what_is_no_such_font_is_refused(small_font, tmp_path, monkeypatch):
         _without(small_font, tmp_path, "cmap"): "font.ttf has no emoji with colour bitmaps: ",
     }.items():
         with pytest.raises(ValueError, match="font") as error:
-            read_emoji(root)
+            _read(root)
         assert message in str(error.value)
         assert str(error.value).endswith(mend)
         assert "\n" not in str(error.value)
     monkeypatch.setattr("iet_agc.data.datasets.emoji._PLACES", (tmp_path / "empty",))
     with pytest.raises(ValueError, match=r"empty holds no NotoColorEmoji.ttf: apt-get install"):
-        read_emoji(None)
+        _read(None)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
@@ -171,7 +178,7 @@ def test_a_font_that_is_cut_short_is_refused(small_font, tmp_path, share):
     cut = tmp_path / "cut.ttf"
     cut.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=r"cut\.ttf .*: apt-get install"):
-        read_emoji(cut)
+        _read(cut)
 
 
 # -- the small pipeline
@@ -203,7 +210,7 @@ def test_it_is_a_pipeline_for_everyone(built):
 
 
 def test_latents_deviate_by_one(built, data):
-    pipeline, train = load_text_pipeline(built[0]), load_dataset(**data.source())[0]
+    pipeline, train = load_text_pipeline(built[0]), load_dataset(data)[0]
     moments = pipeline.moments(train.images[:14])
     noise = torch.randn(moments[:, 0].shape, generator=torch.Generator().manual_seed(0))
     latents = (moments[:, 0] + moments[:, 1] * noise) * pipeline.vae.config.scaling_factor
@@ -211,7 +218,7 @@ def test_latents_deviate_by_one(built, data):
 
 
 def test_every_word_of_the_captions_is_a_token_and_any_text_has_some(built, data):
-    pipeline, train = load_text_pipeline(built[0]), load_dataset(**data.source())[0]
+    pipeline, train = load_text_pipeline(built[0]), load_dataset(data)[0]
     for name in names(train):
         assert pipeline.tokenizer.tokenize(name) == [f"{word}</w>" for word in name.replace(",", " ,").split()]
     assert len({tuple(row.tolist()) for row in pipeline.tokens(sorted(set(names(train))))}) == len(set(names(train)))
@@ -246,7 +253,7 @@ def test_the_vae_learns_from_each_training_image_once(data, tmp_path, monkeypatc
     seen = []
     monkeypatch.setattr(bootstrap, "_train_vae", lambda vae, images, steps, seed: seen.append(images))
     build_pipeline(data, tmp_path / "out", steps=1)
-    assert torch.equal(seen[0], load_dataset(**data.source())[0].images[:14])
+    assert torch.equal(seen[0], load_dataset(data)[0].images[:14])
 
 
 def test_more_steps_are_better(built, data, tmp_path):

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from iet_agc.data.conversion import Resize, convert
-from iet_agc.data.datasets.registry import load_dataset
 from tests.commands import refused
+from tests.image_sets import load_named
 
 pytest.importorskip("datasets")
 
@@ -63,7 +63,7 @@ def _ours(**options: Any) -> list[str]:
 
 def test_parquet_files_with_labels(tmp_path: Path) -> None:
     root = _good(tmp_path / "set", fine=[4, 0, 1, 1, 3])
-    train, held_out = load_dataset("hugging-face", root, image_column="img", label_column="fine", num_train=4)
+    train, held_out = load_named("hugging-face", root, image_column="img", label_column="fine", num_train=4)
     assert (len(train), len(held_out)) == (4, 1)
     found = {}
     for part in (train, held_out):
@@ -72,14 +72,14 @@ def test_parquet_files_with_labels(tmp_path: Path) -> None:
         found |= {image.numpy().tobytes(): int(label) for image, label in zip(part.images, part.labels, strict=True)}
     expected = {_pixels(6, 6, 3, seed=seed).transpose(2, 0, 1).tobytes(): [4, 0, 1, 1, 3][seed] for seed in range(5)}
     assert found == expected
-    assert load_dataset("hugging-face", root, image_column="img")[0].labels is None
+    assert load_named("hugging-face", root, image_column="img")[0].labels is None
 
 
 def test_images_are_resized_as_asked(tmp_path: Path) -> None:
     root = _good(tmp_path / "set")
-    found = [load_dataset("hugging-face", root, image_column="img", shape=(3, 4, 4), resize=way)[0] for way in WAYS]
+    found = [load_named("hugging-face", root, image_column="img", shape=(3, 4, 4), resize=way)[0] for way in WAYS]
     assert found[0].fingerprint != found[1].fingerprint
-    plain, _ = load_dataset("hugging-face", root, image_column="img")
+    plain, _ = load_named("hugging-face", root, image_column="img")
     for way, images in zip(WAYS, found, strict=True):
         assert torch.equal(images.images, convert(plain, (3, 4, 4), way).images)
 
@@ -90,11 +90,11 @@ def test_captions_in_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     root = _good(tmp_path / "set", text=texts, several=several, empty=[*texts[:4], " "])
     options: dict[str, Any] = {"image_column": "img", "num_train": 5}
     for column, expected in (("text", [(text,) for text in texts]), ("several", [tuple(some) for some in several])):
-        images, _ = load_dataset("hugging-face", root, caption_column=column, **options)
+        images, _ = load_named("hugging-face", root, caption_column=column, **options)
         assert images.captions is not None
         found = {image.numpy().tobytes(): some for image, some in zip(images.images, images.captions, strict=True)}
         assert [found[_pixels(6, 6, 3, seed=seed).transpose(2, 0, 1).tobytes()] for seed in range(5)] == expected
-    assert load_dataset("hugging-face", root, **options)[0].captions is None
+    assert load_named("hugging-face", root, **options)[0].captions is None
     ours = {"name": "hugging-face", "root": root, "image_column": "img"}
     told = refused(capsys, tmp_path, *_ours(**ours, caption_column="empty"))
     assert "column 'empty' of" in told
@@ -105,10 +105,10 @@ def test_captions_in_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_two_splits(tmp_path: Path) -> None:
     root = _good(tmp_path / "set")
     _parquet(root, [_encoded(_pixels(6, 6, 3, seed=9))], part="test")
-    train, held_out = load_dataset("hugging-face", root, image_column="img", held_out_split="test")
+    train, held_out = load_named("hugging-face", root, image_column="img", held_out_split="test")
     assert (len(train), len(held_out)) == (5, 1)
     assert np.array_equal(held_out.images[0].permute(1, 2, 0).numpy(), _pixels(6, 6, 3, seed=9))
-    assert len(load_dataset("hugging-face", root, image_column="img", train_split="test")[0]) == 1
+    assert len(load_named("hugging-face", root, image_column="img", train_split="test")[0]) == 1
 
 
 def test_a_folder_of_images_with_classes(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_folder_of_images_with_classes(tmp_path: Path) -> None:
             file = tmp_path / "set" / part / "ab"[number % 2] / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(_pixels(4, 4, 3, seed=number)).save(file)
-    train, held_out = load_dataset(
+    train, held_out = load_named(
         "hugging-face", tmp_path / "set", held_out_split="test", label_column="label", num_train=4
     )
     assert train.labels is not None
@@ -132,10 +132,10 @@ def test_what_save_to_disk_writes(tmp_path: Path) -> None:
     )
     table.save_to_disk(str(tmp_path / "alone"))
     library.DatasetDict(train=table, test=table).save_to_disk(str(tmp_path / "both"))
-    assert load_dataset("hugging-face", tmp_path / "alone")[0].shape == (1, 4, 4)
-    assert len(load_dataset("hugging-face", tmp_path / "both", held_out_split="test")[1]) == 1
+    assert load_named("hugging-face", tmp_path / "alone")[0].shape == (1, 4, 4)
+    assert len(load_named("hugging-face", tmp_path / "both", held_out_split="test")[1]) == 1
     with pytest.raises(ValueError, match="alone has no split 'test', it has train: choose one of them"):
-        load_dataset("hugging-face", tmp_path / "alone", held_out_split="test")
+        load_named("hugging-face", tmp_path / "alone", held_out_split="test")
 
 
 def test_configurations(tmp_path: Path) -> None:
@@ -146,16 +146,16 @@ def test_configurations(tmp_path: Path) -> None:
         "---\nconfigs:\n- config_name: a\n  data_files: data/*.parquet\n- config_name: b\n  data_files: other/*\n---\n"
     )
     with pytest.raises(ValueError, match="Config name is missing"):
-        load_dataset("hugging-face", root, image_column="img")
-    assert len(load_dataset("hugging-face", root, image_column="img", subset="b")[0]) == 5
+        load_named("hugging-face", root, image_column="img")
+    assert len(load_named("hugging-face", root, image_column="img", subset="b")[0]) == 5
 
 
 def test_cached_as_uncached(tmp_path: Path) -> None:
     root = _good(tmp_path / "set", fine=[4, 0, 1, 1, 3])
     options: dict[str, Any] = {"image_column": "img", "label_column": "fine"}
-    plain = load_dataset("hugging-face", root, **options)[0]
+    plain = load_named("hugging-face", root, **options)[0]
     for _ in range(2):
-        kept = load_dataset("hugging-face", root, cache=tmp_path / "cache", **options)[0]
+        kept = load_named("hugging-face", root, cache=tmp_path / "cache", **options)[0]
         assert kept.fingerprint == plain.fingerprint
         assert torch.equal(kept.labels, plain.labels)  # pyright: ignore[reportArgumentType]
 
@@ -227,10 +227,10 @@ def test_a_dataset_of_the_hub_is_taken_at_a_revision(tmp_path: Path, monkeypatch
     for revision, count in (("v1", 5), (None, 4)):
         for _ in range(2):
             options: Any = {"image_column": "img", "revision": revision}
-            train, _ = load_dataset("hugging-face", "someone/photos", cache=tmp_path / "cache", **options)
+            train, _ = load_named("hugging-face", "someone/photos", cache=tmp_path / "cache", **options)
             assert len(train) == count
             assert asked[-1] == ("someone/photos", revision)
     with pytest.raises(ValueError, match=r"data.revision 'v1' has no effect on .*main, which is no dataset of the hub"):
-        load_dataset("hugging-face", places[None], image_column="img", revision="v1")
+        load_named("hugging-face", places[None], image_column="img", revision="v1")
     with pytest.raises(ValueError, match=r"data.revision has no effect on digits, it is for hugging-face"):
-        load_dataset("digits", revision="v1")
+        load_named("digits", revision="v1")

@@ -11,7 +11,8 @@ import torch
 
 from iet_agc.audit.run import audit_sources
 from iet_agc.audit.sources import load_guard, load_part
-from iet_agc.config.settings import Settings, override, validate
+from iet_agc.config.overrides import override
+from iet_agc.config.settings import Settings, validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
@@ -20,6 +21,7 @@ from iet_agc.training import loop
 from iet_agc.training.identity import check_pipeline, read_identity
 from iet_agc.training.initialization import folders_of
 from iet_agc.training.loop import start, train
+from tests.image_sets import load_named
 from tests.test_cli import call as call_cli
 
 CPU = torch.device("cpu")
@@ -103,7 +105,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 def test_a_run_writes_down_what_it_is(base: Path) -> None:
-    images, held_out = load_dataset(**settings(base).data.source())
+    images, held_out = load_dataset(settings(base).data)
     known = read_identity(base / "run")
     assert known is not None
     assert (known["train"]["sha256"], known["train"]["num"]) == (images.fingerprint, 60)
@@ -145,7 +147,7 @@ def test_train_says_in_one_line_that_a_run_is_of_other_images(base: Path, capsys
 
 def test_held_out_images_that_were_overwritten_are_refused(base: Path) -> None:
     """Though the training images are as they were."""
-    rest = load_dataset(**settings(base).data.source())[1]
+    rest = load_dataset(settings(base).data)[1]
     assert rest.files is not None
     save_image(noise(1, 5)[0], base / "images" / rest.files[7])
     load_part(str(base / "run"), "train")
@@ -198,7 +200,7 @@ def test_images_given_from_python_are_not_taken_for_those_of_the_settings(tmp_pa
     train(chosen, ImageSet(noise(40, 9), "mine"), tmp_path / "run", CPU)
     with pytest.raises(ValueError, match="are not those that it was trained on"):
         load_part(str(tmp_path / "run"), "train")
-    images, held_out = load_dataset("digits", num_train=40)
+    images, held_out = load_named("digits", num_train=40)
     train(chosen, images, tmp_path / "same", CPU)
     assert torch.equal(load_part(str(tmp_path / "same"), "train")[0].images, images.images)
     said: list[str] = []

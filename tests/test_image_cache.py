@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from PIL import Image
 
 from iet_agc.data.cache import cached, stamps
 from iet_agc.data.datasets import registry
-from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
+from tests.image_sets import load_named
 
 
 def _folder(root: Path, count: int = 6) -> Path:
@@ -34,13 +35,13 @@ def _folder(root: Path, count: int = 6) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sets that were decoded, in their order."""
     told: list[str] = []
-    readers = {name: _telling(told, name, read) for name, read in registry._READERS.items()}
-    monkeypatch.setattr(registry, "_READERS", readers)
+    readers = {kind: replace(reader, read=_telling(told, reader.read)) for kind, reader in registry.READERS.items()}
+    monkeypatch.setattr(registry, "READERS", readers)
     return told
 
 
-def _telling(told: list[str], name: str, read: Any) -> Any:
-    return lambda *arguments: (told.append(name), read(*arguments))[1]
+def _telling(told: list[str], read: Any) -> Any:
+    return lambda data: (told.append(data.name), read(data))[1]
 
 
 def _same(one: ImageSet, other: ImageSet) -> bool:
@@ -65,9 +66,9 @@ def _same(one: ImageSet, other: ImageSet) -> bool:
 )
 def test_equal_to_no_cache(tmp_path: Path, options: dict[str, Any], decoded: list[str]) -> None:
     root = _folder(tmp_path / "images")
-    plain = load_dataset("folder", root, **options)
+    plain = load_named("folder", root, **options)
     for _ in range(3):
-        kept = load_dataset("folder", root, cache=tmp_path / "cache", **options)
+        kept = load_named("folder", root, cache=tmp_path / "cache", **options)
         assert all(_same(*pair) for pair in zip(plain, kept, strict=True))
     assert decoded == ["folder"] * 2  # without a cache, and once for it
 
@@ -78,40 +79,41 @@ def test_captions_and_labels_are_kept(tmp_path: Path, decoded: list[str]) -> Non
     (root / "captions.json").write_text(json.dumps({name: [name, "ü 🐻"] for name in names}))
     options: dict[str, Any] = {"name": "laion-10k", "root": root, "shape": (3, 4, 4)}
     for _ in range(2):
-        kept = load_dataset(**options, cache=tmp_path / "cache")
-        assert _same(kept[0], load_dataset(**options)[0])
+        kept = load_named(**options, cache=tmp_path / "cache")
+        assert _same(kept[0], load_named(**options)[0])
     (root / "captions.json").write_text(json.dumps({name: [f"{name}, seen later"] for name in names}))
-    assert _same(load_dataset(**options, cache=tmp_path / "cache")[0], load_dataset(**options)[0])
+    assert _same(load_named(**options, cache=tmp_path / "cache")[0], load_named(**options)[0])
 
 
 def test_pixels_are_mapped_and_the_file_is_safe_from_writes(tmp_path: Path) -> None:
     root = _folder(tmp_path / "images")
-    load_dataset("folder", root, cache=tmp_path / "cache")
-    images = load_dataset("folder", root, cache=tmp_path / "cache")[0].images
+    load_named("folder", root, cache=tmp_path / "cache")
+    images = load_named("folder", root, cache=tmp_path / "cache")[0].images
     maps = Path("/proc/self/maps")
     assert not maps.exists() or str(_entry(tmp_path / "cache") / "train.npy") in maps.read_text()
     images.zero_()
-    assert load_dataset("folder", root, cache=tmp_path / "cache")[0].images.any()
+    assert load_named("folder", root, cache=tmp_path / "cache")[0].images.any()
 
 
 def test_whatever_changes_the_images_makes_another_entry(tmp_path: Path, decoded: list[str]) -> None:
     root, cache = _folder(tmp_path / "images"), tmp_path / "cache"
-    load_dataset("folder", root, cache=cache)
-    for number, options in enumerate(({"shape": (3, 4, 4)}, {"num_train": 3}, {"seed": 1}, {"classes": "folders"})):
-        load_dataset("folder", root, cache=cache, **options)
+    load_named("folder", root, cache=cache)
+    changes: list[dict[str, Any]] = [{"shape": (3, 4, 4)}, {"num_train": 3}, {"seed": 1}, {"classes": "folders"}]
+    for number, options in enumerate(changes):
+        load_named("folder", root, cache=cache, **options)
         assert len(decoded) == number + 2
     before = len(decoded)
     save_image(torch.full((3, 5, 5), 7, dtype=torch.uint8), root / "a" / "0.png")
-    changed = load_dataset("folder", root, cache=cache)
-    assert _same(changed[0], load_dataset("folder", root)[0])
+    changed = load_named("folder", root, cache=cache)
+    assert _same(changed[0], load_named("folder", root)[0])
     os.utime(root / "a" / "0.png", ns=(1, 1))
-    load_dataset("folder", root, cache=cache)
+    load_named("folder", root, cache=cache)
     (root / "a" / "2.png").unlink()
-    assert len(load_dataset("folder", root, cache=cache)[0]) == 5
-    load_dataset("folder", _folder(tmp_path / "other"), cache=cache)
+    assert len(load_named("folder", root, cache=cache)[0]) == 5
+    load_named("folder", _folder(tmp_path / "other"), cache=cache)
     assert len(decoded) == before + 5
-    load_dataset("folder", root, cache=cache)
-    load_dataset("folder", root, cache=cache, planted_images=2, planted_copies=9)  # planted after it
+    load_named("folder", root, cache=cache)
+    load_named("folder", root, cache=cache, planted_images=2, planted_copies=9)  # planted after it
     assert len(decoded) == before + 5
 
 
@@ -121,7 +123,7 @@ def test_another_decoder_makes_another_entry(
     root = _folder(tmp_path / "images")
     for version in ("1", "1", "2"):
         monkeypatch.setattr(PIL, "__version__", version)
-        load_dataset("folder", root, cache=tmp_path / "cache")
+        load_named("folder", root, cache=tmp_path / "cache")
     assert len(decoded) == 2
 
 
@@ -145,7 +147,7 @@ def _entry(cache: Path) -> Path:
 @pytest.mark.parametrize("damage", ["pixel", "cut", "text", "label", "missing", "pickle"])
 def test_a_damaged_entry_is_refused_not_used(tmp_path: Path, damage: str) -> None:
     root, cache = _folder(tmp_path / "images"), tmp_path / "cache"
-    load_dataset("folder", root, cache=cache, classes="folders")
+    load_named("folder", root, cache=cache, classes="folders")
     pixels, about = _entry(cache) / "train.npy", _entry(cache) / "train.json"
     if damage == "pixel":
         pixels.write_bytes(pixels.read_bytes()[:-1] + bytes([pixels.read_bytes()[-1] ^ 1]))
@@ -160,7 +162,7 @@ def test_a_damaged_entry_is_refused_not_used(tmp_path: Path, damage: str) -> Non
     else:
         np.save(pixels, np.array([_Poison(tmp_path / "executed")], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="is damaged: remove it, and the images are read again") as error:
-        load_dataset("folder", root, cache=cache, classes="folders")
+        load_named("folder", root, cache=cache, classes="folders")
     assert str(_entry(cache)) in str(error.value)
     assert not (tmp_path / "executed").exists()
 
@@ -190,9 +192,9 @@ def test_a_kill_while_writing_leaves_no_entry(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", kill)
         with pytest.raises(KilledError):
-            load_dataset("folder", root, cache=cache)
+            load_named("folder", root, cache=cache)
     assert all(place.name.startswith(".") for place in cache.iterdir() if place.is_dir())
-    assert len(load_dataset("folder", root, cache=cache)[0]) == 6
+    assert len(load_named("folder", root, cache=cache)[0]) == 6
     assert not [place for place in cache.iterdir() if "unfinished" in place.name]
 
 
@@ -201,7 +203,7 @@ def test_nothing_is_kept_of_images_that_cannot_be_read(tmp_path: Path) -> None:
     (root / "a" / "bad.png").write_bytes(b"")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"bad\.png is empty"):
-            load_dataset("folder", root, cache=cache)
+            load_named("folder", root, cache=cache)
     assert not [place for place in cache.iterdir() if place.is_dir()]
 
 
@@ -258,7 +260,7 @@ def test_folders_that_cannot_keep_images(tmp_path: Path, where: str, monkeypatch
     else:
         monkeypatch.setattr(np, "save", _full)
     with pytest.raises(ValueError, match=r"cache cannot keep images, (File exists|No space .*): set data\.cache to"):
-        load_dataset("folder", root, cache=cache)
+        load_named("folder", root, cache=cache)
     assert where == "a file" or not [place for place in cache.iterdir() if place.is_dir() and place.name[0] != "."]
 
 
@@ -267,5 +269,5 @@ def _full(*_: object, **__: object) -> None:
 
 
 def test_embedded_images_are_not_kept(tmp_path: Path) -> None:
-    assert len(load_dataset("digits", cache=tmp_path / "cache")[0]) == 1797
+    assert len(load_named("digits", cache=tmp_path / "cache")[0]) == 1797
     assert not (tmp_path / "cache").exists()

@@ -7,7 +7,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel  # pyright: ignore
 
-from iet_agc.config.settings import override, read_settings, validate
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import read_settings
+from iet_agc.config.settings import validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.dropout import BatchDropout
 from iet_agc.diffusion.unet import build_unet, load_pipeline
@@ -356,7 +358,7 @@ def test_a_model_that_moved_is_the_same(base, whole, tmp_path):
 
 
 def test_the_settings_of_a_run_are_a_preset_that_insists_on_its_model(base, whole, tmp_path):
-    from iet_agc.config.settings import load_preset
+    from iet_agc.config.presets import load_preset
 
     again = load_preset(str(whole / "settings.toml"))
     train(again, images(), tmp_path / "again", CPU)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import iet_agc
-from iet_agc.config.settings import preset_names
+from iet_agc.config.presets import preset_names
 
 CHECKOUT = Path(__file__).parents[1]
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
-from iet_agc.config.settings import Settings, differences, load_preset, override, preset_names, validate
+from iet_agc.config.fingerprint import differences
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset, preset_names
+from iet_agc.config.settings import Settings, validate
 from iet_agc.data.datasets.captioned_folder import LAION_SHAPE
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, make_scheduler

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iet_agc.config.settings import read_settings
+from iet_agc.config.run_folder import read_settings
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.samplers import sample
 from iet_agc.diffusion.unet import build_unet

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from iet_agc.config.settings import override
+from iet_agc.config.overrides import override
 from iet_agc.training import checkpoint
 from iet_agc.training.loop import train
 from tests.processes import die, in_child

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from iet_agc.config.settings import Settings, documented, load_preset, override, preset_names
-from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset, preset_names
+from iet_agc.config.settings import Settings, documented
 from iet_agc.data.grids import save_image
 from iet_agc.report.comparison import compare
 from iet_agc.runtime.distributed import choose_device
@@ -12,6 +13,7 @@ from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training import checkpoint
 from iet_agc.training.loop import start
 from tests.audit_folders import write_audit
+from tests.image_sets import load_named
 from tests.tiny_runs import weights
 
 BASE = override(
@@ -170,7 +172,7 @@ ALONE = {"data.root", "run.device", "init.model", "init.sha256", "init.revision"
 def folder_of(folder, invert):
     """80 digits as PNGs, or their negatives."""
     folder.mkdir()
-    for number, image in enumerate(load_dataset("digits")[0].images[:80]):
+    for number, image in enumerate(load_named("digits")[0].images[:80]):
         save_image(255 - image if invert else image, folder / f"{number:03d}.png")
     return str(folder)
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from iet_agc.config.settings import override
+from iet_agc.config.overrides import override
 from iet_agc.runtime.curves import Meter
 from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.training.checkpoint import read_bundle

@@ -36,7 +36,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.config.settings import SampleSettings, Settings
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time
 from iet_agc.metrics.intervals import share
@@ -322,7 +324,7 @@ def detect_prompts(
 def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
     """The pipeline of a source, and its settings, with those given."""
     run = is_run(source)
-    settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
+    settings = read_settings(source) if run else Settings()
     settings = override(settings, {f"sample.{name}": str(value) for name, value in given.items()})
     if run and not (source / settings.sample.weights).exists():
         raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from iet_agc.audit.guard import Guard, make_guard
-from iet_agc.config.settings import is_run, read_settings
+from iet_agc.config.data_settings import found_by_name
+from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.conversion import Resize, convert
-from iet_agc.data.datasets.registry import DATASETS, load_dataset
+from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.curves import read_curve
 from iet_agc.runtime.errors import UserError
@@ -30,7 +31,7 @@ def load_part(
     """Images of a run, a sample set, a folder, an array or a named image set.
 
     Args:
-        source: a path, or one of `iet_agc.data.datasets.registry.DATASETS`.
+        source: a path, or the name of an image set that needs no root, such as "digits".
         part: of a run or a named image set, what it trains on or what it holds out; "samples" are those in RUN/samples,
             and any other images as they are.
         shape: bring every image to this (C, H, W); see `load_images`.
@@ -51,10 +52,10 @@ def load_part(
             raise UserError(f"{source} has no samples yet: run 'iet-agc sample {source} --out {source}/samples'")
         path = path / "samples"
     if is_run(path):
-        train, held_out = load_dataset(**read_settings(path).data.source())
+        train, held_out = load_dataset(read_settings(path).data)
         resize = resize_of(source)
-    elif source in DATASETS and not path.exists():
-        train, held_out = load_dataset(source)
+    elif (named := found_by_name(source)) and not path.exists():
+        train, held_out = load_dataset(named)
     else:
         if part == "samples":
             _check_origin(path, warn)

@@ -149,7 +149,8 @@ def _add_pipeline(verbs: Any) -> None:
 
 
 def _pipeline(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.config.settings import load_preset, override
+    from iet_agc.config.overrides import override
+    from iet_agc.config.presets import load_preset
 
     pairs = _pairs(arguments.rest)
     if other := [name for name in pairs if not name.startswith("data.")]:
@@ -176,9 +177,11 @@ def _add_train(verbs: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.config.settings import Settings, customized, load_preset
+    from iet_agc.config.overrides import customized
+    from iet_agc.config.presets import load_preset
+    from iet_agc.config.settings import Settings
 
-    settings = load_preset(arguments.preset) if arguments.preset else Settings()  # pyright: ignore[reportCallIssue]
+    settings = load_preset(arguments.preset) if arguments.preset else Settings()
     if arguments.help:
         return put(_train_help(arguments.preset, settings), 0), None
     if not arguments.preset:
@@ -543,6 +546,6 @@ def _add_presets(verbs: Any) -> None:
 
 
 def _presets(_: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.config.settings import load_preset, preset_names
+    from iet_agc.config.presets import load_preset, preset_names
 
     return 0, {name: load_preset(name).description for name in preset_names()}

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from iet_agc.audit.run import audit_sources
-from iet_agc.config.settings import Settings, customized, load_preset
+from iet_agc.config.overrides import customized
+from iet_agc.config.presets import load_preset
+from iet_agc.config.settings import Settings
 from iet_agc.report.audit_page import write_report
 from iet_agc.runtime.progress import progress_bar
 from iet_agc.sampling.sample_set import sample_run

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ def stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
 
 
 def cached(
-    folder: Path, source: Mapping[str, Any], read: Callable[[], tuple[ImageSet, ImageSet]]
+    folder: Path, source: Mapping[str, object], read: Callable[[], tuple[ImageSet, ImageSet]]
 ) -> tuple[ImageSet, ImageSet]:
     """What `read` returns, from the disk where it has been read before.
 
@@ -94,7 +93,7 @@ def _write(entry: Path, parts: Mapping[str, ImageSet]) -> None:
     flush(entry.parent)
 
 
-def _about(images: ImageSet) -> dict[str, Any]:
+def _about(images: ImageSet) -> dict[str, object]:
     """All of an image set but its pixels, and a checksum of these."""
     return {
         "name": images.name,
@@ -105,7 +104,7 @@ def _about(images: ImageSet) -> dict[str, Any]:
     }
 
 
-def _sealed(about: Mapping[str, Any]) -> dict[str, Any]:
+def _sealed(about: Mapping[str, object]) -> dict[str, object]:
     return {"sha256": hashlib.sha256(json.dumps(about).encode()).hexdigest(), "about": about}
 
 

@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from iet_agc.config.settings import Settings, differences, fingerprint, is_run, override, read_settings
+from iet_agc.config.fingerprint import differences, fingerprint
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.config.settings import Settings
 from iet_agc.metrics.intervals import difference, share, share_over_runs, student, wilson
 from iet_agc.report.reader import read_numbers
 from iet_agc.runtime.errors import UserError

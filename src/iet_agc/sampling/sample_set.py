@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.config.settings import SampleSettings, Settings, is_run, override, read_settings
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.config.settings import SampleSettings, Settings
 from iet_agc.data.captions import check_texts
 from iet_agc.data.conversion import Resize
 from iet_agc.data.folders import load_images
@@ -374,7 +376,7 @@ def sample_run(
     began = time.perf_counter()
     keep_freed_memory()
     run = is_run(source)
-    settings = read_settings(source) if run else Settings()  # pyright: ignore[reportCallIssue]
+    settings = read_settings(source) if run else Settings()
     asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample
     pipeline = source / asked.weights if run else source
     if run and not pipeline.exists():

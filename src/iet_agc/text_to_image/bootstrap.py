@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from iet_agc.config.settings import DataSettings
+from iet_agc.config.data_settings import DataSettings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, to_float
@@ -65,7 +65,7 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
         UserError: images without captions or of another shape, or a folder that holds anything else or in which
             another process is at work.
     """
-    train, held_out = load_dataset(**data.source_once())
+    train, held_out = load_dataset(data.without_copies())
     _check(train)
     captions = hashlib.sha256(json.dumps(train.captions).encode()).hexdigest()
     check_ours(out, _MARK, {_MARK, "model_index.json"}, "pipeline")

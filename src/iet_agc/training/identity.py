@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from iet_agc.config.settings import Settings, essence, fingerprint, is_run, read_settings
+from iet_agc.config.fingerprint import essence, fingerprint
+from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text, sha256

@@ -18,7 +18,8 @@ from diffusers import DDIMScheduler, UNet2DModel
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
-from iet_agc.config.settings import ModelSettings, Settings, is_run
+from iet_agc.config.run_folder import is_run
+from iet_agc.config.settings import ModelSettings, Settings
 from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline

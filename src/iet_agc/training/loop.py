@@ -22,7 +22,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iet_agc.config.settings import Settings, check_folder, claim_folder, fingerprint
+from iet_agc.config.fingerprint import fingerprint
+from iet_agc.config.run_folder import check_folder, claim_folder
+from iet_agc.config.settings import Settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet, unique_images
@@ -68,7 +70,7 @@ def start(
     keep_freed_memory()
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
-    images, held_out = load_dataset(**settings.data.source())
+    images, held_out = load_dataset(settings.data)
     device = distributed.choose_device(settings.run.device)
     with distributed.processes(device):
         train(settings, images, out, device, on_step, stop, held_out)

@@ -76,7 +76,7 @@ class ImageTask:
 
     def __init__(self, settings: Settings, images: ImageSet) -> None:
         self.settings, self.images = settings, images
-        defaults = {"text": TextSettings(), "lora": LoraSettings()}  # pyright: ignore[reportCallIssue]
+        defaults = {"text": TextSettings(), "lora": LoraSettings()}
         for section, default in defaults.items():
             if getattr(settings, section) != default:
                 raise UserError(f"settings of section {section} have no effect on images alone: leave them out")

@@ -6,6 +6,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
+from iet_agc.config.data_settings import AfhqDogData
 from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import Opener, UnfitError, in_words
 from iet_agc.data.folders import is_image_name, load_images, read_images
@@ -13,7 +14,7 @@ from iet_agc.data.image_set import Parts
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
-__all__ = ["AFHQ_SHAPE", "afhq_folders", "read_afhq_dog"]
+__all__ = ["AFHQ_SHAPE", "afhq_dog_origin", "read_afhq_dog"]
 
 #: What the images are brought to, unless told otherwise: the size of the paper.
 AFHQ_SHAPE = (3, 64, 64)
@@ -27,14 +28,12 @@ _AFHQ_HELP = (
 _LARGEST_MEMBER = 2**28
 
 
-def read_afhq_dog(root: Path | None, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic") -> Parts:
-    """The dogs of AFHQ in the layout of StarGAN v2, brought to `shape` as `conversion.convert` does.
+def read_afhq_dog(data: AfhqDogData) -> Parts:
+    """The dogs of AFHQ in the layout of StarGAN v2, brought to `data.shape` as `conversion.convert` does.
 
-    Args:
-        root: the archive, the folder with `train/dog` and `test/dog` (or `val/dog`), or a folder of dogs alone; a
-            folder `train/dog` brings the test part beside it.
-        shape: (C, H, W); None is 3 x 64 x 64, as in the paper.
-        resize: the paper's is bilinear; see `conversion.convert`.
+    `data.root` is the archive, the folder with `train/dog` and `test/dog` (or `val/dog`), or a folder of dogs alone; a
+    folder `train/dog` brings the test part beside it. No shape is 3 x 64 x 64, as in the paper, whose way to resize is
+    bilinear.
 
     Returns:
         The training images; the images of `test/dog`, or else `val/dog`, or None.
@@ -42,17 +41,26 @@ def read_afhq_dog(root: Path | None, shape: tuple[int, int, int] | None = None, 
     Raises:
         UserError: no such layout, and what `load_images` refuses; a grey image is an error, too.
     """
+    root, resize = data.root_path, data.resize
     if root is None:
         raise UserError(f"data.name is 'afhq-dog', but data.root does not say where: {_AFHQ_HELP}")
-    shape = shape or AFHQ_SHAPE
+    shape = data.shape or AFHQ_SHAPE
     if root.is_file():
         return _afhq_archive(root, shape, resize)
-    train, test = afhq_folders(root)
+    train, test = _folders(root)
     read = partial(load_images, shape=shape, in_colour=True, resize=resize)
     return read(train), read(test) if test else None
 
 
-def afhq_folders(root: Path) -> tuple[Path, Path | None]:
+def afhq_dog_origin(data: AfhqDogData) -> list[Path]:
+    """The archive, or the folders of dogs."""
+    root = data.root_path
+    if root is None:
+        return []
+    return [place for place in _folders(root) if place] if root.is_dir() else [root]
+
+
+def _folders(root: Path) -> tuple[Path, Path | None]:
     """The folders of the training dogs and of the test dogs.
 
     Raises:

@@ -6,17 +6,17 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
 
+from iet_agc.config.data_settings import FolderData, Laion10kData
 from iet_agc.data.captions import is_caption, texts_of
 from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import in_words
 from iet_agc.data.folders import load_images
-from iet_agc.data.image_set import ImageSet
+from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
-__all__ = ["LAION_SHAPE", "captions_file", "read_captioned", "read_laion"]
+__all__ = ["LAION_SHAPE", "captioned_origin", "read_captioned", "read_laion"]
 
 #: What the images of LAION-10k are brought to, unless told otherwise: the size of the paper.
 LAION_SHAPE = (3, 256, 256)
@@ -26,27 +26,28 @@ _LAION_HELP = (
 )
 
 
-def read_laion(
-    root: Path | None,
-    captions: str | None = None,
-    shape: tuple[int, int, int] | None = None,
-    resize: Resize = "bicubic",
-) -> ImageSet:
+def read_laion(data: Laion10kData) -> Parts:
     """Images and captions in the layout of DCR (Somepalli et al.): a folder of images, and a JSON file of captions.
 
-    Args:
-        root: the folder of images, at any depth.
-        captions: see `read_captioned`; None is the only .json file in `root`.
-        shape: (C, H, W) to bring images to; None is 3 x 256 x 256, as in the paper.
-        resize: the paper's is bilinear; see `conversion.convert`.
+    `data.root` is the folder of images, at any depth; no captions are the only .json file in it. No shape is
+    3 x 256 x 256, as in the paper, whose way to resize is bilinear.
 
     Raises:
         UserError: see `read_captioned`.
     """
+    root = data.root_path
     if root is None or not root.is_dir():
         where = "data.root does not say where" if root is None else f"{shown(root)} is no folder"
         raise UserError(f"data.name is 'laion-10k', but {where}: {_LAION_HELP}")
-    return read_captioned(root, captions or _only_json(root), shape or LAION_SHAPE, resize)
+    return read_captioned(root, data.captions or _only_json(root), data.shape or LAION_SHAPE, data.resize), None
+
+
+def captioned_origin(data: Laion10kData | FolderData) -> list[Path]:
+    """The folder, and the file of its captions."""
+    root = data.root_path
+    if root is None:
+        return []
+    return [root, _captions_file(root, data.captions)] if data.captions and data.captions != "txt" else [root]
 
 
 def _only_json(root: Path) -> str:
@@ -86,7 +87,7 @@ def read_captioned(
         texts = _read_beside(root)
         found = {image: [text] if text in texts else [] for image, text in beside.items()}
         return replace(images, captions=_match(images, texts, found, "its .txt files"))
-    file = captions_file(root, captions)
+    file = _captions_file(root, captions)
     lines = file.suffix == ".jsonl"
     texts = _read_lines(file) if lines else _read_captions(file)
     images = load_images(root, shape, resize=resize)
@@ -95,12 +96,7 @@ def read_captioned(
     return replace(images, captions=_match(images, texts, found, shown(file)))
 
 
-def captions_file(root: Path, captions: str) -> Path:
-    """The file with the captions of a folder.
-
-    Raises:
-        UserError: it is not there.
-    """
+def _captions_file(root: Path, captions: str) -> Path:
     for place in (root / captions, Path(captions)):
         if place.is_file():
             return place
@@ -126,7 +122,8 @@ def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
         if not line.strip():
             continue
         content = _json(_utf8(line, where), where)
-        name = content.get("file_name") if isinstance(content, dict) else None
+        fields = content if isinstance(content, dict) else {}
+        name = fields.get("file_name")
         if not isinstance(name, str) or not name:
             raise UserError(f"{where} has no file_name: write an object with file_name and text in each line")
         path = PurePosixPath(name)
@@ -134,7 +131,7 @@ def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
             raise UserError(f"{where}: {shown(name)} leaves the folder: give paths below it")
         if str(path) in texts:
             raise UserError(f"{where}: {shown(name)} stands there more than once: give it a list of captions")
-        texts[str(path)] = texts_of(content.get("text"), f"{where}: {shown(name)}")
+        texts[str(path)] = texts_of(fields.get("text"), f"{where}: {shown(name)}")
     return texts
 
 
@@ -166,14 +163,14 @@ def _utf8(content: bytes, where: str) -> str:
         raise UserError(f"{where} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read as JSON: {in_words(error)}") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(content := dict(pairs)) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise UserError(f"{shown(twice)} stands there more than once")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from iet_agc.config.data_settings import CifarData
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.decoding import in_words
 from iet_agc.data.image_set import ImageSet, Parts
@@ -16,26 +17,24 @@ from iet_agc.runtime.files import shown
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-__all__ = ["cifar_folder", "read_cifar"]
+__all__ = ["cifar_origin", "read_cifar"]
 
 
-def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
+def read_cifar(data: CifarData) -> Parts:
     """CIFAR-10 or CIFAR-100, the python version, by torchvision's loaders; labels are CIFAR-100's fine ones.
 
     The batches are pickles. Each is opened only after its MD5 is found to be the published one, wherever it came from.
 
-    Args:
-        root: the folder that holds, or is to hold, `cifar-10-batches-py` or `cifar-100-python`.
-        name: "cifar10" or "cifar100".
-        download: fetch, or unpack, what is not there.
+    `data.root` is the folder that holds, or is to hold, `cifar-10-batches-py` or `cifar-100-python`. With
+    `data.download` what is not there is fetched, or unpacked.
 
     Raises:
         UserError: files that are missing or not the published ones, or a download that failed.
     """
-    kind = _loader(name)
+    kind, name, root = _loader(data.name), data.name, data.root_path
     if root is None:
         raise UserError(f"data.name is {name!r}, but data.root does not say where: {_cifar_help(kind)}")
-    if download:
+    if data.download:
         _download_cifar(kind, root)
     _check_cifar(kind, root)
     try:
@@ -45,9 +44,9 @@ def read_cifar(root: Path | None, name: str, download: bool) -> Parts:
         raise UserError(f"{shown(root / kind.base_folder)} cannot be read as {name}: {in_words(error)}") from error
 
 
-def cifar_folder(root: Path, name: str) -> Path:
-    """The folder with the batches of CIFAR-10 or CIFAR-100."""
-    return root / _loader(name).base_folder
+def cifar_origin(data: CifarData) -> list[Path]:
+    """The folder with the batches."""
+    return [data.root_path / _loader(data.name).base_folder] if data.root_path else []
 
 
 def _loader(name: str) -> "type[CIFAR10]":
@@ -105,6 +104,6 @@ def _download_cifar(kind: "type[CIFAR10]", root: Path) -> None:
 
 def _cifar_help(kind: "type[CIFAR10]") -> str:
     return (
-        f"set data.root to the folder that holds {kind.base_folder}, or add --data.download true to fetch or unpack "
+        f"set data.root to the folder that holds {kind.base_folder}, or set data.download true to fetch or unpack "
         f"{kind.url}"
     )

@@ -1,16 +1,19 @@
 """Published files, fetched when asked for."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from iet_agc.data.decoding import in_words
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10, FashionMNIST
+
 __all__ = ["fetch"]
 
 
-def fetch(kind: type[Any], root: Path, address: str) -> None:
+def fetch(kind: "type[CIFAR10 | FashionMNIST]", root: Path, address: str) -> None:
     """Let torchvision download and unpack a set, with its checksums."""
     try:
         kind(root, download=True)

@@ -16,13 +16,14 @@ from fontTools.ttLib import TTFont
 from PIL import Image
 from torch import Tensor
 
-from iet_agc.data.conversion import Resize, convert
+from iet_agc.config.data_settings import EmojiData
+from iet_agc.data.conversion import convert
 from iet_agc.data.decoding import in_words, strict_pillow
-from iet_agc.data.image_set import ImageSet
+from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
-__all__ = ["EMOJI_SHAPE", "emoji_font", "read_emoji"]
+__all__ = ["EMOJI_SHAPE", "emoji_font", "emoji_origin", "read_emoji"]
 
 #: What emoji are brought to, unless told otherwise.
 EMOJI_SHAPE = (3, 32, 32)
@@ -57,22 +58,20 @@ class _UnfitFontError(Exception):
     """What is wrong with a font, in words that follow its name."""
 
 
-def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic") -> ImageSet:
-    """The emoji of a font on white, brought to `shape` as `conversion.convert` does, with their names as captions.
+def read_emoji(data: EmojiData) -> Parts:
+    """The emoji of a font on white, brought to `data.shape` as `conversion.convert` does, with their names as captions.
 
     A picture that stands for several sequences, such as the flag of Norway and of Svalbard, has several captions. Left
     out are skin tones, and near copies of a picture that stands before, so that a copy of a training image is telling:
-    of the 3,925 pictures in Debian 12's font 1,650 stay, the same at any `shape`.
+    of the 3,925 pictures in Debian 12's font 1,650 stay, the same at any shape.
 
-    Args:
-        root: the font, or the folder that holds NotoColorEmoji.ttf; None is Debian's package.
-        shape: (C, H, W); None is 3 x 32 x 32.
-        resize: see `conversion.convert`.
+    `data.root` is the font, or the folder that holds NotoColorEmoji.ttf; None is Debian's package. No shape is
+    3 x 32 x 32.
 
     Raises:
         UserError: no font there, or one that is damaged or has no colour bitmaps.
     """
-    file = emoji_font(root)
+    file = emoji_font(data.root_path)
     try:
         with strict_pillow(), TTFont(file, lazy=True) as font:
             captions, images = _named_pictures(font)
@@ -82,7 +81,12 @@ def read_emoji(root: Path | None, shape: tuple[int, int, int] | None = None, res
         raise UserError(f"{shown(file)} cannot be read as a font, {in_words(error)}: {_HELP}") from error
     whole = ImageSet(images, "emoji", captions=captions)
     kept = whole.take(_distinct(convert(whole, EMOJI_SHAPE).images))
-    return convert(kept, shape or EMOJI_SHAPE, resize)
+    return convert(kept, data.shape or EMOJI_SHAPE, data.resize), None
+
+
+def emoji_origin(data: EmojiData) -> list[Path]:
+    """The font file."""
+    return [emoji_font(data.root_path)]
 
 
 def emoji_font(root: Path | None) -> Path:

@@ -9,11 +9,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from iet_agc.config.data_settings import FashionMnistData
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError
 
-__all__ = ["fashion_folder", "read_fashion_mnist"]
+__all__ = ["fashion_mnist_origin", "read_fashion_mnist"]
 
 _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
 
@@ -21,28 +22,35 @@ _FASHION_FOLDERS = ("/usr/share/datasets/fashion-mnist",)
 _LARGEST_IDX = 2**30
 
 
-def read_fashion_mnist(root: Path | None, download: bool) -> Parts:
+def read_fashion_mnist(data: FashionMnistData) -> Parts:
     """Fashion-MNIST: 60,000 training and 10,000 test images of 1 x 28 x 28, with labels.
 
-    Args:
-        root: folder with its four files, or the one that torchvision downloads to; None is Debian's package.
-        download: fetch into `root`, by torchvision, what is not there.
+    `data.root` is the folder with its four files, or the one that torchvision downloads to; None is Debian's package.
+    With `data.download` torchvision fetches into it what is not there.
 
     Raises:
         UserError: missing or damaged files.
     """
-    if download:
-        _download_fashion(root)
-    folder = fashion_folder(root)
+    if data.download:
+        _download_fashion(data.root_path)
+    folder = _fashion_folder(data.root_path)
     train, test = (
         ImageSet(
             _read_idx(folder / f"{part}-images-idx3-ubyte.gz")[:, None],
-            "fashion-mnist",
+            data.name,
             _read_idx(folder / f"{part}-labels-idx1-ubyte.gz").long(),
         )
         for part in ("train", "t10k")
     )
     return train, test
+
+
+def fashion_mnist_origin(data: FashionMnistData) -> list[Path]:
+    """The folder with its four files, once it is there."""
+    try:
+        return [_fashion_folder(data.root_path)]
+    except UserError:  # what reads it downloads it, or says so
+        return []
 
 
 def _download_fashion(root: Path | None) -> None:
@@ -55,12 +63,7 @@ def _download_fashion(root: Path | None) -> None:
         fetch(FashionMNIST, root, FashionMNIST.mirrors[0])
 
 
-def fashion_folder(root: Path | None) -> Path:
-    """The folder with Fashion-MNIST's four files.
-
-    Raises:
-        UserError: it is not where it is looked for.
-    """
+def _fashion_folder(root: Path | None) -> Path:
     name = "train-images-idx3-ubyte.gz"
     places = [root, root / "FashionMNIST" / "raw"] if root else [Path(folder) for folder in _FASHION_FOLDERS]
     for place in places:
@@ -69,7 +72,7 @@ def fashion_folder(root: Path | None) -> Path:
     where = " or ".join(str(place) for place in places)
     raise UserError(
         f"Fashion-MNIST is not in {where} (no {name}): install Debian's dataset-fashion-mnist, or set data.root to a "
-        "folder that torchvision.datasets.FashionMNIST downloaded, or to any with --data.download true"
+        "folder that torchvision.datasets.FashionMNIST downloaded, or set data.download true to download it to any"
     )
 
 

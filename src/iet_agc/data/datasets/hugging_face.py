@@ -8,51 +8,56 @@ from typing import Any, BinaryIO
 
 import torch
 
+from iet_agc.config.data_settings import HuggingFaceData
 from iet_agc.data.captions import texts_of
-from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import UnfitError, in_words
 from iet_agc.data.folders import read_images
-from iet_agc.data.image_set import ImageSet
+from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
-__all__ = ["hub_version", "read_hugging_face"]
+__all__ = ["hugging_face_origin", "read_hugging_face"]
 
 #: Formats whose readers in `datasets` run and unpickle nothing; "cache" is what was prepared before.
 _READERS = {"arrow", "cache", "imagefolder", "parquet"}
 
 
-def read_hugging_face(
-    root: str | None,
-    part: str = "train",
-    image_column: str = "image",
-    label_column: str | None = None,
-    subset: str | None = None,
-    shape: tuple[int, int, int] | None = None,
-    caption_column: str | None = None,
-    resize: Resize = "bicubic",
-    revision: str | None = None,
-) -> ImageSet:
-    """One part of a dataset, decoded by the rules of `folders.load_images`.
+def read_hugging_face(data: HuggingFaceData) -> Parts:
+    """A dataset of the hub, or of a local folder in its layout, decoded by the rules of `folders.load_images`.
 
-    Args:
-        root: a local folder (parquet, arrow or image files, or what `save_to_disk` wrote), which needs no network, or
-            the name of a dataset on the hub.
-        part: its split, such as "train".
-        image_column: where the images are.
-        label_column: where the class of each is, whole numbers from 0; None gives no labels.
-        subset: its configuration, where there are several.
-        shape: see `folders.load_images`.
-        caption_column: where the caption of each is, or a list of them; None gives no captions.
-        resize: see `folders.load_images`.
-        revision: of a dataset on the hub, its branch, tag or commit; None is "main".
+    `data.root` is a local folder (parquet, arrow or image files, or what `save_to_disk` wrote), which needs no network,
+    or the name of a dataset on the hub. Its label column holds whole numbers from 0, its caption column a text or a
+    list of texts.
 
     Raises:
-        UserError: `datasets` is not installed, no such dataset, split or column, or images that cannot be used.
+        UserError: `datasets` is not installed, no such dataset, split or column, images that cannot be used, or two
+            splits with images of different shapes.
     """
+    train = _read_split(data, data.train_split or "train")
+    test = _read_split(data, data.held_out_split) if data.held_out_split else None
+    if test is not None and test.shape != train.shape:
+        raise UserError(
+            f"{train.name}: images of the two splits differ, {train.size} and {test.size}: set data.convert_to"
+        )
+    return train, test
+
+
+def hugging_face_origin(data: HuggingFaceData) -> list[Path] | str:
+    """The local folder, or where `datasets` keeps the prepared files of a dataset on the hub, a name with its version.
+
+    Raises:
+        UserError: see `read_hugging_face`.
+    """
+    if data.root_path is None or data.root_path.exists():
+        return [data.root_path] if data.root_path else []
+    return str(_builder(_library(), _name(data), data.subset, data.revision).cache_dir)
+
+
+def _read_split(data: HuggingFaceData, part: str) -> ImageSet:
+    image_column, label_column, caption_column = data.image_column or "image", data.label_column, data.caption_column
     datasets = _library()
-    name = _name(root)
-    table = _table(datasets, name, part, subset, revision)
+    name = _name(data)
+    table = _table(datasets, name, part, data.subset, data.revision)
     for column in filter(None, (image_column, label_column, caption_column)):
         if column not in table.column_names:
             there = ", ".join(map(repr, table.column_names))
@@ -66,22 +71,13 @@ def read_hugging_face(
     rows = {PurePath(f"row {row:07d}"): partial(_opened, encoded, row, image_column) for row in range(len(table))}
     if not rows:
         raise UserError(f"{shown(name)} has no images in its split {part!r}: choose another")
-    images = read_images(rows, shown(name), shape, resize=resize)
+    images = read_images(rows, shown(name), data.shape, resize=data.resize)
     labels = None if label_column is None else _labels(table[label_column], f"column {label_column!r} of {shown(name)}")
     captions = None
     if caption_column is not None:
         where = f"column {caption_column!r} of {shown(name)}, row"
         captions = tuple(texts_of(value, f"{where} {row}") for row, value in enumerate(table[caption_column]))
     return ImageSet(images.images, images.name, labels, captions=captions)
-
-
-def hub_version(root: str | None, subset: str | None, revision: str | None = None) -> str:
-    """What a dataset on the hub is at this time: where `datasets` keeps its prepared files, a name with its version.
-
-    Raises:
-        UserError: see `read_hugging_face`.
-    """
-    return str(_builder(_library(), _name(root), subset, revision).cache_dir)
 
 
 def _library() -> Any:
@@ -93,13 +89,13 @@ def _library() -> Any:
         ) from None
 
 
-def _name(root: str | None) -> str:
-    if root is None:
+def _name(data: HuggingFaceData) -> str:
+    if not data.root:
         raise UserError(
             "data.name is 'hugging-face', but data.root does not say which: set it to a local folder, or to the name "
             "of a dataset on the hub"
         )
-    return root
+    return data.root
 
 
 def _table(datasets: Any, name: str, part: str, subset: str | None, revision: str | None) -> Any:

@@ -1,0 +1,76 @@
+"""Presets: TOML files with one section per class of settings.
+
+`extends = "NAME"` at its top takes what a preset leaves out from another one.
+"""
+
+import tomllib
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from iet_agc.config.other_images import check_planting, described_by_changes, is_another_set
+from iet_agc.config.settings import Settings, did_you_mean, validate
+from iet_agc.runtime.errors import UserError
+
+__all__ = ["load_preset", "preset_names"]
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package, sorted."""
+    return sorted(file.name.removesuffix(".toml") for file in _preset_folder().iterdir() if file.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> Settings:
+    """The settings of a preset.
+
+    Args:
+        name: of a preset that comes with the package, or the path of a .toml file in the same form.
+
+    Raises:
+        UserError: there is none of that name (the message names the nearest), or the file is no preset.
+    """
+    if name.endswith(".toml"):
+        return _read_preset(Path(name))
+    if name not in preset_names():
+        raise UserError(f"unknown preset {name!r}{did_you_mean(name, preset_names())}; 'iet-agc presets' lists them")
+    return validate({"name": name} | _content(name))
+
+
+def _content(name: str) -> dict[str, Any]:
+    """What a preset of the package says, what it extends included."""
+    if name not in preset_names():
+        raise UserError(f"extends {name!r}, which is no preset{did_you_mean(name, preset_names())}")
+    return _extended(tomllib.loads((_preset_folder() / f"{name}.toml").read_text(encoding="utf-8")))
+
+
+def _extended(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a preset on top of what it extends, section by section."""
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    below = _content(str(base))
+    sections = {
+        name: below[name] | value
+        for name, value in content.items()
+        if isinstance(value, dict) and isinstance(below.get(name), dict)
+    }
+    merged = below | content | sections
+    own, data = below.get("data", {}), merged.get("data", {})
+    if isinstance(data, dict) and is_another_set(own, data):
+        check_planting(str(base), own, data, content["data"])
+        merged |= {"description": content.get("description", described_by_changes(str(base), own, data))}
+    return merged
+
+
+def _read_preset(file: Path) -> Settings:
+    try:
+        return validate({"name": file.stem} | _extended(tomllib.loads(file.read_text(encoding="utf-8"))))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # no UTF-8, no TOML, or no settings
+        raise UserError(f"{file} is no preset: {error}") from None
+
+
+def _preset_folder() -> Traversable:
+    return resources.files("iet_agc.config") / "presets"

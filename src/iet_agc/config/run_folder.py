@@ -1,0 +1,71 @@
+"""What makes a folder a run's: config.json, which a resume reads, and settings.toml, the same for people."""
+
+import json
+from pathlib import Path
+
+from iet_agc.config.fingerprint import differences
+from iet_agc.config.settings import Settings, documented, validate
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import check_ours, replace_text
+
+__all__ = ["annotated", "check_folder", "claim_folder", "is_run", "read_settings"]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (folder / "config.json").is_file() and not (folder / "model_index.json").is_file()
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of a run.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    file = folder / "config.json"
+    try:
+        return validate(json.loads(file.read_text(encoding="utf-8")))
+    except OSError:
+        raise UserError(f"{folder} is not a run: it has no config.json") from None
+    except ValueError as error:  # no UTF-8, no JSON, or no settings
+        raise UserError(f"{file} is damaged: {error}") from None
+
+
+def check_folder(settings: Settings, folder: Path) -> None:
+    """Find out whether `folder` is free or holds the run of these settings. Writes nothing.
+
+    Raises:
+        UserError: it holds another run, or something else; the message says what differs.
+    """
+    check_ours(folder, "config.json", {"config.json", "settings.toml"}, "run")
+    if (folder / "config.json").exists() and (changed := differences(read_settings(folder), settings)):
+        raise UserError(
+            f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
+        )
+
+
+def claim_folder(settings: Settings, folder: Path) -> None:
+    """Make `folder` the run of these settings, after `check_folder`.
+
+    config.json is what a resume reads; settings.toml says the same to people, with the meaning of each
+    setting, and is a preset.
+
+    Raises:
+        UserError: see `check_folder`.
+    """
+    check_folder(settings, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / "settings.toml", annotated(settings))
+    replace_text(folder / "config.json", settings.model_dump_json(indent=1) + "\n")
+
+
+def annotated(settings: Settings) -> str:
+    """The settings as a preset file, each with its meaning and unit."""
+    lines: list[str] = []
+    for dotted, value, meaning in documented(settings):
+        section, _, field = dotted.rpartition(".")
+        if section and f"[{section}]" not in lines:
+            lines += ["", f"[{section}]"]
+        line = f"# {field}: none" if value is None else f"{field} = {json.dumps(value, ensure_ascii=False)}"
+        lines.append(f"{line:<40} # {meaning}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,47 @@
+"""A folder of images, or an array file, with captions or classes where there are some."""
+
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+import torch
+
+from iet_agc.config.data_settings import FolderData
+from iet_agc.data.datasets.captioned_folder import read_captioned
+from iet_agc.data.folders import load_images
+from iet_agc.data.image_set import ImageSet, Parts
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import shown
+
+__all__ = ["read_folder"]
+
+
+def read_folder(data: FolderData) -> Parts:
+    """The images under `data.root`, with `data.captions` as `read_captioned` takes them and classes by subfolders.
+
+    Raises:
+        UserError: what `load_images` and `read_captioned` refuse, and images in no subfolder or classes without images.
+    """
+    if (root := data.root_path) is None:
+        raise UserError("data.name is 'folder', but data.root does not say which: set data.root")
+    if data.captions:
+        images = read_captioned(root, data.captions, data.shape, data.resize)
+    else:
+        images = load_images(root, data.shape, resize=data.resize)
+    return (_with_classes(images, root) if data.classes == "folders" else images), None
+
+
+def _with_classes(images: ImageSet, root: Path) -> ImageSet:
+    """The images with the class of the subfolder that each stands in, in the order of the folders' names."""
+    if images.files is None:
+        raise UserError(f"{images.name} is no folder: data.classes 'folders' needs one with a subfolder for each class")
+    files = [PurePath(file) for file in images.files]
+    if alone := [file for file in files if len(file.parts) < 2]:
+        raise UserError(
+            f"{images.name}: {alone[0]} stands in no subfolder, so data.classes 'folders' gives it no class"
+        )
+    names = sorted({file.parts[0] for file in files})
+    folders = [entry.name for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    if empty := [folder for folder in folders if folder not in names]:
+        raise UserError(f"{images.name}: class {shown(empty[0])} has no images: remove the folder or fill it")
+    places = {name: place for place, name in enumerate(names)}
+    return replace(images, labels=torch.tensor([places[file.parts[0]] for file in files], dtype=torch.int64))
