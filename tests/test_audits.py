@@ -362,6 +362,8 @@ def test_near_copies_do_not_count_and_are_told_before_samples_are_looked_at(tmp_
         run("a", tmp_path, fail_above=0.5)
     assert [name[:15] for name in names] == ["pixels-held-out"]
     assert not (tmp_path / "a" / "audit.json").exists()
+    np.save("real.npy", noise(105, 2).numpy())  # more, as it was asked for, into the same folder
+    assert run("a", tmp_path, fail_above=0.5)["gate"]["failed"] is False
 
 
 def test_sets_that_do_not_fit_leave_nothing(tmp_path):

@@ -16,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -135,18 +136,19 @@ def audit_sources(
         if distributed.rank() == 0:
             settle_audit(out)
         parts = _Parts(out / ".parts", {"made_of": made_of, **_surroundings(given.networks, where)})
-        result = audit(
-            given.train,
-            given.samples,
-            given.held_out,
-            flips=flips,
-            extractors=given.networks,
-            seeds=given.seeds,
-            record=record,
-            fail_above=fail_above,
-            clip=judge,
-            work=Work(parts.compute, parts.once, memory, where, on_done),
-        )
+        with _unless_refused(parts.folder):
+            result = audit(
+                given.train,
+                given.samples,
+                given.held_out,
+                flips=flips,
+                extractors=given.networks,
+                seeds=given.seeds,
+                record=record,
+                fail_above=fail_above,
+                clip=judge,
+                work=Work(parts.compute, parts.once, memory, where, on_done),
+            )
         told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize_of(train)}
         result.numbers["conventions"] |= told
         result.numbers["made_of"] = made_of
@@ -252,6 +254,20 @@ def _check_same(out: Path, there: Mapping[str, Any] | None, made_of: Mapping[str
     if odd:
         named = _INPUTS.get(odd[0], odd[0])
         raise UserError(f"{out} holds another audit ({named} differ from those given now): choose another --out")
+
+
+@contextmanager
+def _unless_refused(parts: Path) -> Iterator[None]:
+    """Keep finished parts, unless the audit is refused: whoever mends what it was refused for has another one to make.
+
+    Of several processes the others may still be reading them: there they stay.
+    """
+    try:
+        yield
+    except UserError:
+        if distributed.size() == 1:
+            shutil.rmtree(parts)
+        raise
 
 
 class _Parts:

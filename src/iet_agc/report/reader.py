@@ -383,7 +383,8 @@ def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
         zipfile.BadZipFile,
         csv.Error,
     ) as error:
-        reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged: {type(error).__name__}: {error}"
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged: {told}"
         raise UserError(f"{file} is {' '.join(reason.split())}; run the same 'iet-agc audit' again") from error
 
 
