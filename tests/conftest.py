@@ -4,6 +4,21 @@ from pathlib import Path
 
 import pytest
 
+#: Files whose tests train, draw, or start processes and browsers; `make check` leaves them out.
+SLOW = {
+    "test_audits", "test_browser", "test_captions", "test_classes", "test_cli", "test_detection", "test_dist",
+    "test_e2e", "test_emoji", "test_example", "test_features", "test_hugging_face", "test_identity", "test_imports",
+    "test_initial", "test_lora", "test_memorized_prompts", "test_package", "test_parity", "test_precision",
+    "test_recipes", "test_resume", "test_settings", "test_stop", "test_text",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow files."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:

@@ -21,8 +21,8 @@ from iet_agc.training import loop
 from iet_agc.training.identity import check_pipeline, read_identity
 from iet_agc.training.initialization import folders_of
 from iet_agc.training.loop import start, train
+from tests.commands import call as call_cli
 from tests.image_sets import load_named
-from tests.test_cli import call as call_cli
 
 CPU = torch.device("cpu")
 TINY = {

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import iet_agc
+from tests.conftest import SLOW
 
 PACKAGE = Path(iet_agc.__file__).parent
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architecture.md"
@@ -234,3 +235,9 @@ def test_that_proof_can_fail() -> None:
 def test_auditors_need_no_diffusers() -> None:
     """`iet_agc.metrics` takes images from anywhere."""
     assert "diffusers" not in _loaded_by(["iet_agc.metrics.neighbors", "iet_agc.metrics.quality"])
+
+
+def test_files_that_are_slow_are_there_and_no_test_file_imports_another() -> None:
+    files = {file.stem: file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("*.py")}
+    assert {*files} >= SLOW
+    assert [name for name, source in files.items() if "from tests" + ".test_" in source] == []

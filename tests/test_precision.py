@@ -112,6 +112,7 @@ def test_no_step_waits_for_the_device(name):
         torch.ones(1).item()  # the check can fail
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_no_step_waits_for_the_gpu():
     device = torch.device("cuda")

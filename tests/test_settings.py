@@ -1,5 +1,7 @@
 """No option without an effect: every setting is changed, alone, and something that matters must differ."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -114,23 +116,41 @@ CHANGES = {
 }
 
 
-#: Settings of image sets and models that are not at hand here: test_datasets.py, test_captions.py, test_text.py and
-#: test_lora.py see their effect.
+#: Settings of image sets and models that are not at hand here, and the test that shows the effect of each.
 ELSEWHERE = {
-    f"data.{name}"
-    for name in (
-        "download", "classes", "captions", "revision", "subset", "train_split", "held_out_split", "image_column",
-        "label_column", "cache", "caption_column", "resize", "planted_captions",
-    )
-} | {
-    "model.kind", "sample.guidance", "text.captions", "text.embedding_noise", "text.train_encoder", "lora.rank",
-    "lora.alpha",
-}  # fmt: skip
-ELSEWHERE |= {f"text.{name}" for name in ("random_caption", "change_rate", "too_long", "drop_caption")} | {
-    "sample.scheduler"
+    "data.download": "test_datasets.py::test_an_archive_that_is_there_is_unpacked_without_a_network",
+    "data.classes": "test_datasets.py::test_classes_of_a_folder_are_its_subfolders",
+    "data.captions": "test_captions.py::test_captions_beside_images",
+    "data.caption_column": "test_hugging_face.py::test_captions_in_a_column",
+    "data.revision": "test_hugging_face.py::test_a_dataset_of_the_hub_is_taken_at_a_revision",
+    "data.subset": "test_hugging_face.py::test_configurations",
+    "data.train_split": "test_hugging_face.py::test_two_splits",
+    "data.held_out_split": "test_hugging_face.py::test_two_splits",
+    "data.image_column": "test_hugging_face.py::test_parquet_files_with_labels",
+    "data.label_column": "test_hugging_face.py::test_parquet_files_with_labels",
+    "data.cache": "test_image_cache.py::test_equal_to_no_cache",
+    "data.resize": "test_datasets.py::test_a_folder_is_resized_as_asked",
+    "data.planted_captions": "test_captions.py::test_planted_copies_have_the_captions_asked_for",
+    "model.kind": "test_text.py::test_a_run_learns_and_leaves_frozen_parts_alone",
+    "lora.rank": "test_lora.py::test_rank_and_alpha_have_an_effect",
+    "lora.alpha": "test_lora.py::test_rank_and_alpha_have_an_effect",
+    "text.captions": "test_text.py::test_a_shard_takes_its_own_captions",
+    "text.embedding_noise": "test_text.py::test_text_mitigations_do_what_they_say",
+    "text.train_encoder": "test_text.py::test_a_text_encoder_learns_if_it_is_trained",
+    "text.drop_caption": "test_text.py::test_dropped_captions_are_the_empty_text",
+    "text.too_long": "test_captions.py::test_captions_that_are_too_long_are_cut",
+    "text.change_rate": "test_captions.py::test_the_rate_has_an_effect",
+    "text.random_caption": "test_captions.py::test_a_step_tells_changed_captions",
+    "text.random_tokens": "test_captions.py::test_a_step_tells_changed_captions",
+    "text.random_numbers": "test_captions.py::test_a_step_tells_changed_captions",
+    "text.repeat_words": "test_captions.py::test_a_step_tells_changed_captions",
+    "sample.guidance": "test_text.py::test_prompts_and_guidance_have_an_effect",
+    "sample.scheduler": "test_captions.py::test_samplers_draw_what_stock_diffusers_draws",
+    "sample.random_tokens": "test_captions.py::test_every_mitigation_changes_what_is_drawn",
+    "sample.random_numbers": "test_captions.py::test_every_mitigation_changes_what_is_drawn",
+    "sample.repeat_words": "test_captions.py::test_every_mitigation_changes_what_is_drawn",
+    "sample.embedding_noise": "test_captions.py::test_every_mitigation_changes_what_is_drawn",
 }
-ELSEWHERE |= {f"text.{name}" for name in ("random_tokens", "random_numbers", "repeat_words")}
-ELSEWHERE |= {f"sample.{name}" for name in ("random_tokens", "random_numbers", "repeat_words", "embedding_noise")}
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +182,16 @@ def observe(settings, folder):
 
 
 def test_every_setting_is_in_the_table():
-    assert set(CHANGES) | ELSEWHERE == {name for name, *_ in documented(BASE)}
+    assert {*CHANGES, *ELSEWHERE} == {name for name, *_ in documented(BASE)}
+
+
+def test_every_setting_that_is_shown_elsewhere_has_its_test_there():
+    """The test is there, and its file names the setting."""
+    for setting, test in ELSEWHERE.items():
+        file, name = test.split("::")
+        source = Path(__file__).with_name(file).read_text(encoding="utf-8")
+        assert f"\ndef {name}(" in source, f"{setting}: {file} has no {name}"
+        assert setting.split(".")[1] in source.replace("-", "_"), f"{setting}: {file} does not name it"
 
 
 #: Those with a test of their own; those of `init` have theirs in test_initial.py, compiling in test_precision.py.
