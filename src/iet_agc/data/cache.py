@@ -1,6 +1,5 @@
 """Decoded image sets on the disk, mapped into memory: one entry per source, whole or not there, and checked."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +11,11 @@ import torch
 from filelock import FileLock
 
 from iet_agc.data.image_set import ImageSet
-from iet_agc.runtime.files import flush, replace_text, replacing_folder, shown
+from iet_agc.runtime.files import digest, flush, replace_text, replacing_folder, shown
 
 __all__ = ["cached", "stamps"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 def stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
@@ -53,7 +52,7 @@ def cached(
     Raises:
         ValueError: a damaged entry, a folder that cannot be written to, or what `read` raises.
     """
-    key = hashlib.sha256(json.dumps([_VERSION, source], sort_keys=True).encode()).hexdigest()[:32]
+    key = digest([_VERSION, source])[:32]
     entry = folder / key
     with _locked(folder, key):
         if not entry.exists():
@@ -105,7 +104,7 @@ def _about(images: ImageSet) -> dict[str, object]:
 
 
 def _sealed(about: Mapping[str, object]) -> dict[str, object]:
-    return {"sha256": hashlib.sha256(json.dumps(about).encode()).hexdigest(), "about": about}
+    return {"sha256": digest(about), "about": about}
 
 
 def _read(entry: Path, part: str) -> ImageSet:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and folders that are only written where they are ours."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -14,6 +15,7 @@ from iet_agc.runtime.errors import UserError
 __all__ = [
     "check_ours",
     "check_replaceable",
+    "digest",
     "flush",
     "hashes_below",
     "holds_others",
@@ -119,7 +121,7 @@ def writing(place: Path) -> Iterator[None]:
     except OSError as error:
         taken = next((above for above in place.parents if os.path.exists(above) and not os.path.isdir(above)), None)
         reason = f"{shown(taken)} is a file, not a folder" if taken else error.strerror or type(error).__name__
-        raise UserError(f"{shown(place)} cannot be written: {reason}; choose another --out") from error
+        raise UserError(f"{shown(place)} cannot be written: {reason}; choose another output") from error
 
 
 def holds_others(folder: Path, names: Collection[str]) -> bool:
@@ -147,7 +149,7 @@ def check_ours(folder: Path, mark: str, names: Collection[str], what: str) -> No
     if any(os.path.lexists(place) and not place.is_dir() for place in (folder, *folder.parents)):
         raise UserError(f"{folder} cannot be a folder: there is a file of that name")
     if not (folder / mark).exists() and holds_others(folder, names):
-        raise UserError(f"{folder} is not empty and holds no {what}: choose another --out")
+        raise UserError(f"{folder} is not empty and holds no {what}: choose another output")
 
 
 def check_replaceable(file: Path, mark: str, what: str) -> None:
@@ -164,10 +166,10 @@ def check_replaceable(file: Path, mark: str, what: str) -> None:
     if not os.path.lexists(file):
         return
     if not file.is_file():
-        raise UserError(f"{shown(file)} is there and is no regular file: choose another --out")
+        raise UserError(f"{shown(file)} is there and is no regular file: choose another output")
     with file.open("rb") as stream:
         if mark.encode() not in stream.read(4096):
-            raise UserError(f"{shown(file)} is there and is no {what} of ours: choose another --out, or remove it")
+            raise UserError(f"{shown(file)} is there and is no {what} of ours: choose another output, or remove it")
 
 
 @contextmanager
@@ -182,7 +184,7 @@ def only_one(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
+        raise UserError(f"another process is at work in {folder}: wait for it, or choose another output") from None
     try:
         yield
     finally:
@@ -207,6 +209,11 @@ def sha256(file: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """SHA-256 of JSON values, hexadecimal: of their text in ASCII, keys in order, as `json.dumps` writes it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def hashes_below(folder: Path) -> dict[str, str]:

@@ -130,7 +130,7 @@ def newest_bundle(
             warn(f"{error}; " + (f"trying {candidates[-1].name}" if candidates else "there is none before it"))
             continue
         if any(bundle.about.get(key) != value for key, value in identity.items()):
-            raise BundleError(f"{candidate} belongs to a run with other settings or images: choose another --out")
+            raise BundleError(f"{candidate} belongs to a run with other settings or images: choose another output")
         return bundle
     return None
 

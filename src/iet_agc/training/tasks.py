@@ -1,6 +1,5 @@
 """What a run learns to draw: the model it starts from, each member's examples, previews, and what is left of it."""
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -142,7 +141,7 @@ class TextTask:
         self.scheduler = self.pipeline.scheduler
         self.changes = Changes(**settings.text.changes())
         self.pipeline.vocabulary(self.changes)  # refuses a tokenizer without what they take
-        self.identity = {"captions": hashlib.sha256(json.dumps(self._tokens()).encode()).hexdigest()}
+        self.identity = {"captions": digest(self._tokens())}
 
     def _tokens(self) -> list[list[list[int]]]:
         """The tokens of all captions, cut off where the settings say so."""
