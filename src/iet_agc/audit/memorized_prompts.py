@@ -50,7 +50,7 @@ from iet_agc.runtime.progress import progress_bar
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import read_object, unsealed
 from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
-from iet_agc.training.identity import check_pipeline
+from iet_agc.training.identity import check_files, check_pipeline
 
 __all__ = ["detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
 
@@ -225,6 +225,7 @@ def _first_captions(run: Path) -> list[str]:
     file = run / "captions.json"
     if not file.exists():
         raise UserError(f"{run} is not finished: run the same 'iet-agc train' again to finish it")
+    check_files(run, [file])
     try:
         captions = [texts[0] for texts in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, LookupError) as error:

@@ -1,8 +1,10 @@
 """Files that appear whole or not at all, and folders that are only written where they are ours."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ __all__ = [
     "holds_others",
     "link_or_copy",
     "only_one",
+    "put_back",
     "replace_text",
     "replacing",
     "replacing_folder",
@@ -31,18 +34,28 @@ __all__ = [
 
 _LOCK = ".lock"
 
+#: What the system says where there is no more room.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: How libraries in Rust tell of an error of the system: safetensors, tokenizers.
+_OF_RUST = re.compile(r"([^:()]+) \(os error (\d+)\)")
+
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Write to the path that is given; when the block ends well, it takes the place of `file` in one step.
 
     When it does not, nothing is left of what was written.
+
+    Raises:
+        UserError: it cannot be written, see `writing`.
     """
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
-        yield unfinished
-        flush(unfinished)
-        os.replace(unfinished, file)
+        with writing(file):
+            yield unfinished
+            flush(unfinished)
+            os.replace(unfinished, file)
     except BaseException:
         with suppress(OSError):
             unfinished.unlink()
@@ -60,33 +73,53 @@ def replacing_folder(folder: Path, own: Collection[str] | None = None) -> Iterat
     """Make a folder at the path that is given; when the block ends well, it takes the place of `folder`.
 
     Whenever a kill comes, the old folder or the new one is there, whole: between the two renames the old one stands
-    beside its place, as .NAME.replaced, where the next attempt puts it back. That also clears away what is unfinished.
+    beside its place, as .NAME.replaced, where the next attempt puts it back. That also clears away what a kill left
+    unfinished; an error leaves nothing of it.
 
     Args:
-        folder: the place.
+        folder: the place; of a link, the one that it leads to.
         own: paths below it of the files that are ours to replace; whatever else stands there is taken along. None: all
             of it is ours.
+
+    Raises:
+        UserError: it cannot be written, see `writing`.
     """
-    unfinished, aside = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "replaced"))
-    _put_back(aside, folder)
+    folder = folder.resolve()
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    put_back(folder)
     shutil.rmtree(unfinished, ignore_errors=True)
-    yield unfinished
-    if own is not None:
-        _take_along(folder, unfinished, own)
-    for entry in (*unfinished.rglob("*"), unfinished):
-        if not entry.is_symlink():
-            flush(entry)
+    try:
+        with writing(folder):
+            yield unfinished
+            if own is not None:
+                _take_along(folder, unfinished, own)
+            for entry in (*unfinished.rglob("*"), unfinished):
+                if not entry.is_symlink():
+                    flush(entry)
+            _exchange(folder, unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _exchange(folder: Path, unfinished: Path) -> None:
     try:
         if folder.exists():
-            os.rename(folder, aside)
+            os.rename(folder, _aside(folder))
         os.rename(unfinished, folder)
     finally:
-        _put_back(aside, folder)
+        put_back(folder)
     flush(folder.parent)
 
 
-def _put_back(aside: Path, folder: Path) -> None:
+def _aside(folder: Path) -> Path:
+    """Where a folder stands while it is being replaced."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def put_back(folder: Path) -> None:
     """End what a kill, or an error, may have cut off between the two renames of `replacing_folder`."""
+    aside = _aside(folder)
     if aside.exists() and not folder.exists():
         os.rename(aside, folder)
     shutil.rmtree(aside, ignore_errors=True)
@@ -114,14 +147,29 @@ def writing(place: Path) -> Iterator[None]:
     """Within it, whatever keeps `place` from being written becomes one clear line.
 
     Raises:
-        UserError: in place of the OSError; it names the place and what is in the way.
+        UserError: in place of what the system says, or a library that it told; it names the place and what is in the
+            way.
     """
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if (found := _of_system(error)) is None:
+            raise
+        reason, number = found
         taken = next((above for above in place.parents if os.path.exists(above) and not os.path.isdir(above)), None)
-        reason = f"{shown(taken)} is a file, not a folder" if taken else error.strerror or type(error).__name__
-        raise UserError(f"{shown(place)} cannot be written: {reason}; choose another output") from error
+        reason = f"{shown(taken)} is a file, not a folder" if taken else reason
+        mend = "make room there, or choose another output" if number in _NO_ROOM else "choose another output"
+        raise UserError(f"{shown(place)} cannot be written: {reason}; {mend}") from error
+
+
+def _of_system(error: Exception) -> tuple[str, int | None] | None:
+    """What the system said, in words, and its number if that is known; None of errors of other kinds."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__, error.errno
+    found = _OF_RUST.search(str(error))
+    return (found[1].strip(), int(found[2])) if found else None
 
 
 def holds_others(folder: Path, names: Collection[str]) -> bool:

@@ -41,7 +41,7 @@ from iet_agc.runtime.progress import progress_bar
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes
-from iet_agc.training.identity import check_pipeline
+from iet_agc.training.identity import check_files, check_pipeline
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
 
@@ -422,6 +422,7 @@ def _captions_of(run: Path, first: bool) -> list[str]:
     Few prompts are so of many images. Where training told first captions only, there are no others.
     """
     file = run / "captions.json"
+    check_files(run, [file])
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, to_float
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import digest, hashes_below, only_one, replacing_folder
+from iet_agc.runtime.files import digest, hashes_below, only_one, put_back, replacing_folder
 from iet_agc.runtime.precision import autocast, resolved
 from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.result_folder import ResultFolder
@@ -69,6 +69,7 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
     _check(train)
     captions = digest(train.captions)
     what = {"images": train.fingerprint, "captions": captions, "steps": steps, "seed": seed}
+    put_back(out)
     folder = ResultFolder(out, _MARK, "pipeline")
     folder.check(what)
     if folder.is_whole and (told := _built(out / _MARK)):

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import flush, replace_text, sha256
+from iet_agc.runtime.files import flush, replace_text, replacing, sha256
 
 __all__ = ["Bundle", "BundleError", "newest_about", "newest_bundle", "read_bundle", "seal", "stage"]
 
@@ -65,8 +65,8 @@ def stage(staging: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str,
     digests = {}
     for name, tensors in parts.items():
         file = staging / f"{name}.safetensors"
-        safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-        flush(file)
+        with replacing(file) as unfinished:
+            safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished)
         digests[file.name] = sha256(file)
     return digests
 
