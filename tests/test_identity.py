@@ -414,7 +414,7 @@ def test_of_a_run_before_there_were_seals_the_weights_are_known(base: Path) -> N
     known = json.loads(file.read_text())
     del known["seal"]
     file.write_text(json.dumps(known))
-    with pytest.raises(ValueError, match="identity.json is 'iet-agc run' version 2, not a whole"):
+    with pytest.raises(ValueError, match=r"identity.json is 'iet-agc run' version 2, not a whole"):
         audit(base)
     file.write_text(json.dumps(known | {"version": 1}))
     assert audit(base)["warnings"] == []

@@ -281,9 +281,7 @@ def test_shared_captions_of_planted_images_stand_once(run, tmp_path):
     captions = json.loads((other / "captions.json").read_text())
     captions[1] = captions[3] = captions[5] = captions[0]
     (other / "captions.json").write_text(json.dumps(captions))
-    with pytest.raises(
-        ValueError, match=r"captions.json is not as the run left it: run the same 'iet-agc train' again"
-    ):
+    with pytest.raises(ValueError, match=r"captions.json is not as the run left it: run the same 'iet-agc train'"):
         planted_prompts(other)
     (other / "identity.json").unlink()  # as of a run of which nothing is known
     prompts, planted = planted_prompts(other)
