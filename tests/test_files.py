@@ -19,7 +19,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, only_one, put_back, replacing_folder
 from iet_agc.sampling.sample_set import draw_samples
 from iet_agc.training.loop import train
-from tests.killing import contents, killed_before
+from tests.faulty import contents, forked
 from tests.tiny_runs import images, settings
 
 BUSY = "another process is at work in .*: wait for it, or choose another output"
@@ -90,7 +90,7 @@ def test_an_export_that_is_killed_anywhere_leaves_the_old_pipeline_or_the_new_on
     for number in itertools.count(1):
         place = tmp_path / str(number) / "raw"
         shutil.copytree(tmp_path / "old", place.parent)
-        died = killed_before(number, lambda place=place: export(place, 1, own))
+        died = forked(lambda place=place: export(place, 1, own), before=number).killed
         put_back(place)  # with which the next attempt starts
         outcomes.append(contents(place))
         assert outcomes[-1] in (old, new), f"before change {number}"

@@ -12,7 +12,7 @@ from iet_agc.report.comparison import compare
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest
 from iet_agc.runtime.seal import damaged, read_object, unsealed, write_sealed
-from tests.killing import contents
+from tests.faulty import contents
 from tests.test_audits import sources  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 CONTENT = {"version": 1, "numbers": {"a": [1, 2.5, None], "é": "x"}, "tuple": (1, 2), "keys": {3: True}}

@@ -130,14 +130,14 @@ class TextTask:
         pipelines = [load_text_pipeline(folder) for folder in folders]
         self.settings, self.images, self.captions, self.pipeline = settings, images, images.captions, pipelines[0]
         check_size(self.pipeline, images.shape, images.name)
-        check_digest(settings, digest := digest_of(_described(pipelines)))
+        check_digest(settings, weights := digest_of(_described(pipelines)))
         if not settings.text.train_encoder and len(_encoders(pipelines)) > 1:
             raise UserError(
                 f"{settings.init.model} trained its text encoder, which differs from its average: set "
                 f"text.train_encoder true, or start from {folders[0]} or {folders[1]}"
             )
         models = [self._learning(pipeline) for pipeline in pipelines]
-        self.initial = Initial(models[0], models[-1], digest, commit_of(name, folders[0]))
+        self.initial = Initial(models[0], models[-1], weights, commit_of(name, folders[0]))
         self.scheduler = self.pipeline.scheduler
         self.changes = Changes(**settings.text.changes())
         self.pipeline.vocabulary(self.changes)  # refuses a tokenizer without what they take
