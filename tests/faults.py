@@ -68,7 +68,7 @@ _UNTIMED = re.compile(rb'"images_per_second": [^,}]+')
 def prepare(inputs: Path) -> None:
     """Make what the verbs read: a run, its samples, an audit of them, images with captions, and a small pipeline."""
     for verb, out in (("train", "run"), ("sample", "samples"), ("audit", "audit")):
-        done = forked(lambda verb=verb, out=out: cli.main(_words(verb, inputs, inputs / out)))
+        done = forked(lambda verb=verb, out=out: cli.main(words_of(verb, inputs, inputs / out)))
         assert done.status == 0, done.said
     save_miniature(inputs / "miniature")
     save_captioned(inputs / "laion", captioned())
@@ -76,7 +76,8 @@ def prepare(inputs: Path) -> None:
     (inputs / "memorized.txt").write_text("a red dog\n")
 
 
-def _words(verb: str, inputs: Path, out: Path) -> list[str]:
+def words_of(verb: str, inputs: Path, out: Path) -> list[str]:
+    """What a shell would be given for a verb, but for the name of the program."""
     return [word.replace("{}", str(inputs)).replace("OUT", str(out)) for word in COMMANDS[verb]]
 
 
@@ -103,7 +104,7 @@ class Faults:
 
     def __init__(self, verb: str, inputs: Path, work: Path) -> None:
         self.verb, self.out = verb, work / verb
-        words = _words(verb, inputs, self.out)
+        words = words_of(verb, inputs, self.out)
         self.action: Callable[[], object] = lambda: cli.main(words)
         began = time.monotonic()
         done = forked(self.action)

@@ -16,7 +16,7 @@ from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.samplers import sample
 from iet_agc.diffusion.unet import save_pipeline
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import replace_text
+from iet_agc.runtime.files import digest, replace_text
 from iet_agc.runtime.progress import say
 from iet_agc.text_to_image.caption_augmentation import Changes
 from iet_agc.training.batches import Examples
