@@ -19,7 +19,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(PYTEST) -m 'not slow' --quiet
 
-# A hundred kills of each verb that writes, and full disks: about an hour. `make test` has a few of each.
+# A hundred kills of each verb that writes, and full disks: hours. `make test` has a few of each.
 faults: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 100
 
