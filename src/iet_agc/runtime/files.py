@@ -86,10 +86,10 @@ def replacing_folder(folder: Path, own: Collection[str] | None = None) -> Iterat
     """
     folder = folder.resolve()
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    put_back(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         with writing(folder):
+            put_back(folder)
+            shutil.rmtree(unfinished, ignore_errors=True)
             yield unfinished
             if own is not None:
                 _take_along(folder, unfinished, own)
