@@ -13,7 +13,7 @@ import torch
 from iet_agc import cli
 from tests import faults
 from tests.faulty import Outcome, forked
-from tests.test_engine import assert_same, one_thread, weights  # noqa: F401
+from tests.tiny_runs import assert_same, weights
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "pipeline", "sample", "audit", "detect", "report", "compare"])
 def test_killed_or_without_room_the_same_command_ends_as_it_should(inputs: Path, tmp_path: Path, verb: str) -> None:
     """Killed before a change of the disk, and without room for the largest file."""
@@ -43,6 +44,7 @@ def test_an_outcome_tells_lines_from_one_line() -> None:
         faults.check_one_line(Outcome(1, "iet-agc: it cannot be\n", 0))
 
 
+@pytest.mark.slow
 def test_one_process_of_two_is_killed_and_the_other_ends_with_one_line(inputs: Path, tmp_path: Path) -> None:
     """Within a minute; and the same command goes on to the same weights."""
     train = faults.words_of("train", inputs, tmp_path / "run")

@@ -1,9 +1,9 @@
 """Seals: no bit of what a result folder holds changes without a word."""
 
 import json
-import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from iet_agc.audit.run import audit_sources
@@ -13,7 +13,6 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest
 from iet_agc.runtime.seal import damaged, read_object, unsealed, write_sealed
 from tests.faulty import contents
-from tests.test_audits import sources  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 CONTENT = {"version": 1, "numbers": {"a": [1, 2.5, None], "é": "x"}, "tuple": (1, 2), "keys": {3: True}}
 READ = {"samples.csv", "training-images.csv", "pictures.npz", "curves.json", "audit.json"}
@@ -77,16 +76,20 @@ def test_digests_are_those_of_their_text() -> None:
 
 
 def test_a_flipped_bit_in_an_audit_is_refused_and_mended_by_the_same_command(tmp_path: Path) -> None:
+    rng, names = np.random.default_rng(0), [str(tmp_path / name) for name in ("train.npy", "samples.npy", "real.npy")]
+    for name, count in zip(names, (130, 24, 105), strict=True):
+        np.save(name, rng.integers(256, size=(count, 1, 8, 8), dtype=np.uint8))
+
     def audit() -> None:
-        audit_sources("train.npy", "samples.npy", "real.npy", tmp_path / "a", on_done=lambda share: None, device="cpu")
+        audit_sources(*names, tmp_path / "a", on_done=lambda share: None, device="cpu")
 
     audit()
-    before, rng = contents(tmp_path / "a"), random.Random(0)
+    before = contents(tmp_path / "a")
     page = render({"a": tmp_path / "a"})
     assert before.keys() > READ
     for name in sorted(READ):
         for _ in range(6):
-            flip(file := tmp_path / "a" / name, rng.randrange(8 * len(before[name])))
+            flip(file := tmp_path / "a" / name, int(rng.integers(8 * len(before[name]))))
             with pytest.raises(UserError, match=rf"{name} is .*; run the same|{name} is .*: run the same|has version"):
                 render({"a": tmp_path / "a"})
             if name == "audit.json":
