@@ -189,3 +189,6 @@ def test_a_set_without_digests_is_taken_with_a_warning(pipeline, tmp_path, capsy
     file.write_text(json.dumps(about))
     assert len(load_samples(tmp_path / "a")[0]) == 10
     assert "samples.json has no digests, so whether" in capsys.readouterr().err
+    (tmp_path / "a" / "samples.npz").unlink()  # as a set that an earlier version had only begun
+    assert len(draw(pipeline, tmp_path / "a")[0]) == 10
+    assert "samples.json has no digests: the sample set is made again" in capsys.readouterr().err

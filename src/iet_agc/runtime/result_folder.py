@@ -20,7 +20,7 @@ from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, replace_text, shown
 from iet_agc.runtime.progress import say
-from iet_agc.runtime.seal import damaged, read_object, write_sealed
+from iet_agc.runtime.seal import damaged, is_sealed, read_object, write_sealed
 
 __all__ = ["ResultFolder"]
 
@@ -104,7 +104,7 @@ class ResultFolder:
             anew: make it again where it is whole; it stays there until it is replaced.
 
         Yields:
-            Whether there is anything to do; there is, too, where it is whole but not as it was written.
+            Whether there is anything to do; there is, too, where it is whole but not as it was written, or not sealed.
 
         Raises:
             UserError: another program is at work there.
@@ -119,11 +119,13 @@ class ResultFolder:
     def _claim(self, about: Mapping[str, Any], anew: bool) -> None:
         mark, claim = self.place / self.mark, self.parts / _ABOUT
         if not anew and self.is_whole:
-            odd = list(damaged(mark, read_object(mark, "remove it"), None))
-            if not odd:
+            content = read_object(mark, "remove it")
+            odd = list(damaged(mark, content, None))
+            if not odd and is_sealed(content):
                 self.drop_parts()
                 return
-            say(f"{shown(odd[0])} is not as it was written: the {self.what} is made again")
+            reason = f"{shown(odd[0])} is not as it was written" if odd else f"{shown(mark)} has no digests"
+            say(f"{reason}: the {self.what} is made again")
         if self.parts.exists() and not (claim.exists() and read_object(claim, f"remove {shown(self.parts)}") == about):
             shutil.rmtree(self.parts)
         self.parts.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, replace_text, sha256, shown
 from iet_agc.runtime.progress import say
 
-__all__ = ["damaged", "read_object", "sealed", "unsealed", "write_sealed"]
+__all__ = ["damaged", "is_sealed", "read_object", "sealed", "unsealed", "write_sealed"]
 
 _SEAL = "seal"
 
@@ -65,11 +65,16 @@ def unsealed(file: Path, content: Mapping[str, Any], again: str, files: Collecti
     Raises:
         UserError: one of them is not as it was written.
     """
-    if content.get(_SEAL) is None:
+    if not is_sealed(content):
         say(f"warning: {shown(file)} has no digests, so whether its folder is as it was written is not checked")
     for odd in damaged(file, content, files):
         raise UserError(f"{shown(odd)} is not as it was written: {again}")
     return {name: value for name, value in content.items() if name != _SEAL}
+
+
+def is_sealed(content: Mapping[str, Any]) -> bool:
+    """Whether the content of a JSON file has a seal, good or not."""
+    return content.get(_SEAL) is not None
 
 
 def damaged(file: Path, content: Mapping[str, Any], files: Collection[str] | None = ()) -> Iterator[Path]:
@@ -78,9 +83,9 @@ def damaged(file: Path, content: Mapping[str, Any], files: Collection[str] | Non
     Args:
         file, content, files: see `unsealed`.
     """
-    seal = content.get(_SEAL)
-    if seal is None:
+    if not is_sealed(content):
         return
+    seal = content[_SEAL]
     hashes = seal.get("files") if isinstance(seal, dict) else None
     rest = {name: value for name, value in content.items() if name != _SEAL}
     if not isinstance(hashes, dict) or seal.get("content") != _content_digest(rest, hashes):
