@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test check lint golden coverage benchmark clean
+.PHONY: demo test check faults lint golden coverage benchmark clean
 
 demo: $(VENV)/installed
 	$(BIN)/iet-agc demo --out runs/demo
@@ -18,6 +18,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(PYTEST) -m 'not slow' --quiet
+
+# A hundred kills of each verb that writes, and full disks: hours. `make test` has a few of each.
+faults: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 100
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

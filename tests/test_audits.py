@@ -106,12 +106,13 @@ def test_parts_of_another_version_are_not_taken(tmp_path, monkeypatch):
 
 
 OTHERS = {
-    "its training images": lambda: np.save("train.npy", noise(131, 1).numpy()),
+    "training images": lambda: np.save("train.npy", noise(131, 1).numpy()),
     "samples": lambda: np.save("samples.npy", noise(24, 4).numpy()),
-    "its held-out images": lambda: np.save("real.npy", noise(104, 2).numpy()),
+    "held-out images": lambda: np.save("real.npy", noise(104, 2).numpy()),
     "flips": lambda: {"flips": True},
     "extractors": lambda: torch.jit.script(_Channels(True)).save("two.pt") or {"extractors": ["two.pt"]},
 }
+OTHERS_SAY = {"flips": "flips is False, not True"}
 
 
 @pytest.mark.parametrize("what", OTHERS)
@@ -128,7 +129,7 @@ def test_another_audit_is_not_replaced(tmp_path, monkeypatch, what, finished):
     given = [np.load(name) for name in ("train.npy", "samples.npy", "real.npy")]
     options = OTHERS[what]() or {}
     with pytest.raises(
-        ValueError, match=rf"a holds another audit \({what} differ from those given now\): choose another"
+        ValueError, match=rf"a holds another audit \({OTHERS_SAY.get(what, f'of other {what}')}\): choose another"
     ):
         run("a", tmp_path, **options)
     assert {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()} == before
@@ -142,10 +143,8 @@ def test_another_audit_is_not_replaced(tmp_path, monkeypatch, what, finished):
 def test_a_file_of_a_name_of_ours_makes_no_audit(tmp_path, name):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / name).write_text("mine")
-    said = (
-        "audit.json does not say what it is an audit of" if name == "audit.json" else "is not empty and holds no audit"
-    )
-    with pytest.raises(ValueError, match=rf"{said}: choose another --out"):
+    said = "audit.json is damaged .*: remove .*/a, or" if name == "audit.json" else "is not empty and holds no audit:"
+    with pytest.raises(ValueError, match=rf"{said} choose another output"):
         run("a", tmp_path)
     assert [(file.name, file.read_text()) for file in (tmp_path / "a").iterdir()] == [(name, "mine")]
 

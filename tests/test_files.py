@@ -1,23 +1,28 @@
 """Folders: only written where they are ours, and by one program at a time."""
 
+import errno
+import itertools
 import os
+import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
-from iet_agc.runtime import files
-from iet_agc.runtime.files import check_ours, only_one, replacing_folder
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import check_ours, only_one, put_back, replacing_folder
 from iet_agc.sampling.sample_set import draw_samples
 from iet_agc.training.loop import train
+from tests.faulty import contents, forked
 from tests.tiny_runs import images, settings
 
-BUSY = "another process is at work in .*: wait for it, or choose another --out"
+BUSY = "another process is at work in .*: wait for it, or choose another output"
 
 
 def test_a_folder_with_other_things_or_below_a_file_is_not_ours(tmp_path: Path) -> None:
@@ -31,7 +36,7 @@ def test_a_folder_with_other_things_or_below_a_file_is_not_ours(tmp_path: Path) 
             check_ours(odd, "mark", {"mine"}, "thing")
     (tmp_path / "pipe").unlink()
     (tmp_path / "lost").unlink()
-    with pytest.raises(ValueError, match="is not empty and holds no thing: choose another --out"):
+    with pytest.raises(ValueError, match="is not empty and holds no thing: choose another output"):
         check_ours(tmp_path, "mark", {"mine"}, "thing")
     check_ours(tmp_path, "mark", {"file"}, "thing")
     check_ours(tmp_path, "file", {"mine"}, "thing")
@@ -66,39 +71,74 @@ def test_two_do_not_train_or_sample_into_one_folder(tmp_path: Path) -> None:
         draw_samples(tmp_path / "model", range(2), tmp_path / "drawn", steps=1)
 
 
-@pytest.mark.parametrize("call", range(3))
-def test_a_kill_while_a_folder_is_replaced_loses_neither(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
-) -> None:
-    """Killed before the old folder is put aside, between the two renames, or before the old one is removed."""
-    place, calls = tmp_path / "raw", []
-    with replacing_folder(place, own=()) as unfinished:
+def export(place: Path, seed: int, own: Collection[str] | None) -> dict[str, str]:
+    torch.manual_seed(seed)
+    model = build_unet(8, 1, channels=8, multipliers=(1,), blocks=1, attention=(), groups=4)
+    return save_pipeline(model, make_scheduler(), place, own or ())
+
+
+def test_an_export_that_is_killed_anywhere_leaves_the_old_pipeline_or_the_new_one(tmp_path: Path) -> None:
+    """Before every call that changes the disk. A person's file beside it stays in either case."""
+    own = export(tmp_path / "old" / "raw", 0, None)
+    (tmp_path / "old" / "raw" / "README.md").write_text("a person's")
+    old = contents(tmp_path / "old" / "raw")
+    shutil.copytree(tmp_path / "old", tmp_path / "fresh")
+    export(tmp_path / "fresh" / "raw", 1, own)
+    new, outcomes = contents(tmp_path / "fresh" / "raw"), []
+    assert new.keys() == old.keys()
+    assert new != old
+    for number in itertools.count(1):
+        place = tmp_path / str(number) / "raw"
+        shutil.copytree(tmp_path / "old", place.parent)
+        died = forked(lambda place=place: export(place, 1, own), before=number).killed
+        put_back(place)  # with which the next attempt starts
+        outcomes.append(contents(place))
+        assert outcomes[-1] in (old, new), f"before change {number}"
+        with replacing_folder(place, own) as unfinished:
+            shutil.copytree(tmp_path / "fresh" / "raw", unfinished)
+        assert contents(place.parent) == {f"raw/{name}": content for name, content in new.items()}
+        shutil.rmtree(place.parent)
+        if not died:
+            break
+    assert [each == new for each in outcomes] == sorted(each == new for each in outcomes)
+    assert outcomes.count(old) > 8
+    assert outcomes.count(new) > 2
+
+
+def replace_and_fail(place: Path, error: Exception) -> None:
+    with replacing_folder(place) as unfinished:
         unfinished.mkdir()
-        (unfinished / "weights").write_text("old")
-    (place / "README.md").write_text("a person's")
+        (unfinished / "weights").write_text("new")
+        raise error
 
-    def killed(honest):
-        def step(*arguments: object) -> None:
-            calls.append(arguments)
-            if len(calls) > call:
-                raise KeyboardInterrupt
-            honest(*arguments)
 
-        return step
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "rename", killed(files.os.rename))
-        patch.setattr(files, "_put_back", lambda *arguments: None)  # a kill ends nothing
-        with suppress(KeyboardInterrupt), replacing_folder(place, own={"weights"}) as unfinished:
-            unfinished.mkdir()
-            (unfinished / "weights").write_text("new")
-    whole = [folder for folder in (place, tmp_path / ".raw.replaced") if folder.exists()]
-    assert whole
-    assert all((folder / "README.md").read_text() == "a person's" for folder in whole)
-    if place.exists():
-        assert (place / "weights").read_text() == ("new" if call == 2 else "old")
-    with replacing_folder(place, own={"weights"}) as unfinished:
-        unfinished.mkdir()
-        (unfinished / "weights").write_text("again")
+def test_an_error_while_a_folder_is_replaced_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    place = tmp_path / "raw"
+    place.mkdir()
+    (place / "weights").write_text("old")
+    for error, said in (
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; make room there, or choose"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "device; make room there, or choose"),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            "raw cannot be written: Permission denied; choose another",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            replace_and_fail(place, error)
+        assert contents(tmp_path) == {"raw/weights": b"old"}
+    with pytest.raises(SafetensorError, match="invalid header"):  # a mistake of ours
+        replace_and_fail(place, SafetensorError("invalid header"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["raw"]
-    assert {file.name: file.read_text() for file in place.iterdir()} == {"weights": "again", "README.md": "a person's"}
+
+
+def test_of_a_link_the_folder_that_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "weights").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with replacing_folder(tmp_path / "link") as unfinished:
+        unfinished.mkdir()
+        (unfinished / "weights").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "there") == {"weights": b"new"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"there", "link"}

@@ -210,7 +210,7 @@ def test_images_given_from_python_are_not_taken_for_those_of_the_settings(tmp_pa
 
 def test_a_damaged_identity_is_named(base: Path) -> None:
     file = base / "run" / "identity.json"
-    for content in ("{", "[]", "{}", file.read_text().replace('"version": 1', '"version": 9')):
+    for content in ("{", "[]", "{}", file.read_text().replace('"version": 2', '"version": 9')):
         file.write_text(content)
         with pytest.raises(ValueError, match=r"identity.json is"):
             load_part(str(base / "run"), "train")
@@ -296,7 +296,7 @@ def test_train_mends_what_is_damaged_from_the_bundle(
     assert {name: (run / "raw" / name).read_bytes() for name in before} == before
     assert (run / "telemetry.csv").read_text() == table
     said = capfd.readouterr().err
-    assert ("telemetry.csv is not a table" if damage == "telemetry" else "is not as it was exported") in said
+    assert "is not as it was exported: it is exported again" in said
     check_pipeline(run / "raw")
 
 
@@ -365,3 +365,59 @@ def test_an_export_that_is_killed_is_done_again(base: Path, monkeypatch: pytest.
     assert (run / "raw" / WEIGHTS).read_bytes() == (base / "run" / "raw" / WEIGHTS).read_bytes()
     for name in ("raw", "ema"):
         check_pipeline(run / name)
+
+
+# -- everything else
+
+
+@pytest.mark.parametrize("name", ["telemetry.csv", "curves/member-0000.jsonl"])
+def test_a_flipped_bit_in_what_training_left_is_not_audited(base: Path, name: str) -> None:
+    flip_a_bit(base / "run" / name)
+    with pytest.raises(ValueError, match=rf"{name} is not as the run left it: ") as error:
+        audit(base)
+    one_line(error)
+    if name == "telemetry.csv":
+        start(settings(base), base / "run", lambda steps: None)
+    else:
+        (base / "run" / name).unlink()
+    assert audit(base)["warnings"] == []
+
+
+def test_weights_and_bundles_of_another_run_are_not_audited(base: Path) -> None:
+    start(settings(base, **{"train.seed": "1"}), base / "other", lambda steps: None)
+    shutil.copytree(base / "run", base / "kept")
+    for part in ("raw", "bundles"):
+        shutil.rmtree(base / "run" / part)
+        shutil.copytree(base / "other" / part, base / "run" / part)
+        with pytest.raises(ValueError, match=r"is not as it was exported|its bundles are of other settings") as error:
+            audit(base)
+        one_line(error)
+        shutil.rmtree(base / "run" / part)
+        shutil.copytree(base / "kept" / part, base / "run" / part)
+    shutil.rmtree(base / "run" / "ema")  # to save room
+    assert audit(base)["warnings"] == []
+
+
+@pytest.mark.parametrize("edit", [("yes", "no"), ('"num": 60', '"num": 61'), ('"version": 2', '"version": 1')])
+def test_an_edited_identity_is_refused(base: Path, edit: tuple[str, str]) -> None:
+    file = base / "run" / "identity.json"
+    text = file.read_text()
+    if edit[0] not in text:
+        edit = (json.loads(text)["train"]["sha256"], "0" * 64)
+    file.write_text(text.replace(*edit, 1))
+    with pytest.raises(ValueError, match=r"identity.json is not as it was written: restore it from a copy"):
+        audit(base)
+
+
+def test_of_a_run_before_there_were_seals_the_weights_are_known(base: Path) -> None:
+    file = base / "run" / "identity.json"
+    known = json.loads(file.read_text())
+    del known["seal"]
+    file.write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"identity.json is 'iet-agc run' version 2, not a whole"):
+        audit(base)
+    file.write_text(json.dumps(known | {"version": 1}))
+    assert audit(base)["warnings"] == []
+    flip_a_bit(base / "run" / "raw" / WEIGHTS)
+    with pytest.raises(ValueError, match="is not as it was exported"):
+        audit(base)

@@ -343,7 +343,7 @@ def test_another_start_or_none_is_refused(base, whole, tmp_path):
     for chosen, now in ((other, initial_of(tmp_path / "other").sha256), (settings(model__dropout=0.1), None)):
         refused(
             lambda c=chosen: train(c, images(), out, CPU),
-            f"{out} holds another run (init.sha256 {digest} is now {now}): choose another --out",
+            f"{out} holds another run (init.sha256 {digest} is now {now}): choose another output",
         )
     refused(lambda: train(started(out), images(), base, CPU), f"{base} holds another run (init.sha256 None is now ")
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before

@@ -218,7 +218,7 @@ def test_a_killed_detection_goes_on(folder, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         detect_prompts(folder, tmp_path / "a", **arguments)
     assert not (tmp_path / "a" / "detect.json").exists()
-    with pytest.raises(ValueError, match=r"holds another detection \(steps is 2, not 3\): choose another --out"):
+    with pytest.raises(ValueError, match=r"holds another detection \(steps is 2, not 3\): choose another output"):
         detect_prompts(folder, tmp_path / "a", **arguments | {"given": {"steps": 3}})
     detect_prompts(folder, tmp_path / "a", **arguments)
     assert len(calls) == 4 + 2
@@ -252,7 +252,7 @@ def test_a_damaged_detection_is_named(folder, tmp_path):
     (tmp_path / "d").mkdir()
     for text in ("{", "[]"):
         (tmp_path / "d" / "detect.json").write_text(text)
-        with pytest.raises(ValueError, match=r"detect\.json is damaged .* remove it, or choose another --out"):
+        with pytest.raises(ValueError, match=r"detect\.json is damaged .* remove .*/d, or choose another output"):
             detect_prompts(folder, tmp_path / "d", PROMPTS)
 
 
@@ -281,6 +281,9 @@ def test_shared_captions_of_planted_images_stand_once(run, tmp_path):
     captions = json.loads((other / "captions.json").read_text())
     captions[1] = captions[3] = captions[5] = captions[0]
     (other / "captions.json").write_text(json.dumps(captions))
+    with pytest.raises(ValueError, match=r"captions.json is not as the run left it: run the same 'iet-agc train'"):
+        planted_prompts(other)
+    (other / "identity.json").unlink()  # as of a run of which nothing is known
     prompts, planted = planted_prompts(other)
     assert planted == [captions[0][0]]
     assert prompts == [captions[0][0], captions[2][0]]
@@ -365,4 +368,4 @@ def test_bad_inputs_get_one_line_and_leave_nothing(capsys, folder, run, tmp_path
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     status, _, line = call(capsys, "detect", folder, "--prompt", "a", "--out", tmp_path / "full")
-    assert (status, "is not empty and holds no detection: choose another --out" in line) == (2, True)
+    assert (status, "is not empty and holds no detection: choose another output" in line) == (2, True)

@@ -104,7 +104,7 @@ def test_a_set_belongs_to_the_weights_that_drew_it(tmp_path):
         save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), tmp_path / "pipeline")
         if seed == 0:
             draw(tmp_path / "pipeline", tmp_path / "a")
-    with pytest.raises(ValueError, match=r"another sample set \(weights_sha256 is "):
+    with pytest.raises(ValueError, match=r"another sample set \(of other weights_sha256\)"):
         draw(tmp_path / "pipeline", tmp_path / "a")
 
 
@@ -112,9 +112,10 @@ def test_a_set_belongs_to_the_weights_that_drew_it(tmp_path):
 def test_a_damaged_description_is_named(pipeline, tmp_path, content):
     draw(pipeline, tmp_path / "a")
     (tmp_path / "a" / "samples.json").write_text(content)
-    for action in (lambda: load_samples(tmp_path / "a"), lambda: draw(pipeline, tmp_path / "a")):
-        with pytest.raises(ValueError, match=r"samples\.json is damaged \(.*: sample again"):
-            action()
+    with pytest.raises(ValueError, match=r"samples\.json is damaged \(.*: sample again"):
+        load_samples(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"samples\.json is damaged .*: remove |holds another sample set"):
+        draw(pipeline, tmp_path / "a")
 
 
 def test_a_set_of_another_version_or_length_is_refused(pipeline, tmp_path):
@@ -124,9 +125,13 @@ def test_a_set_of_another_version_or_length_is_refused(pipeline, tmp_path):
     file.write_text(json.dumps(about | {"version": 2}))
     with pytest.raises(ValueError, match="'iet-agc samples' version 2, not 'iet-agc samples' version 1"):
         load_samples(tmp_path / "a")
-    file.write_text(json.dumps(about | {"num": 11}))
-    with pytest.raises(ValueError, match=r"holds 10 images, its samples\.json says 11"):
-        load_samples(tmp_path / "a")
+    for content, said in (
+        (about | {"num": 11}, r"samples\.json is not as it was written: sample again"),
+        (about | {"num": 11, "seal": None}, r"holds 10 images, its samples\.json says 11"),
+    ):
+        file.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=said):
+            load_samples(tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -145,9 +150,45 @@ def test_a_set_of_another_version_or_length_is_refused(pipeline, tmp_path):
     ],
 )
 def test_a_note_that_cannot_be_is_named(pipeline, tmp_path, name, value):
-    draw(pipeline, tmp_path / "a")
+    first, _ = draw(pipeline, tmp_path / "a")
     file = tmp_path / "a" / "samples.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
-    for action in (lambda: load_samples(tmp_path / "a"), lambda: draw(pipeline, tmp_path / "a")):
-        with pytest.raises(ValueError, match=re.escape(f"samples.json is damaged ({name} is {str(value)!r}): sample")):
-            action()
+    with pytest.raises(ValueError, match=re.escape(f"samples.json is damaged ({name} is {str(value)!r}): sample")):
+        load_samples(tmp_path / "a")
+    if name in ("turned_down", "labels", "prompts"):  # what it was drawn from is as it was: it is drawn again
+        assert torch.equal(draw(pipeline, tmp_path / "a")[0].images, first.images)
+    else:
+        with pytest.raises(ValueError, match=rf"holds another sample set \({name} is "):
+            draw(pipeline, tmp_path / "a")
+
+
+@pytest.mark.parametrize("file_format", ["npz", "png"])
+def test_a_flipped_bit_is_refused_and_mended_by_the_same_command(pipeline, tmp_path, capsys, file_format):
+    first, _ = draw(pipeline, tmp_path / "a", file_format=file_format)
+    before = {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()}
+    images = {"npz": "samples.npz", "png": "images/0000000004.png"}[file_format]
+    for name in (images, "grid.png", "samples.json"):
+        file = tmp_path / "a" / name
+        flipped = bytearray(before[file])
+        flipped[len(flipped) // 2] ^= 1
+        file.write_bytes(flipped)
+        with pytest.raises(ValueError, match=rf"{name} is (not as it was written|damaged .*): sample again"):
+            load_samples(tmp_path / "a")
+        if name == "samples.json":
+            continue
+        assert torch.equal(draw(pipeline, tmp_path / "a", file_format=file_format)[0].images, first.images)
+        assert f"{name} is not as it was written: the sample set is made again" in capsys.readouterr().err
+        assert {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()} == before
+
+
+def test_a_set_without_digests_is_taken_with_a_warning(pipeline, tmp_path, capsys):
+    draw(pipeline, tmp_path / "a")
+    file = tmp_path / "a" / "samples.json"
+    about = json.loads(file.read_text())
+    del about["seal"]
+    file.write_text(json.dumps(about))
+    assert len(load_samples(tmp_path / "a")[0]) == 10
+    assert "samples.json has no digests, so whether" in capsys.readouterr().err
+    (tmp_path / "a" / "samples.npz").unlink()  # as a set that an earlier version had only begun
+    assert len(draw(pipeline, tmp_path / "a")[0]) == 10
+    assert "samples.json has no digests: the sample set is made again" in capsys.readouterr().err

@@ -17,11 +17,9 @@ detect.png     both groups, and the ROC curve, where it is known which are memor
 .parts         while it is at work
 """
 
-import hashlib
 import io
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,17 +43,19 @@ from iet_agc.metrics.intervals import share
 from iet_agc.report.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
+from iet_agc.runtime.files import digest, replacing, sha256
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.progress import progress_bar
+from iet_agc.runtime.result_folder import ResultFolder
+from iet_agc.runtime.seal import read_object, unsealed
 from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
-from iet_agc.training.identity import check_pipeline
+from iet_agc.training.identity import check_files, check_pipeline
 
 __all__ = ["detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
 
 _FORMAT, _VERSION = "iet-agc detect", 1
-_FILES = {"detect.json", "detect.png", ".parts"}
+_MARK = "detect.json"
 
 #: A part on disk holds so many batches.
 _PART = 8
@@ -225,6 +225,7 @@ def _first_captions(run: Path) -> list[str]:
     file = run / "captions.json"
     if not file.exists():
         raise UserError(f"{run} is not finished: run the same 'iet-agc train' again to finish it")
+    check_files(run, [file])
     try:
         captions = [texts[0] for texts in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, LookupError) as error:
@@ -295,29 +296,23 @@ def detect_prompts(
         "seeds": _in_range("--seeds", num_seeds, 2**32),
         "first_steps": _in_range("--first-steps", asked.steps if first_steps is None else first_steps, asked.steps),
         "num_prompts": len(unique),
-        "prompts_sha256": _digest(unique),
-        "memorized_sha256": None if memorized is None else _digest(sorted({*memorized})),
+        "prompts_sha256": digest(unique),
+        "memorized_sha256": None if memorized is None else digest(sorted({*memorized})),
     }
-    about = json.loads(json.dumps(about))
-    _check(out, about)
+    result = ResultFolder(out, _MARK, "detection")
+    result.check(about)
     total = len(unique) * num_seeds
     with (
         distributed.processes(where),
-        distributed.alone_in(out),
+        result.at_work(about) as unfinished,
         progress_bar("detect", total, unit="image", shown=distributed.rank() == 0) as bar,
     ):
-        if distributed.rank() == 0:
-            _claim(out, about)
-        distributed.barrier()
-        if not (out / "detect.json").exists():
+        if unfinished:
             pipeline.to(where)
-            magnitudes = _magnitudes(out / ".parts", about, pipeline, unique, bar.update)
+            magnitudes = _magnitudes(result.parts, about, pipeline, unique, bar.update)
             distributed.barrier()  # others may still be reading parts
             if distributed.rank() == 0:
-                _write(out, about, unique, magnitudes, None if memorized is None else {*memorized})
-        if distributed.rank() == 0:
-            shutil.rmtree(out / ".parts", ignore_errors=True)
-        distributed.barrier()
+                _write(result, about, unique, magnitudes, None if memorized is None else {*memorized})
     return _summary(out) | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -357,36 +352,6 @@ def _about(folder: Path, pipeline: TextPipeline, asked: SampleSettings, device: 
     }
 
 
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
-
-
-def _check(out: Path, about: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another detection or other things; writes nothing."""
-    check_ours(out, "detect.json", _FILES, "detection")
-    for file in (out / "detect.json", out / ".parts" / "about.json"):
-        there = _read(file) if file.exists() else about
-        if odd := [key for key in about if there.get(key) != about[key]]:
-            change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
-            raise UserError(f"{out} holds another detection ({change}): choose another --out")
-
-
-def _claim(out: Path, about: Mapping[str, Any]) -> None:
-    if not (out / "detect.json").exists():
-        (out / ".parts").mkdir(parents=True, exist_ok=True)
-        replace_text(out / ".parts" / "about.json", json.dumps(about) + "\n")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): remove it, or choose another --out") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged (it is no JSON object): remove it, or choose another --out")
-    return content
-
-
 def _magnitudes(
     parts: Path,
     about: Mapping[str, Any],
@@ -411,7 +376,11 @@ def _magnitudes(
 
 
 def _write(
-    out: Path, about: Mapping[str, Any], prompts: Sequence[str], magnitudes: Tensor, memorized: set[str] | None
+    result: ResultFolder,
+    about: Mapping[str, Any],
+    prompts: Sequence[str],
+    magnitudes: Tensor,
+    memorized: set[str] | None,
 ) -> None:
     values = magnitudes.mean(1).tolist()
     spread = magnitudes.std(1).tolist() if magnitudes.shape[1] > 1 else [None] * len(prompts)
@@ -425,14 +394,13 @@ def _write(
     if memorized is not None:
         marks = [row["memorized"] for row in rows]
         found = separation([row["magnitude"] for row in rows], marks)
-        with replacing(out / "detect.png") as unfinished:
+        with replacing(result.place / "detect.png") as unfinished:
             unfinished.write_bytes(_png([row["magnitude"] for row in rows], marks, found))
-    content = {**about, "separation": found, "prompts": rows}
-    replace_text(out / "detect.json", json.dumps(content, indent=1) + "\n")
+    result.finish({**about, "separation": found, "prompts": rows}, [] if found is None else ["detect.png"])
 
 
 def _summary(out: Path) -> dict[str, Any]:
-    content = _read(out / "detect.json")
+    content = unsealed(out / _MARK, read_object(out / _MARK, "detect again"), "detect again")
     names = ("num_prompts", "seeds", "steps", "first_steps", "guidance", "separation")
     highest = [{key: row[key] for key in row if key != "by_seed"} for row in content["prompts"][:_HIGHEST]]
     return {"detect": str(out), **{name: content[name] for name in names}, "highest": highest}

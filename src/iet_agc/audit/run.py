@@ -37,29 +37,22 @@ from iet_agc.metrics.features import Extractor, default_extractor, load_extracto
 from iet_agc.metrics.gate import sentence
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import check_ours, flush, replace_text, replacing, shown
+from iet_agc.runtime.files import check_ours, digest, flush, replace_text, replacing, shown
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.progress import progress_bar, say
+from iet_agc.runtime.result_folder import ResultFolder
+from iet_agc.runtime.seal import write_sealed
 
 __all__ = ["audit_sources", "save_audit", "settle_audit"]
 
-#: What an audit's folder holds; a kill may have left a part of it.
-_FILES = {
-    "audit.json",
-    "samples.csv",
-    "training-images.csv",
-    "training-images.json",
-    "pictures.npz",
-    "curves.json",
-    "report.html",
-    ".parts",
-}
+#: What an audit's folder holds beside audit.json.
+_FILES = ("samples.csv", "training-images.csv", "training-images.json", "pictures.npz", "curves.json")
 #: Where files of a new audit are written; it is renamed when all are whole, and emptied file by file into the folder.
 _WRITTEN, _WHOLE = ".written", ".whole"
 
 #: What an audit is made of, in words.
 _SETS = ("train", "samples", "held_out")
-_INPUTS = {"train": "its training images", "held_out": "its held-out images", "clip": "CLIP models"}
+_WORDS = {"train": "training images", "samples": "samples", "held_out": "held-out images", "clip": "CLIP models"}
 
 #: Work is cut into so many parts at least, for processes to share, and into parts of so many items at most and at
 #: least. A kill loses a part of each process.
@@ -110,7 +103,8 @@ def audit_sources(
         UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
             else, or another process is at work in it.
     """
-    there = _made_of(out)
+    folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE})
+    folder.check({})
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
     networks = [load_extractor(name, where, download) for name in extractors]
     judge = load_clip(clip, where) if clip else None
@@ -125,18 +119,18 @@ def audit_sources(
     record = read_record(train, len(given.train))
     flips = flips or trained_with_flips(train)
     made_of = _inputs(given.sets, flips, given.networks, judge)
-    _check_same(out, there, made_of)
+    folder.check(made_of)
     total = len(given.samples) + (len(given.held_out) if given.held_out else 0)
     with (
         distributed.processes(where),
-        distributed.alone_in(out),
+        folder.at_work(made_of | _surroundings(given.networks, where), anew=True),
         progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
     ):
         on_done = on_done or (lambda share: bar.update(share * total))
         if distributed.rank() == 0:
             settle_audit(out)
-        parts = _Parts(out / ".parts", {"made_of": made_of, **_surroundings(given.networks, where)})
-        with _unless_refused(parts.folder):
+        parts = _Parts(folder.parts)
+        with _unless_refused(folder.parts):
             result = audit(
                 given.train,
                 given.samples,
@@ -156,8 +150,7 @@ def audit_sources(
         distributed.barrier()  # others may still be reading parts
         if distributed.rank() == 0:
             save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
-            shutil.rmtree(out / ".parts")
-        distributed.barrier()
+            folder.drop_parts()
     if (found := result.numbers["gate"]) and distributed.is_first():
         say(f"iet-agc: {sentence(found, len(given.samples))}")
     return result.numbers
@@ -204,11 +197,7 @@ def _inputs(
     sets: Mapping[str, ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None
 ) -> dict[str, Any]:
     """What an audit is made of: another one in its place would be another audit."""
-    said = {
-        name: hashlib.sha256(json.dumps(images.captions).encode()).hexdigest()
-        for name, images in sets.items()
-        if images.captions
-    }
+    said = {name: digest(images.captions) for name, images in sets.items() if images.captions}
     return {
         **{name: sets[name].fingerprint if name in sets else None for name in _SETS},
         "captions": said,
@@ -228,34 +217,6 @@ def _surroundings(networks: Sequence[Extractor], device: torch.device) -> dict[s
     }
 
 
-def _made_of(out: Path) -> dict[str, Any] | None:
-    """What the audit in a folder is made of, finished or not; None where there is none.
-
-    Raises:
-        UserError: the folder holds something else, or an audit that does not say.
-    """
-    finished, begun = out / "audit.json", out / ".parts" / "key.json"
-    check_ours(out, "audit.json" if finished.exists() else ".parts/key.json", {".parts", _WRITTEN, _WHOLE}, "audit")
-    file = next((file for file in (finished, begun) if file.exists()), None)
-    if file is None:
-        return None
-    try:
-        made_of = json.loads(file.read_text(encoding="utf-8"))["made_of"]
-    except (OSError, ValueError, LookupError, TypeError):
-        made_of = None
-    if not isinstance(made_of, dict):
-        raise UserError(f"{file} does not say what it is an audit of: choose another --out")
-    return made_of
-
-
-def _check_same(out: Path, there: Mapping[str, Any] | None, made_of: Mapping[str, Any]) -> None:
-    """Refuse to write over another audit."""
-    odd = [name for name in made_of if there is not None and there.get(name) != made_of[name]]
-    if odd:
-        named = _INPUTS.get(odd[0], odd[0])
-        raise UserError(f"{out} holds another audit ({named} differ from those given now): choose another --out")
-
-
 @contextmanager
 def _unless_refused(parts: Path) -> Iterator[None]:
     """Keep finished parts, unless the audit is refused: whoever mends what it was refused for has another one to make.
@@ -270,18 +231,11 @@ def _unless_refused(parts: Path) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
 class _Parts:
-    """Finished work in a folder, which all processes share; that of another audit is thrown away."""
+    """Finished work in a folder, which all processes share."""
 
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
-        self.folder = folder
-        if distributed.rank() == 0:
-            file, content = folder / "key.json", json.dumps(key)
-            if folder.exists() and not (file.exists() and file.read_text(encoding="utf-8") == content):
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_text(file, content)
-        distributed.barrier()
+    folder: Path
 
     def compute(self, name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
         """`Work.compute`."""
@@ -345,7 +299,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **{name: tensor.numpy() for name, tensor in pictures.items()})
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
-    replace_text(out / "audit.json", json.dumps(result.numbers | {"names": names}, indent=1) + "\n")
+    write_sealed(out / "audit.json", result.numbers | {"names": names}, _FILES)
     flush(out)
     os.rename(out, final / _WHOLE)
     flush(final)
@@ -356,7 +310,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
 def _check_folder(out: Path) -> None:
     """Refuse a folder that is neither an audit's nor free, nor one in which a kill cut off `settle_audit`."""
     if not (out / _WHOLE).is_dir():
-        check_ours(out, "audit.json", {*_FILES, _WRITTEN}, "audit")
+        check_ours(out, "audit.json", {*_FILES, "audit.json", "report.html", ".parts", _WRITTEN}, "audit")
 
 
 def settle_audit(out: Path) -> None:

@@ -15,7 +15,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
 from iet_agc.runtime.progress import say
 from iet_agc.sampling.sample_set import load_samples, read_origin
-from iet_agc.training.identity import check_images, check_samples
+from iet_agc.training.identity import check_files, check_images, check_samples
 
 __all__ = ["load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
 
@@ -85,20 +85,21 @@ def read_record(source: str, num_images: int) -> TrainingRecord | None:
     """What a source's training can tell: telemetry and curves of a finished run; None of anything else.
 
     Raises:
-        UserError: the telemetry is damaged, or not that of so many training images.
+        UserError: telemetry or curves are not as the run left them, or not those of so many training images.
     """
     run = Path(source)
     table = run / "telemetry.csv"
     if not is_run(run) or not table.is_file():
         return None
+    files = sorted((run / "curves").glob("*.jsonl"))
+    check_files(run, [table, *files])
     seen, skipped = read_telemetry(table)
     if len(seen) != num_images:
         raise UserError(
             f"{table} has {len(seen)} images, the training set of {source} has {num_images}: if either was changed "
             "after training, give the training images themselves, not the run"
         )
-    curves = {file.stem: read_curve(file) for file in sorted((run / "curves").glob("*.jsonl"))}
-    return TrainingRecord(seen, skipped, curves)
+    return TrainingRecord(seen, skipped, {file.stem: read_curve(file) for file in files})
 
 
 def trained_with_flips(source: str) -> bool:

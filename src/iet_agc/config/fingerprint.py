@@ -1,9 +1,7 @@
 """What the trained weights depend on: the identity of a run, and how two runs differ."""
 
-import hashlib
-import json
-
 from iet_agc.config.settings import Settings
+from iet_agc.runtime.files import digest
 
 __all__ = ["ADDED", "differences", "essence", "fingerprint"]
 
@@ -24,7 +22,7 @@ def fingerprint(settings: Settings) -> str:
     parts = essence(settings)
     for section, before in ADDED.items():
         parts[section] = {name: value for name, value in parts[section].items() if (name, value) not in before.items()}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest(parts)
 
 
 def essence(settings: Settings) -> dict[str, dict[str, object]]:

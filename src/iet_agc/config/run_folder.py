@@ -40,7 +40,7 @@ def check_folder(settings: Settings, folder: Path) -> None:
     check_ours(folder, "config.json", {"config.json", "settings.toml"}, "run")
     if (folder / "config.json").exists() and (changed := differences(read_settings(folder), settings)):
         raise UserError(
-            f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
+            f"{folder} holds another run ({'; '.join(changed)}): choose another output, or the settings of then"
         )
 
 

@@ -1,6 +1,5 @@
 """Decoded image sets on the disk, mapped into memory: one entry per source, whole or not there, and checked."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +11,12 @@ import torch
 from filelock import FileLock
 
 from iet_agc.data.image_set import ImageSet
-from iet_agc.runtime.files import flush, replace_text, replacing_folder, shown
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import digest, flush, replace_text, replacing_folder, shown
 
 __all__ = ["cached", "stamps"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 def stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
@@ -51,17 +51,17 @@ def cached(
         Training and held-out images; pixels are mapped, not read, and writing to them changes no file.
 
     Raises:
-        ValueError: a damaged entry, a folder that cannot be written to, or what `read` raises.
+        UserError: a damaged entry, a folder that cannot be written to, or what `read` raises.
     """
-    key = hashlib.sha256(json.dumps([_VERSION, source], sort_keys=True).encode()).hexdigest()[:32]
+    key = digest([_VERSION, source])[:32]
     entry = folder / key
     with _locked(folder, key):
         if not entry.exists():
             train, held_out = read()
             try:
                 _write(entry, {"train": train, "held_out": held_out})
-            except OSError as error:
-                raise _unusable(folder, error) from error
+            except UserError as error:
+                raise _unusable(folder, error.__cause__) from error
     return _read(entry, "train"), _read(entry, "held_out")
 
 
@@ -76,10 +76,9 @@ def _locked(folder: Path, key: str) -> Iterator[None]:
         yield
 
 
-def _unusable(folder: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"{shown(folder)} cannot keep images, {error.strerror}: set data.cache to another folder, or none"
-    )
+def _unusable(folder: Path, error: BaseException | None) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{shown(folder)} cannot keep images, {reason}: set data.cache to another folder, or none")
 
 
 def _write(entry: Path, parts: Mapping[str, ImageSet]) -> None:
@@ -105,7 +104,7 @@ def _about(images: ImageSet) -> dict[str, object]:
 
 
 def _sealed(about: Mapping[str, object]) -> dict[str, object]:
-    return {"sha256": hashlib.sha256(json.dumps(about).encode()).hexdigest(), "about": about}
+    return {"sha256": digest(about), "about": about}
 
 
 def _read(entry: Path, part: str) -> ImageSet:
@@ -126,5 +125,5 @@ def _read(entry: Path, part: str) -> ImageSet:
     return images
 
 
-def _damaged(entry: Path) -> ValueError:
-    return ValueError(f"{shown(entry)} is damaged: remove it, and the images are read again")
+def _damaged(entry: Path) -> UserError:
+    return UserError(f"{shown(entry)} is damaged: remove it, and the images are read again")

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from iet_agc.runtime.files import writing
+
 __all__ = ["image_grid", "save_image"]
 
 
@@ -30,4 +32,5 @@ def save_image(image: Tensor, file: Path) -> None:
     """Write one image, uint8 (C, H, W) with one channel or three, as PNG."""
     from torchvision.transforms.functional import to_pil_image
 
-    to_pil_image(image).save(file, format="PNG")
+    with writing(file):
+        to_pil_image(image).save(file, format="PNG")

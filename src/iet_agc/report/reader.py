@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from iet_agc.metrics.intervals import calibration_rank
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.seal import unsealed
 
 __all__ = [
     "CUT",
@@ -38,6 +39,9 @@ __all__ = [
 
 #: The cut that every audit has, calibrated or not.
 CUT = "0.15"
+
+#: What is read beside audit.json.
+_FILES = ("samples.csv", "training-images.csv", "pictures.npz", "curves.json")
 
 #: The paper's nine.
 _CUTS = ("0.15", "0.20", "0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90")
@@ -325,7 +329,7 @@ def read_audit(name: str, folder: Path) -> Audit:
     Raises:
         UserError: the folder holds no audit, one of another version, or a damaged one.
     """
-    numbers, (copies, quality, spaces) = _read_content(folder / "audit.json")
+    numbers, (copies, quality, spaces) = _read_content(folder / "audit.json", _FILES)
     rows = _attempt(folder / "samples.csv", partial(_sample_rows, copies=copies))
     training = _attempt(folder / "training-images.csv", partial(_training_rows, numbers=numbers))
     pictures = _attempt(folder / "pictures.npz", partial(_read_pictures, copies=copies))
@@ -358,7 +362,7 @@ def read_numbers(file: Path) -> dict[str, Any]:
     return _read_content(file)[0]
 
 
-def _read_content(file: Path) -> tuple[dict[str, Any], tuple[Copies, Quality, list[Space]]]:
+def _read_content(file: Path, files: Sequence[str] = ()) -> tuple[dict[str, Any], tuple[Copies, Quality, list[Space]]]:
     if not file.is_file():
         raise UserError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
     numbers = _attempt(file, _read_json)
@@ -366,6 +370,7 @@ def _read_content(file: Path) -> tuple[dict[str, Any], tuple[Copies, Quality, li
         raise UserError(
             f"{file} has version {numbers.get('version')!r}, this iet-agc reads 1: run 'iet-agc audit' again"
         )
+    numbers = unsealed(file, numbers, "run the same 'iet-agc audit' again", files)
     return numbers, _attempt(file, lambda _: _read_numbers(numbers))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import replace_text
+from iet_agc.runtime.files import replace_text, writing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -105,7 +105,7 @@ class Curves:
 
     def add(self, point: dict[str, Any]) -> None:
         """Append a point, which has a "step"."""
-        with self.file.open("a", encoding="utf-8") as stream:
+        with writing(self.file), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(point) + "\n")
         for name, value in point.items():
             if isinstance(value, list):

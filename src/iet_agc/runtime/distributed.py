@@ -4,6 +4,7 @@ The only module that imports `torch.distributed`.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 #: A process with few members waits this long for one with more; torchrun ends the others where one dies.
 _PATIENCE = timedelta(days=30)
+
+#: What gloo and nccl say of a process that is gone.
+_GONE = re.compile(r"(closed|reset) by peer|remote process exited|Broken pipe|Socket closed")
 
 __all__ = [
     "Replicas",
@@ -91,10 +95,32 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """Within it, a process waits for others.
+
+    Raises:
+        UserError: one of them has ended, such as by a kill.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _GONE.search(str(error)):
+            raise
+        raise UserError(
+            "another process of this run has ended: start the same command again, which goes on from what is saved"
+        ) from error
+
+
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process is here.
+
+    Raises:
+        UserError: one of them has ended; so do all functions here that wait for others.
+    """
     if size() > 1:
-        dist.barrier()
+        with _together():
+            dist.barrier()
 
 
 def broadcast_state(state: dict[str, Tensor], source: int) -> dict[str, Tensor]:
@@ -110,8 +136,9 @@ def broadcast_state(state: dict[str, Tensor], source: int) -> dict[str, Tensor]:
     if size() == 1:
         return state
     received = state if rank() == source else {name: torch.empty_like(tensor) for name, tensor in state.items()}
-    for name in sorted(received):
-        dist.broadcast(received[name], src=source)
+    with _together():
+        for name in sorted(received):
+            dist.broadcast(received[name], src=source)
     return received
 
 
@@ -120,7 +147,8 @@ def gather(value: T) -> list[T]:
     if size() == 1:
         return [value]
     values: list[T | None] = [None] * size()
-    dist.all_gather_object(values, value)
+    with _together():
+        dist.all_gather_object(values, value)
     return values  # pyright: ignore[reportReturnType]
 
 
@@ -171,7 +199,8 @@ class Replicas:
             gradient.copy_(total.view_as(gradient))
 
     def _sum(self, tensor: Tensor) -> None:
-        dist.all_reduce(tensor, group=self.group)  # pyright: ignore[reportArgumentType]
+        with _together():
+            dist.all_reduce(tensor, group=self.group)  # pyright: ignore[reportArgumentType]
 
 
 def replicas_of(num_members: int, batch_size: int) -> Replicas:

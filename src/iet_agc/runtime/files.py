@@ -1,7 +1,10 @@
 """Files that appear whole or not at all, and folders that are only written where they are ours."""
 
+import errno
 import hashlib
+import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -14,11 +17,13 @@ from iet_agc.runtime.errors import UserError
 __all__ = [
     "check_ours",
     "check_replaceable",
+    "digest",
     "flush",
     "hashes_below",
     "holds_others",
     "link_or_copy",
     "only_one",
+    "put_back",
     "replace_text",
     "replacing",
     "replacing_folder",
@@ -29,18 +34,28 @@ __all__ = [
 
 _LOCK = ".lock"
 
+#: What the system says where there is no more room.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: How libraries in Rust tell of an error of the system: safetensors, tokenizers.
+_OF_RUST = re.compile(r"([^:()]+) \(os error (\d+)\)")
+
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Write to the path that is given; when the block ends well, it takes the place of `file` in one step.
 
     When it does not, nothing is left of what was written.
+
+    Raises:
+        UserError: it cannot be written, see `writing`.
     """
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
-        yield unfinished
-        flush(unfinished)
-        os.replace(unfinished, file)
+        with writing(file):
+            yield unfinished
+            flush(unfinished)
+            os.replace(unfinished, file)
     except BaseException:
         with suppress(OSError):
             unfinished.unlink()
@@ -58,33 +73,53 @@ def replacing_folder(folder: Path, own: Collection[str] | None = None) -> Iterat
     """Make a folder at the path that is given; when the block ends well, it takes the place of `folder`.
 
     Whenever a kill comes, the old folder or the new one is there, whole: between the two renames the old one stands
-    beside its place, as .NAME.replaced, where the next attempt puts it back. That also clears away what is unfinished.
+    beside its place, as .NAME.replaced, where the next attempt puts it back. That also clears away what a kill left
+    unfinished; an error leaves nothing of it.
 
     Args:
-        folder: the place.
+        folder: the place; of a link, the one that it leads to.
         own: paths below it of the files that are ours to replace; whatever else stands there is taken along. None: all
             of it is ours.
+
+    Raises:
+        UserError: it cannot be written, see `writing`.
     """
-    unfinished, aside = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "replaced"))
-    _put_back(aside, folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    yield unfinished
-    if own is not None:
-        _take_along(folder, unfinished, own)
-    for entry in (*unfinished.rglob("*"), unfinished):
-        if not entry.is_symlink():
-            flush(entry)
+    folder = folder.resolve()
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        with writing(folder):
+            put_back(folder)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            yield unfinished
+            if own is not None:
+                _take_along(folder, unfinished, own)
+            for entry in (*unfinished.rglob("*"), unfinished):
+                if not entry.is_symlink():
+                    flush(entry)
+            _exchange(folder, unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _exchange(folder: Path, unfinished: Path) -> None:
     try:
         if folder.exists():
-            os.rename(folder, aside)
+            os.rename(folder, _aside(folder))
         os.rename(unfinished, folder)
     finally:
-        _put_back(aside, folder)
+        put_back(folder)
     flush(folder.parent)
 
 
-def _put_back(aside: Path, folder: Path) -> None:
+def _aside(folder: Path) -> Path:
+    """Where a folder stands while it is being replaced."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def put_back(folder: Path) -> None:
     """End what a kill, or an error, may have cut off between the two renames of `replacing_folder`."""
+    aside = _aside(folder)
     if aside.exists() and not folder.exists():
         os.rename(aside, folder)
     shutil.rmtree(aside, ignore_errors=True)
@@ -112,14 +147,29 @@ def writing(place: Path) -> Iterator[None]:
     """Within it, whatever keeps `place` from being written becomes one clear line.
 
     Raises:
-        UserError: in place of the OSError; it names the place and what is in the way.
+        UserError: in place of what the system says, or a library that it told; it names the place and what is in the
+            way.
     """
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if (found := _of_system(error)) is None:
+            raise
+        reason, number = found
         taken = next((above for above in place.parents if os.path.exists(above) and not os.path.isdir(above)), None)
-        reason = f"{shown(taken)} is a file, not a folder" if taken else error.strerror or type(error).__name__
-        raise UserError(f"{shown(place)} cannot be written: {reason}; choose another --out") from error
+        reason = f"{shown(taken)} is a file, not a folder" if taken else reason
+        mend = "make room there, or choose another output" if number in _NO_ROOM else "choose another output"
+        raise UserError(f"{shown(place)} cannot be written: {reason}; {mend}") from error
+
+
+def _of_system(error: Exception) -> tuple[str, int | None] | None:
+    """What the system said, in words, and its number if that is known; None of errors of other kinds."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__, error.errno
+    found = _OF_RUST.search(str(error))
+    return (found[1].strip(), int(found[2])) if found else None
 
 
 def holds_others(folder: Path, names: Collection[str]) -> bool:
@@ -147,7 +197,7 @@ def check_ours(folder: Path, mark: str, names: Collection[str], what: str) -> No
     if any(os.path.lexists(place) and not place.is_dir() for place in (folder, *folder.parents)):
         raise UserError(f"{folder} cannot be a folder: there is a file of that name")
     if not (folder / mark).exists() and holds_others(folder, names):
-        raise UserError(f"{folder} is not empty and holds no {what}: choose another --out")
+        raise UserError(f"{folder} is not empty and holds no {what}: choose another output")
 
 
 def check_replaceable(file: Path, mark: str, what: str) -> None:
@@ -164,10 +214,10 @@ def check_replaceable(file: Path, mark: str, what: str) -> None:
     if not os.path.lexists(file):
         return
     if not file.is_file():
-        raise UserError(f"{shown(file)} is there and is no regular file: choose another --out")
+        raise UserError(f"{shown(file)} is there and is no regular file: choose another output")
     with file.open("rb") as stream:
         if mark.encode() not in stream.read(4096):
-            raise UserError(f"{shown(file)} is there and is no {what} of ours: choose another --out, or remove it")
+            raise UserError(f"{shown(file)} is there and is no {what} of ours: choose another output, or remove it")
 
 
 @contextmanager
@@ -182,7 +232,7 @@ def only_one(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
+        raise UserError(f"another process is at work in {folder}: wait for it, or choose another output") from None
     try:
         yield
     finally:
@@ -207,6 +257,11 @@ def sha256(file: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """SHA-256 of JSON values, hexadecimal: of their text in ASCII, keys in order, as `json.dumps` writes it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def hashes_below(folder: Path) -> dict[str, str]:

@@ -1,17 +1,16 @@
 """Sample sets: generated images with the seed of each, drawn in parts so that a kill loses little.
 
 samples.json      what drew them; with a guard, which seeds it turned down; the class or the prompt of each, if the
-                  model is told, and what prompts were changed to
+                  model is told, and what prompts were changed to; written last, with it the set is whole
 samples.npz       images uint8 (N, C, H, W), seeds int64 (N,), labels int64 (N,) if the model is told classes
 images/*.png      instead of the .npz, when asked; named by seed
 grid.png          the first 64, to look at
+.parts            while it is at work
 """
 
-import hashlib
 import itertools
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,13 +33,15 @@ from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_t
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed, UserError
-from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
+from iet_agc.runtime.files import digest, replacing, sha256
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, resolved
 from iet_agc.runtime.progress import progress_bar
+from iet_agc.runtime.result_folder import ResultFolder
+from iet_agc.runtime.seal import unsealed
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes
-from iet_agc.training.identity import check_pipeline
+from iet_agc.training.identity import check_files, check_pipeline
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
 
@@ -140,16 +141,18 @@ def draw_samples(
     about |= {"guard": guard.about if guard else None, "class": label, "precision": precision}
     _labels(about, seeds[:1])  # refuses a class that there is not
     _check_guard(guard, source.shape)
-    _check(out, about)
-    with distributed.alone_in(out):
-        if distributed.rank() == 0:
-            _claim(out, about)
-        distributed.barrier()
-        if not (out / ".parts").exists():
+    folder = _folder(out)
+    folder.check(about)
+    with folder.at_work(about) as unfinished:
+        if unfinished:
+            _draw_parts(folder, about, seeds, _PART * about["rows"], source, on_images, guard)
+        else:
             on_images(len(seeds))
-            return out
-        _draw_parts(out, about, seeds, _PART * about["rows"], source, on_images, guard)
     return out
+
+
+def _folder(out: Path) -> ResultFolder:
+    return ResultFolder(out, "samples.json", "sample set")
 
 
 @dataclass(frozen=True)
@@ -240,8 +243,8 @@ def _text_source(
         return {"prompts": own} | ({"told": text.told(parts, seeds, own, told.changes)} if told.changes.any else {})
 
     files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
-    digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
-    about = {"classes": None, "guidance": told.guidance, "num_prompts": len(prompts), "prompts_sha256": digest}
+    about = {"classes": None, "guidance": told.guidance}
+    about |= {"num_prompts": len(prompts), "prompts_sha256": digest(list(prompts))}
     about |= {"mitigations": told.mitigations, "sampler": SAMPLERS[told.sampler]}
     scheduler = scheduler_of(parts.scheduler, told.sampler)
     return _Source(parts.image_shape, scheduler, files, about, draw, note)
@@ -253,7 +256,7 @@ def _told(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 
 def _draw_parts(
-    out: Path,
+    folder: ResultFolder,
     about: dict[str, Any],
     seeds: range,
     length: int,
@@ -268,14 +271,13 @@ def _draw_parts(
         return {"images": images} | ({"passes": guard.passes(images)} if guard else {})
 
     if guard:
-        chosen, images = _first_that_pass(out / ".parts", seeds, length, make, on_images)
+        chosen, images = _first_that_pass(folder.parts, seeds, length, make, on_images)
     else:
-        compute_parts(out / ".parts", "images", len(seeds), length, make, on_images)
-        chosen, images = seeds, read_parts(out / ".parts", "images", len(seeds), length)["images"]
+        compute_parts(folder.parts, "images", len(seeds), length, make, on_images)
+        chosen, images = seeds, read_parts(folder.parts, "images", len(seeds), length)["images"]
     distributed.barrier()  # others may still be reading parts
     if distributed.rank() == 0:
-        _assemble(out, about | source.told(chosen), chosen, images)
-    distributed.barrier()
+        _assemble(folder, about | source.told(chosen), chosen, images)
 
 
 def _check_guard(guard: Guard | None, shape: tuple[int, int, int]) -> None:
@@ -420,6 +422,7 @@ def _captions_of(run: Path, first: bool) -> list[str]:
     Few prompts are so of many images. Where training told first captions only, there are no others.
     """
     file = run / "captions.json"
+    check_files(run, [file])
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -466,11 +469,10 @@ def load_samples(
     Raises:
         UserError: an unfinished set, or what `load_images` refuses.
     """
+    _check_finished(folder)
     if not (folder / "samples.json").is_file():
         return load_images(folder, shape, on_images, resize=resize), None
-    if (folder / ".parts").exists():
-        raise UserError(f"{folder} is an unfinished sample set: run the same 'iet-agc sample' again to finish it")
-    about = _read_about(folder / "samples.json")
+    about = _read_about(folder / "samples.json", check_images=True)
     place = folder / ("samples.npz" if about["file_format"] == "npz" else "images")
     images = load_images(place, shape, on_images, resize=resize)
     if len(images) != about["num"]:
@@ -488,8 +490,9 @@ def read_origin(folder: Path) -> dict[str, str] | None:
     """The files that a sample set was drawn from, name -> SHA-256; None of images that are no sample set.
 
     Raises:
-        UserError: samples.json is damaged.
+        UserError: an unfinished set, or samples.json is damaged.
     """
+    _check_finished(folder)
     if not (folder / "samples.json").is_file():
         return None
     origin = _read_about(folder / "samples.json").get("weights_sha256")
@@ -498,7 +501,13 @@ def read_origin(folder: Path) -> dict[str, str] | None:
     return origin
 
 
-def _read_about(file: Path) -> dict[str, Any]:
+def _check_finished(folder: Path) -> None:
+    if _folder(folder).is_claimed and not _folder(folder).is_whole:
+        raise UserError(f"{folder} is an unfinished sample set: run the same 'iet-agc sample' again to finish it")
+
+
+def _read_about(file: Path, check_images: bool = False) -> dict[str, Any]:
+    """The content of samples.json, and whether its images are as they were drawn if that is asked for."""
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         kind = (about["format"], about["version"])
@@ -509,7 +518,7 @@ def _read_about(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is {kind[0]!r} version {kind[1]}, not {_FORMAT!r} version {_VERSION}: sample again")
     if odd:
         raise UserError(f"{file} is damaged ({odd} is {str(about[odd])[:60]!r}): sample again")
-    return about
+    return unsealed(file, about, "sample again", None if check_images else ())
 
 
 def _odd(about: Mapping[str, Any]) -> str | None:
@@ -533,37 +542,21 @@ def _odd(about: Mapping[str, Any]) -> str | None:
     return next((name for name, good in fine.items() if not good), None)
 
 
-def _check(out: Path, about: dict[str, Any]) -> None:
-    """Refuse a folder that holds another sample set or other things; writes nothing."""
-    check_ours(out, "samples.json", {"samples.json", ".parts"}, "sample set")
-    if (out / "samples.json").exists():
-        there = _read_about(out / "samples.json")
-        if odd := [key for key in about if there.get(key) != about[key]]:
-            change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
-            raise UserError(f"{out} holds another sample set ({change}): choose another --out")
-
-
-def _claim(out: Path, about: dict[str, Any]) -> None:
-    if not (out / "samples.json").exists():
-        (out / ".parts").mkdir(parents=True, exist_ok=True)
-        replace_text(out / "samples.json", json.dumps(about, indent=1) + "\n")
-
-
-def _assemble(out: Path, about: dict[str, Any], seeds: Sequence[int], images: Tensor) -> None:
-    labels = _labels(about, seeds)
+def _assemble(folder: ResultFolder, about: dict[str, Any], seeds: Sequence[int], images: Tensor) -> None:
+    out, labels = folder.place, _labels(about, seeds)
     told = {} if labels is None else {"labels": labels}
     if about["file_format"] == "npz":
         arrays: dict[str, Any] = {"images": images.numpy(), "seeds": np.array(seeds)}
         arrays |= {name: np.array(values) for name, values in told.items()}
         with replacing(out / "samples.npz") as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
+        files = ["samples.npz"]
     else:
         (out / "images").mkdir(exist_ok=True)
-        for seed, image in zip(seeds, images, strict=True):
-            save_image(image, out / "images" / f"{seed:010d}.png")
+        files = [f"images/{seed:010d}.png" for seed in seeds]
+        for name, image in zip(files, images, strict=True):
+            save_image(image, out / name)
     in_turn = labels and about["class"] is None and about["classes"] <= _MOST_COLUMNS
     save_image(image_grid(images, columns=about["classes"] if in_turn else None), out / "grid.png")
     turned_down = sorted({*range(about["first_seed"], seeds[-1] + 1)} - {*seeds})
-    about |= {"turned_down": turned_down} | told
-    replace_text(out / "samples.json", json.dumps(about, indent=1) + "\n")
-    shutil.rmtree(out / ".parts")
+    folder.finish(about | {"turned_down": turned_down} | told, [*files, "grid.png"])

@@ -4,8 +4,6 @@ Its layout is Stable Diffusion's. The tokenizer knows the words of the captions;
 training images alone; text encoder and U-Net have random weights, and learn in a run that starts from the pipeline.
 """
 
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -23,9 +21,11 @@ from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, to_float
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import check_ours, only_one, replacing_folder
+from iet_agc.runtime.files import digest, hashes_below, only_one, put_back, replacing_folder
 from iet_agc.runtime.precision import autocast, resolved
 from iet_agc.runtime.progress import progress_bar, say
+from iet_agc.runtime.result_folder import ResultFolder
+from iet_agc.runtime.seal import damaged, read_object, unsealed, write_sealed
 from iet_agc.runtime.seeds import generator, key_of
 
 __all__ = ["build_pipeline", "decibels"]
@@ -67,11 +67,13 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
     """
     train, held_out = load_dataset(data.without_copies())
     _check(train)
-    captions = hashlib.sha256(json.dumps(train.captions).encode()).hexdigest()
-    check_ours(out, _MARK, {_MARK, "model_index.json"}, "pipeline")
+    captions = digest(train.captions)
     what = {"images": train.fingerprint, "captions": captions, "steps": steps, "seed": seed}
-    if (out / _MARK).exists():
-        return _built(out, what)
+    put_back(out)
+    folder = ResultFolder(out, _MARK, "pipeline")
+    folder.check(what)
+    if folder.is_whole and (told := _built(out / _MARK)):
+        return told
     with only_one(out), torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_of("pipeline", seed))
         parts = _pipeline(train)
@@ -82,7 +84,7 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
         told = what | {"train_db": decibels(vae, train.images), "held_out_db": decibels(vae, held_out.images)}
         with replacing_folder(out) as unfinished:
             parts.save_pretrained(unfinished)
-            (unfinished / _MARK).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            write_sealed(unfinished / _MARK, told, hashes_below(unfinished))
     return told
 
 
@@ -97,16 +99,14 @@ def _check(images: ImageSet) -> None:
         )
 
 
-def _built(out: Path, what: dict[str, Any]) -> dict[str, Any]:
-    try:
-        told = json.loads((out / _MARK).read_text(encoding="utf-8"))
-        changed = [name for name in what if told[name] != what[name]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{out / _MARK} is damaged: remove {out}, and it is built again") from None
-    if changed:
-        raise UserError(f"{out} holds another pipeline ({', '.join(changed)} differ): choose another --out")
-    say(f"{out} is built already")
-    return told
+def _built(mark: Path) -> dict[str, Any] | None:
+    """What a pipeline that is there says of itself; None where it is not as it was built."""
+    told = read_object(mark, "remove it")
+    if odd := next(damaged(mark, told, None), None):
+        say(f"{odd} is not as it was built: the pipeline is built again")
+        return None
+    say(f"{mark.parent} is built already")
+    return unsealed(mark, told, "build it again")
 
 
 # -- parts

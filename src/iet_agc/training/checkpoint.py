@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import flush, replace_text, sha256
+from iet_agc.runtime.files import flush, replace_text, replacing, sha256
 
 __all__ = ["Bundle", "BundleError", "newest_about", "newest_bundle", "read_bundle", "seal", "stage"]
 
@@ -65,8 +65,8 @@ def stage(staging: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str,
     digests = {}
     for name, tensors in parts.items():
         file = staging / f"{name}.safetensors"
-        safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-        flush(file)
+        with replacing(file) as unfinished:
+            safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished)
         digests[file.name] = sha256(file)
     return digests
 
@@ -130,7 +130,7 @@ def newest_bundle(
             warn(f"{error}; " + (f"trying {candidates[-1].name}" if candidates else "there is none before it"))
             continue
         if any(bundle.about.get(key) != value for key, value in identity.items()):
-            raise BundleError(f"{candidate} belongs to a run with other settings or images: choose another --out")
+            raise BundleError(f"{candidate} belongs to a run with other settings or images: choose another output")
         return bundle
     return None
 

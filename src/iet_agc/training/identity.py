@@ -3,14 +3,15 @@
 settings     what its weights follow from, as `settings.essence` says
 train        name, number and hashes of the training images; held_out the same, or null where they were not known
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
+seal         of this file, and of telemetry.csv, captions.json and the curves when the weights were exported
 
-Whoever takes a run for what it says (audit, sample, guard, --init) compares first. Runs of older versions have no such
-file; of them the bundles know the training images, and nothing the weights.
+Whoever takes a run for what it says (audit, sample, guard, --init) compares first. Version 1 has no seal, and runs of
+older versions have no such file; of them the bundles know the training images, and nothing the weights.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +20,16 @@ from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import replace_text, sha256
+from iet_agc.runtime.files import digest, sha256
+from iet_agc.runtime.seal import damaged, unsealed, write_sealed
 from iet_agc.training import checkpoint
 
 __all__ = [
+    "check_files",
     "check_images",
     "check_pipeline",
     "check_samples",
-    "damaged_weights",
+    "damaged_exports",
     "exported_files",
     "labels_sha256",
     "read_identity",
@@ -34,7 +37,12 @@ __all__ = [
     "record_weights",
 ]
 
-_NAME, _FORMAT, _VERSION = "identity.json", "iet-agc run", 1
+_NAME, _FORMAT, _VERSION = "identity.json", "iet-agc run", 2
+
+#: What an export writes beside the pipelines, and what training leaves; each where there is such a file.
+_EXPORTED, _CURVES = ("telemetry.csv", "captions.json"), "curves/*.jsonl"
+
+_RESTORE = "restore it from a copy"
 _AGAIN = "run the same 'iet-agc train' again, which exports it from the run's bundles"
 
 
@@ -52,8 +60,10 @@ def record_training(run: Path, settings: Settings, train: ImageSet, held_out: Im
 
 
 def record_weights(run: Path, weights: Mapping[str, Mapping[str, str]]) -> None:
-    """Write down what was exported: {"raw": {path below it: SHA-256}, "ema": ...}."""
-    _write(run, (read_identity(run) or {}) | {"weights": {name: dict(files) for name, files in weights.items()}})
+    """Write down what was exported: {"raw": {path below it: SHA-256}, "ema": ...}; the rest is read from the disk."""
+    files = [run / name for name in _EXPORTED if (run / name).is_file()] + sorted(run.glob(_CURVES))
+    content = (read_identity(run) or {}) | {"weights": {name: dict(files) for name, files in weights.items()}}
+    _write(run, content, [str(file.relative_to(run)) for file in files])
 
 
 def read_identity(run: Path) -> dict[str, Any] | None:
@@ -62,6 +72,12 @@ def read_identity(run: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged; the message names it.
     """
+    content = _read(run)
+    return content if content is None or "seal" not in content else unsealed(run / _NAME, content, _RESTORE)
+
+
+def _read(run: Path) -> dict[str, Any] | None:
+    """The same, with its seal."""
     file = run / _NAME
     if not file.is_file():
         return None
@@ -73,8 +89,9 @@ def read_identity(run: Path) -> dict[str, Any] | None:
         usable = all(isinstance(part["sha256"], str) for part in parts) and all(map(_is_hash, hashes))
         usable = usable and all(isinstance(section, dict) for section in content["settings"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__} {error}): restore it from a copy") from None
-    if kind != (_FORMAT, _VERSION) or not usable:
+        raise UserError(f"{file} is damaged ({type(error).__name__} {error}): {_RESTORE}") from None
+    known = kind == (_FORMAT, 1) or (kind == (_FORMAT, _VERSION) and "seal" in content)
+    if not known or not usable:
         raise UserError(f"{file} is {kind[0]!r} version {kind[1]}, not a whole {_FORMAT!r} version {_VERSION}")
     return content
 
@@ -96,11 +113,16 @@ def check_images(run: Path, part: Literal["train", "held-out"], images: ImageSet
         Whether there was something to compare with.
 
     Raises:
-        UserError: they differ, or its settings do.
+        UserError: they differ, or its settings do, or its weights or bundles are those of another run.
     """
-    known = read_identity(run) or _from_bundles(run)
+    bundles = _from_bundles(run)
+    known = bundles | (read_identity(run) or {})
     if changed := _changed_settings(run, known):
         raise UserError(f"{run / 'config.json'} is not as the run was trained ({'; '.join(changed)}): put it back")
+    if bundles and bundles["train"]["sha256"] != known["train"]["sha256"]:
+        raise UserError(f"{run / 'bundles'} holds bundles of a run of other images: put its own back, or remove it")
+    if part == "train":
+        _check_weights(run)
     if (then := known.get(part.replace("-", "_"))) is None:
         return False
     now = _about(images)
@@ -118,10 +140,32 @@ def exported_files(run: Path, name: str) -> dict[str, str]:
     return ((read_identity(run) or {}).get("weights") or {}).get(name, {})
 
 
-def damaged_weights(run: Path) -> list[Path] | None:
+def damaged_exports(run: Path) -> list[Path] | None:
     """The exported files of a run that are not as they were exported; None where no hashes were written down."""
-    weights = (read_identity(run) or {}).get("weights")
-    return None if weights is None else [file for name in weights for file in _damaged(run / name, weights[name])]
+    known = _read(run) or {}
+    if (weights := known.get("weights")) is None:
+        return None
+    odd = [file for name in weights for file in _damaged(run / name, weights[name])]
+    return [*odd, *damaged(run / _NAME, known, _EXPORTED)]
+
+
+def check_files(run: Path, files: Collection[Path]) -> None:
+    """Refuse files of a run, beside its weights, that are not as they were left. Of older runs nothing is known.
+
+    Raises:
+        UserError: the first that is not.
+    """
+    names = [str(file.relative_to(run)) for file in files]
+    if odd := next(damaged(run / _NAME, _read(run) or {}, names), None):
+        mend = _AGAIN if odd.name in _EXPORTED else f"{_RESTORE}, or remove it"
+        raise UserError(f"{odd} is not as the run left it: {mend}")
+
+
+def _check_weights(run: Path) -> None:
+    """Refuse a run of whose exported files one is there and is another."""
+    for name in ("raw", "ema"):
+        if odd := [file for file in _damaged(run / name, exported_files(run, name)) if file.exists()]:
+            raise UserError(f"{odd[0]} is not as it was exported: {_AGAIN}")
 
 
 def check_pipeline(folder: Path) -> None:
@@ -146,7 +190,7 @@ def check_samples(run: Path, drawn_from: Mapping[str, str]) -> bool:
         Whether there was something to compare with.
 
     Raises:
-        UserError: they are those of neither RUN/raw nor RUN/ema.
+        UserError: they are those of neither RUN/raw nor RUN/ema, or these are not as they were exported.
     """
     known = [exported_files(run, name) or _hashes(run / name, drawn_from) for name in ("raw", "ema")]
     if not any(known):
@@ -156,17 +200,17 @@ def check_samples(run: Path, drawn_from: Mapping[str, str]) -> bool:
             f"{run / 'samples'} was not drawn from the weights of {run}: sample it again into an empty folder, or give "
             "the samples from another place"
         )
+    _check_weights(run)
     return True
 
 
 def _about(images: ImageSet) -> dict[str, Any]:
-    texts = json.dumps(images.captions).encode()
     return {
         "name": images.name,
         "num": len(images),
         "sha256": images.fingerprint,
         "labels": labels_sha256(images),
-        "captions": "none" if images.captions is None else hashlib.sha256(texts).hexdigest(),
+        "captions": "none" if images.captions is None else digest(images.captions),
     }
 
 
@@ -181,15 +225,16 @@ def _from_bundles(run: Path) -> dict[str, Any]:
 def _changed_settings(run: Path, known: Mapping[str, Any]) -> list[str]:
     """Settings that the weights follow from that config.json says otherwise; those of other versions do not count."""
     settings = read_settings(run)
-    if known.get("fingerprint") not in (None, fingerprint(settings)):
-        return ["its bundles are of other settings"]
     now = essence(settings)
-    return [
+    changed = [
         f"{section}.{name} was {value} and is now {now[section][name]}"
         for section, values in known.get("settings", {}).items()
         for name, value in values.items()
         if name in now.get(section, {}) and now[section][name] != value
     ]
+    if not changed and known.get("fingerprint") not in (None, fingerprint(settings)):
+        return ["its bundles are of other settings"]
+    return changed
 
 
 def _damaged(folder: Path, files: Mapping[str, str]) -> list[Path]:
@@ -217,5 +262,5 @@ def _is_hash(digest: Any) -> bool:
     return isinstance(digest, str) and len(digest) == 64
 
 
-def _write(run: Path, content: Mapping[str, Any]) -> None:
-    replace_text(run / _NAME, json.dumps({"format": _FORMAT, "version": _VERSION} | dict(content), indent=1) + "\n")
+def _write(run: Path, content: Mapping[str, Any], files: Collection[str] = ()) -> None:
+    write_sealed(run / _NAME, {**content, "format": _FORMAT, "version": _VERSION}, files)

@@ -184,7 +184,7 @@ class _Run:
             self.round, self.resumed = whole.about["round"], True
             for member in self.members:
                 _load(member, whole)
-        elif identity.damaged_weights(self.out) is not None:
+        elif identity.damaged_exports(self.out) is not None:
             self._refuse_unless_whole()
             self.round, self.resumed = self.settings.method.rounds, True
         for member in self.members:
@@ -196,12 +196,12 @@ class _Run:
 
     def _refuse_unless_whole(self) -> None:
         """A finished run without bundles can stay as it is, and nothing else."""
-        identity.check_images(self.out, "train", self.images)
-        if odd := identity.damaged_weights(self.out):
+        if odd := identity.damaged_exports(self.out):
             raise UserError(
                 f"{odd[0]} is not as it was exported, and {self.bundles} holds no bundle to export it from again: "
-                "restore one of them from a copy, or train again with another --out"
+                "restore one of them from a copy, or train again into another output"
             )
+        identity.check_images(self.out, "train", self.images)
         read_telemetry(self.out / "telemetry.csv")
 
     def _newest(self, pattern: str) -> checkpoint.Bundle | None:
@@ -285,7 +285,7 @@ class _Run:
 
     def _is_exported(self) -> bool:
         """Whether the pipelines and the counts are those of this run, whole; says what is damaged."""
-        if (odd := identity.damaged_weights(self.out)) is None:
+        if (odd := identity.damaged_exports(self.out)) is None:
             return False
         for file in odd:
             say(f"{file} is not as it was exported: it is exported again")

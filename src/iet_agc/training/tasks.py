@@ -1,6 +1,5 @@
 """What a run learns to draw: the model it starts from, each member's examples, previews, and what is left of it."""
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.samplers import sample
 from iet_agc.diffusion.unet import save_pipeline
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import replace_text
+from iet_agc.runtime.files import digest, replace_text
 from iet_agc.runtime.progress import say
 from iet_agc.text_to_image.caption_augmentation import Changes
 from iet_agc.training.batches import Examples
@@ -131,18 +130,18 @@ class TextTask:
         pipelines = [load_text_pipeline(folder) for folder in folders]
         self.settings, self.images, self.captions, self.pipeline = settings, images, images.captions, pipelines[0]
         check_size(self.pipeline, images.shape, images.name)
-        check_digest(settings, digest := digest_of(_described(pipelines)))
+        check_digest(settings, weights := digest_of(_described(pipelines)))
         if not settings.text.train_encoder and len(_encoders(pipelines)) > 1:
             raise UserError(
                 f"{settings.init.model} trained its text encoder, which differs from its average: set "
                 f"text.train_encoder true, or start from {folders[0]} or {folders[1]}"
             )
         models = [self._learning(pipeline) for pipeline in pipelines]
-        self.initial = Initial(models[0], models[-1], digest, commit_of(name, folders[0]))
+        self.initial = Initial(models[0], models[-1], weights, commit_of(name, folders[0]))
         self.scheduler = self.pipeline.scheduler
         self.changes = Changes(**settings.text.changes())
         self.pipeline.vocabulary(self.changes)  # refuses a tokenizer without what they take
-        self.identity = {"captions": hashlib.sha256(json.dumps(self._tokens()).encode()).hexdigest()}
+        self.identity = {"captions": digest(self._tokens())}
 
     def _tokens(self) -> list[list[list[int]]]:
         """The tokens of all captions, cut off where the settings say so."""
