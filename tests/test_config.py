@@ -433,14 +433,14 @@ def test_the_same_run_elsewhere_or_sampled_otherwise_is_the_same_run(tmp_path: P
 def test_another_run_is_refused_and_the_difference_named(tmp_path: Path) -> None:
     claim_folder(BASE, tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ValueError, match=r"holds another run \(train.seed 0 is now 9\): choose another --out"):
+    with pytest.raises(ValueError, match=r"holds another run \(train.seed 0 is now 9\): choose another folder"):
         claim_folder(override(BASE, {"train.seed": "9"}), tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_someone_elses_folder_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="is not empty and holds no run: choose another --out"):
+    with pytest.raises(ValueError, match="is not empty and holds no run: choose another folder"):
         claim_folder(BASE, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
     assert (tmp_path / "thesis.txt").read_text() == "precious"

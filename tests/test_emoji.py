@@ -273,7 +273,7 @@ def test_what_is_there_is_kept_or_refused(built, data, tmp_path):
     before = (out / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
     assert build_pipeline(data, out, steps=12) == told
     assert (out / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match=r"holds another pipeline \(steps, seed differ\): choose another --out"):
+    with pytest.raises(ValueError, match=r"holds another pipeline \(steps, seed differ\): choose another folder"):
         build_pipeline(data, out, steps=13, seed=2)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "novel.txt").write_text("x")

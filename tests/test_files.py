@@ -17,7 +17,7 @@ from iet_agc.sampling.sample_set import draw_samples
 from iet_agc.training.loop import train
 from tests.tiny_runs import images, settings
 
-BUSY = "another process is at work in .*: wait for it, or choose another --out"
+BUSY = "another process is at work in .*: wait for it, or choose another folder"
 
 
 def test_a_folder_with_other_things_or_below_a_file_is_not_ours(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_folder_with_other_things_or_below_a_file_is_not_ours(tmp_path: Path) 
             check_ours(odd, "mark", {"mine"}, "thing")
     (tmp_path / "pipe").unlink()
     (tmp_path / "lost").unlink()
-    with pytest.raises(ValueError, match="is not empty and holds no thing: choose another --out"):
+    with pytest.raises(ValueError, match="is not empty and holds no thing: choose another folder"):
         check_ours(tmp_path, "mark", {"mine"}, "thing")
     check_ours(tmp_path, "mark", {"file"}, "thing")
     check_ours(tmp_path, "file", {"mine"}, "thing")

@@ -287,7 +287,7 @@ def test_files_of_the_same_names_are_somebody_elses(tmp_path, name):
     written(audits, tmp_path / "whole")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_bytes(b"mine")
-    with pytest.raises(ValueError, match=f"{name} is there and is no comparison of ours: choose another --out"):
+    with pytest.raises(ValueError, match=f"{name} is there and is no comparison of ours: choose another place"):
         written(audits, tmp_path / "out")
     assert [(file.name, file.read_bytes()) for file in (tmp_path / "out").iterdir()] == [(name, b"mine")]
     (tmp_path / "out" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
@@ -300,7 +300,7 @@ def test_what_cannot_be_written_is_said_in_one_line_and_leaves_nothing(tmp_path)
     with pytest.raises(ValueError, match=r"below cannot be written: .*/file is a file, not a folder; choose another"):
         written(audits, tmp_path / "file" / "below")
     (tmp_path / "out" / "comparison.png").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"comparison\.png is there and is no regular file: choose another --out"):
+    with pytest.raises(ValueError, match=r"comparison\.png is there and is no regular file: choose another place"):
         written(audits, tmp_path / "out")
     assert not [path for path in (tmp_path / "out").iterdir() if "unfinished" in path.name]
 

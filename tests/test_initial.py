@@ -226,7 +226,7 @@ def test_what_is_no_model_is_refused_without_asking_the_hub(tmp_path, monkeypatc
 
 
 def test_a_preset_that_needs_a_model_says_so():
-    refused(lambda: initial_of(""), "this preset trains a model further: say which, --init MODEL")
+    refused(lambda: initial_of(""), "this preset trains a model further: say which")
 
 
 def test_an_unfinished_run_is_refused(tmp_path, base):
@@ -341,7 +341,7 @@ def test_another_start_or_none_is_refused(base, whole, tmp_path):
     for chosen, now in ((other, initial_of(tmp_path / "other").sha256), (settings(model__dropout=0.1), None)):
         refused(
             lambda c=chosen: train(c, images(), out, CPU),
-            f"{out} holds another run (init.sha256 {digest} is now {now}): choose another --out",
+            f"{out} holds another run (init.sha256 {digest} is now {now}): choose another folder",
         )
     refused(lambda: train(started(out), images(), base, CPU), f"{base} holds another run (init.sha256 None is now ")
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before

@@ -611,13 +611,13 @@ def test_only_a_report_of_ours_is_replaced(one: Folder, tmp_path: Path) -> None:
     (tmp_path / "mine.html").write_text("<html>mine</html>")
     for own in (one.path / "audit.json", one.path / "samples.csv", tmp_path / "mine.html"):
         before = own.read_bytes()
-        with pytest.raises(ValueError, match=f"{own.name} is there and is no report of ours: choose another --out, or"):
+        with pytest.raises(ValueError, match=f"{own.name} is there and is no report of ours: choose another place, or"):
             write_report({"it": one.path}, own)
         assert own.read_bytes() == before
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
     for odd in (tmp_path / "pipe", tmp_path / "lost", Path(os.devnull)):
-        with pytest.raises(ValueError, match=f"{odd.name} is there and is no regular file: choose another --out"):
+        with pytest.raises(ValueError, match=f"{odd.name} is there and is no regular file: choose another place"):
             write_report({"it": one.path}, odd)
     assert ((tmp_path / "pipe").is_fifo(), (tmp_path / "lost").is_symlink(), Path(os.devnull).is_char_device()) == (
         True, True, True,

@@ -50,6 +50,7 @@ from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.progress import progress_bar
+from iet_agc.runtime.reading import read_json, read_object
 from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
 from iet_agc.training.identity import check_pipeline
 
@@ -206,14 +207,17 @@ def planted_prompts(run: Path) -> tuple[list[str], list[str]]:
     if settings.model.kind != "text-to-image":
         raise UserError(f"{run} is no text-to-image run: it has no prompts to detect")
     if not data.planted_images or data.planted_copies < 2:
-        raise UserError(f"{run} has no planted images: give --prompts FILE and --memorized FILE")
+        raise UserError(f"{run} has no planted images: {_GIVE_BOTH}", "prompts")
     captions = _first_captions(run)
     unique = len(captions) - data.planted_images * (data.planted_copies - 1)  # further copies stand behind all images
     planted = list(dict.fromkeys(captions[: data.planted_images]))
     others = [text for text in dict.fromkeys(captions[data.planted_images : unique]) if text not in planted]
     if not others:
-        raise UserError(f"{run} has no captions but those of its planted images: give --prompts and --memorized")
+        raise UserError(f"{run} has no captions but those of its planted images: {_GIVE_BOTH}", "prompts")
     return planted + others[: len(planted)], planted
+
+
+_GIVE_BOTH = "give prompts, and which of them are memorized"
 
 
 def _first_captions(run: Path) -> list[str]:
@@ -221,19 +225,21 @@ def _first_captions(run: Path) -> list[str]:
     file = run / "captions.json"
     if not file.exists():
         raise UserError(f"{run} is not finished: run the same 'iet-agc train' again to finish it")
-    try:
-        captions = [texts[0] for texts in json.loads(file.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise UserError(f"{file} cannot be read ({error}): give --prompts FILE and --memorized FILE") from None
-    if not all(isinstance(text, str) for text in captions):
-        raise UserError(f"{file} holds something else than captions: give --prompts FILE and --memorized FILE")
-    return captions
+    content = read_json(file, _GIVE_BOTH)
+    if not isinstance(content, list) or not all(_is_captions(texts) for texts in content):
+        raise UserError(f"{file} holds something else than captions: {_GIVE_BOTH}", "prompts")
+    return [texts[0] for texts in content]
+
+
+def _is_captions(texts: object) -> bool:
+    """Whether these are the captions of an image, as a run writes them."""
+    return isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
 
 
 def _checked(prompts: Sequence[str], memorized: Sequence[str] | None) -> list[str]:
     """The prompts, each once."""
     if not prompts:
-        raise UserError("there is no prompt to look at: give --prompt TEXT, --prompts FILE, or of a run --planted")
+        raise UserError("there is no prompt to look at: give some, or take those planted in a run", "prompts")
     check_texts(prompts)
     unique = list(dict.fromkeys(prompts))
     if memorized is None:
@@ -288,8 +294,8 @@ def detect_prompts(
     pipeline.tokens(unique)  # refuses those that are too long
     about = _about(folder, pipeline, asked, where) | {
         "precision": precision,
-        "seeds": _in_range("--seeds", num_seeds, 2**32),
-        "first_steps": _in_range("--first-steps", asked.steps if first_steps is None else first_steps, asked.steps),
+        "seeds": _in_range("seeds", num_seeds, 2**32),
+        "first_steps": _in_range("first_steps", asked.steps if first_steps is None else first_steps, asked.steps),
         "num_prompts": len(unique),
         "prompts_sha256": _digest(unique),
         "memorized_sha256": None if memorized is None else _digest(sorted({*memorized})),
@@ -331,7 +337,7 @@ def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
 
 def _in_range(name: str, value: int, most: int) -> int:
     if not 1 <= value <= most:
-        raise UserError(f"{name} {value} is not between 1 and {most}")
+        raise UserError(f"{name} {value} is not between 1 and {most}", name)
     return value
 
 
@@ -364,7 +370,7 @@ def _check(out: Path, about: Mapping[str, Any]) -> None:
         there = _read(file) if file.exists() else about
         if odd := [key for key in about if there.get(key) != about[key]]:
             change = f"{odd[0]} is {there.get(odd[0])}, not {about[odd[0]]}"
-            raise UserError(f"{out} holds another detection ({change}): choose another --out")
+            raise UserError(f"{out} holds another detection ({change}): choose another folder", "out")
 
 
 def _claim(out: Path, about: Mapping[str, Any]) -> None:
@@ -374,13 +380,7 @@ def _claim(out: Path, about: Mapping[str, Any]) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): remove it, or choose another --out") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged (it is no JSON object): remove it, or choose another --out")
-    return content
+    return read_object(file, "remove it, or choose another folder")
 
 
 def _magnitudes(

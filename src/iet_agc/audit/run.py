@@ -39,6 +39,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, flush, replace_text, replacing, shown
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.progress import progress_bar, say
+from iet_agc.runtime.reading import read_object
 
 __all__ = ["audit_sources", "save_audit", "settle_audit"]
 
@@ -237,12 +238,9 @@ def _made_of(out: Path) -> dict[str, Any] | None:
     file = next((file for file in (finished, begun) if file.exists()), None)
     if file is None:
         return None
-    try:
-        made_of = json.loads(file.read_text(encoding="utf-8"))["made_of"]
-    except (OSError, ValueError, LookupError, TypeError):
-        made_of = None
+    made_of = read_object(file, "choose another folder").get("made_of")
     if not isinstance(made_of, dict):
-        raise UserError(f"{file} does not say what it is an audit of: choose another --out")
+        raise UserError(f"{file} does not say what it is an audit of: choose another folder", "out")
     return made_of
 
 
@@ -251,7 +249,9 @@ def _check_same(out: Path, there: Mapping[str, Any] | None, made_of: Mapping[str
     odd = [name for name in made_of if there is not None and there.get(name) != made_of[name]]
     if odd:
         named = _INPUTS.get(odd[0], odd[0])
-        raise UserError(f"{out} holds another audit ({named} differ from those given now): choose another --out")
+        raise UserError(
+            f"{out} holds another audit ({named} differ from those given now): choose another folder", "out"
+        )
 
 
 class _Parts:
@@ -279,7 +279,7 @@ class _Parts:
         if distributed.rank() == 0 and not file.exists():
             replace_text(file, json.dumps(make()))
         distributed.barrier()
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_object(file, f"remove {self.folder}")
 
 
 def _file(name: str) -> str:

@@ -1,7 +1,7 @@
 """Settings of a run: validated, documented, saved and hashed. Imports no torch.
 
 A preset is a TOML file with one section per class below; `extends = "NAME"` at its top takes what it leaves
-out from another preset. `--section.name VALUE` on the command line replaces one setting, written as in the file.
+out from another preset. `override` replaces single settings, as the command line does, written as in the file.
 """
 
 import difflib
@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import check_ours, replace_text
+from iet_agc.runtime.errors import UserError, one_line
+from iet_agc.runtime.files import check_ours, replace_text, shown
+from iet_agc.runtime.reading import parse_toml, read_object, read_toml
 
 __all__ = [
     "DataSettings",
@@ -422,12 +423,11 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_preset(file: Path) -> Settings:
+    content = read_toml(file)
     try:
-        return validate({"name": file.stem} | _extended(tomllib.loads(file.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # no UTF-8, no TOML, or no settings
-        raise UserError(f"{file} is no preset: {error}") from None
+        return validate({"name": file.stem} | _extended(content))
+    except UserError as error:
+        raise UserError(f"{shown(file)} is no preset: {error}") from None
 
 
 def validate(content: Mapping[str, Any]) -> Settings:
@@ -574,7 +574,7 @@ def check_folder(settings: Settings, folder: Path) -> None:
     check_ours(folder, "config.json", {"config.json", "settings.toml"}, "run")
     if (folder / "config.json").exists() and (changed := differences(read_settings(folder), settings)):
         raise UserError(
-            f"{folder} holds another run ({'; '.join(changed)}): choose another --out, or the settings of then"
+            f"{folder} holds another run ({'; '.join(changed)}): choose another folder, or the settings of then", "out"
         )
 
 
@@ -617,12 +617,13 @@ def read_settings(folder: Path) -> Settings:
         UserError: the folder holds no run.
     """
     file = folder / "config.json"
+    if not file.exists():
+        raise UserError(f"{folder} is not a run: it has no config.json")
+    content = read_object(file)
     try:
-        return validate(json.loads(file.read_text(encoding="utf-8")))
-    except OSError:
-        raise UserError(f"{folder} is not a run: it has no config.json") from None
-    except ValueError as error:  # no UTF-8, no JSON, or no settings
-        raise UserError(f"{file} is damaged: {error}") from None
+        return validate(content)
+    except UserError as error:
+        raise UserError(f"{shown(file)} is damaged: {error}") from None
 
 
 def _preset_folder() -> Any:
@@ -644,9 +645,10 @@ def _unquoted(text: str) -> str | None:
 def _parse(text: str, is_list: bool) -> Any:
     if text.lower() == "none":
         return None
+    written = f"[{text}]" if is_list and not text.startswith("[") else text
     try:
-        return tomllib.loads(f"value = {f'[{text}]' if is_list and not text.startswith('[') else text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {written}", "the value")["value"]
+    except UserError:
         return text
 
 
@@ -658,7 +660,7 @@ def _one_line(error: ValidationError) -> str:
         return f"unknown setting {name!r}{_nearest(name, known)}"
     reason = first["msg"].removeprefix("Value error, ")
     return (
-        f"setting {name}: {reason[0].lower()}{reason[1:]} (it is {first['input']!r})"
+        f"setting {name}: {reason[0].lower()}{reason[1:]} (it is {one_line(repr(first['input']))})"
         if first["type"] != "value_error"
         else f"setting {name}: {reason}"
     )

@@ -13,7 +13,9 @@ import torch
 from filelock import FileLock
 
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import flush, replace_text, replacing_folder, shown
+from iet_agc.runtime.reading import read_object
 
 __all__ = ["cached", "stamps"]
 
@@ -52,7 +54,7 @@ def cached(
         Training and held-out images; pixels are mapped, not read, and writing to them changes no file.
 
     Raises:
-        ValueError: a damaged entry, a folder that cannot be written to, or what `read` raises.
+        UserError: a damaged entry, a folder that cannot be written to, or what `read` raises.
     """
     key = hashlib.sha256(json.dumps([_VERSION, source], sort_keys=True).encode()).hexdigest()[:32]
     entry = folder / key
@@ -77,9 +79,9 @@ def _locked(folder: Path, key: str) -> Iterator[None]:
         yield
 
 
-def _unusable(folder: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"{shown(folder)} cannot keep images, {error.strerror}: set data.cache to another folder, or none"
+def _unusable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{shown(folder)} cannot keep images, {error.strerror}: set data.cache to another folder, or none", "data.cache"
     )
 
 
@@ -111,7 +113,7 @@ def _sealed(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(entry: Path, part: str) -> ImageSet:
     try:
-        sealed = json.loads((entry / f"{part}.json").read_text(encoding="utf-8"))
+        sealed = read_object(entry / f"{part}.json")
         about = sealed["about"]
         # copy on write, as torch has no read-only tensors
         pixels = torch.from_numpy(np.load(entry / f"{part}.npy", mmap_mode="c", allow_pickle=False))
@@ -127,5 +129,5 @@ def _read(entry: Path, part: str) -> ImageSet:
     return images
 
 
-def _damaged(entry: Path) -> ValueError:
-    return ValueError(f"{shown(entry)} is damaged: remove it, and the images are read again")
+def _damaged(entry: Path) -> UserError:
+    return UserError(f"{shown(entry)} is damaged: remove it, and the images are read again")

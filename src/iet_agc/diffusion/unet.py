@@ -3,7 +3,6 @@
 A trained model is a diffusers pipeline folder, so whoever gets it needs diffusers only.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import nn
 
 from iet_agc.diffusion.dropout import with_batch_dropout
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import hashes_below, replacing_folder
+from iet_agc.runtime.reading import check_regular_below, read_object
 
 __all__ = [
     "build_unet",
+    "check_described",
     "check_finite",
     "image_shape",
     "is_text_pipeline",
@@ -132,9 +133,9 @@ def save_pipeline(
 
 def _load_unet(folder: Path) -> UNet2DModel:
     """A U-Net whose every weight is in the file; diffusers fills what is missing with random numbers."""
-    config: dict[str, Any] = UNet2DModel.load_config(folder)  # pyright: ignore[reportAssignmentType]
-    if config["_class_name"] != "UNet2DModel":
-        raise UserError(f"its U-Net is a {config['_class_name']}, not a UNet2DModel")
+    config = check_described(UNet2DModel, folder)
+    if (kind := config.get("_class_name")) != "UNet2DModel":
+        raise UserError(f"its U-Net is a {kind}, not a UNet2DModel")
     if kind := config.get("class_embed_type"):
         raise UserError(f"its classes are embedded by {kind!r}; only a table of classes is read")
     loaded: Any = UNet2DModel.from_pretrained(
@@ -145,6 +146,42 @@ def _load_unet(folder: Path) -> UNet2DModel:
         raise UserError(f"its weights are not those of its configuration: {odd[0]}")
     check_finite(model)
     return model
+
+
+def check_described(kind: Any, folder: Path) -> dict[str, Any]:
+    """Refuse a model whose description asks for more weights than its files hold: diffusers would make them all first.
+
+    Args:
+        kind: the class of diffusers that the model is to be.
+        folder: with its config.json and safetensors.
+
+    Returns:
+        The description.
+
+    Raises:
+        UserError: its config.json is damaged, or describes no such model.
+    """
+    config = read_object(folder / "config.json")
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    for name, value in config.items():
+        most = _MOST_LAYERS if "layers" in name else size
+        if odd := [number for number in _numbers(value) if abs(number) > most]:
+            raise UserError(f"its config.json has {name} {odd[0]:g}, more than its weights can be of")
+    with torch.device("meta"):
+        needed = sum(weight.numel() for weight in kind.from_config(config).parameters())
+    if needed > size:
+        raise UserError(f"its config.json describes {needed:,} weights, its files have {size:,} bytes")
+    return config
+
+
+#: Blocks of a level; Stable Diffusion has two.
+_MOST_LAYERS = 1000
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, list):
+        return [number for each in value for number in _numbers(each)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def check_finite(model: nn.Module) -> None:
@@ -183,10 +220,9 @@ def _part(folder: Path, name: str) -> Path:
 def pipeline_index(folder: Path) -> dict[str, Any]:
     """What parts a diffusers pipeline has, as its model_index.json says; nothing, if the folder is none."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(folder / "model_index.json")
+    except UserError:
         return {}
-    return index if isinstance(index, dict) else {}
 
 
 def is_text_pipeline(folder: Path) -> bool:
@@ -204,10 +240,11 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     """
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
+    check_regular_below(folder)
     try:
         model = _load_unet(_part(folder, "unet"))
         scheduler = DDIMScheduler.from_pretrained(_part(folder, "scheduler"))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{folder} cannot be read as a diffusers pipeline: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # damaged files make their libraries raise nearly anything
+        raise UserError(f"{folder} cannot be read as a diffusers pipeline: {in_words(error)}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]
     return model.eval(), scheduler  # pyright: ignore[reportReturnType]

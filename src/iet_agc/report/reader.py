@@ -5,7 +5,6 @@ may be absent, and so may similarities, alignment, prompts and the CLIP score.
 """
 
 import csv
-import json
 import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from iet_agc.metrics.intervals import calibration_rank
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.reading import read_object
 
 __all__ = [
     "CUT",
@@ -360,7 +360,7 @@ def read_numbers(file: Path) -> dict[str, Any]:
 def _read_content(file: Path) -> tuple[dict[str, Any], tuple[Copies, Quality, list[Space]]]:
     if not file.is_file():
         raise UserError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
-    numbers = _attempt(file, _read_json)
+    numbers = read_object(file, "run the same 'iet-agc audit' again")
     if numbers.get("version") != 1:
         raise UserError(
             f"{file} has version {numbers.get('version')!r}, this iet-agc reads 1: run 'iet-agc audit' again"
@@ -382,19 +382,8 @@ def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
         zipfile.BadZipFile,
         csv.Error,
     ) as error:
-        reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged: {type(error).__name__}: {error}"
+        reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged: {in_words(error)}"
         raise UserError(f"{file} is {' '.join(reason.split())}; run the same 'iet-agc audit' again") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
-    if not isinstance(content, dict):
-        raise UserError(f"a {type(content).__name__} where an object belongs")
-    return content
-
-
-def _refuse(constant: str) -> float:
-    raise UserError(f"{constant} where a number belongs")
 
 
 # audit.json ---------------------------------------------------------------------------------------------
@@ -687,7 +676,7 @@ def _all_within(values: NDArray[Any], least: float) -> bool:
 
 
 def _read_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
-    curves = _read_json(file)
+    curves = read_object(file)
     absent = [key for points in curves.values() for point in points for key in _POINT if key not in point]
     if absent:
         raise UserError(f"a point without {absent[0]}")

@@ -119,7 +119,7 @@ def writing(place: Path) -> Iterator[None]:
     except OSError as error:
         taken = next((above for above in place.parents if os.path.exists(above) and not os.path.isdir(above)), None)
         reason = f"{shown(taken)} is a file, not a folder" if taken else error.strerror or type(error).__name__
-        raise UserError(f"{shown(place)} cannot be written: {reason}; choose another --out") from error
+        raise UserError(f"{shown(place)} cannot be written: {reason}; choose another place", "out") from error
 
 
 def holds_others(folder: Path, names: Collection[str]) -> bool:
@@ -147,7 +147,7 @@ def check_ours(folder: Path, mark: str, names: Collection[str], what: str) -> No
     if any(os.path.lexists(place) and not place.is_dir() for place in (folder, *folder.parents)):
         raise UserError(f"{folder} cannot be a folder: there is a file of that name")
     if not (folder / mark).exists() and holds_others(folder, names):
-        raise UserError(f"{folder} is not empty and holds no {what}: choose another --out")
+        raise UserError(f"{folder} is not empty and holds no {what}: choose another folder", "out")
 
 
 def check_replaceable(file: Path, mark: str, what: str) -> None:
@@ -164,10 +164,12 @@ def check_replaceable(file: Path, mark: str, what: str) -> None:
     if not os.path.lexists(file):
         return
     if not file.is_file():
-        raise UserError(f"{shown(file)} is there and is no regular file: choose another --out")
+        raise UserError(f"{shown(file)} is there and is no regular file: choose another place", "out")
     with file.open("rb") as stream:
         if mark.encode() not in stream.read(4096):
-            raise UserError(f"{shown(file)} is there and is no {what} of ours: choose another --out, or remove it")
+            raise UserError(
+                f"{shown(file)} is there and is no {what} of ours: choose another place, or remove it", "out"
+            )
 
 
 @contextmanager
@@ -182,7 +184,9 @@ def only_one(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"another process is at work in {folder}: wait for it, or choose another --out") from None
+        raise UserError(
+            f"another process is at work in {folder}: wait for it, or choose another folder", "out"
+        ) from None
     try:
         yield
     finally:

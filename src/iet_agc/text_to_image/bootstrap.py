@@ -26,6 +26,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
 from iet_agc.runtime.precision import autocast, resolved
 from iet_agc.runtime.progress import progress_bar, say
+from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seeds import generator, key_of
 
 __all__ = ["build_pipeline", "decibels"]
@@ -98,13 +99,12 @@ def _check(images: ImageSet) -> None:
 
 
 def _built(out: Path, what: dict[str, Any]) -> dict[str, Any]:
-    try:
-        told = json.loads((out / _MARK).read_text(encoding="utf-8"))
-        changed = [name for name in what if told[name] != what[name]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{out / _MARK} is damaged: remove {out}, and it is built again") from None
-    if changed:
-        raise UserError(f"{out} holds another pipeline ({', '.join(changed)} differ): choose another --out")
+    again = f"remove {out}, and it is built again"
+    told = read_object(out / _MARK, again)
+    if lost := [name for name in (*what, "train_db", "held_out_db") if name not in told]:
+        raise UserError(f"{out / _MARK} is damaged, it lacks {lost[0]}: {again}")
+    if changed := [name for name in what if told[name] != what[name]]:
+        raise UserError(f"{out} holds another pipeline ({', '.join(changed)} differ): choose another folder", "out")
     say(f"{out} is built already")
     return told
 

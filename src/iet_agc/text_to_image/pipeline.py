@@ -29,10 +29,11 @@ from iet_agc.diffusion.samplers import (
     rows_at_a_time,
     scheduler_of,
 )
-from iet_agc.diffusion.unet import check_finite, pipeline_index
-from iet_agc.runtime.errors import UserError
+from iet_agc.diffusion.unet import check_described, check_finite, pipeline_index
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.precision import Precision, autocast, resolved
+from iet_agc.runtime.reading import check_regular_below
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.text_to_image.lora import merged, save_lora
@@ -234,21 +235,21 @@ def load_text_pipeline(folder: Path) -> TextPipeline:
         UserError: `transformers` is not installed, or the folder is no such pipeline; the message names the part.
     """
     _check_parts(folder)
+    check_regular_below(folder)
     if importlib.util.find_spec("transformers") is None:
         raise UserError("text-to-image needs the package transformers: pip install 'iet-agc[text]'")
     from transformers import CLIPTextModel, CLIPTokenizer
 
     try:
         pipeline = TextPipeline(
-            with_batch_dropout(_whole(UNet2DConditionModel, folder / "unet", low_cpu_mem_usage=False)),
-            _whole(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False),
+            with_batch_dropout(_described(UNet2DConditionModel, folder / "unet")),
+            _described(AutoencoderKL, folder / "vae"),
             _whole(CLIPTextModel, folder / "text_encoder"),
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             _scheduler(folder),
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder} cannot be read as a text-to-image pipeline: {reason}") from error
+    except Exception as error:  # damaged files make their libraries raise nearly anything
+        raise UserError(f"{folder} cannot be read as a text-to-image pipeline: {in_words(error)}") from error
     if reason := _misfit(pipeline):
         raise UserError(f"{folder} cannot be trained as a text-to-image pipeline: {reason}")
     return pipeline
@@ -266,6 +267,12 @@ def _check_parts(folder: Path) -> None:
         if kind not in (None, theirs, str(theirs).removesuffix("Fast")):
             what = f"its {_WORDS.get(part, part)} is a {theirs}, not a {kind}"
             raise UserError(f"{folder} is no pipeline like Stable Diffusion 1 or 2: {what}")
+
+
+def _described(kind: Any, folder: Path) -> Any:
+    """A model of diffusers, whose description was looked at."""
+    check_described(kind, folder)
+    return _whole(kind, folder, low_cpu_mem_usage=False)
 
 
 def _whole(kind: Any, folder: Path, **options: Any) -> Any:

@@ -4,8 +4,8 @@ settings     what its weights follow from, as `settings.essence` says
 train        name, number and hashes of the training images; held_out the same, or null where they were not known
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
 
-Whoever takes a run for what it says (audit, sample, guard, --init) compares first. Runs of older versions have no such
-file; of them the bundles know the training images, and nothing the weights.
+Whoever takes a run for what it says (audit, sample, guard, training further) compares first. Runs of older versions
+have no such file; of them the bundles know the training images, and nothing the weights.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from iet_agc.config.settings import Settings, essence, fingerprint, is_run, read_settings
 from iet_agc.data.image_set import ImageSet
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import replace_text, sha256
+from iet_agc.runtime.reading import read_object
 from iet_agc.training import checkpoint
 
 __all__ = [
@@ -61,17 +62,17 @@ def read_identity(run: Path) -> dict[str, Any] | None:
         UserError: the file is damaged; the message names it.
     """
     file = run / _NAME
-    if not file.is_file():
+    if not file.exists():
         return None
+    content = read_object(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         kind, weights = (content["format"], content["version"]), content["weights"] or {}
         parts = [content["train"], *([content["held_out"]] if content["held_out"] else [])]
         hashes = [digest for files in weights.values() for digest in files.values()]
         usable = all(isinstance(part["sha256"], str) for part in parts) and all(map(_is_hash, hashes))
         usable = usable and all(isinstance(section, dict) for section in content["settings"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__} {error}): restore it from a copy") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged, {in_words(error)}: restore it from a copy") from None
     if kind != (_FORMAT, _VERSION) or not usable:
         raise UserError(f"{file} is {kind[0]!r} version {kind[1]}, not a whole {_FORMAT!r} version {_VERSION}")
     return content

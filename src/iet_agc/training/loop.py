@@ -198,7 +198,8 @@ class _Run:
         if odd := identity.damaged_weights(self.out):
             raise UserError(
                 f"{odd[0]} is not as it was exported, and {self.bundles} holds no bundle to export it from again: "
-                "restore one of them from a copy, or train again with another --out"
+                "restore one of them from a copy, or train again into another folder",
+                "out",
             )
         read_telemetry(self.out / "telemetry.csv")
 

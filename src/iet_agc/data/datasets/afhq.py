@@ -7,10 +7,10 @@ from typing import BinaryIO
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from iet_agc.data.conversion import Resize
-from iet_agc.data.decoding import Opener, UnfitError, in_words
+from iet_agc.data.decoding import Opener, UnfitError
 from iet_agc.data.folders import is_image_name, load_images, read_images
 from iet_agc.data.image_set import Parts
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 
 __all__ = ["AFHQ_SHAPE", "afhq_folders", "read_afhq_dog"]

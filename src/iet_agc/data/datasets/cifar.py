@@ -9,9 +9,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from iet_agc.data.datasets.download import fetch
-from iet_agc.data.decoding import in_words
 from iet_agc.data.image_set import ImageSet, Parts
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 
 __all__ = ["cifar_folder", "read_cifar"]
@@ -94,6 +93,6 @@ def _download_cifar(kind: type[CIFAR10], root: Path) -> None:
 
 def _cifar_help(kind: type[CIFAR10]) -> str:
     return (
-        f"set data.root to the folder that holds {kind.base_folder}, or add --data.download true to fetch or unpack "
+        f"set data.root to the folder that holds {kind.base_folder}, or set data.download true to fetch or unpack "
         f"{kind.url}"
     )

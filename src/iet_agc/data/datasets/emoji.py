@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from iet_agc.data.conversion import Resize, convert
-from iet_agc.data.decoding import in_words, strict_pillow
+from iet_agc.data.decoding import strict_pillow
 from iet_agc.data.image_set import ImageSet
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 
 __all__ = ["EMOJI_SHAPE", "emoji_font", "read_emoji"]

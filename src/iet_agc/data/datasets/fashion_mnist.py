@@ -12,7 +12,7 @@ from torchvision.datasets import FashionMNIST
 
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.image_set import ImageSet, Parts
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 
 __all__ = ["fashion_folder", "read_fashion_mnist"]
 
@@ -68,7 +68,7 @@ def fashion_folder(root: Path | None) -> Path:
     where = " or ".join(str(place) for place in places)
     raise UserError(
         f"Fashion-MNIST is not in {where} (no {name}): install Debian's dataset-fashion-mnist, or set data.root to a "
-        "folder that torchvision.datasets.FashionMNIST downloaded, or to any with --data.download true"
+        "folder that torchvision.datasets.FashionMNIST downloaded, or to any with data.download true"
     )
 
 
@@ -88,7 +88,7 @@ def _read_idx(file: Path) -> Tensor:
             fits = rank > 0 and len(header) == 4 * rank and 0 < total <= _LARGEST_IDX
             content = stream.read(total + 1) if fits else b""
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {in_words(error)}") from error
     if not fits or len(content) != total:
         raise UserError(f"{file} is not an IDX file of bytes, or it is cut short or longer than its header says")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(sizes)
