@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint fuzz benchmark clean
 
 demo: $(VENV)/installed
 	$(BIN)/iet-agc demo --out runs/demo
@@ -16,6 +16,12 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+CASES ?= 1000
+SEED ?= 0
+
+fuzz: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
 
 benchmark: $(VENV)/installed
 	set -e; for each in benchmarks/*.py; do echo "== $$each" >&2; $(BIN)/python $$each; done
