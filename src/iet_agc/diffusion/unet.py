@@ -3,7 +3,7 @@
 A trained model is a diffusers pipeline folder, so whoever gets it needs diffusers only.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = [
     "build_unet",
     "check_described",
     "check_finite",
+    "checked_scheduler",
     "image_shape",
     "is_text_pipeline",
     "load_pipeline",
@@ -133,11 +134,12 @@ def save_pipeline(
 
 def _load_unet(folder: Path) -> UNet2DModel:
     """A U-Net whose every weight is in the file; diffusers fills what is missing with random numbers."""
-    config = check_described(UNet2DModel, folder)
+    config = read_object(folder / "config.json")
     if (kind := config.get("_class_name")) != "UNet2DModel":
         raise UserError(f"its U-Net is a {kind}, not a UNet2DModel")
     if kind := config.get("class_embed_type"):
         raise UserError(f"its classes are embedded by {kind!r}; only a table of classes is read")
+    check_described(UNet2DModel, folder, _draws)
     loaded: Any = UNet2DModel.from_pretrained(
         folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
     )
@@ -148,34 +150,66 @@ def _load_unet(folder: Path) -> UNet2DModel:
     return model
 
 
-def check_described(kind: Any, folder: Path) -> dict[str, Any]:
-    """Refuse a model whose description asks for more weights than its files hold: diffusers would make them all first.
+def _draws(model: Any) -> None:
+    """Call a model as sampling does."""
+    told = {} if num_classes(model) is None else {"class_labels": torch.zeros(1, dtype=torch.int64)}
+    model(torch.zeros(1, *image_shape(model)), torch.zeros(1), **told)
+
+
+def check_described(kind: Any, folder: Path, call: Callable[[Any], object]) -> None:
+    """Refuse a model that is described so that it cannot be made or called, before diffusers makes it.
+
+    It is made without memory (on torch's device "meta"), where a description that asks for gigabytes costs nothing.
 
     Args:
         kind: the class of diffusers that the model is to be.
         folder: with its config.json and safetensors.
-
-    Returns:
-        The description.
+        call: calls such a model with tensors that it makes.
 
     Raises:
-        UserError: its config.json is damaged, or describes no such model.
+        UserError: its config.json is damaged, or describes more weights than its files hold. Whatever else making or
+            calling it raises is passed on.
     """
     config = read_object(folder / "config.json")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     for name, value in config.items():
-        most = _MOST_LAYERS if "layers" in name else size
+        most = next((most for part, most in _MOST.items() if part in name), size)
         if odd := [number for number in _numbers(value) if abs(number) > most]:
             raise UserError(f"its config.json has {name} {odd[0]:g}, more than its weights can be of")
-    with torch.device("meta"):
-        needed = sum(weight.numel() for weight in kind.from_config(config).parameters())
-    if needed > size:
-        raise UserError(f"its config.json describes {needed:,} weights, its files have {size:,} bytes")
-    return config
+    with torch.device("meta"), torch.no_grad():
+        model = kind.from_config(config)
+        if (needed := sum(weight.numel() for weight in model.parameters())) > size:
+            raise UserError(f"its config.json describes {needed:,} weights, its files have {size:,} bytes")
+        call(model.eval())
 
 
-#: Blocks of a level; Stable Diffusion has two.
-_MOST_LAYERS = 1000
+#: Of numbers in a description, by a part of their names: blocks of a level, pixels or latents of an edge.
+_MOST = {"layers": 1000, "sample_size": 2**14}
+
+#: Of a noise schedule; the usual ones have 1,000.
+_MOST_TIMESTEPS = 100_000
+
+
+def checked_scheduler(folder: Path, make: Callable[[], Any]) -> DDIMScheduler:
+    """A noise schedule that can take a step.
+
+    Args:
+        folder: with its scheduler_config.json.
+        make: reads it.
+
+    Raises:
+        UserError: it is damaged, or not finite. Whatever making it or its step raises is passed on.
+    """
+    count = read_object(folder / "scheduler_config.json").get("num_train_timesteps", 1)
+    if type(count) is not int or not 1 <= count <= _MOST_TIMESTEPS:
+        raise UserError(f"its noise schedule has {count} timesteps: 1 to {_MOST_TIMESTEPS:,} can be")
+    scheduler = make()
+    trial: Any = DDIMScheduler.from_config(scheduler.config)
+    trial.set_timesteps(1)
+    stepped = trial.step(torch.zeros(1, 3, 2, 2), trial.timesteps[0], torch.zeros(1, 3, 2, 2)).prev_sample
+    if not (stepped.isfinite().all() and trial.alphas_cumprod.isfinite().all()):
+        raise UserError("its noise schedule is not finite")
+    return scheduler
 
 
 def _numbers(value: Any) -> list[float]:
@@ -243,8 +277,9 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     check_regular_below(folder)
     try:
         model = _load_unet(_part(folder, "unet"))
-        scheduler = DDIMScheduler.from_pretrained(_part(folder, "scheduler"))
+        place = _part(folder, "scheduler")
+        scheduler = checked_scheduler(place, lambda: DDIMScheduler.from_pretrained(place))
     except Exception as error:  # damaged files make their libraries raise nearly anything
         raise UserError(f"{folder} cannot be read as a diffusers pipeline: {in_words(error)}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]
-    return model.eval(), scheduler  # pyright: ignore[reportReturnType]
+    return model.eval(), scheduler
