@@ -10,7 +10,6 @@ The same seed makes the same cases.
 
 import argparse
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -148,7 +147,7 @@ _VALUES = (
 )
 _ODD_VALUES = (
     *("-1", "0.5", "nan", "inf", "1e999", "9" * 30, "9" * 5000, "x" * 100_000, "[" * 100_000, "", " ", "None", "{}"),
-    *("\udcff", "\x1b[31m", "a\nb", "../../..", "/dev/zero", "/dev/null", "/proc/self/mem", "/", "'", "=", "é" * 300),
+    *("\udcff", "\x1b[31m", "a\nb", ".", "/dev/zero", "/dev/null", "/proc/self/mem", "'", "=", "é" * 300),
     *("os.abort()", "2020-01-01", "[1, [2, [3]]]", "true", "-", "--", "%s%s%n", "{0}", "run", "images"),
 )
 
@@ -378,7 +377,6 @@ class Driver:
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.workshop, self.seed = Workshop(folder).folder, seed
-        self.whole = _content(self.workshop)
         self.statuses: dict[int, int] = {}
         self.slowest = 0.0
 
@@ -499,12 +497,12 @@ def _where(error: BaseException) -> str:
     return place
 
 
-def _content(folder: Path, but: Path | None = None) -> dict[str, str]:
-    """SHA-256 by path of all regular files below a folder, but for one."""
+def _content(folder: Path, but: Path | None = None) -> dict[str, tuple[int, int]]:
+    """Bytes and time of change by path of all regular files below a folder, but for one."""
     files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
     but = but and (folder / but)
     return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        str(file.relative_to(folder)): (file.stat().st_size, file.stat().st_mtime_ns)
         for file in files
         if file != but and file.is_file() and not file.is_symlink() and file.name != ".lock"
     }

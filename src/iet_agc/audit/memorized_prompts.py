@@ -430,7 +430,10 @@ def _write(
 def _summary(out: Path) -> dict[str, Any]:
     content = _read(out / "detect.json")
     names = ("num_prompts", "seeds", "steps", "first_steps", "guidance", "separation")
-    highest = [{key: row[key] for key in row if key != "by_seed"} for row in content["prompts"][:_HIGHEST]]
+    rows = content.get("prompts")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not {*names} <= content.keys():
+        raise UserError(f"{out / 'detect.json'} is damaged: remove it, or choose another folder", "out")
+    highest = [{key: row[key] for key in row if key != "by_seed"} for row in rows[:_HIGHEST]]
     return {"detect": str(out), **{name: content[name] for name in names}, "highest": highest}
 
 

@@ -261,7 +261,7 @@ class _Parts:
         self.folder = folder
         if distributed.rank() == 0:
             file, content = folder / "key.json", json.dumps(key)
-            if folder.exists() and not (file.exists() and file.read_text(encoding="utf-8") == content):
+            if folder.exists() and not (file.is_file() and file.read_bytes() == content.encode()):
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
             replace_text(file, content)

@@ -416,6 +416,7 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(below.get(name), dict)
     }
     merged = below | content | sections
+    validate({"name": str(base)} | merged)  # what follows compares values of the right kinds
     if _is_another_set(own := below.get("data", {}), data := merged.get("data", {})):
         _check_planting(str(base), own, data, content["data"])
         merged |= {"description": content.get("description", _description(str(base), own, data))}

@@ -15,7 +15,7 @@ from filelock import FileLock
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import flush, replace_text, replacing_folder, shown
-from iet_agc.runtime.reading import read_object
+from iet_agc.runtime.reading import check_regular, read_object
 
 __all__ = ["cached", "stamps"]
 
@@ -115,6 +115,7 @@ def _read(entry: Path, part: str) -> ImageSet:
     try:
         sealed = read_object(entry / f"{part}.json")
         about = sealed["about"]
+        check_regular(entry / f"{part}.npy")
         # copy on write, as torch has no read-only tensors
         pixels = torch.from_numpy(np.load(entry / f"{part}.npy", mmap_mode="c", allow_pickle=False))
         labels = None if about["labels"] is None else torch.tensor(about["labels"], dtype=torch.int64)

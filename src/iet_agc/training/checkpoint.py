@@ -98,6 +98,8 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder} is {kind!r} version {version}; this program reads {_FORMAT!r} version {_VERSION}")
     if not isinstance(files, dict):
         raise BundleError(f"{folder} is damaged: its bundle.json names no files")
+    if type(about.get("round")) is not int or about["round"] < 0:
+        raise BundleError(f"{folder} is damaged: its bundle.json does not say its round")
     for name, digest in files.items():
         file = folder / name
         if file.parent != folder or not file.is_file() or sha256(file) != digest:

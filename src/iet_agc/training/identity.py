@@ -172,7 +172,7 @@ def _about(images: ImageSet) -> dict[str, Any]:
 def _from_bundles(run: Path) -> dict[str, Any]:
     """What the newest bundle of a run says of its training images, if there is one."""
     about = checkpoint.newest_about(run / "bundles", "round-????")
-    if not about:
+    if not about or not all(isinstance(about.get(name), str) for name in ("settings", "images", "labels")):
         return {}
     return {"fingerprint": about["settings"], "train": {"sha256": about["images"], "labels": about["labels"]}}
 

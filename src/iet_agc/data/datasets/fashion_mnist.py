@@ -13,6 +13,7 @@ from torchvision.datasets import FashionMNIST
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.reading import open_file
 
 __all__ = ["fashion_folder", "read_fashion_mnist"]
 
@@ -79,7 +80,7 @@ def _read_idx(file: Path) -> Tensor:
     without end.
     """
     try:
-        with gzip.open(file) as stream:
+        with open_file(file) as packed, gzip.open(packed) as stream:
             start = stream.read(4)
             rank = start[3] if start[:3] == b"\0\0\x08" and len(start) == 4 else 0
             header = stream.read(4 * rank)

@@ -155,6 +155,6 @@ def _opened(table: Any, row: int, column: str) -> BinaryIO:
 
 def _labels(values: Any, where: str) -> torch.Tensor:
     labels = list(values)
-    if odd := [value for value in labels if type(value) is not int or value < 0]:
+    if odd := [value for value in labels if type(value) is not int or not 0 <= value < 2**63]:
         raise UserError(f"{where} holds {odd[0]!r}, which is no class: classes are whole numbers from 0")
     return torch.tensor(labels, dtype=torch.int64)
