@@ -5,6 +5,7 @@ may be absent, and so may similarities, alignment, prompts and the CLIP score.
 """
 
 import csv
+import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from scipy.stats import beta
 
 from iet_agc.metrics.intervals import calibration_rank
 from iet_agc.runtime.errors import UserError, in_words
-from iet_agc.runtime.reading import read_object
+from iet_agc.runtime.reading import check_regular, read_object, read_text
 
 __all__ = [
     "CUT",
@@ -603,8 +604,7 @@ def _of_kind(entry: Any, key: Any, kind: type | tuple[type, ...]) -> Any:
 
 def _rows(file: Path) -> list[dict[str, str]]:
     csv.field_size_limit(_LONGEST_CELL)
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    return list(csv.DictReader(io.StringIO(read_text(file), newline="")))
 
 
 def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
@@ -661,6 +661,7 @@ def _training_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def _read_pictures(file: Path, copies: Copies) -> dict[str, NDArray[Any]]:
+    check_regular(file)
     with np.load(file, allow_pickle=False) as archive:
         pictures = {key: archive[key] for key in archive.files}
     if len(pictures["held_out_ratios"]) != copies.held_out:
