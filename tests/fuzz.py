@@ -339,7 +339,7 @@ def _gone(place: Path) -> None:
 
 def _huge(place: Path) -> None:
     with place.open("wb") as stream:
-        stream.truncate(2**36)
+        stream.truncate(2**31)
 
 
 _INSTEAD = (_pipe, _device, _nowhere, _itself, _folder, _gone, _huge)
