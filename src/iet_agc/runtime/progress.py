@@ -1,6 +1,7 @@
 """What is said on stderr while work goes on."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,9 +21,10 @@ class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
 
     exact, told = 0.0, 0
 
-    def refresh(self, *given: Any, **options: Any) -> bool | None:
+    def refresh(self, *given: Any, **options: Any) -> None:
         """Draw it anew, after the delay only: a line that is told above it does not make it appear."""
-        return None if self._time() < self.start_t + self.delay else super().refresh(*given, **options)
+        if time.time() >= self.start_t + self.delay:
+            super().refresh(*given, **options)
 
     def update(self, n: float | None = 1) -> bool | None:
         """Go on by `n`."""

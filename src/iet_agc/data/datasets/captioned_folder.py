@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 from iet_agc.data.captions import is_caption, texts_of
 from iet_agc.data.conversion import Resize
@@ -128,7 +129,7 @@ def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
         where = f"{shown(file)}, line {number}"
         if not line.strip():
             continue
-        content = parse_json(line, where, _MEND)
+        content: Any = parse_json(line, where, _MEND)
         name = content.get("file_name") if isinstance(content, dict) else None
         if not isinstance(name, str) or not name:
             raise UserError(f"{where} has no file_name: write an object with file_name and text in each line")
