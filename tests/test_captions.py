@@ -436,7 +436,7 @@ def test_captions_in_one_object_and_classes_by_folder(tmp_path):
         (b'{"file_name": "1.png", "text": "a", "text": "b"}', "line 1 is damaged, text stands there more"),
         (
             '{"file_name": "1.png", "text": "Bär"}'.encode("latin-1"),
-            "line 1 is not UTF-8, at byte 33: write it as JSON in UTF",
+            "line 1 is not UTF-8, at byte 33: write it as",
         ),
         (b'{"file_name": "1.png", "text": "half \\ud83d"}', "line 1 is damaged, '\\ud83d' stands in a text"),
         (
@@ -482,7 +482,7 @@ def test_files_beside_images_that_cannot_be_used(tmp_path, capsys, monkeypatch, 
         def refuses(file):
             raise content
 
-        monkeypatch.setattr(Path, "read_bytes", refuses)
+        monkeypatch.setattr("iet_agc.runtime.reading.open_file", refuses)
     elif content == "copied":
         save_image(captioned(1).images[0], root / name)
     else:
