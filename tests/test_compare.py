@@ -171,7 +171,7 @@ DAMAGED = {
     "conventions is [1]": numbers(conventions=[1]),
     "sha256 is 'abc'": numbers(sha256="abc"),
     "warnings is [3]": numbers(warnings=[3]),
-    "TypeError": numbers(feature_spaces={"net": 3}),
+    "a value of the wrong kind": numbers(feature_spaces={"net": 3}),
     "precision_train is 1.5": numbers(quality=numbers()["quality"] | {"precision_train": 1.5}),
     "false_alarm 1.5 is not between": numbers() | {"calibrated": numbers()["calibrated"] | {"false_alarm": 1.5}},
 }
