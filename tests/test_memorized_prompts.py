@@ -252,7 +252,7 @@ def test_a_damaged_detection_is_named(folder, tmp_path):
     (tmp_path / "d").mkdir()
     for text in ("{", "[]"):
         (tmp_path / "d" / "detect.json").write_text(text)
-        with pytest.raises(ValueError, match=r"detect\.json is damaged .* remove it, or choose another folder"):
+        with pytest.raises(ValueError, match=r"detect\.json is damaged, .* remove it, or choose another folder"):
             detect_prompts(folder, tmp_path / "d", PROMPTS)
 
 

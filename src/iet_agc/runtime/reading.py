@@ -203,7 +203,7 @@ def _integer(text: str) -> int:
 
 def _check(content: object, suspect: bool) -> None:
     """Refuse content that is nested too deeply; where it is `suspect`, look at every value as well."""
-    level: list[Any] = [content]
+    level: list[Any] = [[content]]
     for _ in range(_DEEPEST):
         inner = [value for each in level for value in _values(each)]
         if suspect:
