@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test check faults lint golden coverage benchmark clean
+.PHONY: demo test check faults fuzz lint golden coverage benchmark clean
 
 demo: $(VENV)/installed
 	$(BIN)/iet-agc demo --out runs/demo
@@ -34,6 +34,12 @@ golden: $(VENV)/installed-dev
 
 coverage: $(VENV)/installed-dev
 	$(PYTEST) --cov --cov-report term --cov-report html
+
+CASES ?= 1000
+SEED ?= 0
+
+fuzz: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
 
 benchmark: $(VENV)/installed
 	set -e; for each in benchmarks/*.py; do echo "== $$each" >&2; $(BIN)/python $$each; done

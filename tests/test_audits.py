@@ -143,7 +143,7 @@ def test_another_audit_is_not_replaced(tmp_path, monkeypatch, what, finished):
 def test_a_file_of_a_name_of_ours_makes_no_audit(tmp_path, name):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / name).write_text("mine")
-    said = "audit.json is damaged .*: remove .*/a, or" if name == "audit.json" else "is not empty and holds no audit:"
+    said = "audit.json is damaged, .*: remove .*/a, or" if name == "audit.json" else "is not empty and holds no audit:"
     with pytest.raises(ValueError, match=rf"{said} choose another output"):
         run("a", tmp_path)
     assert [(file.name, file.read_text()) for file in (tmp_path / "a").iterdir()] == [(name, "mine")]
@@ -203,7 +203,7 @@ def test_the_gate_fails_above_a_share_and_says_the_risk(tmp_path, capsys):
 def test_images_of_other_sizes_are_converted_when_asked(tmp_path):
     large = noise(24, 3).repeat_interleave(2, 2).repeat_interleave(2, 3).repeat(1, 3, 1, 1)
     np.save("samples.npy", large.numpy())
-    with pytest.raises(ValueError, match=r"is 3 x 16 x 16, .* is 1 x 8 x 8: .*--convert-to 1x8x8"):
+    with pytest.raises(ValueError, match=r"is 3 x 16 x 16, .* is 1 x 8 x 8: .*convert_to 1x8x8"):
         run("a", tmp_path)
     numbers = run("a", tmp_path, convert_to=(1, 8, 8))
     assert numbers["conventions"]["convert_to"] == "1x8x8"

@@ -431,11 +431,14 @@ def test_captions_in_one_object_and_classes_by_folder(tmp_path):
         (b'{"file_name": "1.png"}', "line 1: 1.png has no caption"),
         (b'{"text": "a"}', "line 1 has no file_name: write an object with file_name and text in each line"),
         (b'["1.png", "a"]', "line 1 has no file_name"),
-        (b'{"file_name": "1.png", "text": "a"}\n{"file', "line 2 cannot be read as JSON: "),
-        (b"[" * 100_000, "line 1 cannot be read as JSON"),
-        (b'{"file_name": "1.png", "text": "a", "text": "b"}', "line 1 cannot be read as JSON: text stands there more"),
-        ('{"file_name": "1.png", "text": "Bär"}'.encode("latin-1"), "line 1 is not UTF-8, at byte 33: save it as UTF"),
-        (b'{"file_name": "1.png", "text": "half \\ud83d"}', "line 1: 1.png has no caption, or one that is empty or no"),
+        (b'{"file_name": "1.png", "text": "a"}\n{"file', "line 2 is damaged, it is not JSON "),
+        (b"[" * 100_000, "line 1 is damaged, it is nested too deeply"),
+        (b'{"file_name": "1.png", "text": "a", "text": "b"}', "line 1 is damaged, text stands there more"),
+        (
+            '{"file_name": "1.png", "text": "Bär"}'.encode("latin-1"),
+            "line 1 is not UTF-8, at byte 33: write it as",
+        ),
+        (b'{"file_name": "1.png", "text": "half \\ud83d"}', "line 1 is damaged, '\\ud83d' stands in a text"),
         (
             b'{"file_name": "1.png", "text": "a"}\n{"file_name": "./1.png", "text": "a"}',
             "line 2: ./1.png stands there more than once: give it a list of captions",
@@ -463,7 +466,7 @@ def test_lines_that_cannot_be_used(tmp_path, capsys, content, message):
         (
             "1.txt",
             PermissionError(13, "Permission denied"),
-            "1.txt cannot be read, Permission denied: make it readable",
+            "1.txt cannot be read: Permission denied",
         ),
         ("1.bmp", "copied", "1 captions fit more than one image, such as 1.txt"),
     ],
@@ -479,7 +482,7 @@ def test_files_beside_images_that_cannot_be_used(tmp_path, capsys, monkeypatch, 
         def refuses(file):
             raise content
 
-        monkeypatch.setattr(Path, "read_bytes", refuses)
+        monkeypatch.setattr("iet_agc.runtime.reading.open_file", refuses)
     elif content == "copied":
         save_image(captioned(1).images[0], root / name)
     else:

@@ -141,7 +141,7 @@ def test_presets_are_listed_with_their_meaning(capsys):
         ),
         (
             ["train", "digits-finetune-iet-agc", "--out", "x"],
-            "this preset trains a model further: say which, --init MODEL",
+            "this preset trains a model further: say which (--init)",
         ),
         (
             ["train", "digits-default", "--out", "x", "--init", "no where"],
@@ -195,7 +195,7 @@ def test_presets_are_listed_with_their_meaning(capsys):
             "unknown extractor 'resnet': use the path of a TorchScript file (.pt) or one of pixels, efficientnet-lite0",
         ),
         (["sample", "nowhere", "--out", "y", "--flips"], "--flips are those of a guard: give --guard TRAIN as well"),
-        (["sample", "nowhere", "--out", "y", "--guard", "digits"], "give --held-out"),
+        (["sample", "nowhere", "--out", "y", "--guard", "digits"], "give held-out images (--held-out)"),
         (["sample", "nowhere", "--out", "y", "--guard", "nowhere", "--held-out", "digits"], "nowhere is not a folder"),
         (["report", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere is not a run: it has no config.json"),

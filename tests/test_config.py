@@ -556,10 +556,10 @@ def test_settings_are_written_for_people_as_a_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"\xff", b"[train", b"[train]\nstepz = 3", b"[train]\nsteps = 0"])
 def test_a_preset_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "mine.toml"
-    with pytest.raises(ValueError, match=r"mine\.toml cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"mine\.toml is not there"):
         load_preset(str(file))
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"mine\.toml is no preset: ") as error:
+    with pytest.raises(ValueError, match=r"mine\.toml is (not UTF-8|damaged|no preset)") as error:
         load_preset(str(file))
     assert "\n" not in str(error.value)
 

@@ -439,11 +439,11 @@ def test_captions_that_do_not_fit(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": "Bär"}'.encode("latin-1"), "captions.json is not UTF-8, at byte 8: save it as UTF-8"),
-        (b'{"a": ', "captions.json cannot be read as JSON"),
-        (b"[" * 100_000, "captions.json cannot be read as JSON"),
-        (rb'{"a": "half \ud83d"}', "captions.json: a has no caption, or one that is empty or no text"),
-        (b'{"a": "x", "a": "y"}', "captions.json cannot be read as JSON: a stands there more than once"),
+        ('{"a": "Bär"}'.encode("latin-1"), "captions.json is not UTF-8, at byte 8: write it as JSON in UTF-8"),
+        (b'{"a": ', "captions.json is damaged, it is not JSON"),
+        (b"[" * 100_000, "captions.json is damaged, it is nested too deeply"),
+        (rb'{"a": "half \ud83d"}', "captions.json is damaged, '\\ud83d' stands in a text"),
+        (b'{"a": "x", "a": "y"}', "captions.json is damaged, a stands there more than once"),
     ],
     ids=["latin-1", "cut", "deep", "half", "twice"],
 )

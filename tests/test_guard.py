@@ -115,7 +115,7 @@ def test_a_model_that_only_copies_is_given_up_with(pipeline, tmp_path, monkeypat
 
 
 def test_bad_guards(pipeline, tmp_path):
-    with pytest.raises(ValueError, match=r"needs 99 held-out images .* and few has fewer: give more with --held-out"):
+    with pytest.raises(ValueError, match=r"needs 99 held-out images .* and few has fewer: give more"):
         make_guard(TRAIN, ImageSet(noise(98, 2), "few"))
     large = ImageSet(torch.randint(256, (120, 3, 8, 8), dtype=torch.uint8), "large")
     other = ImageSet(torch.randint(256, (120, 3, 8, 8), dtype=torch.uint8), "other")

@@ -228,7 +228,7 @@ def test_what_is_no_model_is_refused_without_asking_the_hub(tmp_path, monkeypatc
 
 
 def test_a_preset_that_needs_a_model_says_so():
-    refused(lambda: initial_of(""), "this preset trains a model further: say which, --init MODEL")
+    refused(lambda: initial_of(""), "this preset trains a model further: say which")
 
 
 def test_an_unfinished_run_is_refused(tmp_path, base):
@@ -366,7 +366,7 @@ def test_the_settings_of_a_run_are_a_preset_that_insists_on_its_model(base, whol
     train(settings(train__seed=1), images(), tmp_path / "other", CPU)
     changed = override(again, {"init.model": str(tmp_path / "other")})
     refused(lambda: train(changed, images(), tmp_path / "b", CPU), f"init.sha256 is {again.init.sha256}")
-    refused(lambda: train(override(again, {"init.model": "none"}), images(), tmp_path / "b", CPU), "say which, --init")
+    refused(lambda: train(override(again, {"init.model": "none"}), images(), tmp_path / "b", CPU), "say which")
     assert not (tmp_path / "b").exists()
 
 

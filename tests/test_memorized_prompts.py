@@ -252,7 +252,7 @@ def test_a_damaged_detection_is_named(folder, tmp_path):
     (tmp_path / "d").mkdir()
     for text in ("{", "[]"):
         (tmp_path / "d" / "detect.json").write_text(text)
-        with pytest.raises(ValueError, match=r"detect\.json is damaged .* remove .*/d, or choose another output"):
+        with pytest.raises(ValueError, match=r"detect\.json is damaged, .* remove .*/d, or choose another output"):
             detect_prompts(folder, tmp_path / "d", PROMPTS)
 
 
@@ -292,7 +292,7 @@ def test_shared_captions_of_planted_images_stand_once(run, tmp_path):
         planted_prompts(other)
     for text in ("{", "[[]]", "[1]", "[[1]]"):
         (other / "captions.json").write_text(text)
-        with pytest.raises(ValueError, match=r"captions\.json .*: give --prompts FILE and --memorized FILE"):
+        with pytest.raises(ValueError, match=r"captions\.json .*: give prompts, and which of them are memorized"):
             planted_prompts(other)
 
 
@@ -339,10 +339,10 @@ def test_bad_inputs_get_one_line_and_leave_nothing(capsys, folder, run, tmp_path
         ),
         ([unfinished, "--prompt", "a"], "is not finished: run the same 'iet-agc train' again to finish it"),
         ([unfinished, "--planted"], "is not finished: run the same 'iet-agc train' again to finish it"),
-        ([unplanted, "--planted"], "has no planted images: give --prompts FILE and --memorized FILE"),
+        ([unplanted, "--planted"], "has no planted images: give prompts, and which of them are memorized"),
         ([pixels, "--planted"], "is no text-to-image run: it has no prompts to detect"),
         ([folder, "--planted"], "is not a run: it has no config.json"),
-        ([run], "there is no prompt to look at: give --prompt TEXT, --prompts FILE, or of a run --planted"),
+        ([run], "there is no prompt to look at: give some, or take those planted in a run (--prompts)"),
         ([folder, "--prompt", " "], "a prompt is empty: say what to draw"),
         ([folder, "--prompt", "a " * 40], "has 42 tokens, the text encoder takes 16: shorten it"),
         ([folder, "--prompts", file["none"]], "none.txt holds no prompts: write one per line"),

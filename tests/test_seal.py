@@ -11,7 +11,8 @@ from iet_agc.report.audit_page import render
 from iet_agc.report.comparison import compare
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest
-from iet_agc.runtime.seal import damaged, read_object, unsealed, write_sealed
+from iet_agc.runtime.reading import read_object
+from iet_agc.runtime.seal import damaged, unsealed, write_sealed
 from tests.faulty import contents
 
 CONTENT = {"version": 1, "numbers": {"a": [1, 2.5, None], "é": "x"}, "tuple": (1, 2), "keys": {3: True}}

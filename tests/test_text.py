@@ -544,9 +544,7 @@ def test_a_run_that_was_told_first_captions_draws_no_others(folder, tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{}", '["a dog"]', '[["a dog", 1]]', '{"a": ["b"]}', "[[]]", "[", "\xff"])
 def test_captions_of_a_run_that_are_none(run, tmp_path, content):
     (tmp_path / "captions.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(
-        ValueError, match=r"captions\.json (holds no captions|cannot be read \(.*\)): give --prompts FILE"
-    ):
+    with pytest.raises(ValueError, match=r"captions\.json (holds no captions|is damaged, .*): give prompts"):
         sample_set._captions_of(tmp_path, first=False)
 
 
@@ -644,7 +642,7 @@ def test_pipelines_that_cannot_be_trained(capsys, folder, tmp_path, change, mess
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "this preset trains a model further: say which, --init MODEL"),
+        ([], "this preset trains a model further: say which (--init)"),
         (["--init", "{folder}", "--data.convert-to", "3x18x18"], "takes multiples of 4: set data.convert_to, such as"),
         (["--init", "{folder}", "--data.convert-to", "1x16x16"], "has 1 channels, the pipeline takes 3"),
         (["--init", "{folder}", "--model.channels", "64"], "model.channels has no effect on text-to-image"),
@@ -703,7 +701,7 @@ def test_prompts_that_do_not_fit(capsys, run, tmp_path):
         status, _, line = call(capsys, "sample", run, "--out", tmp_path / "s", *words)
         assert (status, message in line) == (2, True), line
     status, _, line = call(capsys, "sample", run / "raw", "--out", tmp_path / "s")
-    assert (status, "draws what it is told: give --prompt TEXT or --prompts FILE" in line) == (2, True)
+    assert (status, "draws what it is told: give prompts (--prompts)" in line) == (2, True)
     assert not (tmp_path / "s").exists()
 
 

@@ -210,8 +210,8 @@ def check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | N
             raise UserError(f"the {what} {images.name} has {len(images)} images: an audit needs at least 2")
         if images.shape != train.shape:
             sizes = f"{images.size}, the training set {train.name} is {train.size}"
-            mend = f"bring all to one size, as with --convert-to {'x'.join(map(str, train.shape))}"
-            raise UserError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}")
+            mend = f"bring all to one size, as with convert_to {'x'.join(map(str, train.shape))}"
+            raise UserError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}", "convert_to")
 
 
 def _check_calibration(counts: Mapping[str, int], fresh: Tensor | None, where: str = "") -> None:
@@ -232,7 +232,7 @@ def _check_calibration(counts: Mapping[str, int], fresh: Tensor | None, where: s
         "repeated": counts["num_held_out_repeated"],
     }
     told = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items() if number)
-    raise UserError(f"{too_few(count)}{f' (left out: {told})' if told else ''}: give more with --held-out")
+    raise UserError(f"{too_few(count)}{f' (left out: {told})' if told else ''}: give more held-out images", "held_out")
 
 
 def too_few(count: int) -> str:

@@ -50,9 +50,7 @@ def make_guard(train: ImageSet, held_out: ImageSet, flips: bool = False) -> Guar
     references, cut = calibrate(train, held_out, flips)
     if cut is None:
         few = "that are no copies or near copies of training images"
-        raise UserError(
-            f"a guard needs 99 held-out images {few}, and {held_out.name} has fewer: give more with --held-out"
-        )
+        raise UserError(f"a guard needs 99 held-out images {few}, and {held_out.name} has fewer: give more", "held_out")
     about = {
         "train": train.name,
         "held_out": held_out.name,

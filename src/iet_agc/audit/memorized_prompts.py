@@ -18,7 +18,6 @@ detect.png     both groups, and the ROC curve, where it is known which are memor
 """
 
 import io
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +46,9 @@ from iet_agc.runtime.files import digest, replacing, sha256
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.progress import progress_bar
+from iet_agc.runtime.reading import read_json, read_object
 from iet_agc.runtime.result_folder import ResultFolder
-from iet_agc.runtime.seal import read_object, unsealed
+from iet_agc.runtime.seal import unsealed
 from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
 from iet_agc.training.identity import check_files, check_pipeline
 
@@ -210,14 +210,17 @@ def planted_prompts(run: Path) -> tuple[list[str], list[str]]:
     if settings.model.kind != "text-to-image":
         raise UserError(f"{run} is no text-to-image run: it has no prompts to detect")
     if not data.planted_images or data.planted_copies < 2:
-        raise UserError(f"{run} has no planted images: give --prompts FILE and --memorized FILE")
+        raise UserError(f"{run} has no planted images: {_GIVE_BOTH}", "prompts")
     captions = _first_captions(run)
     unique = len(captions) - data.planted_images * (data.planted_copies - 1)  # further copies stand behind all images
     planted = list(dict.fromkeys(captions[: data.planted_images]))
     others = [text for text in dict.fromkeys(captions[data.planted_images : unique]) if text not in planted]
     if not others:
-        raise UserError(f"{run} has no captions but those of its planted images: give --prompts and --memorized")
+        raise UserError(f"{run} has no captions but those of its planted images: {_GIVE_BOTH}", "prompts")
     return planted + others[: len(planted)], planted
+
+
+_GIVE_BOTH = "give prompts, and which of them are memorized"
 
 
 def _first_captions(run: Path) -> list[str]:
@@ -226,19 +229,21 @@ def _first_captions(run: Path) -> list[str]:
     if not file.exists():
         raise UserError(f"{run} is not finished: run the same 'iet-agc train' again to finish it")
     check_files(run, [file])
-    try:
-        captions = [texts[0] for texts in json.loads(file.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise UserError(f"{file} cannot be read ({error}): give --prompts FILE and --memorized FILE") from None
-    if not all(isinstance(text, str) for text in captions):
-        raise UserError(f"{file} holds something else than captions: give --prompts FILE and --memorized FILE")
-    return captions
+    content = read_json(file, _GIVE_BOTH)
+    if not isinstance(content, list) or not all(_is_captions(texts) for texts in content):
+        raise UserError(f"{file} holds something else than captions: {_GIVE_BOTH}", "prompts")
+    return [texts[0] for texts in content]
+
+
+def _is_captions(texts: object) -> bool:
+    """Whether these are the captions of an image, as a run writes them."""
+    return isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
 
 
 def _checked(prompts: Sequence[str], memorized: Sequence[str] | None) -> list[str]:
     """The prompts, each once."""
     if not prompts:
-        raise UserError("there is no prompt to look at: give --prompt TEXT, --prompts FILE, or of a run --planted")
+        raise UserError("there is no prompt to look at: give some, or take those planted in a run", "prompts")
     check_texts(prompts)
     unique = list(dict.fromkeys(prompts))
     if memorized is None:
@@ -293,8 +298,8 @@ def detect_prompts(
     pipeline.tokens(unique)  # refuses those that are too long
     about = _about(folder, pipeline, asked, where) | {
         "precision": precision,
-        "seeds": _in_range("--seeds", num_seeds, 2**32),
-        "first_steps": _in_range("--first-steps", asked.steps if first_steps is None else first_steps, asked.steps),
+        "seeds": _in_range("seeds", num_seeds, 2**32),
+        "first_steps": _in_range("first_steps", asked.steps if first_steps is None else first_steps, asked.steps),
         "num_prompts": len(unique),
         "prompts_sha256": digest(unique),
         "memorized_sha256": None if memorized is None else digest(sorted({*memorized})),
@@ -330,7 +335,7 @@ def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
 
 def _in_range(name: str, value: int, most: int) -> int:
     if not 1 <= value <= most:
-        raise UserError(f"{name} {value} is not between 1 and {most}")
+        raise UserError(f"{name} {value} is not between 1 and {most}", name)
     return value
 
 
@@ -402,7 +407,10 @@ def _write(
 def _summary(out: Path) -> dict[str, Any]:
     content = unsealed(out / _MARK, read_object(out / _MARK, "detect again"), "detect again")
     names = ("num_prompts", "seeds", "steps", "first_steps", "guidance", "separation")
-    highest = [{key: row[key] for key in row if key != "by_seed"} for row in content["prompts"][:_HIGHEST]]
+    rows = content.get("prompts")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not {*names} <= content.keys():
+        raise UserError(f"{out / 'detect.json'} is damaged: remove it, or choose another output", "out")
+    highest = [{key: row[key] for key in row if key != "by_seed"} for row in rows[:_HIGHEST]]
     return {"detect": str(out), **{name: content[name] for name in names}, "highest": highest}
 
 

@@ -82,7 +82,8 @@ def check_prompts(samples: ImageSet) -> None:
     if samples.captions is None:
         raise UserError(
             f"the CLIP score compares samples with their prompts, and {samples.name} has none: give a sample set that "
-            "was drawn by prompts, or leave out --clip"
+            "was drawn by prompts, or leave out the CLIP score",
+            "clip",
         )
 
 

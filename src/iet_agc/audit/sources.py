@@ -126,6 +126,6 @@ def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> 
         UserError: no held-out images, too few, or what `load_part` refuses.
     """
     if held_out is None and not is_run(Path(train)):
-        raise UserError(f"the guard by {train} needs real images to set its cut on: give --held-out")
+        raise UserError(f"the guard by {train} needs real images to set its cut on: give held-out images", "held_out")
     flips = flips or trained_with_flips(train)
     return make_guard(load_part(train, "train")[0], load_part(held_out or train, "held-out")[0], flips)

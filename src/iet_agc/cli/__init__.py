@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from iet_agc.runtime.errors import CheckFailed, UserError
+from iet_agc.runtime.errors import CheckFailed, UserError, one_line
 from iet_agc.runtime.streams import kept_apart, put
 
 __all__ = ["main"]
@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see '{self.prog} --help'\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}; see '{self.prog} --help'\n")
 
     def print_help(self, file: Any = None) -> None:
         """Print the help as a result is printed."""
@@ -73,13 +73,29 @@ def _status(arguments: Sequence[str]) -> int:
         return _failed(parsed.stopped, 128 + signal.SIGINT)
     except CheckFailed as error:
         return _failed(str(error), 1)
-    except (UserError, OSError) as error:
-        return _failed(str(error) or type(error).__name__, 2)
+    except UserError as error:
+        return _failed(f"{error}{_option(error.field)}", 2)
+    except OSError as error:
+        return _failed(_of_system(error), 2)
 
 
 def _failed(message: str, status: int) -> int:
-    print(f"iet-agc: {' '.join(message.split())}", file=sys.stderr)
+    print(f"iet-agc: {one_line(message)}", file=sys.stderr)
     return status
+
+
+def _option(field: str | None) -> str:
+    """How the command line calls an argument or a setting."""
+    if field is None:
+        return ""
+    return f" (--{field if '.' in field else field.replace('_', '-')})"
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system refused, and of which file."""
+    if error.strerror is None:
+        return str(error) or "the operating system gave up without a reason"
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
 
 
 def _stopped(stopped: Any) -> int:

@@ -1,12 +1,12 @@
 """Settings replaced by name, as in `--train.steps 5`."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 
 from iet_agc.config.other_images import changed_images, check_planting, described_by_changes, is_another_set
 from iet_agc.config.settings import Settings, did_you_mean, documented, fields_of, validate
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.reading import parse_toml
 
 __all__ = ["customized", "override"]
 
@@ -70,7 +70,8 @@ def _unquoted(text: str) -> str | None:
 def _parse(text: str, is_list: bool) -> object:
     if text.lower() == "none":
         return None
+    written = f"[{text}]" if is_list and not text.startswith("[") else text
     try:
-        return tomllib.loads(f"value = {f'[{text}]' if is_list and not text.startswith('[') else text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {written}", "the value")["value"]
+    except UserError:
         return text

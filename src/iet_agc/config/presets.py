@@ -12,6 +12,8 @@ from typing import Any
 from iet_agc.config.other_images import check_planting, described_by_changes, is_another_set
 from iet_agc.config.settings import Settings, did_you_mean, validate
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import shown
+from iet_agc.runtime.reading import read_toml
 
 __all__ = ["load_preset", "preset_names"]
 
@@ -56,6 +58,7 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(below.get(name), dict)
     }
     merged = below | content | sections
+    validate({"name": str(base)} | merged)  # what follows compares values of the right kinds
     own, data = below.get("data", {}), merged.get("data", {})
     if isinstance(data, dict) and is_another_set(own, data):
         check_planting(str(base), own, data, content["data"])
@@ -64,12 +67,11 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_preset(file: Path) -> Settings:
+    content = read_toml(file)
     try:
-        return validate({"name": file.stem} | _extended(tomllib.loads(file.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # no UTF-8, no TOML, or no settings
-        raise UserError(f"{file} is no preset: {error}") from None
+        return validate({"name": file.stem} | _extended(content))
+    except UserError as error:
+        raise UserError(f"{shown(file)} is no preset: {error}") from None
 
 
 def _preset_folder() -> Traversable:

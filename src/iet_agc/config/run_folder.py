@@ -6,7 +6,8 @@ from pathlib import Path
 from iet_agc.config.fingerprint import differences
 from iet_agc.config.settings import Settings, documented, validate
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import check_ours, replace_text
+from iet_agc.runtime.files import check_ours, replace_text, shown
+from iet_agc.runtime.reading import read_object
 
 __all__ = ["annotated", "check_folder", "claim_folder", "is_run", "read_settings"]
 
@@ -23,12 +24,13 @@ def read_settings(folder: Path) -> Settings:
         UserError: the folder holds no run.
     """
     file = folder / "config.json"
+    if not file.exists():
+        raise UserError(f"{folder} is not a run: it has no config.json")
+    content = read_object(file)
     try:
-        return validate(json.loads(file.read_text(encoding="utf-8")))
-    except OSError:
-        raise UserError(f"{folder} is not a run: it has no config.json") from None
-    except ValueError as error:  # no UTF-8, no JSON, or no settings
-        raise UserError(f"{file} is damaged: {error}") from None
+        return validate(content)
+    except UserError as error:
+        raise UserError(f"{shown(file)} is damaged: {error}") from None
 
 
 def check_folder(settings: Settings, folder: Path) -> None:
@@ -40,7 +42,7 @@ def check_folder(settings: Settings, folder: Path) -> None:
     check_ours(folder, "config.json", {"config.json", "settings.toml"}, "run")
     if (folder / "config.json").exists() and (changed := differences(read_settings(folder), settings)):
         raise UserError(
-            f"{folder} holds another run ({'; '.join(changed)}): choose another output, or the settings of then"
+            f"{folder} holds another run ({'; '.join(changed)}): choose another output, or the settings of then", "out"
         )
 
 

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from iet_agc.config.data_settings import DATA_OPTIONS, IMAGE_SETS, Data, DataSettings, DigitsData, names_with
 from iet_agc.config.section import Section
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, one_line
 
 __all__ = [
     "InitSettings",
@@ -402,7 +402,7 @@ def _one_line(error: ValidationError) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         *names, last = map(repr, IMAGE_SETS)
         name, value, reason = f"{name}.name", value["name"], f"Input should be {', '.join(names)} or {last}"
-    return f"setting {name}: {reason[0].lower()}{reason[1:]} (it is {value!r})"
+    return f"setting {name}: {reason[0].lower()}{reason[1:]} (it is {one_line(repr(value))})"
 
 
 def _dotted(place: tuple[int | str, ...]) -> str:

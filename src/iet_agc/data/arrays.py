@@ -12,10 +12,11 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from iet_agc.data.conversion import room
-from iet_agc.data.decoding import UnfitError, in_words
+from iet_agc.data.decoding import UnfitError
 from iet_agc.data.image_set import MOST_NAMED
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.reading import check_regular
 
 __all__ = ["array_images"]
 
@@ -26,6 +27,7 @@ _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header
 
 def array_images(path: Path) -> Tensor:
     """Images of one .npz or .npy file, uint8 (N, C, H, W)."""
+    check_regular(path)
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
@@ -58,7 +60,10 @@ def _read_pixels(file: IO[bytes], size: int) -> np.ndarray:
     version = npy.read_magic(file)
     if version not in _NPY_HEADERS:
         raise UnfitError(f"is an .npy file of version {version}, not of plain uint8 pixels: save it as uint8")
-    shape, columns_first, dtype = _NPY_HEADERS[version](file)
+    try:
+        shape, columns_first, dtype = _NPY_HEADERS[version](file)
+    except Exception:  # numpy tells of Python's syntax, in which headers are written
+        raise UnfitError("has a damaged header: save it again") from None
     axes = _axes(shape, dtype)
     if math.prod(shape) != size - file.tell():
         raise UserError(f"it holds {size - file.tell()} bytes of pixels, its header says {math.prod(shape)}")

@@ -13,6 +13,7 @@ from filelock import FileLock
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, flush, replace_text, replacing_folder, shown
+from iet_agc.runtime.reading import check_regular, read_object
 
 __all__ = ["cached", "stamps"]
 
@@ -78,7 +79,8 @@ def _locked(folder: Path, key: str) -> Iterator[None]:
 
 def _unusable(folder: Path, error: BaseException | None) -> UserError:
     reason = getattr(error, "strerror", None) or error
-    return UserError(f"{shown(folder)} cannot keep images, {reason}: set data.cache to another folder, or none")
+    mend = "set data.cache to another folder, or none"
+    return UserError(f"{shown(folder)} cannot keep images, {reason}: {mend}", "data.cache")
 
 
 def _write(entry: Path, parts: Mapping[str, ImageSet]) -> None:
@@ -109,8 +111,9 @@ def _sealed(about: Mapping[str, object]) -> dict[str, object]:
 
 def _read(entry: Path, part: str) -> ImageSet:
     try:
-        sealed = json.loads((entry / f"{part}.json").read_text(encoding="utf-8"))
+        sealed = read_object(entry / f"{part}.json")
         about = sealed["about"]
+        check_regular(entry / f"{part}.npy")
         # copy on write, as torch has no read-only tensors
         pixels = torch.from_numpy(np.load(entry / f"{part}.npy", mmap_mode="c", allow_pickle=False))
         labels = None if about["labels"] is None else torch.tensor(about["labels"], dtype=torch.int64)

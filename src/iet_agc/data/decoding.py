@@ -1,21 +1,26 @@
 """One image file -> its pixels: 8 bits, grey or RGB, opaque, upright and single; or what is wrong with it."""
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from iet_agc.runtime.files import shown
+from iet_agc.runtime.errors import in_words
 
-__all__ = ["Opener", "UnfitError", "decode", "look", "explain", "in_words", "strict_pillow"]
+__all__ = ["Opener", "UnfitError", "decode", "look", "explain", "strict_pillow"]
 
 #: What is read: formats whose plugins in Pillow decode and do nothing else (EPS, for one, would run Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 #: What opens an image file, wherever it lies: on the disk, in an archive, in a table.
 Opener = Callable[[], BinaryIO]
+#: Bytes that a file may have beside its pixels (profiles, previews, a film), and for each pixel.
+_MOST_BESIDE, _MOST_PER_PIXEL = 2**26, 8
+#: Seconds of this thread's time that a file may take to be opened, and each pixel to be decoded.
+_LONGEST, _LONGEST_PER_PIXEL = 10.0, 1e-6
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
 
 
@@ -38,12 +43,6 @@ def explain(error: Exception) -> str:
             return f"cannot be read as an image, {in_words(error)}: copy it again or remove it"
 
 
-def in_words(error: Exception) -> str:
-    """What an error says, on one line and without its last full stop."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return shown(" ".join(words.split()).rstrip(".")) or type(error).__name__
-
-
 @contextmanager
 def strict_pillow() -> Iterator[None]:
     """Pillow with all its plugins and no warnings, refusing cut files whatever the calling program has set."""
@@ -55,6 +54,27 @@ def strict_pillow() -> Iterator[None]:
             yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+class _Bounded:
+    """A file as Pillow reads it, until the time is over: some decoders look for the end of an image for hours.
+
+    It has no descriptor, so that no decoder reads past it.
+
+    Args:
+        file: the file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+        self.began, self.seconds = time.thread_time(), _LONGEST
+
+    def read(self, size: int = -1) -> bytes:
+        """What the file's own says, in time."""
+        if time.thread_time() - self.began > self.seconds:
+            raise UnfitError("takes too long to be decoded, it is damaged or made to: copy it again or remove it")
+        return self.file.read(size)
 
 
 def look(file: Opener) -> tuple[int, int, int]:
@@ -79,10 +99,14 @@ def decode(file: Opener) -> Image.Image:
 
 def _open(handle: BinaryIO) -> ImageFile.ImageFile:
     """The header of one image of at most 8 bits, grey or RGB; only plugins that run nothing are let near it."""
-    if not handle.seek(0, os.SEEK_END):
+    if not (size := handle.seek(0, os.SEEK_END)):
         raise UnfitError("is empty, 0 bytes: copy it again or remove it")
     handle.seek(0)
-    image = Image.open(handle, formats=_FORMATS)
+    bounded: Any = _Bounded(handle)
+    image = Image.open(bounded, formats=_FORMATS)
+    if size > _MOST_BESIDE + _MOST_PER_PIXEL * image.width * image.height:
+        raise UnfitError(f"has {size} bytes for {image.width} x {image.height} pixels: copy it again or remove it")
+    bounded.seconds += _LONGEST_PER_PIXEL * image.width * image.height
     if (count := getattr(image, "n_frames", 1)) > 1:
         raise UnfitError(f"is animated or has pages, {count} pictures: give single images")
     if image.mode == "F":

@@ -219,7 +219,7 @@ def _one_shape(where: str, looks: dict[PurePath, tuple[int, int, int]]) -> tuple
             f"{where}: {len(odd)} of {len(looks)} images have another size: "
             f"{shown(odd[0])} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
             f"{shown(like)} is {width} x {height} (width x height): all images of a set must have "
-            "one size; 'iet-agc audit' brings them to one with --convert-to CxHxW, 'train' with --data.convert-to"
+            "one size; an audit brings them to one by convert_to CxHxW, a training by data.convert_to"
         )
     return max(look[0] for look in looks.values()), height, width
 

@@ -146,7 +146,7 @@ def check_images_finite(images: Tensor) -> None:
     """
     if not images.isfinite().all():
         raise CheckFailed(
-            "the model draws images that are not finite, though its weights are: it is broken, or needs --precision "
+            "the model draws images that are not finite, though its weights are: it is broken, or needs precision "
             "float32"
         )
 

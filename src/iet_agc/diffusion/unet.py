@@ -5,8 +5,7 @@ A trained model is a diffusers pipeline folder, so whoever gets it needs diffuse
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +13,18 @@ import torch
 from torch import nn
 
 from iet_agc.diffusion.dropout import with_batch_dropout
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import hashes_below, replacing_folder
+from iet_agc.runtime.reading import check_regular_below, read_object
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DModel
 
 __all__ = [
     "build_unet",
+    "check_described",
     "check_finite",
+    "checked_scheduler",
     "image_shape",
     "is_text_pipeline",
     "load_pipeline",
@@ -142,11 +144,12 @@ def _load_unet(folder: Path) -> UNet2DModel:
     """A U-Net whose every weight is in the file; diffusers fills what is missing with random numbers."""
     from diffusers import UNet2DModel
 
-    config: dict[str, Any] = UNet2DModel.load_config(folder)  # pyright: ignore[reportAssignmentType]
-    if config["_class_name"] != "UNet2DModel":
-        raise UserError(f"its U-Net is a {config['_class_name']}, not a UNet2DModel")
+    config = read_object(folder / "config.json")
+    if (kind := config.get("_class_name")) != "UNet2DModel":
+        raise UserError(f"its U-Net is a {kind}, not a UNet2DModel")
     if kind := config.get("class_embed_type"):
         raise UserError(f"its classes are embedded by {kind!r}; only a table of classes is read")
+    check_described(UNet2DModel, folder, _draws)
     loaded: Any = UNet2DModel.from_pretrained(
         folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
     )
@@ -155,6 +158,74 @@ def _load_unet(folder: Path) -> UNet2DModel:
         raise UserError(f"its weights are not those of its configuration: {odd[0]}")
     check_finite(model)
     return model
+
+
+def _draws(model: Any) -> None:
+    """Call a model as sampling does."""
+    told = {} if num_classes(model) is None else {"class_labels": torch.zeros(1, dtype=torch.int64)}
+    model(torch.zeros(1, *image_shape(model)), torch.zeros(1), **told)
+
+
+def check_described(kind: Any, folder: Path, call: Callable[[Any], object]) -> None:
+    """Refuse a model that is described so that it cannot be made or called, before diffusers makes it.
+
+    It is made without memory (on torch's device "meta"), where a description that asks for gigabytes costs nothing.
+
+    Args:
+        kind: the class of diffusers that the model is to be.
+        folder: with its config.json and safetensors.
+        call: calls such a model with tensors that it makes.
+
+    Raises:
+        UserError: its config.json is damaged, or describes more weights than its files hold. Whatever else making or
+            calling it raises is passed on.
+    """
+    config = read_object(folder / "config.json")
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    for name, value in config.items():
+        most = next((most for part, most in _MOST.items() if part in name), size)
+        if odd := [number for number in _numbers(value) if abs(number) > most]:
+            raise UserError(f"its config.json has {name} {odd[0]:g}, more than its weights can be of")
+    with torch.device("meta"), torch.no_grad():
+        model = kind.from_config(config)
+        if (needed := sum(weight.numel() for weight in model.parameters())) > size:
+            raise UserError(f"its config.json describes {needed:,} weights, its files have {size:,} bytes")
+        call(model.eval())
+
+
+#: Of numbers in a description, by a part of their names: blocks of a level, pixels or latents of an edge.
+_MOST = {"layers": 1000, "sample_size": 2**14}
+
+#: Of a noise schedule; the usual ones have 1,000.
+_MOST_TIMESTEPS = 100_000
+
+
+def checked_scheduler(folder: Path, make: Callable[[], Any]) -> DDIMScheduler:
+    """A noise schedule that can take a step.
+
+    Args:
+        folder: with its scheduler_config.json.
+        make: reads it.
+
+    Raises:
+        UserError: it is damaged, or not finite. Whatever making it or its step raises is passed on.
+    """
+    count = read_object(folder / "scheduler_config.json").get("num_train_timesteps", 1)
+    if type(count) is not int or not 1 <= count <= _MOST_TIMESTEPS:
+        raise UserError(f"its noise schedule has {count} timesteps: 1 to {_MOST_TIMESTEPS:,} can be")
+    scheduler = make()
+    trial: Any = DDIMScheduler.from_config(scheduler.config)
+    trial.set_timesteps(1)
+    stepped = trial.step(torch.zeros(1, 3, 2, 2), trial.timesteps[0], torch.zeros(1, 3, 2, 2)).prev_sample
+    if not (stepped.isfinite().all() and trial.alphas_cumprod.isfinite().all()):
+        raise UserError("its noise schedule is not finite")
+    return scheduler
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, list):
+        return [number for each in value for number in _numbers(each)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def check_finite(model: nn.Module) -> None:
@@ -193,10 +264,9 @@ def _part(folder: Path, name: str) -> Path:
 def pipeline_index(folder: Path) -> dict[str, Any]:
     """What parts a diffusers pipeline has, as its model_index.json says; nothing, if the folder is none."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(folder / "model_index.json")
+    except UserError:
         return {}
-    return index if isinstance(index, dict) else {}
 
 
 def is_text_pipeline(folder: Path) -> bool:
@@ -216,10 +286,12 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
         raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
     from diffusers import DDIMScheduler
 
+    check_regular_below(folder)
     try:
         model = _load_unet(_part(folder, "unet"))
-        scheduler = DDIMScheduler.from_pretrained(_part(folder, "scheduler"))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{folder} cannot be read as a diffusers pipeline: {str(error).splitlines()[0]}") from error
+        place = _part(folder, "scheduler")
+        scheduler = checked_scheduler(place, lambda: DDIMScheduler.from_pretrained(place))
+    except Exception as error:  # damaged files make their libraries raise nearly anything
+        raise UserError(f"{folder} cannot be read as a diffusers pipeline: {in_words(error)}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]
-    return model.eval(), scheduler  # pyright: ignore[reportReturnType]
+    return model.eval(), scheduler

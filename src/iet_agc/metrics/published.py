@@ -18,7 +18,7 @@ from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA as DINOV2
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torchvision.models import VGG16_Weights
 
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import sha256, shown
 
 __all__ = ["DINOV2", "PUBLISHED", "Published", "dinov2_code", "published_file"]
@@ -88,7 +88,7 @@ def published_file(name: str, download: bool = False) -> Path:
     if not one.place.is_file():
         if not download:
             what = f"{one.address} (SHA-256 {one.sha256}) at {shown(one.place)}"
-            raise UserError(f"put {what}, or have it fetched (--download)")
+            raise UserError(f"put {what}, or have it fetched", "download")
         _fetch(one.address, one.place, one.sha256)
     if (found := sha256(one.place)) != one.sha256:
         raise UserError(
@@ -103,8 +103,7 @@ def _fetch(address: str, place: Path, digest: str | None = None) -> None:
     try:
         torch.hub.download_url_to_file(address, str(place), digest, progress=False)
     except (OSError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{address} could not be fetched ({reason}): put it at {shown(place)}") from error
+        raise UserError(f"{address} could not be fetched, {in_words(error)}: put it at {shown(place)}") from error
 
 
 def dinov2_code(download: bool = False) -> Path:
@@ -120,7 +119,7 @@ def dinov2_code(download: bool = False) -> Path:
     if not folder.is_dir():
         if not download:
             what = f"{_CODE_ADDRESS}, whose code is run, as {shown(folder)}"
-            raise UserError(f"unpack {what}, or have it fetched (--download)")
+            raise UserError(f"unpack {what}, or have it fetched", "download")
         _fetch_code(folder)
     if _hash_of_sources(folder) != _CODE_SHA256:
         raise UserError(

@@ -16,7 +16,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
 
 from iet_agc.metrics.published import DINOV2, PUBLISHED, dinov2_code, published_file
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 
 __all__ = ["NAMES", "load_network"]
 
@@ -48,7 +48,7 @@ def load_network(
         network = _PinnedDinoV2(name, layers, code, file) if code and file else _made(name, layers, file)
         network = network.to(device)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = in_words(error)
         raise UserError(
             f"extractor {name!r} cannot be made ({reason}): choose 'efficientnet-lite0' or 'pixels'"
         ) from error

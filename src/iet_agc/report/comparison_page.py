@@ -79,9 +79,9 @@ def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]
 
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file, and a comparison is a folder of four: choose another output")
+        raise UserError(f"{out} is a file, and a comparison is a folder of four: choose another output", "out")
     if holds_others(out, set(_FILES.values())):
-        raise UserError(f"{out} holds other things than a comparison: choose another output")
+        raise UserError(f"{out} holds other things than a comparison: choose another output", "out")
     for kind, name in _FILES.items():
         check_replaceable(out / name, _MARKS[kind], "comparison")
 

@@ -5,7 +5,7 @@ may be absent, and so may similarities, alignment, prompts and the CLIP score.
 """
 
 import csv
-import json
+import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iet_agc.metrics.intervals import calibration_rank
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.reading import check_regular, read_object, read_text
 from iet_agc.runtime.seal import unsealed
 
 __all__ = [
@@ -365,7 +366,7 @@ def read_numbers(file: Path) -> dict[str, Any]:
 def _read_content(file: Path, files: Sequence[str] = ()) -> tuple[dict[str, Any], tuple[Copies, Quality, list[Space]]]:
     if not file.is_file():
         raise UserError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
-    numbers = _attempt(file, _read_json)
+    numbers = read_object(file, "run the same 'iet-agc audit' again")
     if numbers.get("version") != 1:
         raise UserError(
             f"{file} has version {numbers.get('version')!r}, this iet-agc reads 1: run 'iet-agc audit' again"
@@ -388,20 +389,8 @@ def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
         zipfile.BadZipFile,
         csv.Error,
     ) as error:
-        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged: {told}"
+        reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged: {in_words(error)}"
         raise UserError(f"{file} is {' '.join(reason.split())}; run the same 'iet-agc audit' again") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
-    if not isinstance(content, dict):
-        raise UserError(f"a {type(content).__name__} where an object belongs")
-    return content
-
-
-def _refuse(constant: str) -> float:
-    raise UserError(f"{constant} where a number belongs")
 
 
 # audit.json ---------------------------------------------------------------------------------------------
@@ -621,8 +610,7 @@ def _of_kind(entry: Any, key: Any, kind: type | tuple[type, ...]) -> Any:
 
 def _rows(file: Path) -> list[dict[str, str]]:
     csv.field_size_limit(_LONGEST_CELL)
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    return list(csv.DictReader(io.StringIO(read_text(file), newline="")))
 
 
 def _sample_rows(file: Path, copies: Copies) -> list[dict[str, Any]]:
@@ -679,6 +667,7 @@ def _training_rows(file: Path, numbers: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def _read_pictures(file: Path, copies: Copies) -> dict[str, NDArray[Any]]:
+    check_regular(file)
     with np.load(file, allow_pickle=False) as archive:
         pictures = {key: archive[key] for key in archive.files}
     if len(pictures["held_out_ratios"]) != copies.held_out:
@@ -694,7 +683,7 @@ def _all_within(values: NDArray[Any], least: float) -> bool:
 
 
 def _read_curves(file: Path) -> dict[str, list[dict[str, Any]]]:
-    curves = _read_json(file)
+    curves = read_object(file)
     absent = [key for points in curves.values() for point in points for key in _POINT if key not in point]
     if absent:
         raise UserError(f"a point without {absent[0]}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text, writing
+from iet_agc.runtime.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -136,7 +137,7 @@ def read_curve(file: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: another line is no point: an object with a step, of numbers and lists of numbers, or null in them.
     """
-    lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    lines = read_bytes(file).split(b"\n") if file.exists() else [b""]
     points = [_read_point(line) for line in lines[:-1]]  # the last one has no end: it was cut off, or is empty
     if None in points:
         raise UserError(f"{file} is damaged: line {points.index(None) + 1} is no point of a curve; remove the file")
@@ -145,8 +146,8 @@ def read_curve(file: Path) -> list[dict[str, Any]]:
 
 def _read_point(line: bytes) -> dict[str, Any] | None:
     try:
-        point = json.loads(line)
-    except ValueError:
+        point = parse_json(line, "the point")
+    except UserError:
         return None
     if not isinstance(point, dict) or type(point.get("step")) is not int:
         return None

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import replace_text
+from iet_agc.runtime.reading import read_text
 
 __all__ = ["TrainingRecord", "read_telemetry", "write_telemetry"]
 
@@ -61,11 +62,11 @@ def read_telemetry(file: Path) -> tuple[Tensor, Tensor]:
         UserError: the file is damaged: no such table, rows that are not those of images 0, 1, ..., counts that are no
             whole numbers from 0, or an image skipped more often than seen. The message names the file and the line.
     """
+    text = read_text(file, "restore it from a copy")
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = [_counts(number, row) for number, row in enumerate(csv.DictReader(stream))]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{file} is not a table of image, member, seen, skipped: {error}") from None
+        rows = [_counts(number, row) for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")))]
+    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
+        raise UserError(f"{file} is not a table of image, member, seen, skipped: {in_words(error)}") from None
     counts = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
     return counts[:, 0], counts[:, 1]
 

@@ -161,7 +161,7 @@ def writing(place: Path) -> Iterator[None]:
         taken = next((above for above in place.parents if os.path.exists(above) and not os.path.isdir(above)), None)
         reason = f"{shown(taken)} is a file, not a folder" if taken else reason
         mend = "make room there, or choose another output" if number in _NO_ROOM else "choose another output"
-        raise UserError(f"{shown(place)} cannot be written: {reason}; {mend}") from error
+        raise UserError(f"{shown(place)} cannot be written: {reason}; {mend}", "out") from error
 
 
 def _of_system(error: Exception) -> tuple[str, int | None] | None:
@@ -197,7 +197,7 @@ def check_ours(folder: Path, mark: str, names: Collection[str], what: str) -> No
     if any(os.path.lexists(place) and not place.is_dir() for place in (folder, *folder.parents)):
         raise UserError(f"{folder} cannot be a folder: there is a file of that name")
     if not (folder / mark).exists() and holds_others(folder, names):
-        raise UserError(f"{folder} is not empty and holds no {what}: choose another output")
+        raise UserError(f"{folder} is not empty and holds no {what}: choose another output", "out")
 
 
 def check_replaceable(file: Path, mark: str, what: str) -> None:
@@ -214,10 +214,12 @@ def check_replaceable(file: Path, mark: str, what: str) -> None:
     if not os.path.lexists(file):
         return
     if not file.is_file():
-        raise UserError(f"{shown(file)} is there and is no regular file: choose another output")
+        raise UserError(f"{shown(file)} is there and is no regular file: choose another output", "out")
     with file.open("rb") as stream:
         if mark.encode() not in stream.read(4096):
-            raise UserError(f"{shown(file)} is there and is no {what} of ours: choose another output, or remove it")
+            raise UserError(
+                f"{shown(file)} is there and is no {what} of ours: choose another output, or remove it", "out"
+            )
 
 
 @contextmanager
@@ -232,7 +234,9 @@ def only_one(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"another process is at work in {folder}: wait for it, or choose another output") from None
+        raise UserError(
+            f"another process is at work in {folder}: wait for it, or choose another output", "out"
+        ) from None
     try:
         yield
     finally:

@@ -50,6 +50,8 @@ def compute_parts(
 
 def _is_whole(part: Path) -> bool:
     """Whether a part is there and every checksum in it holds."""
+    if not part.is_file():
+        return False
     try:
         with zipfile.ZipFile(part) as archive:
             return archive.testzip() is None

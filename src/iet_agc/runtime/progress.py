@@ -1,13 +1,14 @@
 """What is said on stderr while work goes on."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["progress_bar", "say"]
+__all__ = ["progress_bar", "say", "without_bars"]
 
 
 def say(line: str) -> None:
@@ -20,12 +21,31 @@ class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
 
     exact, told = 0.0, 0
 
+    def refresh(self, *given: Any, **options: Any) -> None:
+        """Draw it anew, after the delay only: a line that is told above it does not make it appear."""
+        if time.time() >= self.start_t + self.delay:
+            super().refresh(*given, **options)
+
     def update(self, n: float | None = 1) -> bool | None:
         """Go on by `n`."""
         self.exact += n or 0
         more = round(self.exact) - self.told
         self.told += more
         return super().update(more)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within it, transformers draws no bars of its own, which would stand beside ours, or before an error."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, replace_text, shown
 from iet_agc.runtime.progress import say
-from iet_agc.runtime.seal import damaged, is_sealed, read_object, write_sealed
+from iet_agc.runtime.reading import read_object
+from iet_agc.runtime.seal import damaged, is_sealed, write_sealed
 
 __all__ = ["ResultFolder"]
 
@@ -84,10 +85,10 @@ class ResultFolder:
         there = read_object(file, f"remove {shown(self.place)}, or choose another output")
         there = there if inside is None else there.get(inside)
         if not isinstance(there, dict):
-            raise UserError(f"{shown(file)} does not say what it is an {self.what} of: choose another output")
+            raise UserError(f"{shown(file)} does not say what it is an {self.what} of: choose another output", "out")
         if odd := next((name for name in about if there.get(name) != about[name]), None):
             change = self._change(odd, there.get(odd), about[odd])
-            raise UserError(f"{shown(self.place)} holds another {self.what} ({change}): choose another output")
+            raise UserError(f"{shown(self.place)} holds another {self.what} ({change}): choose another output", "out")
 
     def _change(self, name: str, there: object, now: object) -> str:
         """What differs, in words; with both values where they are short."""

@@ -16,7 +16,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, replace_text, sha256, shown
 from iet_agc.runtime.progress import say
 
-__all__ = ["damaged", "is_sealed", "read_object", "sealed", "unsealed", "write_sealed"]
+__all__ = ["damaged", "is_sealed", "sealed", "unsealed", "write_sealed"]
 
 _SEAL = "seal"
 
@@ -36,21 +36,6 @@ def sealed(content: Mapping[str, Any], folder: Path, files: Collection[str] = ()
 def write_sealed(file: Path, content: Mapping[str, Any], files: Collection[str] = ()) -> None:
     """Write a folder's JSON file with its seal, in one step; see `sealed`."""
     replace_text(file, json.dumps(sealed(content, file.parent, files), indent=1) + "\n")
-
-
-def read_object(file: Path, again: str) -> dict[str, Any]:
-    """The content of a JSON file that holds an object, its seal included if it has one.
-
-    Raises:
-        UserError: it cannot be read, or holds something else; how it is mended is said by `again`.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{shown(file)} is damaged ({error}): {again}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{shown(file)} is damaged (it is no JSON object): {again}")
-    return content
 
 
 def unsealed(file: Path, content: Mapping[str, Any], again: str, files: Collection[str] | None = ()) -> dict[str, Any]:

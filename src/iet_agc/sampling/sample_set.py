@@ -9,7 +9,6 @@ grid.png          the first 64, to look at
 """
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, resolved
 from iet_agc.runtime.progress import progress_bar
+from iet_agc.runtime.reading import read_json, read_object, read_text
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes
@@ -227,7 +227,7 @@ def _text_source(
 
     prompts = told.prompts
     if not prompts:
-        raise UserError(f"{pipeline} draws what it is told: give --prompt TEXT or --prompts FILE")
+        raise UserError(f"{pipeline} draws what it is told: give prompts", "prompts")
     check_texts(prompts)
     parts = replace(text.load_text_pipeline(pipeline), cuts=told.cuts)
     parts.tokens(prompts)  # refuses those that are too long
@@ -307,7 +307,9 @@ def _first_that_pass(
         rate = max(passed / drawn, 1 / _MOST_DRAWN) if drawn else 1.0
         drawn += length * math.ceil((num - passed) / rate / length)
         if seeds.start + drawn > 2**32:
-            raise UserError(f"the guard needs seeds beyond 2^32: choose a --first-seed lower than {seeds.start}")
+            raise UserError(
+                f"the guard needs seeds beyond 2^32: choose a first seed lower than {seeds.start}", "first_seed"
+            )
         compute_parts(parts, "images", drawn, length, draw, on_images)
         found = read_parts(parts, "images", drawn, length)
     chosen = found["passes"].nonzero()[:num, 0]
@@ -423,15 +425,12 @@ def _captions_of(run: Path, first: bool) -> list[str]:
     """
     file = run / "captions.json"
     check_files(run, [file])
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): give --prompts FILE") from None
+    content = read_json(file, "give prompts")
     each = content if isinstance(content, list) and all(isinstance(some, list) for some in content) else []
     turns = range(1 if first else max(map(len, each), default=0))
     captions = [some[turn] for turn in turns for some in each if turn < len(some)]
     if not captions or not all(isinstance(text, str) for text in captions):
-        raise UserError(f"{file} holds no captions: give --prompts FILE")
+        raise UserError(f"{file} holds no captions: give prompts", "prompts")
     return captions
 
 
@@ -441,12 +440,7 @@ def read_prompts(file: Path) -> list[str]:
     Raises:
         UserError: it cannot be read, is not UTF-8, or a line is empty.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    lines = read_text(file).splitlines()
     if not lines:
         raise UserError(f"{file} holds no prompts: write one per line")
     if empty := [number for number, line in enumerate(lines, 1) if not line.strip()]:
@@ -508,16 +502,13 @@ def _check_finished(folder: Path) -> None:
 
 def _read_about(file: Path, check_images: bool = False) -> dict[str, Any]:
     """The content of samples.json, and whether its images are as they were drawn if that is asked for."""
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        kind = (about["format"], about["version"])
-        odd = _odd(about) if kind == (_FORMAT, _VERSION) else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__} {error}): sample again") from None
+    about = read_object(file, "sample again")
+    kind = (about.get("format"), about.get("version"))
+    odd = _odd(about) if kind == (_FORMAT, _VERSION) else None
     if kind != (_FORMAT, _VERSION):
         raise UserError(f"{file} is {kind[0]!r} version {kind[1]}, not {_FORMAT!r} version {_VERSION}: sample again")
     if odd:
-        raise UserError(f"{file} is damaged ({odd} is {str(about[odd])[:60]!r}): sample again")
+        raise UserError(f"{file} is damaged ({odd} is {str(about.get(odd))[:60]!r}): sample again")
     return unsealed(file, about, "sample again", None if check_images else ())
 
 
@@ -530,11 +521,11 @@ def _odd(about: Mapping[str, Any]) -> str | None:
             return True
         return isinstance(values, list) and count in (None, len(values)) and all(type(each) is kind for each in values)
 
-    num = about["num"]
+    num, first = about.get("num"), about.get("first_seed")
     fine = {
         "num": type(num) is int and num > 0,
-        "first_seed": type(about["first_seed"]) is int and about["first_seed"] >= 0,
-        "file_format": about["file_format"] in ("npz", "png"),
+        "first_seed": type(first) is int and first >= 0,
+        "file_format": about.get("file_format") in ("npz", "png"),
         "labels": listed("labels", int, num),
         "prompts": listed("prompts", str, num),
         "turned_down": listed("turned_down", int),

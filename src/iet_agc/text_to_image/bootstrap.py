@@ -24,8 +24,9 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, hashes_below, only_one, put_back, replacing_folder
 from iet_agc.runtime.precision import autocast, resolved
 from iet_agc.runtime.progress import progress_bar, say
+from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.result_folder import ResultFolder
-from iet_agc.runtime.seal import damaged, read_object, unsealed, write_sealed
+from iet_agc.runtime.seal import damaged, unsealed, write_sealed
 from iet_agc.runtime.seeds import generator, key_of
 
 __all__ = ["build_pipeline", "decibels"]

@@ -29,10 +29,12 @@ from iet_agc.diffusion.samplers import (
     rows_at_a_time,
     scheduler_of,
 )
-from iet_agc.diffusion.unet import check_finite, pipeline_index
-from iet_agc.runtime.errors import UserError
+from iet_agc.diffusion.unet import check_described, check_finite, checked_scheduler, pipeline_index
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.precision import Precision, autocast, resolved
+from iet_agc.runtime.progress import without_bars
+from iet_agc.runtime.reading import check_regular_below
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.text_to_image.lora import merged, save_lora
@@ -234,21 +236,22 @@ def load_text_pipeline(folder: Path) -> TextPipeline:
         UserError: `transformers` is not installed, or the folder is no such pipeline; the message names the part.
     """
     _check_parts(folder)
+    check_regular_below(folder)
     if importlib.util.find_spec("transformers") is None:
         raise UserError("text-to-image needs the package transformers: pip install 'iet-agc[text]'")
     from transformers import CLIPTextModel, CLIPTokenizer
 
     try:
-        pipeline = TextPipeline(
-            with_batch_dropout(_whole(UNet2DConditionModel, folder / "unet", low_cpu_mem_usage=False)),
-            _whole(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False),
-            _whole(CLIPTextModel, folder / "text_encoder"),
-            CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            _scheduler(folder),
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder} cannot be read as a text-to-image pipeline: {reason}") from error
+        with without_bars():
+            pipeline = TextPipeline(
+                with_batch_dropout(_described(UNet2DConditionModel, folder / "unet", _denoises)),
+                _described(AutoencoderKL, folder / "vae", _decodes),
+                _whole(CLIPTextModel, folder / "text_encoder"),
+                CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+                _scheduler(folder),
+            )
+    except Exception as error:  # damaged files make their libraries raise nearly anything
+        raise UserError(f"{folder} cannot be read as a text-to-image pipeline: {in_words(error)}") from error
     if reason := _misfit(pipeline):
         raise UserError(f"{folder} cannot be trained as a text-to-image pipeline: {reason}")
     return pipeline
@@ -268,6 +271,31 @@ def _check_parts(folder: Path) -> None:
             raise UserError(f"{folder} is no pipeline like Stable Diffusion 1 or 2: {what}")
 
 
+def _described(kind: Any, folder: Path, call: Callable[[Any], object]) -> Any:
+    """A model of diffusers, whose description was looked at."""
+    check_described(kind, folder, call)
+    return _whole(kind, folder, low_cpu_mem_usage=False)
+
+
+#: What a U-Net may be told beside texts, by the names in its description.
+_EXTRAS = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
+
+
+def _denoises(unet: Any) -> None:
+    """Call a U-Net as sampling does; one that is told more is refused by `_misfit`, in better words."""
+    config, edge = unet.config, unet.config.sample_size
+    if any(config.get(name) for name in _EXTRAS):
+        return
+    latents = torch.zeros(1, config.in_channels, edge, edge)
+    unet(latents, torch.zeros(1), encoder_hidden_states=torch.zeros(1, 2, config.cross_attention_dim))
+
+
+def _decodes(vae: Any) -> None:
+    """Encode and decode something small."""
+    edge = 4 * 2 ** len(vae.config.block_out_channels)
+    vae(torch.zeros(1, vae.config.in_channels, edge, edge))
+
+
 def _whole(kind: Any, folder: Path, **options: Any) -> Any:
     """A model whose every weight is in the file; what is missing would be filled with random numbers."""
     loaded: Any = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
@@ -280,15 +308,19 @@ def _whole(kind: Any, folder: Path, **options: Any) -> Any:
 
 def _scheduler(folder: Path) -> DDIMScheduler:
     """The noise schedule of a pipeline, with DDIM over latents, which are not clipped."""
-    config: Any = DDIMScheduler.load_config(folder / "scheduler")
-    return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)  # pyright: ignore
+
+    def make() -> Any:
+        config: Any = DDIMScheduler.load_config(folder / "scheduler")
+        return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
+
+    return checked_scheduler(folder / "scheduler", make)
 
 
 def _misfit(pipeline: TextPipeline) -> str | None:
     """Why a pipeline cannot be trained, in words; None if it can."""
     unet, vae, text = (config_of(part) for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder))
     schedule = config_of(pipeline.scheduler)
-    extras = [name for name in ("addition_embed_type", "class_embed_type", "time_cond_proj_dim") if unet.get(name)]
+    extras = [name for name in _EXTRAS if unet.get(name)]
     checks = {
         f"its U-Net takes {unet.in_channels} channels and gives {unet.out_channels}, its latents have "
         f"{vae.latent_channels}": not unet.in_channels == unet.out_channels == vae.latent_channels,

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import flush, replace_text, replacing, sha256
+from iet_agc.runtime.reading import read_object
 
 __all__ = ["Bundle", "BundleError", "newest_about", "newest_bundle", "read_bundle", "seal", "stage"]
 
@@ -89,12 +90,16 @@ def read_bundle(folder: Path) -> Bundle:
         BundleError: it is damaged, of another format, or of a later version.
     """
     try:
-        about = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        kind, version, files = about["format"], about["version"], dict(about["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        about = read_object(folder / "bundle.json")
+    except UserError as error:
         raise BundleError(f"{folder} is no bundle of iet-agc: its bundle.json is missing or damaged") from error
+    kind, version, files = (about.get(name) for name in ("format", "version", "files"))
     if kind != _FORMAT or version != _VERSION:
         raise BundleError(f"{folder} is {kind!r} version {version}; this program reads {_FORMAT!r} version {_VERSION}")
+    if not isinstance(files, dict):
+        raise BundleError(f"{folder} is damaged: its bundle.json names no files")
+    if type(about.get("round")) is not int or about["round"] < 0:
+        raise BundleError(f"{folder} is damaged: its bundle.json does not say its round")
     for name, digest in files.items():
         file = folder / name
         if file.parent != folder or not file.is_file() or sha256(file) != digest:
@@ -130,7 +135,9 @@ def newest_bundle(
             warn(f"{error}; " + (f"trying {candidates[-1].name}" if candidates else "there is none before it"))
             continue
         if any(bundle.about.get(key) != value for key, value in identity.items()):
-            raise BundleError(f"{candidate} belongs to a run with other settings or images: choose another output")
+            raise BundleError(
+                f"{candidate} belongs to a run with other settings or images: choose another output", "out"
+            )
         return bundle
     return None
 
@@ -143,9 +150,9 @@ def newest_about(folder: Path, pattern: str) -> dict[str, Any] | None:
     """
     for candidate in sorted(folder.glob(pattern), reverse=True):
         try:
-            about = json.loads((candidate / "bundle.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            about = read_object(candidate / "bundle.json")
+        except UserError:
             continue
-        if isinstance(about, dict) and about.get("format") == _FORMAT and about.get("version") == _VERSION:
+        if about.get("format") == _FORMAT and about.get("version") == _VERSION:
             return about
     return None

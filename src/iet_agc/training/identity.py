@@ -5,12 +5,11 @@ train        name, number and hashes of the training images; held_out the same, 
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
 seal         of this file, and of telemetry.csv, captions.json and the curves when the weights were exported
 
-Whoever takes a run for what it says (audit, sample, guard, --init) compares first. Version 1 has no seal, and runs of
-older versions have no such file; of them the bundles know the training images, and nothing the weights.
+Whoever takes a run for what it says (audit, sample, guard, training further) compares first. Version 1 has no seal, and
+runs of older versions have no such file; of them the bundles know the training images, and nothing the weights.
 """
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +18,9 @@ from iet_agc.config.fingerprint import essence, fingerprint
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import digest, sha256
+from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import damaged, unsealed, write_sealed
 from iet_agc.training import checkpoint
 
@@ -79,17 +79,17 @@ def read_identity(run: Path) -> dict[str, Any] | None:
 def _read(run: Path) -> dict[str, Any] | None:
     """The same, with its seal."""
     file = run / _NAME
-    if not file.is_file():
+    if not file.exists():
         return None
+    content = read_object(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         kind, weights = (content["format"], content["version"]), content["weights"] or {}
         parts = [content["train"], *([content["held_out"]] if content["held_out"] else [])]
         hashes = [digest for files in weights.values() for digest in files.values()]
         usable = all(isinstance(part["sha256"], str) for part in parts) and all(map(_is_hash, hashes))
         usable = usable and all(isinstance(section, dict) for section in content["settings"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__} {error}): {_RESTORE}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged, {in_words(error)}: {_RESTORE}") from None
     known = kind == (_FORMAT, 1) or (kind == (_FORMAT, _VERSION) and "seal" in content)
     if not known or not usable:
         raise UserError(f"{file} is {kind[0]!r} version {kind[1]}, not a whole {_FORMAT!r} version {_VERSION}")
@@ -217,7 +217,7 @@ def _about(images: ImageSet) -> dict[str, Any]:
 def _from_bundles(run: Path) -> dict[str, Any]:
     """What the newest bundle of a run says of its training images, if there is one."""
     about = checkpoint.newest_about(run / "bundles", "round-????")
-    if not about:
+    if not about or not all(isinstance(about.get(name), str) for name in ("settings", "images", "labels")):
         return {}
     return {"fingerprint": about["settings"], "train": {"sha256": about["images"], "labels": about["labels"]}}
 

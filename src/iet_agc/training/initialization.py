@@ -23,7 +23,8 @@ from iet_agc.config.settings import ModelSettings, Settings
 from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seeds import key_of
 from iet_agc.training.identity import check_pipeline
 
@@ -82,7 +83,7 @@ def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
     if settings.init.model is None:
         for name in ("sha256", "revision"):
             if (value := getattr(settings.init, name)) is not None:
-                raise UserError(f"init.{name} {value} is that of a model: say which, --init MODEL")
+                raise UserError(f"init.{name} {value} is that of a model: say which", "init")
         torch.manual_seed(key_of("weights", settings.train.seed))
         fresh = build_unet(shape[1], shape[0], **settings.model.architecture())
         return Initial(fresh, fresh)
@@ -115,7 +116,7 @@ def folders_of(name: str, kind: str = "UNet2DModel", revision: str | None = None
         UserError: no such model, or one of a run that is not as it was exported.
     """
     if not name:
-        raise UserError("this preset trains a model further: say which, --init MODEL")
+        raise UserError("this preset trains a model further: say which", "init")
     path = Path(name)
     if is_run(path):
         folders = [path / "raw", path / "ema"]
@@ -142,8 +143,7 @@ def _of_hub(name: str, kind: str, revision: str | None) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UserError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
     index = _fetched(name, _DESCRIPTION[kind], revision) / "model_index.json"
-    parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    unet = parts.get("unet") if isinstance(parts, dict) else None
+    unet = read_object(index).get("unet") if index.is_file() else None
     if unet != ["diffusers", kind]:  # said before gigabytes are fetched
         raise UserError(f"{name} of the hub is no pipeline with a {kind}: its U-Net is {unet}")
     return _fetched(name, _DESCRIPTION[kind] + _WEIGHTS[kind], revision)
@@ -155,8 +155,7 @@ def _fetched(name: str, patterns: list[str], revision: str | None) -> Path:
         found = snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=_UNWANTED)
         return Path(found)
     except Exception as error:  # of the hub, of its client, or of the network
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name} is no folder, and the hub does not give it: {reason}") from error
+        raise UserError(f"{name} is no folder, and the hub does not give it: {in_words(error)}") from error
 
 
 def _fitting(folder: Path, settings: Settings, shape: tuple[int, int, int]) -> UNet2DModel:
@@ -168,7 +167,8 @@ def _fitting(folder: Path, settings: Settings, shape: tuple[int, int, int]) -> U
         if theirs != (tuple(sorted(ours, reverse=True)) if name == "attention" else ours):
             raise UserError(
                 f"{folder} has model.{name} {_shown(theirs)}, the settings say {_shown(ours)}: "
-                f"set --model.{name} {_shown(theirs)}, or choose another --init"
+                f"set model.{name} {_shown(theirs)}, or choose another model",
+                "init",
             )
     _check_schedule(folder, scheduler)
     return _with_dropout(model, settings.model)
@@ -178,7 +178,9 @@ def _check_images(folder: Path, model: UNet2DModel, shape: tuple[int, int, int])
     out: int = model.config.out_channels  # pyright: ignore[reportAttributeAccessIssue]
     if image_shape(model) != shape:
         theirs, ours = (" x ".join(map(str, size)) for size in (image_shape(model), shape))
-        raise UserError(f"{folder} draws images of {theirs}, the training images are {ours}: choose another --init")
+        raise UserError(
+            f"{folder} draws images of {theirs}, the training images are {ours}: choose another model", "init"
+        )
     if out != shape[0]:
         raise UserError(f"{folder} predicts {out} channels for {shape[0]}: only noise can be predicted")
 
@@ -199,7 +201,7 @@ def _described(model: UNet2DModel) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """As it is written on the command line."""
+    """As `settings.override` takes it."""
     if isinstance(value, Sequence):
         return ",".join(f"{part:g}" for part in value) or "[]"
     return "none" if value is None else str(value)
@@ -213,7 +215,9 @@ def _check_schedule(folder: Path, scheduler: DDIMScheduler) -> None:
     )
     if not same or _schedule(ours)[1] != _schedule(theirs)[1]:
         words = [f"{noise} and predicts {target}" for noise, target in map(_schedule, (theirs, ours))]
-        raise UserError(f"{folder} has a noise schedule {words[0]}, training here {words[1]}: choose another --init")
+        raise UserError(
+            f"{folder} has a noise schedule {words[0]}, training here {words[1]}: choose another model", "init"
+        )
 
 
 def _schedule(scheduler: DDIMScheduler) -> tuple[str, str]:

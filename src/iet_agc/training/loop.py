@@ -199,7 +199,8 @@ class _Run:
         if odd := identity.damaged_exports(self.out):
             raise UserError(
                 f"{odd[0]} is not as it was exported, and {self.bundles} holds no bundle to export it from again: "
-                "restore one of them from a copy, or train again into another output"
+                "restore one of them from a copy, or train again into another output",
+                "out",
             )
         identity.check_images(self.out, "train", self.images)
         read_telemetry(self.out / "telemetry.csv")

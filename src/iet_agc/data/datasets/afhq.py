@@ -4,15 +4,16 @@ import io
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from zipfile import ZipFile, ZipInfo
 
 from iet_agc.config.data_settings import AfhqDogData
 from iet_agc.data.conversion import Resize
-from iet_agc.data.decoding import Opener, UnfitError, in_words
+from iet_agc.data.decoding import Opener, UnfitError
 from iet_agc.data.folders import is_image_name, load_images, read_images
 from iet_agc.data.image_set import Parts
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.reading import check_regular
 
 __all__ = ["AFHQ_SHAPE", "afhq_dog_origin", "read_afhq_dog"]
 
@@ -82,9 +83,10 @@ def _afhq_test(base: Path) -> Path | None:
 
 
 def _afhq_archive(file: Path, shape: tuple[int, int, int], resize: Resize) -> Parts:
+    check_regular(file)
     try:
         archive = ZipFile(file)
-    except (BadZipFile, OSError) as error:
+    except Exception as error:  # damaged files make decoders raise nearly anything
         raise UserError(f"{shown(file)} cannot be read, {in_words(error)}: fetch the archive again") from error
     with archive:
         parts = {part: _dogs(archive, part) for part in ("train", "test", "val")}

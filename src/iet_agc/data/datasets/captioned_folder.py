@@ -1,6 +1,5 @@
 """Folders of images with captions, LAION-10k among them."""
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -10,16 +9,21 @@ from pathlib import Path, PurePath, PurePosixPath
 from iet_agc.config.data_settings import FolderData, Laion10kData
 from iet_agc.data.captions import is_caption, texts_of
 from iet_agc.data.conversion import Resize
-from iet_agc.data.decoding import in_words
 from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.reading import parse_json, read_bytes, read_text
 
 __all__ = ["LAION_SHAPE", "captioned_origin", "read_captioned", "read_laion"]
 
 #: What the images of LAION-10k are brought to, unless told otherwise: the size of the paper.
 LAION_SHAPE = (3, 256, 256)
+
+#: Bytes of a file of captions: those of ten million images.
+_LARGEST = 2**31
+
+_MEND = "write it as JSON in UTF-8"
 
 _LAION_HELP = (
     "set data.root to the folder of images; https://github.com/somepago/DCR tells how to get images and captions"
@@ -108,7 +112,7 @@ def _captions_file(root: Path, captions: str) -> Path:
 
 def _read_captions(file: Path) -> dict[str, tuple[str, ...]]:
     """Captions by path, of one JSON object."""
-    content = _json(_utf8(_bytes(file), shown(file)), shown(file))
+    content = parse_json(read_bytes(file, _LARGEST), shown(file), _MEND)
     if not isinstance(content, dict):
         raise UserError(f"{shown(file)} is not a JSON object of paths and captions")
     return {path: texts_of(value, f"{shown(file)}: {shown(path)}") for path, value in content.items()}
@@ -117,11 +121,11 @@ def _read_captions(file: Path) -> dict[str, tuple[str, ...]]:
 def _read_lines(file: Path) -> dict[str, tuple[str, ...]]:
     """Captions by path below the folder, of an object in each line."""
     texts: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(_bytes(file).split(b"\n"), 1):
+    for number, line in enumerate(read_bytes(file, _LARGEST).split(b"\n"), 1):
         where = f"{shown(file)}, line {number}"
         if not line.strip():
             continue
-        content = _json(_utf8(line, where), where)
+        content = parse_json(line, where, _MEND)
         fields = content if isinstance(content, dict) else {}
         name = fields.get("file_name")
         if not isinstance(name, str) or not name:
@@ -141,40 +145,11 @@ def _read_beside(root: Path) -> dict[str, tuple[str, ...]]:
     files = [Path(folder, name) for folder, _, names in folders for name in names if name.endswith(".txt")]
     texts: dict[str, tuple[str, ...]] = {}
     for file in sorted(files):
-        lines = _utf8(_bytes(file), shown(file)).removesuffix("\n").split("\n")
+        lines = read_text(file).removesuffix("\n").split("\n")
         if empty := [number for number, line in enumerate(lines, 1) if not is_caption(line)]:
             raise UserError(f"{shown(file)} has no caption in line {empty[0]}: write one in every line")
         texts[str(file.relative_to(root))] = tuple(line.strip() for line in lines)
     return texts
-
-
-def _bytes(file: Path) -> bytes:
-    """The content of a file, without the mark that some editors put before UTF-8."""
-    try:
-        return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise UserError(f"{shown(file)} cannot be read, {in_words(error)}: make it readable or remove it") from None
-
-
-def _utf8(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8, at byte {error.start}: save it as UTF-8") from None
-
-
-def _json(text: str, where: str) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} cannot be read as JSON: {in_words(error)}") from None
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(content := dict(pairs)) != len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise UserError(f"{shown(twice)} stands there more than once")
-    return content
 
 
 def _by_their_ends(images: Sequence[str], texts: Collection[str]) -> dict[str, list[str]]:

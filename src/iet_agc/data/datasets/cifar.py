@@ -9,9 +9,8 @@ from filelock import FileLock
 
 from iet_agc.config.data_settings import CifarData
 from iet_agc.data.datasets.download import fetch
-from iet_agc.data.decoding import in_words
 from iet_agc.data.image_set import ImageSet, Parts
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 
 if TYPE_CHECKING:

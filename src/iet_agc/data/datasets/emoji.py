@@ -18,9 +18,9 @@ from torch import Tensor
 
 from iet_agc.config.data_settings import EmojiData
 from iet_agc.data.conversion import convert
-from iet_agc.data.decoding import in_words, strict_pillow
+from iet_agc.data.decoding import strict_pillow
 from iet_agc.data.image_set import ImageSet, Parts
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 
 __all__ = ["EMOJI_SHAPE", "emoji_font", "emoji_origin", "read_emoji"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from iet_agc.config.data_settings import FashionMnistData
 from iet_agc.data.datasets.download import fetch
 from iet_agc.data.image_set import ImageSet, Parts
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.reading import open_file
 
 __all__ = ["fashion_mnist_origin", "read_fashion_mnist"]
 
@@ -83,7 +84,7 @@ def _read_idx(file: Path) -> Tensor:
     without end.
     """
     try:
-        with gzip.open(file) as stream:
+        with open_file(file) as packed, gzip.open(packed) as stream:
             start = stream.read(4)
             rank = start[3] if start[:3] == b"\0\0\x08" and len(start) == 4 else 0
             header = stream.read(4 * rank)
@@ -92,7 +93,7 @@ def _read_idx(file: Path) -> Tensor:
             fits = rank > 0 and len(header) == 4 * rank and 0 < total <= _LARGEST_IDX
             content = stream.read(total + 1) if fits else b""
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {in_words(error)}") from error
     if not fits or len(content) != total:
         raise UserError(f"{file} is not an IDX file of bytes, or it is cut short or longer than its header says")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(sizes)

@@ -10,11 +10,12 @@ import torch
 
 from iet_agc.config.data_settings import HuggingFaceData
 from iet_agc.data.captions import texts_of
-from iet_agc.data.decoding import UnfitError, in_words
+from iet_agc.data.decoding import UnfitError
 from iet_agc.data.folders import read_images
 from iet_agc.data.image_set import ImageSet, Parts
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.reading import open_file
 
 __all__ = ["hugging_face_origin", "read_hugging_face"]
 
@@ -145,11 +146,11 @@ def _opened(table: Any, row: int, column: str) -> BinaryIO:
     image = table[row][column]
     if image is None:
         raise UnfitError("holds no image: leave the row out")
-    return io.BytesIO(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).open("rb")
+    return io.BytesIO(image["bytes"]) if image["bytes"] is not None else open_file(Path(image["path"]))
 
 
 def _labels(values: Any, where: str) -> torch.Tensor:
     labels = list(values)
-    if odd := [value for value in labels if type(value) is not int or value < 0]:
+    if odd := [value for value in labels if type(value) is not int or not 0 <= value < 2**63]:
         raise UserError(f"{where} holds {odd[0]!r}, which is no class: classes are whole numbers from 0")
     return torch.tensor(labels, dtype=torch.int64)
