@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from iet_agc.config.settings import Settings
 from iet_agc.diffusion.dropout import use_rows
 from iet_agc.diffusion.process import NUM_TIMESTEPS
-from iet_agc.method.agc import AntiGradientControl, mean_of_kept
+from iet_agc.method.agc import AntiGradientControl
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed
@@ -122,8 +122,7 @@ class Member:
             mine = self.examples.losses(self._predict, scheduler, batch, rows)
         losses = self.replicas.whole(mine.detach(), train.batch_size)
         keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= method.random_skip)
-        mean_of_kept(mine, keep[rows], keep.sum()).backward()
-        self.agc.update(losses, batch.timesteps)
+        self.agc(mine, batch.timesteps, keep=keep, whole=losses, rows=rows).backward()
         self._descend(losses, bad)
         self.seen.index_add_(0, batch.positions, torch.ones_like(batch.positions))
         self.skipped.index_add_(0, batch.positions, (~keep).long())
