@@ -16,6 +16,7 @@ from torch import nn
 from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import hashes_below, replacing_folder
+from iet_agc.runtime.seeds import kept_generators
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DModel
@@ -147,9 +148,10 @@ def _load_unet(folder: Path) -> UNet2DModel:
         raise UserError(f"its U-Net is a {config['_class_name']}, not a UNet2DModel")
     if kind := config.get("class_embed_type"):
         raise UserError(f"its classes are embedded by {kind!r}; only a table of classes is read")
-    loaded: Any = UNet2DModel.from_pretrained(
-        folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-    )
+    with kept_generators():
+        loaded: Any = UNet2DModel.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
     model, found = loaded
     if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
         raise UserError(f"its weights are not those of its configuration: {odd[0]}")

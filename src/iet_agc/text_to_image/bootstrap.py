@@ -26,7 +26,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, only_one, replacing_folder
 from iet_agc.runtime.precision import autocast, resolved
 from iet_agc.runtime.progress import progress_bar, say
-from iet_agc.runtime.seeds import generator, key_of
+from iet_agc.runtime.seeds import generator, seeded
 
 __all__ = ["build_pipeline", "decibels"]
 
@@ -72,8 +72,7 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
     what = {"images": train.fingerprint, "captions": captions, "steps": steps, "seed": seed}
     if (out / _MARK).exists():
         return _built(out, what)
-    with only_one(out), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key_of("pipeline", seed))
+    with only_one(out), seeded("pipeline", seed):
         parts = _pipeline(train)
         vae: Any = parts.vae
         _train_vae(vae, train.images, steps, seed)

@@ -35,10 +35,10 @@ from iet_agc.runtime import distributed
 from iet_agc.runtime.curves import Curves, Meter
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.exposure import read_telemetry, write_telemetry
-from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.precision import resolved
 from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.stop import Stopped, StopRequest
+from iet_agc.runtime.threads import num_threads
 from iet_agc.training import checkpoint, identity
 from iet_agc.training.initialization import Initial
 from iet_agc.training.member import Member, NonFiniteError, warmup
@@ -67,12 +67,9 @@ def start(
         ValueError, NonFiniteError, Stopped: see `train`.
     """
     began = time.perf_counter()
-    keep_freed_memory()
-    if settings.run.threads:
-        torch.set_num_threads(settings.run.threads)
     images, held_out = load_dataset(settings.data)
     device = distributed.choose_device(settings.run.device)
-    with distributed.processes(device):
+    with num_threads(settings.run.threads), distributed.processes(device):
         train(settings, images, out, device, on_step, stop, held_out)
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {

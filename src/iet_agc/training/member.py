@@ -14,7 +14,8 @@ from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed
 from iet_agc.runtime.precision import autocast
-from iet_agc.runtime.seeds import key_of
+from iet_agc.runtime.seeds import seeded
+from iet_agc.runtime.torch_internals import step_unless
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.training.batches import Examples, draw_batch
 
@@ -116,9 +117,8 @@ class Member:
             train.seed, self.index, self.step, len(self.examples), train.batch_size, self.examples.shape, self.device
         )
         rows = self.replicas.rows(train.batch_size)
-        if self.settings.model.dropout > 0:
-            torch.manual_seed(key_of("dropout", train.seed, self.index, self.step))
-        with autocast(train.precision, self.device):
+        dropout = seeded("dropout", train.seed, self.index, self.step, device=self.device)
+        with dropout, autocast(train.precision, self.device):
             mine = self.examples.losses(self._predict, scheduler, batch, rows)
         losses = self.replicas.whole(mine.detach(), train.batch_size)
         keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= method.random_skip)
@@ -135,8 +135,7 @@ class Member:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), train.grad_clip)
         bad.logical_or_(~(losses.isfinite().all() & norm.isfinite()))
         self.optimizer.param_groups[0]["lr"] = train.learning_rate * warmup(self.step, train.warmup_steps)
-        self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer.step()
+        step_unless(self.optimizer, bad)
         self.optimizer.zero_grad()
         self.ema.update(self.model)
         self.step += 1
