@@ -35,7 +35,6 @@ from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline,
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.files import check_ours, replace_text, replacing, sha256
-from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, resolved
 from iet_agc.runtime.progress import progress_bar
@@ -243,7 +242,7 @@ def _text_source(
     digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
     about = {"classes": None, "guidance": told.guidance, "num_prompts": len(prompts), "prompts_sha256": digest}
     about |= {"mitigations": told.mitigations, "sampler": SAMPLERS[told.sampler]}
-    scheduler = scheduler_of(parts.scheduler, told.sampler)
+    scheduler = scheduler_of(parts.scheduler, told.sampler, steps)
     return _Source(parts.image_shape, scheduler, files, about, draw, note)
 
 
@@ -374,7 +373,6 @@ def sample_run(
             `draw_samples`.
     """
     began = time.perf_counter()
-    keep_freed_memory()
     run = is_run(source)
     settings = read_settings(source) if run else Settings()
     asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample
