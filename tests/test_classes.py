@@ -81,7 +81,7 @@ def test_a_shard_takes_its_own_labels(tmp_path):
     data = images()
     shuffled = data.take(torch.randperm(40, generator=torch.Generator().manual_seed(1)))
     shards = partition(shuffled.labels, 2, "stratified", 0)  # pyright: ignore[reportArgumentType]
-    run = loop._Run(told(), shuffled, tmp_path / "run", CPU, None)
+    run = loop._prepared(told(), shuffled, tmp_path / "run", CPU, None)
     for member, shard in zip(run.members, shards, strict=True):
         examples = member.examples
         assert torch.equal(examples.labels, shuffled.labels[shard])  # pyright: ignore
@@ -164,7 +164,8 @@ def test_a_step_reads_nothing_on_the_host():
             return function(*args, **(kwargs or {}))
 
     data = images()
-    member = Member(0, unet(), Pixels(data.images, data.labels), told(method__members=1), CPU)
+    chosen = told(method__members=1)
+    member = Member(0, unet(), Pixels(data.images, data.labels), chosen.train, chosen.method, CPU)
     member._one_step(make_scheduler(), torch.zeros(()))
     with Watch():
         member._one_step(make_scheduler(), torch.zeros(()))

@@ -23,7 +23,7 @@ def member(device=CPU, **changes):
     given = settings(**changes)
     torch.manual_seed(0)
     model = build_unet(8, 1, **given.model.architecture())
-    return Member(0, model, Pixels(images().images), given, device)
+    return Member(0, model, Pixels(images().images), given.train, given.method, device)
 
 
 @pytest.mark.parametrize("has", ["avx512_bf16", "amx_tile", None])
