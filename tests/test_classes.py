@@ -16,12 +16,13 @@ from iet_agc.diffusion.unet import build_unet, load_pipeline, num_classes, save_
 from iet_agc.method.sharding import partition
 from iet_agc.runtime.seeds import key_of
 from iet_agc.sampling import sample_set
-from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
+from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training import loop, tasks
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
 from iet_agc.training.member import Member
 from iet_agc.training.pixels import Pixels
+from tests.drawing import draw_samples
 from tests.processes import die, in_child, in_processes
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, ends, images, settings, train_in, weights
 

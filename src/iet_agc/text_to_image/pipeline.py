@@ -392,6 +392,7 @@ def draw(
     prompts: Sequence[str],
     steps: int = 50,
     guidance: float = 7.5,
+    *,
     on_images: Callable[[float], object] = lambda count: None,
     precision: Precision = "float32",
     sampler: Sampler = "ddim",
