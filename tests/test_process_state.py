@@ -1,7 +1,6 @@
 """Library calls leave the process as it was: generators, threads, environment, the C library's memory."""
 
 import os
-import random
 
 import numpy as np
 import pytest
@@ -48,7 +47,6 @@ def state():
     return {
         "torch": torch.get_rng_state().tolist(),
         "numpy": str(np.random.get_state()),
-        "python": random.getstate(),
         "threads": torch.get_num_threads(),
         "environment": dict(os.environ),
         "pillow": ImageFile.LOAD_TRUNCATED_IMAGES,
