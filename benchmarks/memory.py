@@ -105,7 +105,7 @@ def measure(arguments: argparse.Namespace, trained: str, count: int) -> Numbers:
         add_lora(model, arguments.rank, arguments.rank, seed=0)
     initial = resident() - bare
     examples = Latents(arguments.size, arguments.text_width)
-    members = [Member(index, model, examples, settings, device) for index in range(count)]
+    members = [Member(index, model, examples, settings.train, settings.method, device) for index in range(count)]
     forget_peak()
     seconds = [one_step(member, scheduler, device) for member in members]
     held, peak_of_steps = resident() - bare, resident("VmHWM") - bare

@@ -120,7 +120,7 @@ def member_step(
     model: torch.nn.Module, images: torch.Tensor, settings: Settings, device: torch.device
 ) -> Callable[[], object]:
     """One step of a real member at a time."""
-    one = Member(0, model, Pixels(images), settings, device)
+    one = Member(0, model, Pixels(images), settings.train, settings.method, device)
     one.to(device)
     steps = one.train(10**9, make_scheduler())
     return lambda: next(steps)

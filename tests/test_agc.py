@@ -290,6 +290,38 @@ def test_parts_of_a_batch_add_up_to_its_loss() -> None:
     assert float(mean_of_kept(losses, keep)) == pytest.approx(13 / 3)
 
 
+def test_replicas_add_up_to_the_batch_and_have_its_bank() -> None:
+    losses, timesteps = _batch(10, 5)
+    one, alone = _trained(5), losses.clone().requires_grad_()
+    expected = one(alone, timesteps)
+    expected.backward()
+    total, gradients = 0.0, []
+    for rows in (slice(0, 3), slice(3, 10)):
+        mine, replica = losses[rows].clone().requires_grad_(), _trained(5)
+        part = replica(mine, timesteps, whole=losses, rows=rows)
+        part.backward()
+        total += part.item()
+        gradients.append(mine.grad)
+        assert torch.equal(replica.mean_loss, one.mean_loss)
+    assert total == pytest.approx(expected.item())
+    assert torch.equal(torch.cat(gradients), alone.grad)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_decision_that_is_given_is_taken_and_the_bank_still_learns_of_all() -> None:
+    losses, timesteps, keep = torch.tensor([1.0, 5.0]), torch.tensor([0, 2]), torch.tensor([True, False])
+    agc = AntiGradientControl(3)
+    assert agc(losses, timesteps, keep=keep).item() == 1
+    assert agc.mean_loss.tolist() == pytest.approx([0.2, 0, 1])
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 4), slice(None)])
+def test_losses_of_other_rows_are_refused(rows: slice) -> None:
+    agc, whole = AntiGradientControl(3), torch.ones(4)
+    with pytest.raises(ValueError, match=r"losses are \(2,\), but rows of the batch"):
+        agc(torch.ones(2), torch.zeros(4, dtype=torch.int64), whole=whole, rows=rows)
+    assert agc.mean_loss.tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_of_the_loss(dtype: torch.dtype) -> None:
     agc = AntiGradientControl(3)

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+from iet_agc.data.decoding import strict_pillow
 from iet_agc.data.folders import load_images
 
 
@@ -337,6 +339,26 @@ def test_cut_files_are_refused_even_where_pillow_is_told_to_accept_them(
     with Image.open(tmp_path / "cut.jpg") as image:
         image.load()  # the condition under test: it is accepted
     assert "cut.jpg cannot be read as an image" in _message(tmp_path)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_two_readers_at_once_leave_pillow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    entered, seen = threading.Event(), []
+
+    def read() -> None:
+        entered.set()
+        with strict_pillow():
+            seen.append(ImageFile.LOAD_TRUNCATED_IMAGES)
+
+    other = threading.Thread(target=read)
+    with strict_pillow():
+        other.start()
+        entered.wait()
+        other.join(0.2)
+        assert not seen  # it waits: else the first to leave would make the other one lenient
+    other.join()
+    assert seen == [False]
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 

@@ -1,7 +1,7 @@
 """Captions: read as data, changed as tokens in training, and prompts changed likewise when drawing."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,12 @@ from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
 )
 
 from iet_agc.audit.memorized_prompts import detect_prompts
+from iet_agc.config.settings import TextSettings
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.seeds import generator
-from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
+from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, change, vocabulary_of
 from iet_agc.text_to_image.pipeline import draw, load_text_pipeline
 from iet_agc.training.batches import draw_batch
@@ -29,6 +30,7 @@ from iet_agc.training.captioned import Captioned
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
 from tests.commands import refused
+from tests.drawing import draw_samples
 from tests.image_sets import load_named
 from tests.miniature import captioned, save_captioned, save_miniature, tokenizer
 from tests.tiny_runs import CPU, assert_same
@@ -201,6 +203,7 @@ def test_tokenizers_that_cannot_be_used():
 
 
 CHANGES = Changes(random_caption=0.2, random_tokens=1, random_numbers=1, repeat_words=1, change_rate=0.7)
+CHANGING = TextSettings(**asdict(CHANGES))
 
 
 @pytest.mark.parametrize(
@@ -238,14 +241,14 @@ def test_the_rate_has_an_effect(folder):
 
 def test_only_changing_captions_are_encoded_in_the_step(pipeline):
     data = captioned()
-    still = Captioned(pipeline, data.images, data.captions).to(CPU)
+    still = Captioned(pipeline, data.images, data.captions, TextSettings()).to(CPU)
     assert still.embeddings is not None
-    assert Captioned(pipeline, data.images, data.captions, changes=CHANGES).to(CPU).embeddings is None
+    assert Captioned(pipeline, data.images, data.captions, CHANGING).to(CPU).embeddings is None
 
 
 def test_replicas_see_the_rows_of_one_batch(pipeline):
     data = captioned()
-    examples = Captioned(pipeline, data.images, data.captions, changes=CHANGES)
+    examples = Captioned(pipeline, data.images, data.captions, CHANGING)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
         whole, part = (
@@ -261,7 +264,7 @@ def test_a_step_reads_nothing_on_the_host(pipeline):
             return function(*args, **(kwargs or {}))
 
     data = captioned()
-    examples = Captioned(pipeline, data.images, data.captions, changes=CHANGES).to(CPU)
+    examples = Captioned(pipeline, data.images, data.captions, CHANGING).to(CPU)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad(), Watch():
         examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
@@ -553,7 +556,8 @@ def test_noise_on_the_prompt_is_gaussian_and_of_each_image(pipeline):
 
 def test_a_mitigated_image_depends_on_its_seed_and_prompt_only(folder, tmp_path):
     prompts = ["a red dog", "a bird", "a cat"]
-    options = {"changes": Changes(random_tokens=2, random_numbers=1, repeat_words=1), "embedding_noise": 0.2}
+    changes = {"random_tokens": 2, "random_numbers": 1, "repeat_words": 1}
+    options = {"settings": changes | {"embedding_noise": 0.2}}
     whole, _ = load_samples(draw_samples(folder, range(7), tmp_path / "a", 2, prompts=prompts, **options))
     late, _ = load_samples(draw_samples(folder, range(4, 6), tmp_path / "b", 2, prompts=prompts, **options))
     assert torch.equal(late.images, whole.images[4:6])
@@ -619,7 +623,7 @@ def test_samplers_draw_what_stock_diffusers_draws(tmp_path, prediction):
 def test_progress_is_whole_whatever_the_sampler(pipeline):
     for name in ("ddim", "dpm++", "pndm", "euler"):
         shares = []
-        draw(pipeline, [1, 2], ["a dog"] * 2, 4, 1.0, shares.append, sampler=name)
+        draw(pipeline, [1, 2], ["a dog"] * 2, 4, 1.0, on_images=shares.append, sampler=name)
         assert sum(shares) == pytest.approx(2)
 
 

@@ -16,12 +16,13 @@ from iet_agc.diffusion.unet import build_unet, load_pipeline, num_classes, save_
 from iet_agc.method.sharding import partition
 from iet_agc.runtime.seeds import key_of
 from iet_agc.sampling import sample_set
-from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
+from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training import loop, tasks
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
 from iet_agc.training.member import Member
 from iet_agc.training.pixels import Pixels
+from tests.drawing import draw_samples
 from tests.processes import die, in_child, in_processes
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, ends, images, settings, train_in, weights
 
@@ -81,7 +82,7 @@ def test_a_shard_takes_its_own_labels(tmp_path):
     data = images()
     shuffled = data.take(torch.randperm(40, generator=torch.Generator().manual_seed(1)))
     shards = partition(shuffled.labels, 2, "stratified", 0)  # pyright: ignore[reportArgumentType]
-    run = loop._Run(told(), shuffled, tmp_path / "run", CPU, None)
+    run = loop._prepared(told(), shuffled, tmp_path / "run", CPU, None)
     for member, shard in zip(run.members, shards, strict=True):
         examples = member.examples
         assert torch.equal(examples.labels, shuffled.labels[shard])  # pyright: ignore
@@ -164,7 +165,8 @@ def test_a_step_reads_nothing_on_the_host():
             return function(*args, **(kwargs or {}))
 
     data = images()
-    member = Member(0, unet(), Pixels(data.images, data.labels), told(method__members=1), CPU)
+    chosen = told(method__members=1)
+    member = Member(0, unet(), Pixels(data.images, data.labels), chosen.train, chosen.method, CPU)
     member._one_step(make_scheduler(), torch.zeros(()))
     with Watch():
         member._one_step(make_scheduler(), torch.zeros(()))

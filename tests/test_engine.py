@@ -59,7 +59,10 @@ def test_one_round_of_iet_is_the_weighted_average_of_members_trained_alone(tmp_p
     torch.manual_seed(key_of("weights", 0))
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
     shards = partition(data.labels, 3, "stratified", 0)
-    members = [Member(i, initial, Pixels(data.images[shard]), chosen, CPU) for i, shard in enumerate(shards)]
+    members = [
+        Member(i, initial, Pixels(data.images[shard]), chosen.train, chosen.method, CPU)
+        for i, shard in enumerate(shards)
+    ]
     for member in members:
         for _ in member.train(6, make_scheduler()):
             pass
@@ -143,7 +146,7 @@ def test_agc_skips_what_is_far_under_the_bank(tmp_path):
     chosen = settings(method__members=1)
     torch.manual_seed(0)
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
-    member = Member(0, initial, Pixels(images().images), chosen, CPU)
+    member = Member(0, initial, Pixels(images().images), chosen.train, chosen.method, CPU)
     member.agc.mean_loss.fill_(1e9)
     for _, keep, _ in member.train(3, make_scheduler()):
         assert not keep.any()
@@ -215,7 +218,7 @@ def test_weights_stand_still_from_the_bad_step_on():
     chosen = settings(method__members=1)
     torch.manual_seed(0)
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
-    member = Member(0, initial, Pixels(images().images), chosen, CPU)
+    member = Member(0, initial, Pixels(images().images), chosen.train, chosen.method, CPU)
     seen = []
     with pytest.raises(NonFiniteError):  # noqa: PT012 (the loop is what raises, at its end)
         for number, _ in enumerate(member.train(5, make_scheduler())):
@@ -261,7 +264,8 @@ def test_a_step_reads_nothing_on_the_host():
 
     torch.manual_seed(0)
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
-    member, bad = Member(0, initial, Pixels(images().images), settings(method__members=1), CPU), torch.zeros(())
+    chosen, bad = settings(method__members=1), torch.zeros(())
+    member = Member(0, initial, Pixels(images().images), chosen.train, chosen.method, CPU)
     member._one_step(make_scheduler(), bad)
     with Watch():
         member._one_step(make_scheduler(), bad)

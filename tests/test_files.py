@@ -17,8 +17,8 @@ from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, only_one, put_back, replacing_folder
-from iet_agc.sampling.sample_set import draw_samples
 from iet_agc.training.loop import train
+from tests.drawing import draw_samples
 from tests.faulty import contents, forked
 from tests.tiny_runs import images, settings
 

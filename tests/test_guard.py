@@ -9,7 +9,8 @@ from iet_agc.audit.compute import audit
 from iet_agc.audit.guard import make_guard
 from iet_agc.data.image_set import ImageSet
 from iet_agc.sampling import sample_set
-from iet_agc.sampling.sample_set import draw_samples, load_samples
+from iet_agc.sampling.sample_set import load_samples
+from tests.drawing import draw_samples
 from tests.processes import in_processes
 
 

@@ -87,7 +87,7 @@ def test_members_start_from_both(base, tmp_path, monkeypatch):
     """Before the first step, whatever the number of members."""
     from iet_agc.training import loop
 
-    run = loop._Run(started(base), images(), tmp_path / "run", CPU, None)
+    run = loop._prepared(started(base), images(), tmp_path / "run", CPU, None)
     for member in run.members:
         assert_same(member.model.state_dict(), weights(base))
         assert_same(member.ema.module.state_dict(), weights(base, "ema"))

@@ -12,7 +12,7 @@ from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.text_to_image.lora import add_lora, factors, merged
 from iet_agc.text_to_image.pipeline import UNetAndEncoder, load_text_pipeline
-from iet_agc.training.loop import _Run, train
+from iet_agc.training.loop import _prepared, train
 from iet_agc.training.tasks import TextTask, make_task
 from tests.miniature import captioned, save_miniature
 from tests.processes import in_processes
@@ -69,7 +69,7 @@ def pictures(pipe):
 @pytest.mark.parametrize("encoder", [False, True])
 def test_frozen_weights_are_held_once_for_all_members(folder, tmp_path, encoder):
     whole = chosen(folder, text__train_encoder=encoder)
-    members = _Run(whole, captioned(), tmp_path / "run", CPU, None).members
+    members = _prepared(whole, captioned(), tmp_path / "run", CPU, None).members
     modules = [module for member in members for module in (member.model, member.ema.module)]
     assert len(modules) == 4
     places = {}
@@ -83,7 +83,7 @@ def test_frozen_weights_are_held_once_for_all_members(folder, tmp_path, encoder)
 
 
 def test_members_start_equal_and_at_the_pipeline(folder, tmp_path):
-    one, other = _Run(chosen(folder), captioned(), tmp_path / "run", CPU, None).members
+    one, other = _prepared(chosen(folder), captioned(), tmp_path / "run", CPU, None).members
     assert_same(one.shared(), other.shared())
     down, up = ([value for name, value in one.shared().items() if kind in name] for kind in ("lora_A", "lora_B"))
     assert all(value.std() > 0.1 for value in down)

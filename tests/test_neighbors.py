@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iet_agc.metrics import nearest, neighbors
 from iet_agc.metrics.neighbors import mirror
+from iet_agc.runtime.torch_internals import cpu_has
 
 integer_products = neighbors._has_integer_products(torch.device("cpu"))
 
@@ -154,7 +155,17 @@ def test_float_products_give_the_same_bits(float_products: list[int], size: int,
 
 
 def test_integer_products_are_used_where_they_are_fast() -> None:
-    assert integer_products == torch.cpu._is_vnni_supported()
+    assert integer_products == cpu_has("avx512_vnni")
+
+
+def test_without_integer_products_in_torch_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, references = _images(3, 3, 8), _images(20, 3, 8, seed=1)
+    monkeypatch.delattr(torch, "_int_mm")
+    monkeypatch.setattr(neighbors, "cpu_has", lambda instructions: True)
+    neighbors._has_integer_products.cache_clear()
+    distances, indices = nearest(queries, references, k=4, flips=True)
+    neighbors._has_integer_products.cache_clear()
+    assert (distances.tolist(), indices.tolist()) == _literal(queries, references, 4, True)
 
 
 @pytest.mark.parametrize("by_integers", [False, True])

@@ -8,6 +8,7 @@ from iet_agc.config.run_folder import read_settings
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.samplers import sample
 from iet_agc.diffusion.unet import build_unet
+from iet_agc.runtime import precision
 from iet_agc.runtime.precision import resolved
 from iet_agc.training.loop import train
 from iet_agc.training.member import Member
@@ -22,13 +23,12 @@ def member(device=CPU, **changes):
     given = settings(**changes)
     torch.manual_seed(0)
     model = build_unet(8, 1, **given.model.architecture())
-    return Member(0, model, Pixels(images().images), given, device)
+    return Member(0, model, Pixels(images().images), given.train, given.method, device)
 
 
-@pytest.mark.parametrize("has", ["_is_avx512_bf16_supported", "_is_amx_tile_supported", None])
+@pytest.mark.parametrize("has", ["avx512_bf16", "amx_tile", None])
 def test_auto_follows_the_instructions(monkeypatch, has):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == has)
+    monkeypatch.setattr(precision, "cpu_has", lambda name: name == has)
     assert resolved("auto", CPU) == ("bfloat16" if has else "float32")
     assert resolved("float32", CPU) == "float32"
     assert resolved("bfloat16", CPU) == "bfloat16"
@@ -61,11 +61,10 @@ def test_bfloat16_losses_are_those_of_float32_but_for_its_rounding():
 
 def test_a_run_writes_down_its_precision_and_goes_on_in_no_other(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+        patch.setattr(precision, "cpu_has", lambda name: True)
         train(settings(train__precision="auto"), images(), tmp_path, CPU)
     assert read_settings(tmp_path).train.precision == "bfloat16"
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    monkeypatch.setattr(precision, "cpu_has", lambda name: False)
     with pytest.raises(ValueError, match=r"another run \(train.precision bfloat16 is now float32\)"):
         train(settings(train__precision="auto"), images(), tmp_path, CPU)
     train(settings(train__precision="bfloat16"), images(), tmp_path, CPU)

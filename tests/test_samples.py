@@ -10,7 +10,8 @@ import torch
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
 from iet_agc.sampling import sample_set
-from iet_agc.sampling.sample_set import draw_samples, load_samples
+from iet_agc.sampling.sample_set import load_samples
+from tests.drawing import draw_samples
 from tests.processes import in_processes
 
 

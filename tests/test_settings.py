@@ -160,12 +160,11 @@ def base(tmp_path_factory):
 
 def observe(settings, folder):
     """Everything that a person could see of a tiny run."""
-    sealed, honest = [], checkpoint.seal
+    torch.set_num_threads(1)
+    sealed, threads, honest = [], set(), checkpoint.seal
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "seal", lambda *arguments: (sealed.append(1), honest(*arguments)))
-        start(settings, folder / "run", lambda steps: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+        start(settings, folder / "run", lambda steps: threads.add(torch.get_num_threads()))
     run = folder / "run"
     write_audit(run / "audit")
     return {

@@ -14,7 +14,7 @@ from iet_agc.config.overrides import override
 from iet_agc.runtime.curves import Meter
 from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.training.checkpoint import read_bundle
-from iet_agc.training.loop import _Run, train
+from iet_agc.training.loop import _prepared, train
 from iet_agc.training.member import NonFiniteError
 from tests.processes import in_processes
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, weights
@@ -106,7 +106,7 @@ def test_a_run_that_broke_is_not_saved_when_asked_to_stop(tmp_path):
 
 
 def test_a_member_asks_before_each_step_and_takes_no_further_one(tmp_path):
-    run = _Run(CHOSEN, images(), tmp_path / "run", CPU, None)
+    run = _prepared(CHOSEN, images(), tmp_path / "run", CPU, None)
     member, answers = run.members[0], iter([False, False, True])
     assert len(list(member.train(6, run.task.scheduler, lambda: next(answers)))) == 2
     assert member.step == 2

@@ -14,17 +14,18 @@ from diffusers import PNDMScheduler  # pyright: ignore[reportPrivateImportUsage]
 from safetensors.torch import load_file, save_file
 
 from iet_agc.audit.memorized_prompts import detect_prompts
-from iet_agc.config.settings import validate
+from iet_agc.config.settings import TextSettings, validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling import sample_set
-from iet_agc.sampling.sample_set import draw_samples, load_samples, sample_run
+from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.text_to_image.pipeline import UNetAndEncoder, draw, load_text_pipeline
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.captioned import Captioned
 from iet_agc.training.initialization import folders_of
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
+from tests.drawing import draw_samples
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.processes import in_processes
 from tests.tiny_runs import CPU, assert_same
@@ -75,7 +76,7 @@ def test_half_precision_is_trained_in_full(folder, tmp_path):
 def test_what_is_cached_is_what_stock_diffusers_computes(folder, pipeline):
     data, pipe = captioned(), stock(folder)
     for flips in (False, True):
-        examples = Captioned(pipeline, data.images, data.captions, flips).to(CPU)
+        examples = Captioned(pipeline, data.images, data.captions, TextSettings(), flips=flips).to(CPU)
         for mirrored in range(1 + flips):
             pixels = data.images.flip(-1) if mirrored else data.images
             with torch.no_grad():
@@ -105,7 +106,7 @@ def test_the_loss_is_that_of_the_formula(tmp_path, prediction, flips):
     """By hand, image by image, with stock parts: latents drawn from the VAE, one caption of several, the target."""
     pipe = stock(save_miniature(tmp_path / "p", prediction=prediction))
     pipeline, data = load_text_pipeline(tmp_path / "p"), captioned()
-    examples = Captioned(pipeline, data.images, data.captions, flips)
+    examples = Captioned(pipeline, data.images, data.captions, TextSettings(), flips=flips)
     batch = draw_batch(3, 1, 5, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
         losses = examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
@@ -135,7 +136,7 @@ def test_the_loss_is_that_of_the_formula(tmp_path, prediction, flips):
 
 def test_replicas_of_a_batch_see_the_rows_of_one_batch(pipeline):
     data = captioned()
-    examples = Captioned(pipeline, data.images, data.captions, flips=True)
+    examples = Captioned(pipeline, data.images, data.captions, TextSettings(), flips=True)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
         whole, part = (
@@ -198,7 +199,7 @@ def test_a_loss_reads_nothing_on_the_host(pipeline, learns):
             return function(*args, **(kwargs or {}))
 
     data = captioned()
-    examples = Captioned(pipeline, data.images, data.captions, flips=True, train_encoder=learns).to(CPU)
+    examples = Captioned(pipeline, data.images, data.captions, TextSettings(train_encoder=learns), flips=True).to(CPU)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     model = UNetAndEncoder(pipeline.unet, pipeline.text_encoder) if learns else pipeline.unet
     with torch.no_grad():
@@ -403,8 +404,9 @@ def test_texts_are_embedded_in_the_step_as_they_would_be_before(folder, pipeline
     """The same losses as from the cache; and a gradient."""
     data, both = captioned(), UNetAndEncoder(pipeline.unet, pipeline.text_encoder).train()
     batch = draw_batch(0, 0, 0, len(data), 8, (4, 8, 8), CPU)
-    cached = Captioned(pipeline, data.images, data.captions, True, 0.1)
-    live = Captioned(pipeline, data.images, data.captions, True, 0.1, train_encoder=True)
+    cached = Captioned(pipeline, data.images, data.captions, TextSettings(embedding_noise=0.1), flips=True)
+    text = TextSettings(embedding_noise=0.1, train_encoder=True)
+    live = Captioned(pipeline, data.images, data.captions, text, flips=True)
     expected = cached.losses(pipeline.unet, pipeline.scheduler, batch, slice(2, 8))
     found = live.losses(both, pipeline.scheduler, batch, slice(2, 8))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -512,7 +514,7 @@ def test_a_killed_draw_goes_on(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds another sample set"):
         draw_samples(run / "raw", range(6), tmp_path / "a", steps=2, prompts=["a dog", "a cat", "a hat"])
     with pytest.raises(ValueError, match=r"another sample set \(guidance is 7.5, not 2"):
-        draw_samples(run / "raw", range(6), tmp_path / "a", guidance=2, **arguments)
+        draw_samples(run / "raw", range(6), tmp_path / "a", settings={"guidance": 2}, **arguments)
     draw_samples(run / "raw", range(6), tmp_path / "a", **arguments)
     whole = draw_samples(run / "raw", range(6), tmp_path / "b", **arguments)
     assert torch.equal(load_samples(tmp_path / "a")[0].images, load_samples(whole)[0].images)

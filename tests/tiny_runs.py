@@ -68,7 +68,7 @@ def train_in(count, chosen, out):
     """Train in `count` processes, and leave what each of them ends with in out/ranks."""
 
     def action():
-        run = loop._Run(chosen, images(), out, CPU, lambda steps: None)
+        run = loop._prepared(chosen, images(), out, CPU, lambda steps: None)
         run.resume()
         run.to_the_end()
         ranks = out.parent / "ranks"

@@ -50,7 +50,7 @@ def told(folder, data, batch, **changes):
 
     task.pipeline.unet.forward = listening
     examples, model = task.examples(torch.arange(len(data))), task.pipeline.unet
-    if examples.train_encoder:
+    if examples.text.train_encoder:
         model = UNetAndEncoder(model, task.pipeline.text_encoder)
     with torch.no_grad():
         losses = examples.losses(model, task.scheduler, batch, slice(2, 8))

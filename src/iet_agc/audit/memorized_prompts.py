@@ -37,12 +37,13 @@ from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import SampleSettings, Settings
 from iet_agc.data.captions import check_texts
-from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time
+from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time, scheduler_of
 from iet_agc.metrics.intervals import share
 from iet_agc.report.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, replacing, sha256
+from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.progress import progress_bar
@@ -99,25 +100,22 @@ def prompt_magnitudes(
     Raises:
         UserError: a prompt that is too long.
     """
-    scheduler, device = pipeline.scheduler, pipeline.unet.device
-    scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
+    scheduler, device = scheduler_of(pipeline.scheduler, "ddim", steps), pipeline.unet.device
     scheduler.timesteps = scheduler.timesteps[:first_steps]  # a step looks back by 1000 / steps, not by this list
-    shape, rows = pipeline.latent_shape, rows_at_a_time(pipeline.image_shape, device)
     precision = resolved(precision, device)
     texts = list(dict.fromkeys(["", *prompts]))
     embedded = dict(zip(texts, pipeline.embed(pipeline.tokens(texts)), strict=True))
     found = [torch.empty(0, len(scheduler.timesteps), dtype=torch.float64)]
-    for start in range(0, len(seeds), rows):
-        part = seeds[start : start + rows]
-        noise, filled = torch.zeros(rows, *shape), [*prompts[start : start + rows], *[""] * (rows - len(part))]
-        noise[: len(part)] = initial_noise(part, shape)
-        told = torch.stack([embedded[text] for text in [""] * rows + filled]).to(device)
+    for places, count in fixed_rows(len(seeds), rows_at_a_time(pipeline.image_shape, device)):
+        noise = initial_noise([seeds[place] for place in places], pipeline.latent_shape)
+        own = [prompts[place] for place in places]
+        told = torch.stack([embedded[text] for text in [""] * len(own) + own]).to(device)
         differences: list[Tensor] = []
-        finished = len(part) / len(scheduler.timesteps)
+        finished = count / len(scheduler.timesteps)
         with autocast(precision, device):  # around all steps: weights are cast once
             predict = guided(pipeline.unet, told, guidance, partial(_note, differences))
             denoise(predict, scheduler, noise.to(device), lambda s=finished: on_images(s))
-        found.append(torch.stack(differences, dim=1)[: len(part)].cpu() * _to_noise(scheduler))
+        found.append(torch.stack(differences, dim=1)[:count].cpu() * _to_noise(scheduler))
     return torch.cat(found)
 
 

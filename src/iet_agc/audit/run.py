@@ -298,7 +298,8 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         **_similar_pictures(result, most),
     }
     with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **{name: tensor.numpy() for name, tensor in pictures.items()})
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in pictures.items()}
+        np.savez_compressed(stream, **arrays)
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
     write_sealed(out / "audit.json", result.numbers | {"names": names}, _FILES)
     flush(out)

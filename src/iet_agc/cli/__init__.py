@@ -208,10 +208,12 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
     settings = customized(settings, _pairs(arguments.rest) | given)
 
     from iet_agc.runtime import distributed
+    from iet_agc.runtime.malloc import keep_freed_memory
     from iet_agc.runtime.progress import say
     from iet_agc.runtime.stop import StopRequest
     from iet_agc.training import loop
 
+    keep_freed_memory()
     asked = StopRequest((signal.SIGINT, signal.SIGTERM), lambda: say(_SAVING) if distributed.is_first() else None)
     summary = loop.start(settings, arguments.out, stop=asked)
     return 0, summary if distributed.is_first() else None
@@ -334,8 +336,10 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     from iet_agc.audit.sources import load_guard
     from iet_agc.runtime import distributed
+    from iet_agc.runtime.malloc import keep_freed_memory
     from iet_agc.sampling.sample_set import read_prompts, sample_run
 
+    keep_freed_memory()
     given = {
         name: getattr(arguments, name)
         for name in (
@@ -351,8 +355,8 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
         arguments.source,
         arguments.out,
         given,
-        arguments.format,
-        arguments.device,
+        file_format=arguments.format,
+        device=arguments.device,
         guard=guard,
         label=arguments.label,
         prompts=prompts,

@@ -17,7 +17,9 @@ from iet_agc.config.overrides import customized
 from iet_agc.config.presets import load_preset
 from iet_agc.config.settings import Settings
 from iet_agc.report.audit_page import write_report
+from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.progress import progress_bar
+from iet_agc.runtime.threads import num_threads
 from iet_agc.sampling.sample_set import sample_run
 from iet_agc.training.loop import start
 
@@ -74,14 +76,16 @@ def run_preset(settings: Settings, run: Path) -> dict[str, Any]:
     Returns:
         The content of audit.json.
     """
-    start(settings, run, lambda steps: _advance(steps * settings.train.batch_size * _TRAINING_COST))
-    sample_run(
-        run,
-        run / "samples",
-        device=settings.run.device,
-        on_images=lambda images: _advance(images * settings.sample.steps),
-    )
-    return audit_sources(str(run), str(run / "samples"), str(run), run / "audit", on_done=lambda share: None)
+    keep_freed_memory()
+    with num_threads(settings.run.threads):
+        start(settings, run, lambda steps: _advance(steps * settings.train.batch_size * _TRAINING_COST))
+        sample_run(
+            run,
+            run / "samples",
+            device=settings.run.device,
+            on_images=lambda images: _advance(images * settings.sample.steps),
+        )
+        return audit_sources(str(run), str(run / "samples"), str(run), run / "audit", on_done=lambda share: None)
 
 
 def table(audits: dict[str, dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """One image file -> its pixels: 8 bits, grey or RGB, opaque, upright and single; or what is wrong with it."""
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,17 +44,21 @@ def explain(error: Exception) -> str:
             return f"cannot be read as an image, {in_words(error)}: copy it again or remove it"
 
 
+#: Pillow's flags and Python's filters of warnings are of the whole process: one reader of images sets them at a time.
+_ALONE = threading.RLock()
+
+
 @contextmanager
 def strict_pillow() -> Iterator[None]:
     """Pillow with all its plugins and no warnings, refusing cut files whatever the calling program has set."""
-    Image.init()
-    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _ALONE, warnings.catch_warnings():
+        Image.init()
+        lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        warnings.simplefilter("ignore")
+        try:
             yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 class _Bounded:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iet_agc.diffusion.process import Denoiser, predict_noise, to_uint8
 from iet_agc.runtime.errors import CheckFailed, UserError
+from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.precision import Precision, autocast, resolved
 
 if TYPE_CHECKING:
@@ -73,11 +74,7 @@ def labels_of(seeds: Sequence[int], classes: int, label: int | None = None) -> l
 
 
 def rows_at_a_time(shape: tuple[int, int, int], device: torch.device | str) -> int:
-    """How many images the model sees at once.
-
-    It depends on the size of the images and the kind of device only, and the last rows are filled up:
-    kernels round differently for other numbers of rows, and an image must not depend on its company.
-    """
+    """How many images the model sees at once, by their size and the kind of device; see `fixed_rows`."""
     most = 32 if torch.device(device).type == "cpu" else 512
     return max(1, min(most, most * 32 * 32 // (shape[1] * shape[2])))
 
@@ -113,19 +110,13 @@ def sample(
     Raises:
         CheckFailed: images that are not finite.
     """
-    scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
+    scheduler = scheduler_of(scheduler, "ddim", steps)
     device, precision = torch.device(device), resolved(precision, torch.device(device))
-    rows = rows_at_a_time(shape, device)
     images = [torch.empty((0, *shape), dtype=torch.uint8)]
-    for start in range(0, len(seeds), rows):
-        part, told = seeds[start : start + rows], None
-        noise = torch.zeros(rows, *shape)
-        noise[: len(part)] = initial_noise(part, shape)
-        if labels is not None:
-            told = torch.zeros(rows, dtype=torch.int64)
-            told[: len(part)] = torch.tensor(labels[start : start + rows])
-            told = told.to(device)
-        share = len(part) / steps
+    for places, count in fixed_rows(len(seeds), rows_at_a_time(shape, device)):
+        noise = initial_noise([seeds[place] for place in places], shape)
+        told = None if labels is None else torch.tensor([labels[place] for place in places], device=device)
+        share = count / steps
         with autocast(precision, device):  # around all steps: weights are cast once
             finished = denoise(
                 lambda images, timesteps, told=told: predict_noise(model, images, timesteps, told),
@@ -134,7 +125,7 @@ def sample(
                 lambda s=share: on_images(s),
             )
         check_images_finite(finished)
-        images.append(to_uint8(finished[: len(part)]).cpu())
+        images.append(to_uint8(finished[:count]).cpu())
     return torch.cat(images)
 
 
@@ -151,27 +142,33 @@ def check_images_finite(images: Tensor) -> None:
         )
 
 
-def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler) -> Any:
-    """The scheduler of a sampler for the noise schedule of another, by diffusers' classes.
+def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler, steps: int) -> Any:
+    """A fresh scheduler of a sampler for the noise schedule of another, by diffusers' classes.
+
+    A scheduler holds where it is: it is for one call, and the one that it is made of is left as it is.
 
     Args:
         scheduler: has the noise schedule, and says where timesteps lie.
-        sampler: "ddim" (Song et al., 2021; the scheduler itself), "dpm++" (Lu et al., 2022: second order, multistep),
+        sampler: "ddim" (Song et al., 2021), "dpm++" (Lu et al., 2022: second order, multistep),
             "pndm" (Liu et al., 2022: linear multistep from the first step on, as Stable Diffusion came with) or "euler"
             (Karras et al., 2022, algorithm 1, first order and without churn). All are deterministic.
+        steps: that it is set to.
     """
-    if sampler == "ddim":
-        return scheduler
-    from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 
     config: Any = scheduler.config
+    made: Any
     match sampler:
+        case "ddim":
+            made = DDIMScheduler.from_config(config)
         case "dpm++":
-            return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
+            made = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
         case "pndm":
-            return PNDMScheduler.from_config(config, skip_prk_steps=True)
+            made = PNDMScheduler.from_config(config, skip_prk_steps=True)
         case "euler":
-            return EulerDiscreteScheduler.from_config(config)
+            made = EulerDiscreteScheduler.from_config(config)
+    made.set_timesteps(steps)  # on the CPU, where a scheduler looks its numbers up
+    return made
 
 
 def denoise(

@@ -16,6 +16,7 @@ from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import hashes_below, replacing_folder
 from iet_agc.runtime.reading import check_regular_below, read_object
+from iet_agc.runtime.seeds import kept_generators
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DModel
@@ -150,9 +151,10 @@ def _load_unet(folder: Path) -> UNet2DModel:
     if kind := config.get("class_embed_type"):
         raise UserError(f"its classes are embedded by {kind!r}; only a table of classes is read")
     check_described(UNet2DModel, folder, _draws)
-    loaded: Any = UNet2DModel.from_pretrained(
-        folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-    )
+    with kept_generators():
+        loaded: Any = UNet2DModel.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
     model, found = loaded
     if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
         raise UserError(f"its weights are not those of its configuration: {odd[0]}")
@@ -214,7 +216,7 @@ def checked_scheduler(folder: Path, make: Callable[[], Any]) -> DDIMScheduler:
     if type(count) is not int or not 1 <= count <= _MOST_TIMESTEPS:
         raise UserError(f"its noise schedule has {count} timesteps: 1 to {_MOST_TIMESTEPS:,} can be")
     scheduler = make()
-    trial: Any = DDIMScheduler.from_config(scheduler.config)
+    trial: Any = type(scheduler).from_config(scheduler.config)
     trial.set_timesteps(1)
     stepped = trial.step(torch.zeros(1, 3, 2, 2), trial.timesteps[0], torch.zeros(1, 3, 2, 2)).prev_sample
     if not (stepped.isfinite().all() and trial.alphas_cumprod.isfinite().all()):

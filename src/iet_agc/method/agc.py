@@ -62,8 +62,9 @@ class AntiGradientControl(nn.Module):
     - Every call of `forward` or `update` changes the bank, in `eval()` and under `torch.no_grad()` as well. To validate
       without that, call `keep` and `mean_of_kept` only.
     - Of several processes (DDP) each has a bank of its own, and of several micro-batches (gradient accumulation) each
-      divides by the number that it keeps itself: neither is AGC on the whole batch. Gather detached losses and
-      timesteps, decide once, divide by the number kept in all, and update once: both are written out in README.md.
+      divides by the number that it keeps itself: neither is AGC on the whole batch. Processes gather detached losses
+      and timesteps and pass them as `whole`; micro-batches decide once, divide by the number kept in all, and update
+      once: both are written out in README.md.
     - Where all of a batch is skipped, loss and gradient are zero; an optimizer with momentum or weight decay moves
       all the same.
     - The state dict holds the bank only. `skip_below` and `decay` are those of the constructor.
@@ -139,19 +140,41 @@ class AntiGradientControl(nn.Module):
         visited = torch.zeros_like(bank).index_add(0, timesteps, last.double()) > 0
         self.mean_loss.copy_(torch.where(visited, result, bank))
 
-    def forward(self, losses: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        timesteps: Tensor,
+        *,
+        keep: Tensor | None = None,
+        whole: Tensor | None = None,
+        rows: slice = slice(None),
+    ) -> Tensor:
         """`keep`, mean of the kept losses, `update`.
+
+        A replica that has some rows of a batch passes its own losses, with their graph, and what is known of the whole
+        batch; what replicas get back then adds up to the loss of the batch, and so do their gradients.
 
         Args:
             losses: per-sample losses, float (B,), with their graph.
             timesteps: int64 (B,).
+            keep: which losses count, bool (B,), where more decides than `self.keep(losses, timesteps)`, such as chance.
+            whole: of a replica, the losses of the whole batch, float (B,); `losses` then holds some of them.
+            rows: of a replica, which of them.
 
         Returns:
             0-dim tensor of the dtype of `losses`, to call `backward` on; see `mean_of_kept`. Not finite where a loss is
             not.
+
+        Raises:
+            ValueError: not one loss per sample, timesteps that are not integers, or `losses` of other rows.
         """
-        loss = mean_of_kept(losses, self.keep(losses, timesteps))
-        self.update(losses.detach(), timesteps)
+        batch = losses.detach() if whole is None else whole.detach()
+        _check_batch(batch, timesteps)
+        if losses.shape != batch[rows].shape:
+            raise ValueError(f"losses are {tuple(losses.shape)}, but rows of the batch {tuple(batch[rows].shape)}")
+        keep = self.keep(batch, timesteps) if keep is None else keep
+        loss = mean_of_kept(losses, keep[rows], keep.sum())
+        self.update(batch, timesteps)
         return loss
 
 

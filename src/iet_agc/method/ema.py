@@ -4,6 +4,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from iet_agc.runtime.trainable import copy_trained
 
@@ -15,8 +16,8 @@ __all__ = ["ExponentialMovingAverage"]
 class ExponentialMovingAverage(Generic[M]):
     """Keeps `average <- decay * average + (1 - decay) * module`, with the same decay at every step.
 
-    Floating-point buffers are averaged like weights; integer buffers are copied, since a mean of
-    counts is no count. (diffusers' `EMAModel` ramps its decay, which is another average.)
+    Floating-point buffers are averaged like weights; integer buffers are copied, since a mean of counts is no count
+    (torch's `AveragedModel` takes it). diffusers' `EMAModel` ramps its decay, which is another average.
 
     Args:
         module: what to follow; the average starts as a copy of it, and shares its frozen parameters.
@@ -29,7 +30,7 @@ class ExponentialMovingAverage(Generic[M]):
     def __init__(self, module: M, decay: float) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"EMA decay must be in [0, 1], not {decay}")
-        self.decay = decay
+        self.decay, self._step = decay, get_ema_multi_avg_fn(decay)
         self.module: M = copy_trained(module).requires_grad_(False)
         self.module.eval()
 
@@ -38,7 +39,9 @@ class ExponentialMovingAverage(Generic[M]):
         """Take one step toward `module`, all tensors at once."""
         pairs = self._pairs(module)
         floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - self.decay)
+        if floats:  # torch looks at the first
+            mine_of_floats, theirs_of_floats = map(list, zip(*floats, strict=True))
+            self._step(mine_of_floats, theirs_of_floats, 0)  # how many steps it is makes no difference
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)

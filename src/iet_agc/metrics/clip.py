@@ -21,11 +21,13 @@ from torch import Tensor
 from iet_agc.metrics.intervals import mean
 from iet_agc.metrics.neighbors import check_images
 from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.progress import without_bars
+from iet_agc.runtime.seeds import kept_generators
 
 __all__ = ["Clip", "clip_score", "load_clip", "other_prompts"]
 
-#: A network always sees so many images or texts, the last filled up: with other numbers kernels round differently.
+#: A network always sees so many images or texts; see `fixed_rows`.
 _ROWS = 16
 
 
@@ -84,12 +86,11 @@ class Clip:
         self, embed: Callable[[Tensor], Any], inputs: Tensor, on_rows: Callable[[int], object] = lambda count: None
     ) -> Tensor:
         results = []
-        for part in inputs.split(_ROWS):
-            filled = torch.cat([part, part[:1].expand(_ROWS - len(part), *part.shape[1:])])
-            found = embed(filled.to(self._model.device))
-            rows = (found if isinstance(found, Tensor) else found.pooler_output)[: len(part)]
+        for places, count in fixed_rows(len(inputs), _ROWS):
+            found = embed(inputs[places].to(self._model.device))
+            rows = (found if isinstance(found, Tensor) else found.pooler_output)[:count]
             results.append(F.normalize(rows.double().cpu(), dim=1).float())
-            on_rows(len(part))
+            on_rows(count)
         return torch.cat(results)
 
 
@@ -111,7 +112,7 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
     if not Path(name).is_dir() and (Path(name).exists() or name.startswith((".", "/")) or name.count("/") > 1):
         raise UserError(f"there is no folder {name}: give that of a CLIP model, or a hub id")
     try:
-        with without_bars():
+        with without_bars(), kept_generators():
             loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
             processor = CLIPProcessor.from_pretrained(name)
     except Exception as error:

@@ -18,6 +18,8 @@ from iet_agc.metrics.efficientnet import EfficientNetLite0
 from iet_agc.metrics.neighbors import check_images
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import sha256
+from iet_agc.runtime.fixed_rows import fixed_rows
+from iet_agc.runtime.seeds import kept_generators
 
 __all__ = ["extractor_names", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
 
@@ -84,24 +86,21 @@ class Extractor:
         if images.shape[1] not in (1, 3):
             raise UserError(f"extractor {self.name!r} takes grey or RGB images, not {images.shape[1]} channels")
         rows, logits = [torch.empty(0, self.dimensions or 0)], []
-        for part in images.split(_rows_at_a_time(self._device)):
-            features, scores = self._run(part, self._network)
-            rows.append(features)
-            logits += [] if scores is None else [scores]
-            on_images(len(part))
+        for places, count in fixed_rows(len(images), _rows_at_a_time(self._device)):
+            features, scores = self._run(images[places], self._network)
+            rows.append(features[:count])
+            logits += [] if scores is None else [scores[:count]]
+            on_images(count)
         return Features(torch.cat(rows), torch.cat(logits) if logits else None)
 
     @torch.inference_mode()
     def _run(self, images: Tensor, network: _Network) -> tuple[Tensor, Tensor | None]:
-        count = len(images)
-        filled = images.new_zeros(_rows_at_a_time(self._device), *images.shape[1:])
-        filled[:count] = images
         with _exact_convolutions():
-            features, logits = network(filled.to(self._device).expand(-1, 3, -1, -1))
-        features = features[:count].float().cpu()
+            features, logits = network(images.to(self._device).expand(-1, 3, -1, -1))
+        features = features.float().cpu()
         if not features.isfinite().all():
             raise UserError(f"extractor {self.name!r} gives features that are not finite: choose another one")
-        return features, None if logits is None else logits[:count].float().cpu()
+        return features, None if logits is None else logits.float().cpu()
 
 
 def default_extractor(shape: tuple[int, int, int]) -> str:
@@ -141,21 +140,26 @@ def load_extractor(name: str, device: torch.device | str = "cpu", download: bool
     device = torch.device(device)
     if name == "pixels":
         return Extractor(name, None, None, "pixels / 255", device)
-    if name == _LITE0:
-        network, file, convention = _efficientnet(device)
-    elif name in extractor_names():
-        from iet_agc.metrics.torch_fidelity_networks import load_network
-
-        network, file, convention = load_network(name, device, download)
-    elif Path(name).suffix in _SCRIPT_SUFFIXES or Path(name).is_file():
-        network, file, convention = _torchscript(name, device)
-    else:
-        known = ", ".join(extractor_names())
-        raise UserError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
+    with kept_generators():  # layers are made with random weights first
+        network, file, convention = _network(name, device, download)
     with torch.inference_mode(), _exact_convolutions():
         features, _ = network(torch.full((2, 3, 32, 32), 127, dtype=torch.uint8, device=device))
     hashed, scripted = sha256(file) if file and file.is_file() else None, convention == _SCRIPT_CONVENTION
     return Extractor(name, hashed, features.shape[1], convention, device, network, scripted)
+
+
+def _network(name: str, device: torch.device, download: bool) -> tuple[_Network, Path | None, str]:
+    """The network of a name, the file of its weights, and its convention in words."""
+    if name == _LITE0:
+        return _efficientnet(device)
+    if name in extractor_names():
+        from iet_agc.metrics.torch_fidelity_networks import load_network
+
+        return load_network(name, device, download)
+    if Path(name).suffix in _SCRIPT_SUFFIXES or Path(name).is_file():
+        return _torchscript(name, device)
+    known = ", ".join(extractor_names())
+    raise UserError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
 
 
 def _pixels(images: Tensor) -> Tensor:
@@ -166,7 +170,7 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _rows_at_a_time(device: torch.device) -> int:
-    """How many images a network sees, always; the last are filled up. With other numbers kernels round differently."""
+    """How many images a network sees, always; see `fixed_rows`."""
     return 16 if device.type == "cpu" else 128
 
 

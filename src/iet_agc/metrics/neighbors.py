@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from iet_agc.runtime.torch_internals import cpu_has, has_integer_product, integer_product
+
 __all__ = ["References", "check_images", "mirror", "nearest"]
 
 #: Pixels are 0 .. 255; distances are on the [0, 1] scale.
@@ -295,7 +297,7 @@ def _products(rows: Tensor, columns: Tensor, out: Tensor) -> Tensor:
     longest = _EXACT_IN_INT32 if by_integers else _EXACT_IN_FLOAT32
     product = _integer_product if by_integers else _float_product
     if by_integers and rows.is_cpu and rows.shape[1] <= longest and out.dtype == torch.int32:
-        return torch._int_mm(rows, columns.T, out=out)  # spares a copy
+        return integer_product(rows, columns, out)  # spares a copy
     out.zero_()
     for piece in _slices(rows.shape[1], longest):
         out += product(rows[:, piece], columns[:, piece])
@@ -304,7 +306,7 @@ def _products(rows: Tensor, columns: Tensor, out: Tensor) -> Tensor:
 
 def _integer_product(rows: Tensor, columns: Tensor) -> Tensor:
     """int32 (N, M); CUDA refuses few rows."""
-    return torch._int_mm(pad(rows, (0, 0, 0, max(0, 2 * _STEP - len(rows)))), columns.T)[: len(rows)]
+    return integer_product(pad(rows, (0, 0, 0, max(0, 2 * _STEP - len(rows)))), columns)[: len(rows)]
 
 
 def _float_product(rows: Tensor, columns: Tensor) -> Tensor:
@@ -315,10 +317,10 @@ def _float_product(rows: Tensor, columns: Tensor) -> Tensor:
 def _has_integer_products(device: torch.device) -> bool:
     """Whether int8 products are fast there, and right: older instructions saturate at the extremes tried here."""
     if device.type == "cpu":
-        fast = torch.cpu._is_vnni_supported()
+        fast = cpu_has("avx512_vnni")
     else:
         fast = device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (8, 0)
-    if not fast:
+    if not fast or not has_integer_product():
         return False
     most, least = (torch.full((2 * _STEP, 256), end, dtype=torch.int8, device=device) for end in (127, -128))
     extremes = ((most, most), (most, least), (least, least))

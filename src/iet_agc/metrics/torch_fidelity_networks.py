@@ -3,8 +3,8 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,23 @@ class _PinnedDinoV2(FeatureExtractorDinoV2):
     def __init__(self, name: str, features_list: list[str], code: Path, file: Path) -> None:
         FeatureExtractorBase.__init__(self, name, features_list)
         self.feature_extractor_internal_dtype = torch.float32
-        os.environ["XFORMERS_DISABLED"] = "1"  # as torch-fidelity has it: its kernels round differently
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr), _without_xformers():
             warnings.simplefilter("ignore", UserWarning)  # xFormers is not there
             model: Any = torch.hub.load(str(code), DINOV2[name], source="local", pretrained=False)
         model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         self.model = model
         self.requires_grad_(False).eval()
+
+
+@contextmanager
+def _without_xformers() -> Iterator[None]:
+    """A context in which DINOv2's code leaves xFormers alone, as in torch-fidelity: its kernels round differently."""
+    before = os.environ.get("XFORMERS_DISABLED")
+    os.environ["XFORMERS_DISABLED"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XFORMERS_DISABLED"]
+        else:
+            os.environ["XFORMERS_DISABLED"] = before

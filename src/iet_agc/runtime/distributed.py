@@ -65,14 +65,13 @@ def processes(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     # Members rest on the host, so states are broadcast from there also where gradients travel by nccl.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where nccl looks for its device
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
 
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
 
     The activations of a step are freed in its backward pass and asked for again in the next forward pass. Given back,
     each of their pages is a fault and is zeroed by the kernel, which was 3 to 5 % of a step. Other C libraries are
-    left as they are.
+    left as they are. It holds for the whole process and cannot be taken back: for a program to call, not for a library.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

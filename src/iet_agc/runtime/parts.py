@@ -4,6 +4,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,9 +43,9 @@ def compute_parts(
         if number % distributed.size() != distributed.rank() or _is_whole(part):
             on_done(items.stop - items.start)
             continue
-        arrays = {key: tensor.numpy() for key, tensor in work(items).items()}
+        arrays: dict[str, Any] = {key: tensor.numpy() for key, tensor in work(items).items()}
         with replacing(part) as unfinished, unfinished.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
+            np.savez(stream, **arrays)  # before numpy 2.1 any option would be one more array
     distributed.barrier()
 
 

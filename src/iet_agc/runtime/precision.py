@@ -4,6 +4,8 @@ from typing import Literal
 
 import torch
 
+from iet_agc.runtime.torch_internals import cpu_has
+
 __all__ = ["Precision", "autocast", "resolved"]
 
 #: "auto" is a wish; the others are what is computed in.
@@ -19,7 +21,7 @@ def resolved(precision: Precision, device: torch.device) -> Precision:
     if precision != "auto":
         return precision
     if device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = cpu_has("avx512_bf16") or cpu_has("amx_tile")
     else:
         fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return "bfloat16" if fast else "float32"

@@ -4,10 +4,12 @@ The noise of step 7 of member 2 is the same in every process, after every restar
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-__all__ = ["generator", "key_of"]
+__all__ = ["generator", "kept_generators", "key_of", "seeded"]
 
 
 def key_of(*identity: str | int) -> int:
@@ -24,3 +26,31 @@ def generator(*identity: str | int, device: torch.device | str = "cpu") -> torch
         device: where the numbers are drawn; the numbers themselves differ between kinds of device.
     """
     return torch.Generator(device).manual_seed(key_of(*identity))
+
+
+@contextmanager
+def kept_generators(device: torch.device | str = "cpu") -> Iterator[None]:
+    """A context after which torch's global generators, of the CPU and of a device, stand where they stood."""
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def seeded(*identity: str | int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """A context in which torch's global generators, of the CPU and of a device, draw for one identity.
+
+    For what takes no generator, such as the initialisation of layers, and dropout on a GPU. Those of the caller stand
+    where they stood afterwards.
+
+    Args:
+        identity: see `generator`.
+        device: the CUDA device whose generator is seeded as well; "cpu" is the CPU's alone.
+    """
+    device = torch.device(device)
+    with kept_generators(device):
+        torch.default_generator.manual_seed(key_of(*identity))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(key_of(*identity))
+        yield

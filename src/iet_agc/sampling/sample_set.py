@@ -28,19 +28,19 @@ from iet_agc.data.conversion import Resize
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.samplers import SAMPLERS, Sampler, labels_of, rows_at_a_time, sample, scheduler_of
+from iet_agc.diffusion.samplers import SAMPLERS, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.files import digest, replacing, sha256
-from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.parts import compute_parts, read_parts
-from iet_agc.runtime.precision import Precision, resolved
+from iet_agc.runtime.precision import resolved
 from iet_agc.runtime.progress import progress_bar
 from iet_agc.runtime.reading import read_json, read_object, read_text
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
-from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes
+from iet_agc.sampling.conditioning import ClassLabels, Conditioning, Prompts
+from iet_agc.text_to_image.caption_augmentation import Changes
 from iet_agc.training.identity import check_files, check_pipeline
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
@@ -85,42 +85,28 @@ class Guard(Protocol):
 
 def draw_samples(
     pipeline: Path,
-    seeds: range,
     out: Path,
-    steps: int = 50,
+    asked: SampleSettings,
+    told: Conditioning = None,
+    *,
     file_format: Literal["npz", "png"] = "npz",
     device: torch.device | None = None,
     on_images: Callable[[float], object] = lambda count: None,
     guard: Guard | None = None,
-    label: int | None = None,
-    precision: Precision = "float32",
-    prompts: Sequence[str] = (),
-    guidance: float = 7.5,
-    sampler: Sampler = "ddim",
-    changes: Changes = UNCHANGED,
-    embedding_noise: float = 0.0,
-    cuts: bool = False,
 ) -> Path:
     """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
 
     Args:
         pipeline: folder of a diffusers pipeline.
-        seeds: one per image.
         out: the sample set's folder.
-        steps: of the sampler, per image.
+        asked: how many images, of which seeds, and how they are drawn. All but `weights`, which is the pipeline.
+        told: what the model is conditioned on. A text-to-image pipeline needs prompts.
         file_format: one .npz, or a PNG per image.
         device: where to sample.
         on_images: called with finished fractions of images, for progress; what a resumed call finds
             already done counts at once.
         guard: images that it turns down are left out, and the seeds go on after the last one until there are enough
             that pass. The set is then that of the first seeds that pass.
-        label: class of all images; None draws class seed % classes, all classes in turn. Only of a model that is
-            told classes.
-        precision: see `sample`.
-        prompts: of a text-to-image pipeline, one or more; the image of a seed has prompt seed % number of prompts, all
-            in turn.
-        guidance, sampler, changes, embedding_noise: by prompts, see `pipeline.draw`; only of such a pipeline.
-        cuts: whether prompts that are too long lose their end; else they are refused.
 
     Returns:
         `out`.
@@ -131,14 +117,15 @@ def draw_samples(
         CheckFailed: the guard turns down nearly everything.
     """
     device = device or torch.device("cpu")
-    precision = resolved(precision, device)
+    seeds = range(asked.first_seed, asked.first_seed + asked.num)
+    asked = asked.model_copy(update={"precision": resolved(asked.precision, device)})
+    label = told.only if isinstance(told, ClassLabels) else None
     if is_text_pipeline(pipeline):
-        told = _Told(prompts, guidance, sampler, changes, embedding_noise, cuts)
-        source = _text_source(pipeline, told, steps, device, on_images, precision)
+        source = _text_source(pipeline, told, asked, device, on_images)
     else:
-        source = _image_source(pipeline, label, steps, device, on_images, prompts, precision)
-    about = _about(pipeline, source, seeds, steps, file_format, device)
-    about |= {"guard": guard.about if guard else None, "class": label, "precision": precision}
+        source = _image_source(pipeline, told, asked, device, on_images)
+    about = _about(pipeline, source, seeds, asked.steps, file_format, device)
+    about |= {"guard": guard.about if guard else None, "class": label, "precision": asked.precision}
     _labels(about, seeds[:1])  # refuses a class that there is not
     _check_guard(guard, source.shape)
     folder = _folder(out)
@@ -178,81 +165,71 @@ class _Source:
 
 def _image_source(
     pipeline: Path,
-    label: int | None,
-    steps: int,
+    told: Conditioning,
+    asked: SampleSettings,
     device: torch.device,
     on_images: Callable[[float], object],
-    prompts: Sequence[str],
-    precision: Precision,
 ) -> _Source:
-    if prompts:
+    if isinstance(told, Prompts):
         raise UserError(f"{pipeline} is no text-to-image pipeline: leave out the prompts")
     model, scheduler = load_pipeline(pipeline, device)
     shape, classes = image_shape(model), num_classes(model)
-    told = {"pipeline": str(pipeline.resolve()), "classes": classes, "class": label}
+    about = {"pipeline": str(pipeline.resolve()), "classes": classes, "class": told.only if told else None}
 
     def draw(own: range) -> Tensor:
-        return sample(model, scheduler, own, shape, steps, device, on_images, _labels(told, own), precision)
+        labels = _labels(about, own)
+        return sample(model, scheduler, own, shape, asked.steps, device, on_images, labels, asked.precision)
 
     return _Source(shape, scheduler, {file.name: file for file in weight_files(pipeline)}, {"classes": classes}, draw)
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What a text-to-image pipeline is told, and how; see `draw_samples`."""
-
-    prompts: Sequence[str]
-    guidance: float
-    sampler: Sampler
-    changes: Changes
-    embedding_noise: float
-    cuts: bool
-
-    @property
-    def mitigations(self) -> dict[str, float] | None:
-        """Those that are in use, by name."""
-        found = asdict(self.changes) | {"embedding_noise": self.embedding_noise}
-        return found if self.changes.any or self.embedding_noise > 0 else None
-
-
 def _text_source(
     pipeline: Path,
-    told: _Told,
-    steps: int,
+    told: Conditioning,
+    asked: SampleSettings,
     device: torch.device,
     on_images: Callable[[float], object],
-    precision: Precision,
 ) -> _Source:
     from iet_agc.text_to_image import pipeline as text
 
-    prompts = told.prompts
-    if not prompts:
+    if not isinstance(told, Prompts) or not told.texts:
         raise UserError(f"{pipeline} draws what it is told: give prompts", "prompts")
-    check_texts(prompts)
+    check_texts(told.texts)
+    changes = Changes(**asked.changes())
     parts = replace(text.load_text_pipeline(pipeline), cuts=told.cuts)
-    parts.tokens(prompts)  # refuses those that are too long
-    parts.vocabulary(told.changes)  # refuses a tokenizer without what they take
+    parts.tokens(told.texts)  # refuses those that are too long
+    parts.vocabulary(changes)  # refuses a tokenizer without what they take
     parts.to(device)
 
     def draw(own: range) -> Tensor:
-        changed = told.sampler, told.changes, told.embedding_noise
-        return text.draw(parts, own, _told(prompts, own), steps, told.guidance, on_images, precision, *changed)
+        return text.draw(
+            parts,
+            own,
+            told.of(own),
+            asked.steps,
+            asked.guidance,
+            on_images=on_images,
+            precision=asked.precision,
+            sampler=asked.scheduler,
+            changes=changes,
+            embedding_noise=asked.embedding_noise,
+        )
 
     def note(seeds: Sequence[int]) -> dict[str, list[str]]:
-        own = _told(prompts, seeds)
-        return {"prompts": own} | ({"told": text.told(parts, seeds, own, told.changes)} if told.changes.any else {})
+        own = told.of(seeds)
+        return {"prompts": own} | ({"told": text.told(parts, seeds, own, changes)} if changes.any else {})
 
     files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
-    about = {"classes": None, "guidance": told.guidance}
-    about |= {"num_prompts": len(prompts), "prompts_sha256": digest(list(prompts))}
-    about |= {"mitigations": told.mitigations, "sampler": SAMPLERS[told.sampler]}
-    scheduler = scheduler_of(parts.scheduler, told.sampler)
+    about = {"classes": None, "guidance": asked.guidance}
+    about |= {"num_prompts": len(told.texts), "prompts_sha256": digest(list(told.texts))}
+    about |= {"mitigations": _mitigations(changes, asked.embedding_noise), "sampler": SAMPLERS[asked.scheduler]}
+    scheduler = scheduler_of(parts.scheduler, asked.scheduler, asked.steps)
     return _Source(parts.image_shape, scheduler, files, about, draw, note)
 
 
-def _told(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """The prompt of each seed's image."""
-    return [prompts[seed % len(prompts)] for seed in seeds]
+def _mitigations(changes: Changes, embedding_noise: float) -> dict[str, float] | None:
+    """Those that are in use, by name."""
+    return asdict(changes) | {"embedding_noise": embedding_noise} if changes.any or embedding_noise > 0 else None
 
 
 def _draw_parts(
@@ -350,6 +327,7 @@ def sample_run(
     source: Path,
     out: Path,
     given: Mapping[str, Any] | None = None,
+    *,
     file_format: Literal["npz", "png"] = "npz",
     device: str = "auto",
     on_images: Callable[[float], object] | None = None,
@@ -366,8 +344,9 @@ def sample_run(
         file_format: see `draw_samples`.
         device: "auto", "cpu" or "cuda".
         on_images: see `draw_samples`; in place of the progress bar.
-        guard, label: see `draw_samples`.
-        prompts: see `draw_samples`; those of a text-to-image run are, unless given, its training captions: the first of
+        guard: see `draw_samples`.
+        label: class of all images, of a class-conditional model.
+        prompts: of a text-to-image pipeline; those of a run are, unless given, its training captions: the first of
             every image, then the second of every image that has one, and so on.
 
     Returns:
@@ -378,7 +357,6 @@ def sample_run(
             `draw_samples`.
     """
     began = time.perf_counter()
-    keep_freed_memory()
     run = is_run(source)
     settings = read_settings(source) if run else Settings()
     asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample
@@ -391,15 +369,18 @@ def sample_run(
         _check_images_alone(pipeline, asked, given or {})
     if run and texts and not prompts:
         prompts = _captions_of(source, first=settings.text.captions == "first")
-    seeds = range(asked.first_seed, asked.first_seed + asked.num)
+    if texts and label is not None:
+        raise UserError(f"{pipeline} is told no classes: leave out class {label}")
+    told: Conditioning = None if label is None else ClassLabels(label)
+    if prompts:
+        told = Prompts(prompts, cuts=settings.text.too_long == "cut")
     where = distributed.choose_device(device)
     with (
         distributed.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and distributed.rank() == 0) as bar,
     ):
-        told = on_images or bar.update, guard, label, asked.precision, prompts, asked.guidance
-        changed = asked.scheduler, Changes(**asked.changes()), asked.embedding_noise, settings.text.too_long == "cut"
-        draw_samples(pipeline, seeds, out, asked.steps, file_format, where, *told, *changed)
+        how: Any = {"file_format": file_format, "device": where, "guard": guard}
+        draw_samples(pipeline, out, asked, told, on_images=on_images or bar.update, **how)
     summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
     summary |= {} if label is None else {"class": label}
     summary |= {"prompts": len(prompts), **asked.model_dump(include={*_TOLD})} if texts else {}

@@ -27,7 +27,7 @@ from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import damaged, unsealed, write_sealed
-from iet_agc.runtime.seeds import generator, key_of
+from iet_agc.runtime.seeds import generator, seeded
 
 __all__ = ["build_pipeline", "decibels"]
 
@@ -75,8 +75,7 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
     folder.check(what)
     if folder.is_whole and (told := _built(out / _MARK)):
         return told
-    with only_one(out), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key_of("pipeline", seed))
+    with only_one(out), seeded("pipeline", seed):
         parts = _pipeline(train)
         vae: Any = parts.vae
         _train_vae(vae, train.images, steps, seed)

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.seeds import key_of
+from iet_agc.runtime.seeds import seeded
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -38,10 +37,10 @@ def add_lora(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     model.requires_grad_(False)
-    torch.manual_seed(key_of("lora", seed))
     scaled: Any = alpha  # peft's annotation says int; it divides
     config = LoraConfig(r=rank, lora_alpha=scaled, target_modules=_PROJECTIONS, init_lora_weights="gaussian")
-    inject_adapter_in_model(config, model)
+    with seeded("lora", seed):
+        inject_adapter_in_model(config, model)
 
 
 def factors(model: nn.Module) -> dict[str, Tensor]:

@@ -32,10 +32,11 @@ from iet_agc.diffusion.samplers import (
 from iet_agc.diffusion.unet import check_described, check_finite, checked_scheduler, pipeline_index
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
+from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.progress import without_bars
 from iet_agc.runtime.reading import check_regular_below
-from iet_agc.runtime.seeds import generator
+from iet_agc.runtime.seeds import generator, kept_generators
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, Vocabulary, change, vocabulary_of
 from iet_agc.text_to_image.lora import merged, save_lora
 
@@ -215,13 +216,8 @@ def _shortened(text: str) -> str:
 
 
 def _in_rows(function: Callable[[Tensor], Tensor], inputs: Tensor, rows: int) -> Tensor:
-    """A function over always as many rows, the last ones filled up with the first; see `samplers.rows_at_a_time`."""
-    results = []
-    for start in range(0, len(inputs), rows):
-        part = inputs[start : start + rows]
-        filled = torch.cat([part, part[:1].expand(rows - len(part), *part.shape[1:])])
-        results.append(function(filled)[: len(part)].cpu())
-    return torch.cat(results)
+    """A function of always as many rows, on the CPU; see `fixed_rows`."""
+    return torch.cat([function(inputs[places])[:count].cpu() for places, count in fixed_rows(len(inputs), rows)])
 
 
 # -- files
@@ -298,7 +294,8 @@ def _decodes(vae: Any) -> None:
 
 def _whole(kind: Any, folder: Path, **options: Any) -> Any:
     """A model whose every weight is in the file; what is missing would be filled with random numbers."""
-    loaded: Any = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    with kept_generators():
+        loaded: Any = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     model, found = loaded
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"{folder.name} lacks weights of its configuration: {missing[0]}")
@@ -427,6 +424,7 @@ def draw(
     prompts: Sequence[str],
     steps: int = 50,
     guidance: float = 7.5,
+    *,
     on_images: Callable[[float], object] = lambda count: None,
     precision: Precision = "float32",
     sampler: Sampler = "ddim",
@@ -450,30 +448,26 @@ def draw(
     Returns:
         uint8 (N, C, H, W), on the CPU.
     """
-    shape = pipeline.latent_shape
-    scheduler = scheduler_of(pipeline.scheduler, sampler)
     device = pipeline.vae.device
-    rows, precision = rows_at_a_time(pipeline.image_shape, device), resolved(precision, device)
+    precision = resolved(precision, device)
     generators = _generators(seeds, prompts)
     tokens, nothing = _changed(pipeline, prompts, changes, generators), pipeline.embed(pipeline.tokens([""]))
     texts = {row.numpy().tobytes(): row for row in tokens}
     embedded = dict(zip(texts, pipeline.embed(torch.stack([*texts.values()])), strict=True)) if texts else {}
     images = [torch.empty((0, *pipeline.image_shape), dtype=torch.uint8)]
-    for start in range(0, len(seeds), rows):
-        part = seeds[start : start + rows]
-        noise, told = torch.zeros(rows, *shape), nothing.repeat(rows, 1, 1)
-        noise[: len(part)] = initial_noise(part, shape)
-        for row, ids in enumerate(tokens[start : start + rows]):
-            told[row] = embedded[ids.numpy().tobytes()]
+    for places, count in fixed_rows(len(seeds), rows_at_a_time(pipeline.image_shape, device)):
+        noise = initial_noise([seeds[place] for place in places], pipeline.latent_shape)
+        told = torch.stack([embedded[tokens[place].numpy().tobytes()] for place in places])
+        for row, place in enumerate(places[:count]):
             if embedding_noise > 0:
-                told[row] += embedding_noise * torch.randn(told[row].shape, generator=generators[start + row])
+                told[row] += embedding_noise * torch.randn(told[row].shape, generator=generators[place])
         both = torch.cat([nothing.expand_as(told), told]) if guidance > 1 else told
-        scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks its numbers up
-        share = len(part) / len(scheduler.timesteps)
+        scheduler = scheduler_of(pipeline.scheduler, sampler, steps)  # of each batch: some look back
+        share = count / len(scheduler.timesteps)
         with autocast(precision, device):  # around all steps: weights are cast once
             predict = guided(pipeline.unet, both.to(device), guidance)
             latents = denoise(predict, scheduler, noise.to(device), lambda s=share: on_images(s))
-        images.append(pipeline.decode(latents)[: len(part)].cpu())
+        images.append(pipeline.decode(latents)[:count].cpu())
     return torch.cat(images)
 
 

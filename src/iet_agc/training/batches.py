@@ -14,7 +14,7 @@ from iet_agc.runtime.seeds import generator
 __all__ = ["Batch", "Examples", "draw_batch"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """What is random about one training step, for the whole batch.
 

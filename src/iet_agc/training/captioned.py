@@ -7,10 +7,11 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from iet_agc.config.settings import TextSettings
 from iet_agc.diffusion.process import per_sample_loss
 from iet_agc.runtime.progress import say
 from iet_agc.runtime.seeds import generator
-from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, change
+from iet_agc.text_to_image.caption_augmentation import Changes, change
 from iet_agc.text_to_image.pipeline import TextPipeline, config_of
 from iet_agc.training.batches import Batch
 
@@ -25,12 +26,10 @@ class Captioned:
         images: uint8 (n, C, H, W).
         captions: one or more texts about each; a step takes one of them at random.
         flips: mirror those that the batch says.
-        embedding_noise: deviation of the Gaussian noise that every step adds to the embedded captions, as a
-            mitigation (Somepalli et al., 2023, arXiv 2305.20086); 0 adds none.
-        changes: what every step changes about the captions, which it then has to embed.
-        train_encoder: the model is a `UNetAndEncoder`, and every step embeds its captions, with a gradient.
-        drop_caption: probability of the empty text in place of a caption, whatever changes would make of it (Ho and
-            Salimans, 2022, algorithm 1).
+        text: what every step does about the captions. The noise on embedded captions and the changes of captions are
+            mitigations (Somepalli et al., 2023, arXiv 2305.20086), and changed ones have to be embedded in each step;
+            so have all where the encoder is trained, and the model is a `UNetAndEncoder`. In place of a caption that is
+            dropped stands the empty text, whatever changes would make of it (Ho and Salimans, 2022, algorithm 1).
     """
 
     def __init__(
@@ -38,15 +37,13 @@ class Captioned:
         pipeline: TextPipeline,
         images: Tensor,
         captions: Sequence[Sequence[str]],
+        text: TextSettings,
+        *,
         flips: bool = False,
-        embedding_noise: float = 0.0,
-        changes: Changes = UNCHANGED,
-        train_encoder: bool = False,
-        drop_caption: float = 0.0,
     ) -> None:
-        self.pipeline, self.images, self.flips, self.embedding_noise = pipeline, images, flips, embedding_noise
-        self.changes, self.vocabulary, self.train_encoder = changes, pipeline.vocabulary(changes), train_encoder
-        self.drop_caption = drop_caption
+        self.pipeline, self.images, self.text, self.flips = pipeline, images, text, flips
+        self.changes = Changes(**text.changes())
+        self.vocabulary = pipeline.vocabulary(self.changes)
         texts = [*sorted({text for some in captions for text in some}), ""]
         place = {text: number for number, text in enumerate(texts)}
         self.tokens = pipeline.tokens(texts)  # the last is none
@@ -76,13 +73,13 @@ class Captioned:
         self.tokens, self.choices, self.counts = (each.to(device) for each in (self.tokens, self.choices, self.counts))
         if self.vocabulary is not None:
             self.vocabulary = self.vocabulary.to(device)
-            if not self.train_encoder:  # captions change, so that they are encoded in each step
+            if not self.text.train_encoder:  # captions change, so that they are encoded in each step
                 self.pipeline.text_encoder.to(device)
         return self
 
     def _encode(self, device: torch.device) -> None:
         """Every orientation of every image, and every text that stays as it is, once."""
-        keeps = not self.train_encoder and self.vocabulary is None
+        keeps = not self.text.train_encoder and self.vocabulary is None
         captions = f" and {len(self.tokens) - 1} captions of them" if keeps else ""
         say(f"encoding {len(self.images)} images{captions}")
         self.pipeline.vae.to(device)  # pyright: ignore[reportArgumentType]
@@ -105,9 +102,9 @@ class Captioned:
         mean, deviation = self.moments[mirrored, positions].unbind(1)
         latents = (mean + deviation * posterior[rows]) * config_of(self.pipeline.vae).scaling_factor
         texts = self._told(model, chosen, dropped, rng, rows)
-        if self.embedding_noise > 0:
+        if self.text.embedding_noise > 0:
             shape, device = (len(chosen), *texts.shape[1:]), texts.device
-            texts = texts + self.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
+            texts = texts + self.text.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
         return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
 
     def _told(self, model: Any, chosen: Tensor, dropped: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
@@ -118,7 +115,7 @@ class Captioned:
         if self.vocabulary is not None:
             tokens = change(tokens, self.changes, self.vocabulary, rng)
         tokens = torch.where(dropped[:, None], self.tokens[-1], tokens)
-        if self.train_encoder:
+        if self.text.train_encoder:
             return model.text_encoder(tokens[rows])[0]
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):  # as captions that do not change
             return self.pipeline.text_encoder(tokens[rows])[0]
@@ -130,4 +127,4 @@ class Captioned:
         noise = torch.randn(batch.noise.shape, generator=rng, device=device)
         lots, others = torch.rand(2, len(noise), generator=rng, device=device, dtype=torch.float64)
         chosen = self.choices[batch.positions, (lots * self.counts[batch.positions]).long()]
-        return noise, chosen, others < self.drop_caption, rng
+        return noise, chosen, others < self.text.drop_caption, rng

@@ -25,7 +25,7 @@ from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.reading import read_object
-from iet_agc.runtime.seeds import key_of
+from iet_agc.runtime.seeds import kept_generators, seeded
 from iet_agc.training.identity import check_pipeline
 
 __all__ = ["Initial", "check_digest", "commit_of", "digest_of", "folders_of", "initial_weights"]
@@ -84,8 +84,8 @@ def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
         for name in ("sha256", "revision"):
             if (value := getattr(settings.init, name)) is not None:
                 raise UserError(f"init.{name} {value} is that of a model: say which", "init")
-        torch.manual_seed(key_of("weights", settings.train.seed))
-        fresh = build_unet(shape[1], shape[0], **settings.model.architecture())
+        with seeded("weights", settings.train.seed):
+            fresh = build_unet(shape[1], shape[0], **settings.model.architecture())
         return Initial(fresh, fresh)
     folders = folders_of(settings.init.model, revision=settings.init.revision)
     models = [_fitting(folder, settings, shape) for folder in folders]
@@ -230,7 +230,8 @@ def _schedule(scheduler: DDIMScheduler) -> tuple[str, str]:
 
 def _with_dropout(model: UNet2DModel, settings: ModelSettings) -> UNet2DModel:
     """The same model with the dropout of the settings, its configuration included."""
-    changed: Any = UNet2DModel.from_config(model.config, dropout=settings.dropout)
+    with kept_generators():
+        changed: Any = UNet2DModel.from_config(model.config, dropout=settings.dropout)
     changed.load_state_dict(model.state_dict())
     return with_batch_dropout(changed)
 

@@ -16,11 +16,13 @@ after its next step, with the sums of the curve's next point.
 import copy
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 from iet_agc.config.fingerprint import fingerprint
 from iet_agc.config.run_folder import check_folder, claim_folder
@@ -35,14 +37,14 @@ from iet_agc.runtime import distributed
 from iet_agc.runtime.curves import Curves, Meter
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.exposure import read_telemetry, write_telemetry
-from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.precision import resolved
 from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.stop import Stopped, StopRequest
+from iet_agc.runtime.threads import num_threads
 from iet_agc.training import checkpoint, identity
 from iet_agc.training.initialization import Initial
 from iet_agc.training.member import Member, NonFiniteError, warmup
-from iet_agc.training.tasks import make_task
+from iet_agc.training.tasks import Task, make_task
 
 __all__ = ["Member", "NonFiniteError", "start", "train"]
 
@@ -67,12 +69,9 @@ def start(
         ValueError, NonFiniteError, Stopped: see `train`.
     """
     began = time.perf_counter()
-    keep_freed_memory()
-    if settings.run.threads:
-        torch.set_num_threads(settings.run.threads)
     images, held_out = load_dataset(settings.data)
     device = distributed.choose_device(settings.run.device)
-    with distributed.processes(device):
+    with num_threads(settings.run.threads), distributed.processes(device):
         train(settings, images, out, device, on_step, stop, held_out)
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {
@@ -117,7 +116,7 @@ def train(
             start from, or a folder that holds another run or in which another process is at work; nothing is
             written then. Or a finished run is damaged and has no bundle to mend it from.
     """
-    run = _Run(settings, images, out, device, on_step, stop)  # refuses what is impossible before anything is written
+    run = _prepared(settings, images, out, device, on_step, stop)  # refuses before anything is written
     check_folder(run.settings, out)
     with distributed.alone_in(out):
         run.resume()
@@ -131,50 +130,105 @@ def train(
             run.to_the_end()
 
 
-class _Run:
-    """One process's part of a run: its members, and where the run stands."""
+def _prepared(
+    settings: Settings,
+    images: ImageSet,
+    out: Path,
+    device: torch.device,
+    on_step: Callable[[int], object] | None = None,
+    stop: StopRequest | None = None,
+) -> "_Run":
+    """A run with all its parts, before its first step; every process of it must call this. Writes nothing.
 
-    def __init__(
-        self,
-        settings: Settings,
-        images: ImageSet,
-        out: Path,
-        device: torch.device,
-        on_step: Callable[[int], object] | None,
-        stop: StopRequest | None = None,
-    ) -> None:
-        self.images, self.out, self.device, self.on_step = images, out, device, on_step
-        self.stop = stop or StopRequest()
-        self.bundles = out / "bundles"
-        self.curves: dict[int, Curves] = {}
-        self.round, self.resumed = 0, False
-        _, height, width = images.shape
-        if height != width:
-            raise UserError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
-        method = settings.method
-        labels = len(images) if images.labels is None else images.labels
-        groups = unique_images(images.images)[1] if method.keep_duplicates_together else None
-        self.shards = partition(labels, method.members, method.sharding, settings.train.seed, groups=groups)
-        self.task = make_task(settings, images)
-        initial = self.task.initial
-        settings = self.settings = _made_definite(settings, initial, device)
-        self.identity = {
+    Raises:
+        UserError: what is impossible; see `train`.
+    """
+    _, height, width = images.shape
+    if height != width:
+        raise UserError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
+    shards = _shards(settings, images)
+    task = make_task(settings, images)
+    settings = _made_definite(settings, task.initial, device)
+    train, method, initial = settings.train, settings.method, task.initial
+    replicas = distributed.replicas_of(method.members, train.batch_size)
+    members = [
+        Member(m, initial.raw, task.examples(shards[m]), train, method, device, replicas, initial.ema)
+        for m in range(distributed.rank() % method.members, method.members, distributed.size())
+    ]
+    return _Run(
+        settings=settings,
+        images=images,
+        out=out,
+        device=device,
+        task=task,
+        shards=shards,
+        replicas=replicas,
+        members=members,
+        on_step=on_step,
+        stop=stop or StopRequest(),
+    )
+
+
+def _shards(settings: Settings, images: ImageSet) -> list[LongTensor]:
+    method = settings.method
+    labels = len(images) if images.labels is None else images.labels
+    groups = unique_images(images.images)[1] if method.keep_duplicates_together else None
+    return partition(labels, method.members, method.sharding, settings.train.seed, groups=groups)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Run:
+    """One process's part of a run, and where the run stands. Made by `_prepared`.
+
+    Attributes:
+        settings: definite ones; see `_made_definite`.
+        images: the training set, and `shards` its parts, one per member.
+        out: the run's folder.
+        device: where members train.
+        task: what is trained.
+        replicas: the processes that share the members of this one.
+        members: those of this process.
+        on_step, stop: see `train`.
+        round: rounds that are done; `resumed`: whether any of it was found on the disk.
+        curves: of each member, while it trains.
+        meters: of each member, what the next point of its curve is made of.
+        saved: the step of each member that is on the disk.
+    """
+
+    settings: Settings
+    images: ImageSet
+    out: Path
+    device: torch.device
+    task: Task
+    shards: Sequence[Tensor]
+    replicas: distributed.Replicas
+    members: list[Member]
+    on_step: Callable[[int], object] | None
+    stop: StopRequest
+    round: int = 0
+    resumed: bool = False
+    curves: dict[int, Curves] = field(default_factory=dict)
+    meters: dict[int, Meter] = field(init=False)
+    saved: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meters = {each.index: Meter(NUM_TIMESTEPS, self.device) for each in self.members}
+        self.saved = {each.index: 0 for each in self.members}
+
+    @property
+    def bundles(self) -> Path:
+        """The folder of the bundles."""
+        return self.out / "bundles"
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What a bundle must agree with, by name."""
+        return {
             "settings": fingerprint(self.settings),
-            "images": images.fingerprint,
-            "labels": identity.labels_sha256(images),
+            "images": self.images.fingerprint,
+            "labels": identity.labels_sha256(self.images),
             **self.task.identity,
         }
-        self.replicas = distributed.replicas_of(method.members, settings.train.batch_size)
-
-        def member(index: int) -> Member:
-            examples = self.task.examples(self.shards[index])
-            return Member(index, initial.raw, examples, settings, device, self.replicas, initial.ema)
-
-        self.members = [
-            member(m) for m in range(distributed.rank() % method.members, method.members, distributed.size())
-        ]
-        self.meters = {each.index: Meter(NUM_TIMESTEPS, device) for each in self.members}
-        self.saved = {each.index: 0 for each in self.members}  # the step of each that is on the disk
 
     # Where a run stands on disk -------------------------------------------------------------------
 

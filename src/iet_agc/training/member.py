@@ -6,15 +6,16 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from iet_agc.config.settings import Settings
+from iet_agc.config.settings import MethodSettings, TrainSettings
 from iet_agc.diffusion.dropout import use_rows
 from iet_agc.diffusion.process import NUM_TIMESTEPS
-from iet_agc.method.agc import AntiGradientControl, mean_of_kept
+from iet_agc.method.agc import AntiGradientControl
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed
 from iet_agc.runtime.precision import autocast
-from iet_agc.runtime.seeds import key_of
+from iet_agc.runtime.seeds import seeded
+from iet_agc.runtime.torch_internals import step_unless
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.training.batches import Examples, draw_batch
 
@@ -33,7 +34,8 @@ class Member:
         model: the initialisation, the same for every member; it is copied, but for its frozen parameters, which all
             members share.
         examples: the shard.
-        settings: of the run; train.precision is not "auto" any more.
+        train: how it is trained; the precision is not "auto" any more.
+        method: what it skips.
         device: where it trains; it rests on the CPU.
         replicas: the processes that train it together.
         ema: where the average starts, if not at `model`; it is copied, too.
@@ -49,29 +51,30 @@ class Member:
         index: int,
         model: nn.Module,
         examples: Examples,
-        settings: Settings,
+        train: TrainSettings,
+        method: MethodSettings,
         device: torch.device,
         replicas: distributed.Replicas = distributed.Replicas(),  # noqa: B008 (frozen)
         ema: nn.Module | None = None,
     ) -> None:
-        self.index, self.settings, self.device, self.replicas = index, settings, device, replicas
-        self.examples = examples
+        self.index, self.examples, self.device, self.replicas = index, examples, device, replicas
+        self.train_settings, self.method_settings = train, method
         self.model = copy_trained(model).train()
         self._trained = names_of_trained(self.model)
         self._parameters = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
-        self._predict = torch.compile(self.model) if settings.train.compile else self.model
-        self.ema = ExponentialMovingAverage(ema or model, settings.train.ema_decay)
-        self.agc = AntiGradientControl(NUM_TIMESTEPS, settings.method.skip_below, settings.method.decay)
+        self._predict = torch.compile(self.model) if train.compile else self.model
+        self.ema = ExponentialMovingAverage(ema or model, train.ema_decay)
+        self.agc = AntiGradientControl(NUM_TIMESTEPS, method.skip_below, method.decay)
         self.optimizer = torch.optim.AdamW(
             self._parameters.values(),
-            lr=settings.train.learning_rate,
-            weight_decay=settings.train.weight_decay,
+            lr=train.learning_rate,
+            weight_decay=train.weight_decay,
             fused=True,
         )
         self.step = 0
         self.seen, self.skipped = (torch.zeros(len(examples), dtype=torch.int64) for _ in range(2))
-        rows = replicas.rows(settings.train.batch_size)
-        use_rows(self.model, None if replicas.count == 1 else (rows.start, settings.train.batch_size))
+        rows = replicas.rows(train.batch_size)
+        use_rows(self.model, None if replicas.count == 1 else (rows.start, train.batch_size))
 
     def to(self, device: torch.device) -> None:
         """Move everything that is needed for training."""
@@ -105,25 +108,23 @@ class Member:
             good_steps += bad == 0
         if bad.item():
             raise NonFiniteError(
-                f"loss or gradient is not finite: member {self.index}, round {first // self.settings.train.steps}, "
+                f"loss or gradient is not finite: member {self.index}, round {first // self.train_settings.steps}, "
                 f"step {first + int(good_steps)}; the last bundle stays as it is. "
                 "Lower train.learning_rate or train.grad_clip, or look at the images"
             )
 
     def _one_step(self, scheduler: DDIMScheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        train, method = self.settings.train, self.settings.method
+        train = self.train_settings
         batch = draw_batch(
             train.seed, self.index, self.step, len(self.examples), train.batch_size, self.examples.shape, self.device
         )
         rows = self.replicas.rows(train.batch_size)
-        if self.settings.model.dropout > 0:
-            torch.manual_seed(key_of("dropout", train.seed, self.index, self.step))
-        with autocast(train.precision, self.device):
+        dropout = seeded("dropout", train.seed, self.index, self.step, device=self.device)
+        with dropout, autocast(train.precision, self.device):
             mine = self.examples.losses(self._predict, scheduler, batch, rows)
         losses = self.replicas.whole(mine.detach(), train.batch_size)
-        keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= method.random_skip)
-        mean_of_kept(mine, keep[rows], keep.sum()).backward()
-        self.agc.update(losses, batch.timesteps)
+        keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= self.method_settings.random_skip)
+        self.agc(mine, batch.timesteps, keep=keep, whole=losses, rows=rows).backward()
         self._descend(losses, bad)
         self.seen.index_add_(0, batch.positions, torch.ones_like(batch.positions))
         self.skipped.index_add_(0, batch.positions, (~keep).long())
@@ -131,13 +132,12 @@ class Member:
 
     def _descend(self, losses: Tensor, bad: Tensor) -> None:
         """Clip, step, EMA; or nothing, from the first step on whose loss or gradient is not finite."""
-        train = self.settings.train
+        train = self.train_settings
         self.replicas.sum_gradients([*self._parameters.values()])
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), train.grad_clip)
         bad.logical_or_(~(losses.isfinite().all() & norm.isfinite()))
         self.optimizer.param_groups[0]["lr"] = train.learning_rate * warmup(self.step, train.warmup_steps)
-        self.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer.step()
+        step_unless(self.optimizer, bad)
         self.optimizer.zero_grad()
         self.ema.update(self.model)
         self.step += 1

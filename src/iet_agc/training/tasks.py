@@ -174,16 +174,7 @@ class TextTask:
         told = self.settings.text
         captions = [self.captions[place][: 1 if told.captions == "first" else None] for place in shard.tolist()]
         images, flips = self.images.images[shard], self.settings.data.flips
-        return Captioned(
-            self.pipeline,
-            images,
-            captions,
-            flips,
-            told.embedding_noise,
-            self.changes,
-            told.train_encoder,
-            told.drop_caption,
-        )
+        return Captioned(self.pipeline, images, captions, told, flips=flips)
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """The first captions; see `Task`."""
