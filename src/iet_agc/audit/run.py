@@ -37,7 +37,7 @@ from iet_agc.metrics.features import Extractor, default_extractor, load_extracto
 from iet_agc.metrics.gate import sentence
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import check_ours, digest, flush, replace_text, replacing, shown
+from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.reading import read_object
@@ -222,12 +222,12 @@ def _surroundings(networks: Sequence[Extractor], device: torch.device) -> dict[s
 def _unless_refused(parts: Path) -> Iterator[None]:
     """Keep finished parts, unless the audit is refused: whoever mends what it was refused for has another one to make.
 
-    Of several processes the others may still be reading them: there they stay.
+    Of several processes the others may still be reading them: there they stay, and on a full disk as well.
     """
     try:
         yield
-    except UserError:
-        if distributed.size() == 1:
+    except UserError as error:
+        if distributed.size() == 1 and not isinstance(error, WriteError):
             shutil.rmtree(parts)
         raise
 

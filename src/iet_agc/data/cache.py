@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import digest, flush, replace_text, replacing_folder, shown
+from iet_agc.runtime.files import WriteError, digest, flush, replace_text, replacing_folder, shown
 from iet_agc.runtime.reading import check_regular, read_object
 
 __all__ = ["cached", "stamps"]
@@ -61,7 +61,7 @@ def cached(
             train, held_out = read()
             try:
                 _write(entry, {"train": train, "held_out": held_out})
-            except UserError as error:
+            except WriteError as error:
                 raise _unusable(folder, error.__cause__) from error
     return _read(entry, "train"), _read(entry, "held_out")
 

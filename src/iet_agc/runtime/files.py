@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from iet_agc.runtime.errors import UserError
 
 __all__ = [
+    "WriteError",
     "check_ours",
     "check_replaceable",
     "digest",
@@ -41,6 +42,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_RUST = re.compile(r"([^:()]+) \(os error (\d+)\)")
 
 
+class WriteError(UserError):
+    """A place that cannot be written, such as on a full disk: the same again may do where there is room."""
+
+
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Write to the path that is given; when the block ends well, it takes the place of `file` in one step.
@@ -48,7 +53,7 @@ def replacing(file: Path) -> Iterator[Path]:
     When it does not, nothing is left of what was written.
 
     Raises:
-        UserError: it cannot be written, see `writing`.
+        WriteError: see `writing`.
     """
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
@@ -82,7 +87,7 @@ def replacing_folder(folder: Path, own: Collection[str] | None = None) -> Iterat
             of it is ours.
 
     Raises:
-        UserError: it cannot be written, see `writing`.
+        WriteError: see `writing`.
     """
     folder = folder.resolve()
     unfinished = folder.with_name(f".{folder.name}.unfinished")
@@ -147,7 +152,7 @@ def writing(place: Path) -> Iterator[None]:
     """Within it, whatever keeps `place` from being written becomes one clear line.
 
     Raises:
-        UserError: in place of what the system says, or a library that it told; it names the place and what is in the
+        WriteError: in place of what the system says, or a library that it told; it names the place and what is in the
             way.
     """
     try:
@@ -161,7 +166,7 @@ def writing(place: Path) -> Iterator[None]:
         taken = next((above for above in place.parents if os.path.exists(above) and not os.path.isdir(above)), None)
         reason = f"{shown(taken)} is a file, not a folder" if taken else reason
         mend = "make room there, or choose another output" if number in _NO_ROOM else "choose another output"
-        raise UserError(f"{shown(place)} cannot be written: {reason}; {mend}", "out") from error
+        raise WriteError(f"{shown(place)} cannot be written: {reason}; {mend}", "out") from error
 
 
 def _of_system(error: Exception) -> tuple[str, int | None] | None:
