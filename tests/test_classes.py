@@ -289,7 +289,7 @@ def test_a_class_that_there_is_not_is_refused(pipeline, tmp_path):
     with pytest.raises(ValueError, match="there is no class 4: the model has 4, from 0 to 3"):
         drawn(pipeline, tmp_path / "a", label=4)
     save_pipeline(unet(None), make_scheduler(), tmp_path / "plain")
-    with pytest.raises(ValueError, match="plain is told no classes: leave out class 0"):
+    with pytest.raises(ValueError, match="plain is not class-conditional: leave out class 0"):
         drawn(tmp_path / "plain", tmp_path / "a", label=0)
     assert not (tmp_path / "a").exists()
 

@@ -696,14 +696,14 @@ def test_prompts_that_do_not_fit(capsys, run, tmp_path):
         ("--prompt", "a " * 40): "has 42 tokens, the text encoder takes 16",
         ("--prompt", " "): "a prompt is empty",
         ("--prompt", "a\udcff"): "prompt 'a\\udcff' is not UTF-8: write it so",
-        ("--class", "1"): "is told no classes",
+        ("--class", "1"): "is not class-conditional",
         ("--prompt", "a", "--prompts", "b"): "not allowed with argument",
     }
     for words, message in cases.items():
         status, _, line = call(capsys, "sample", run, "--out", tmp_path / "s", *words)
         assert (status, message in line) == (2, True), line
     status, _, line = call(capsys, "sample", run / "raw", "--out", tmp_path / "s")
-    assert (status, "draws what it is told: give prompts (--prompts)" in line) == (2, True)
+    assert (status, "draws by prompts: give some (--prompts)" in line) == (2, True)
     assert not (tmp_path / "s").exists()
 
 

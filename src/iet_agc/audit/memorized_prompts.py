@@ -1,4 +1,4 @@
-"""Memorized prompts, told without any training image: how far the text moves the predicted noise.
+"""Memorized prompts, detected without any training image: how far the text moves the predicted noise.
 
 d_t = || eps(x_t, prompt) - eps(x_t, "") ||_2          over all values of a latent
 d   = mean of d_t over the steps of guided sampling, then over seeds

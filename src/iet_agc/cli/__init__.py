@@ -284,7 +284,7 @@ def _add_sample(verbs: Any) -> None:
         dest="label",
         type=int,
         metavar="N",
-        help="class of all images, of a model that is told classes (default: class seed %% classes, all in turn)",
+        help="class of all images, of a class-conditional model (default: class seed %% classes, all in turn)",
     )
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument(
@@ -309,8 +309,8 @@ def _add_sample(verbs: Any) -> None:
         ("repeat-words", int, "words of each prompt repeated in it"),
         ("embedding-noise", float, "deviation of Gaussian noise on the embedded prompt"),
     ):
-        told = f"of text-to-image, against copying: {what} (default: the run's sample.{name.replace('-', '_')})"
-        parser.add_argument(f"--{name}", type=kind, metavar="S" if kind is float else "N", help=told)
+        mitigation = f"of text-to-image, against copying: {what} (default: the run's sample.{name.replace('-', '_')})"
+        parser.add_argument(f"--{name}", type=kind, metavar="S" if kind is float else "N", help=mitigation)
     parser.add_argument(
         "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
     )
@@ -552,12 +552,12 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     rows = compare(arguments.runs)
     differences = differences_from_first(rows)
-    result = {"presets": rows, "differences": differences, "warnings": (told := warnings(rows))}
+    result = {"presets": rows, "differences": differences, "warnings": (warned := warnings(rows))}
     if arguments.out:
         from iet_agc.report.comparison_page import write_comparison
 
         result["files"] = write_comparison(rows, differences, arguments.out)
-    print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in told)]), file=sys.stderr)
+    print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in warned)]), file=sys.stderr)
     return 0, result
 
 

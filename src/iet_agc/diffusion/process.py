@@ -22,8 +22,8 @@ __all__ = ["NUM_TIMESTEPS", "Denoiser", "make_scheduler", "per_sample_loss", "pr
 
 NUM_TIMESTEPS = 1000
 
-#: A diffusers model: (noisy images, timesteps) -> an output with a field `sample`. One that is told classes takes
-#: them as a further argument, `class_labels`; one that is told texts, `encoder_hidden_states`.
+#: A diffusers model: (noisy images, timesteps) -> an output with a field `sample`. A class-conditional one takes
+#: labels as a further argument, `class_labels`; a text-conditional one embeddings, `encoder_hidden_states`.
 Denoiser = Callable[..., Any]
 
 
@@ -53,10 +53,10 @@ def predict_noise(
 ) -> Tensor:
     """The noise, or v, in images (B, C, H, W) by a model, at timesteps (B,).
 
-    It is told classes int64 (B,), or texts float (B, L, D), if it is made for them.
+    It is conditioned on classes, int64 (B,), or embedded texts, float (B, L, D), if it is made for them.
     """
-    told = {"class_labels": labels, "encoder_hidden_states": texts}
-    return model(images, timesteps, **{name: value for name, value in told.items() if value is not None}).sample
+    conditions = {"class_labels": labels, "encoder_hidden_states": texts}
+    return model(images, timesteps, **{name: value for name, value in conditions.items() if value is not None}).sample
 
 
 def per_sample_loss(
@@ -76,8 +76,8 @@ def per_sample_loss(
         images: float (B, C, H, W): pixels in [-1, 1], or latents.
         timesteps: int64 (B,), in [0, 1000).
         noise: standard normal, same shape as `images`.
-        labels: class of each, int64 (B,), of a model that is told classes.
-        texts: what a model is told of each, float (B, L, D), of one that is told texts.
+        labels: class of each, int64 (B,), of a class-conditional model.
+        texts: embedded text of each, float (B, L, D), of a text-conditional model.
 
     Returns:
         float32 (B,): mean squared error over (C, H, W).

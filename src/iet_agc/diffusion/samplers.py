@@ -60,7 +60,7 @@ def labels_of(seeds: Sequence[int], classes: int, label: int | None = None) -> l
 
     Args:
         seeds: one per image.
-        classes: how many the model is told.
+        classes: number of classes of the model.
         label: the same class for all.
 
     Raises:
@@ -101,7 +101,7 @@ def sample(
         steps: model evaluations per image.
         device: where the model is.
         on_images: called after each step with the finished fraction of images, for progress.
-        labels: class of each image, of a model that is told classes.
+        labels: class of each image, of a class-conditional model.
         precision: of the model's products.
 
     Returns:
@@ -115,11 +115,11 @@ def sample(
     images = [torch.empty((0, *shape), dtype=torch.uint8)]
     for places, count in fixed_rows(len(seeds), rows_at_a_time(shape, device)):
         noise = initial_noise([seeds[place] for place in places], shape)
-        told = None if labels is None else torch.tensor([labels[place] for place in places], device=device)
+        batch = None if labels is None else torch.tensor([labels[place] for place in places], device=device)
         share = count / steps
         with autocast(precision, device):  # around all steps: weights are cast once
             finished = denoise(
-                lambda images, timesteps, told=told: predict_noise(model, images, timesteps, told),
+                lambda images, timesteps, batch=batch: predict_noise(model, images, timesteps, batch),
                 scheduler,
                 noise.to(device),
                 lambda s=share: on_images(s),

@@ -59,7 +59,8 @@ def build_unet(
         attention: at which heights, in pixels, the levels have self-attention (one head).
         dropout: in every residual block.
         groups: of the group normalisation; must divide every width.
-        classes: how many the model is told; None tells it none. Their embeddings are added to that of the timestep.
+        classes: number of classes of a class-conditional model, whose embeddings are added to that of the timestep; None:
+            unconditional.
         initialization: "diffusers" leaves the layers as diffusers makes them; "ddpm" draws them by `_as_ddpm`.
 
     Returns:
@@ -111,7 +112,7 @@ def _as_ddpm(model: UNet2DModel) -> UNet2DModel:
 
     Convolutions and linear layers are uniform with variance 2 / (fan_in + fan_out) (Glorot and Bengio, 2010), or 1e-10
     times that where a branch ends, so that every block starts as its shortcut and the model as nearly zero; biases are
-    zero. DDPM was told no classes: their embeddings stay standard normal. Group normalisation is 1 and 0 in either.
+    zero. DDPM was unconditional: their embeddings stay standard normal. Group normalisation is 1 and 0 in either.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -164,8 +165,8 @@ def _load_unet(folder: Path) -> UNet2DModel:
 
 def _draws(model: Any) -> None:
     """Call a model as sampling does."""
-    told = {} if num_classes(model) is None else {"class_labels": torch.zeros(1, dtype=torch.int64)}
-    model(torch.zeros(1, *image_shape(model)), torch.zeros(1), **told)
+    labels = {} if num_classes(model) is None else {"class_labels": torch.zeros(1, dtype=torch.int64)}
+    model(torch.zeros(1, *image_shape(model)), torch.zeros(1), **labels)
 
 
 def check_described(kind: Any, folder: Path, call: Callable[[Any], object]) -> None:
@@ -249,7 +250,7 @@ def image_shape(model: UNet2DModel) -> tuple[int, int, int]:
 
 
 def num_classes(model: UNet2DModel) -> int | None:
-    """How many classes a model is told; None: it is told none."""
+    """Number of classes of a class-conditional model; None of an unconditional one."""
     return model.config.num_class_embeds  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -272,7 +273,7 @@ def pipeline_index(folder: Path) -> dict[str, Any]:
 
 
 def is_text_pipeline(folder: Path) -> bool:
-    """Whether a folder is a diffusers pipeline whose U-Net is told texts."""
+    """Whether a folder is a diffusers pipeline whose U-Net is text-conditional."""
     return pipeline_index(folder).get("unet") == ["diffusers", "UNet2DConditionModel"]
 
 
@@ -282,7 +283,7 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     Weights are read from safetensors only.
 
     Raises:
-        UserError: the folder is no diffusers pipeline with a U-Net that draws pixels, told classes or not.
+        UserError: the folder is no diffusers pipeline with a U-Net that draws pixels, class-conditional or not.
     """
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json")

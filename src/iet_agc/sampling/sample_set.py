@@ -1,8 +1,8 @@
 """Sample sets: generated images with the seed of each, drawn in parts so that a kill loses little.
 
 samples.json      what drew them; with a guard, which seeds it turned down; the class or the prompt of each, if the
-                  model is told, and what prompts were changed to; written last, with it the set is whole
-samples.npz       images uint8 (N, C, H, W), seeds int64 (N,), labels int64 (N,) if the model is told classes
+                  model is conditional, and what prompts were changed to; written last, with it the set is whole
+samples.npz       images uint8 (N, C, H, W), seeds int64 (N,), labels int64 (N,) if the model is class-conditional
 images/*.png      instead of the .npz, when asked; named by seed
 grid.png          the first 64, to look at
 .parts            while it is at work
@@ -87,7 +87,7 @@ def draw_samples(
     pipeline: Path,
     out: Path,
     asked: SampleSettings,
-    told: Conditioning = None,
+    conditioning: Conditioning = None,
     *,
     file_format: Literal["npz", "png"] = "npz",
     device: torch.device | None = None,
@@ -100,7 +100,7 @@ def draw_samples(
         pipeline: folder of a diffusers pipeline.
         out: the sample set's folder.
         asked: how many images, of which seeds, and how they are drawn. All but `weights`, which is the pipeline.
-        told: what the model is conditioned on. A text-to-image pipeline needs prompts.
+        conditioning: what the model is conditioned on. A text-to-image pipeline needs prompts.
         file_format: one .npz, or a PNG per image.
         device: where to sample.
         on_images: called with finished fractions of images, for progress; what a resumed call finds
@@ -119,11 +119,11 @@ def draw_samples(
     device = device or torch.device("cpu")
     seeds = range(asked.first_seed, asked.first_seed + asked.num)
     asked = asked.model_copy(update={"precision": resolved(asked.precision, device)})
-    label = told.only if isinstance(told, ClassLabels) else None
+    label = conditioning.only if isinstance(conditioning, ClassLabels) else None
     if is_text_pipeline(pipeline):
-        source = _text_source(pipeline, told, asked, device, on_images)
+        source = _text_source(pipeline, conditioning, asked, device, on_images)
     else:
-        source = _image_source(pipeline, told, asked, device, on_images)
+        source = _image_source(pipeline, conditioning, asked, device, on_images)
     about = _about(pipeline, source, seeds, asked.steps, file_format, device)
     about |= {"guard": guard.about if guard else None, "class": label, "precision": asked.precision}
     _labels(about, seeds[:1])  # refuses a class that there is not
@@ -152,7 +152,7 @@ class _Source:
         files: what they follow from, by name.
         about: what else they follow from.
         draw: seeds to uint8 images.
-        told: what is noted of each image, by the name of the note, given all their seeds.
+        notes: what is noted of each image, by the name of the note, given all their seeds.
     """
 
     shape: tuple[int, int, int]
@@ -160,21 +160,25 @@ class _Source:
     files: dict[str, Path]
     about: dict[str, Any]
     draw: Callable[[range], Tensor]
-    told: Callable[[Sequence[int]], dict[str, list[str]]] = lambda seeds: {}
+    notes: Callable[[Sequence[int]], dict[str, list[str]]] = lambda seeds: {}
 
 
 def _image_source(
     pipeline: Path,
-    told: Conditioning,
+    conditioning: Conditioning,
     asked: SampleSettings,
     device: torch.device,
     on_images: Callable[[float], object],
 ) -> _Source:
-    if isinstance(told, Prompts):
+    if isinstance(conditioning, Prompts):
         raise UserError(f"{pipeline} is no text-to-image pipeline: leave out the prompts")
     model, scheduler = load_pipeline(pipeline, device)
     shape, classes = image_shape(model), num_classes(model)
-    about = {"pipeline": str(pipeline.resolve()), "classes": classes, "class": told.only if told else None}
+    about = {
+        "pipeline": str(pipeline.resolve()),
+        "classes": classes,
+        "class": conditioning.only if conditioning else None,
+    }
 
     def draw(own: range) -> Tensor:
         labels = _labels(about, own)
@@ -185,19 +189,19 @@ def _image_source(
 
 def _text_source(
     pipeline: Path,
-    told: Conditioning,
+    conditioning: Conditioning,
     asked: SampleSettings,
     device: torch.device,
     on_images: Callable[[float], object],
 ) -> _Source:
     from iet_agc.text_to_image import pipeline as text
 
-    if not isinstance(told, Prompts) or not told.texts:
-        raise UserError(f"{pipeline} draws what it is told: give prompts", "prompts")
-    check_texts(told.texts)
+    if not isinstance(conditioning, Prompts) or not conditioning.texts:
+        raise UserError(f"{pipeline} draws by prompts: give some", "prompts")
+    check_texts(conditioning.texts)
     changes = Changes(**asked.changes())
-    parts = replace(text.load_text_pipeline(pipeline), cuts=told.cuts)
-    parts.tokens(told.texts)  # refuses those that are too long
+    parts = replace(text.load_text_pipeline(pipeline), cuts=conditioning.cuts)
+    parts.tokens(conditioning.texts)  # refuses those that are too long
     parts.vocabulary(changes)  # refuses a tokenizer without what they take
     parts.to(device)
 
@@ -205,7 +209,7 @@ def _text_source(
         return text.draw(
             parts,
             own,
-            told.of(own),
+            conditioning.of(own),
             asked.steps,
             asked.guidance,
             on_images=on_images,
@@ -216,12 +220,12 @@ def _text_source(
         )
 
     def note(seeds: Sequence[int]) -> dict[str, list[str]]:
-        own = told.of(seeds)
-        return {"prompts": own} | ({"told": text.told(parts, seeds, own, changes)} if changes.any else {})
+        own = conditioning.of(seeds)
+        return {"prompts": own} | ({"told": text.changed_prompts(parts, seeds, own, changes)} if changes.any else {})
 
     files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
     about = {"classes": None, "guidance": asked.guidance}
-    about |= {"num_prompts": len(told.texts), "prompts_sha256": digest(list(told.texts))}
+    about |= {"num_prompts": len(conditioning.texts), "prompts_sha256": digest(list(conditioning.texts))}
     about |= {"mitigations": _mitigations(changes, asked.embedding_noise), "sampler": SAMPLERS[asked.scheduler]}
     scheduler = scheduler_of(parts.scheduler, asked.scheduler, asked.steps)
     return _Source(parts.image_shape, scheduler, files, about, draw, note)
@@ -254,7 +258,7 @@ def _draw_parts(
         chosen, images = seeds, read_parts(folder.parts, "images", len(seeds), length)["images"]
     distributed.barrier()  # others may still be reading parts
     if distributed.rank() == 0:
-        _assemble(folder, about | source.told(chosen), chosen, images)
+        _assemble(folder, about | source.notes(chosen), chosen, images)
 
 
 def _check_guard(guard: Guard | None, shape: tuple[int, int, int]) -> None:
@@ -315,11 +319,11 @@ def _about(
 
 
 def _labels(about: dict[str, Any], seeds: Sequence[int]) -> list[int] | None:
-    """The class of each seed's image, where the model is told classes."""
+    """The class of each seed's image, where the model is class-conditional."""
     if about["classes"] is not None:
         return labels_of(seeds, about["classes"], about["class"])
     if about["class"] is not None:
-        raise UserError(f"{about['pipeline']} is told no classes: leave out class {about['class']}")
+        raise UserError(f"{about['pipeline']} is not class-conditional: leave out class {about['class']}")
     return None
 
 
@@ -370,17 +374,17 @@ def sample_run(
     if run and texts and not prompts:
         prompts = _captions_of(source, first=settings.text.captions == "first")
     if texts and label is not None:
-        raise UserError(f"{pipeline} is told no classes: leave out class {label}")
-    told: Conditioning = None if label is None else ClassLabels(label)
+        raise UserError(f"{pipeline} is not class-conditional: leave out class {label}")
+    conditioning: Conditioning = None if label is None else ClassLabels(label)
     if prompts:
-        told = Prompts(prompts, cuts=settings.text.too_long == "cut")
+        conditioning = Prompts(prompts, cuts=settings.text.too_long == "cut")
     where = distributed.choose_device(device)
     with (
         distributed.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and distributed.rank() == 0) as bar,
     ):
         how: Any = {"file_format": file_format, "device": where, "guard": guard}
-        draw_samples(pipeline, out, asked, told, on_images=on_images or bar.update, **how)
+        draw_samples(pipeline, out, asked, conditioning, on_images=on_images or bar.update, **how)
     summary = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
     summary |= {} if label is None else {"class": label}
     summary |= {"prompts": len(prompts), **asked.model_dump(include={*_TOLD})} if texts else {}
@@ -402,7 +406,7 @@ def _check_images_alone(pipeline: Path, asked: SampleSettings, given: Mapping[st
 def _captions_of(run: Path, first: bool) -> list[str]:
     """The training captions of a run: the first of each image, in their order, then the second ones, and so on.
 
-    Few prompts are so of many images. Where training told first captions only, there are no others.
+    Few prompts are so of many images. Where training used first captions only, there are no others.
     """
     file = run / "captions.json"
     check_files(run, [file])
@@ -516,10 +520,10 @@ def _odd(about: Mapping[str, Any]) -> str | None:
 
 def _assemble(folder: ResultFolder, about: dict[str, Any], seeds: Sequence[int], images: Tensor) -> None:
     out, labels = folder.place, _labels(about, seeds)
-    told = {} if labels is None else {"labels": labels}
+    known = {} if labels is None else {"labels": labels}
     if about["file_format"] == "npz":
         arrays: dict[str, Any] = {"images": images.numpy(), "seeds": np.array(seeds)}
-        arrays |= {name: np.array(values) for name, values in told.items()}
+        arrays |= {name: np.array(values) for name, values in known.items()}
         with replacing(out / "samples.npz") as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
         files = ["samples.npz"]
@@ -531,4 +535,4 @@ def _assemble(folder: ResultFolder, about: dict[str, Any], seeds: Sequence[int],
     in_turn = labels and about["class"] is None and about["classes"] <= _MOST_COLUMNS
     save_image(image_grid(images, columns=about["classes"] if in_turn else None), out / "grid.png")
     turned_down = sorted({*range(about["first_seed"], seeds[-1] + 1)} - {*seeds})
-    folder.finish(about | {"turned_down": turned_down} | told, [*files, "grid.png"])
+    folder.finish(about | {"turned_down": turned_down} | known, [*files, "grid.png"])

@@ -73,19 +73,19 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
     put_back(out)
     folder = ResultFolder(out, _MARK, "pipeline")
     folder.check(what)
-    if folder.is_whole and (told := _built(out / _MARK)):
-        return told
+    if folder.is_whole and (about := _built(out / _MARK)):
+        return about
     with only_one(out), seeded("pipeline", seed):
         parts = _pipeline(train)
         vae: Any = parts.vae
         _train_vae(vae, train.images, steps, seed)
         vae.eval().requires_grad_(False)
         vae.register_to_config(scaling_factor=1 / _deviation(vae, train.images))
-        told = what | {"train_db": decibels(vae, train.images), "held_out_db": decibels(vae, held_out.images)}
+        about = what | {"train_db": decibels(vae, train.images), "held_out_db": decibels(vae, held_out.images)}
         with replacing_folder(out) as unfinished:
             parts.save_pretrained(unfinished)
-            write_sealed(unfinished / _MARK, told, hashes_below(unfinished))
-    return told
+            write_sealed(unfinished / _MARK, about, hashes_below(unfinished))
+    return about
 
 
 def _check(images: ImageSet) -> None:
@@ -101,12 +101,12 @@ def _check(images: ImageSet) -> None:
 
 def _built(mark: Path) -> dict[str, Any] | None:
     """What a pipeline that is there says of itself; None where it is not as it was built."""
-    told = read_object(mark, "remove it")
-    if odd := next(damaged(mark, told, None), None):
+    about = read_object(mark, "remove it")
+    if odd := next(damaged(mark, about, None), None):
         say(f"{odd} is not as it was built: the pipeline is built again")
         return None
     say(f"{mark.parent} is built already")
-    return unsealed(mark, told, "build it again")
+    return unsealed(mark, about, "build it again")
 
 
 # -- parts

@@ -23,7 +23,7 @@ _RANDOM_WORDS, _DIGITS = 4, 5
 
 @dataclass(frozen=True)
 class Changes:
-    """How captions are changed, each time that they are told.
+    """How captions are changed, each time that they are used.
 
     Attributes:
         random_caption: probability that random words stand in place of the caption (RC in the paper).

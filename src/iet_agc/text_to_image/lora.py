@@ -77,5 +77,5 @@ def save_lora(folder: Path, unet: nn.Module, text_encoder: nn.Module) -> None:
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Projections with factors, by name; told by what they have, since peft may not be installed."""
+    """Projections with factors, by name; known by what they have, since peft may not be installed."""
     return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))

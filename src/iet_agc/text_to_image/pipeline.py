@@ -43,6 +43,7 @@ from iet_agc.text_to_image.lora import merged, save_lora
 __all__ = [
     "TextPipeline",
     "UNetAndEncoder",
+    "changed_prompts",
     "check_size",
     "config_of",
     "draw",
@@ -50,7 +51,6 @@ __all__ = [
     "load_text_pipeline",
     "save_text_pipelines",
     "text_weight_files",
-    "told",
 ]
 
 #: The parts that a pipeline must have, and what each must be.
@@ -162,7 +162,7 @@ class TextPipeline:
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor) -> Tensor:
-        """Tokens int64 (N, L) to what the U-Net is told, float32 (N, L, D), on the CPU."""
+        """Tokens int64 (N, L) to what the U-Net is conditioned on, float32 (N, L, D), on the CPU."""
         device = self.text_encoder.device
         return _in_rows(lambda some: self.text_encoder(some.to(device))[0], tokens, 8)
 
@@ -273,12 +273,12 @@ def _described(kind: Any, folder: Path, call: Callable[[Any], object]) -> Any:
     return _whole(kind, folder, low_cpu_mem_usage=False)
 
 
-#: What a U-Net may be told beside texts, by the names in its description.
+#: What a U-Net may be conditioned on beside texts, by the names in its description.
 _EXTRAS = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
 
 
 def _denoises(unet: Any) -> None:
-    """Call a U-Net as sampling does; one that is told more is refused by `_misfit`, in better words."""
+    """Call a U-Net as sampling does; one that is conditioned on more is refused by `_misfit`, in better words."""
     config, edge = unet.config, unet.config.sample_size
     if any(config.get(name) for name in _EXTRAS):
         return
@@ -321,10 +321,10 @@ def _misfit(pipeline: TextPipeline) -> str | None:
     checks = {
         f"its U-Net takes {unet.in_channels} channels and gives {unet.out_channels}, its latents have "
         f"{vae.latent_channels}": not unet.in_channels == unet.out_channels == vae.latent_channels,
-        f"its U-Net is told texts of {unet.cross_attention_dim} numbers, its text encoder gives {text.hidden_size}": (
+        f"its U-Net takes texts of {unet.cross_attention_dim} numbers, its text encoder gives {text.hidden_size}": (
             unet.cross_attention_dim != text.hidden_size
         ),
-        f"its U-Net is told more than texts ({', '.join(extras)})": bool(extras),
+        f"its U-Net is conditioned on more than texts ({', '.join(extras)})": bool(extras),
         f"it has {schedule.num_train_timesteps} timesteps, not {NUM_TIMESTEPS}": (
             schedule.num_train_timesteps != NUM_TIMESTEPS
         ),
@@ -457,11 +457,11 @@ def draw(
     images = [torch.empty((0, *pipeline.image_shape), dtype=torch.uint8)]
     for places, count in fixed_rows(len(seeds), rows_at_a_time(pipeline.image_shape, device)):
         noise = initial_noise([seeds[place] for place in places], pipeline.latent_shape)
-        told = torch.stack([embedded[tokens[place].numpy().tobytes()] for place in places])
+        conditions = torch.stack([embedded[tokens[place].numpy().tobytes()] for place in places])
         for row, place in enumerate(places[:count]):
             if embedding_noise > 0:
-                told[row] += embedding_noise * torch.randn(told[row].shape, generator=generators[place])
-        both = torch.cat([nothing.expand_as(told), told]) if guidance > 1 else told
+                conditions[row] += embedding_noise * torch.randn(conditions[row].shape, generator=generators[place])
+        both = torch.cat([nothing.expand_as(conditions), conditions]) if guidance > 1 else conditions
         scheduler = scheduler_of(pipeline.scheduler, sampler, steps)  # of each batch: some look back
         share = count / len(scheduler.timesteps)
         with autocast(precision, device):  # around all steps: weights are cast once
@@ -471,7 +471,9 @@ def draw(
     return torch.cat(images)
 
 
-def told(pipeline: TextPipeline, seeds: Sequence[int], prompts: Sequence[str], changes: Changes) -> list[str]:
+def changed_prompts(
+    pipeline: TextPipeline, seeds: Sequence[int], prompts: Sequence[str], changes: Changes
+) -> list[str]:
     """What `draw` tells the U-Net in place of each prompt, as the tokenizer spells it."""
     tokens = _changed(pipeline, prompts, changes, _generators(seeds, prompts))
     return pipeline.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -496,7 +498,7 @@ def guided(
     unet: Denoiser,
     texts: Tensor,
     guidance: float,
-    on_both: Callable[[Tensor, Tensor], object] = lambda without, told: None,
+    on_both: Callable[[Tensor, Tensor], object] = lambda without, conditional: None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """What `denoise` asks of N latents.
 
@@ -512,8 +514,8 @@ def guided(
         found = predict_noise(unet, latents.repeat(times, 1, 1, 1), timesteps.repeat(times), texts=texts).float()
         if times == 1:
             return found
-        without, told = found.chunk(2)
-        on_both(without, told)
-        return without + guidance * (told - without) if guidance > 1 else told
+        without, conditional = found.chunk(2)
+        on_both(without, conditional)
+        return without + guidance * (conditional - without) if guidance > 1 else conditional
 
     return predict

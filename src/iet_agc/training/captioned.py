@@ -101,13 +101,13 @@ class Captioned:
         mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
         mean, deviation = self.moments[mirrored, positions].unbind(1)
         latents = (mean + deviation * posterior[rows]) * config_of(self.pipeline.vae).scaling_factor
-        texts = self._told(model, chosen, dropped, rng, rows)
+        texts = self._embedded(model, chosen, dropped, rng, rows)
         if self.text.embedding_noise > 0:
             shape, device = (len(chosen), *texts.shape[1:]), texts.device
             texts = texts + self.text.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
         return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
 
-    def _told(self, model: Any, chosen: Tensor, dropped: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
+    def _embedded(self, model: Any, chosen: Tensor, dropped: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
         """The captions of these rows, embedded: float (rows, L, D)."""
         if self.embeddings is not None:
             return self.embeddings[torch.where(dropped, len(self.tokens) - 1, chosen)[rows]]

@@ -41,7 +41,7 @@ class Bundle:
 
     Attributes:
         folder: where it is.
-        about: what `seal` was told: round, steps, the run's hash.
+        about: what `seal` was given: round, steps, the run's hash.
     """
 
     folder: Path
@@ -121,7 +121,7 @@ def newest_bundle(
         folder: where the run's bundles are.
         pattern: which ones, a glob; their names sort by age.
         identity: what a bundle of this run says of itself.
-        warn: told one line about each damaged bundle that is passed over.
+        warn: called with one line about each damaged bundle that is passed over.
 
     Raises:
         BundleError: a bundle is whole, but of another run.

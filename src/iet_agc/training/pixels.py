@@ -1,4 +1,4 @@
-"""Images as training examples, with their classes where the model is told them."""
+"""Images as training examples, with their classes where the model is class-conditional."""
 
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ class Pixels:
 
     Attributes:
         images: uint8 (n, C, H, W).
-        labels: class of each, int64 (n,), of a model that is told classes.
+        labels: class of each, int64 (n,), of a class-conditional model.
         flips: mirror those that the batch says.
     """
 

@@ -71,7 +71,7 @@ def make_task(settings: Settings, images: ImageSet) -> Task:
 
 
 class ImageTask:
-    """Images alone, or told their classes, by a U-Net over pixels; see `Task`."""
+    """Images alone, or conditioned on their classes, by a U-Net over pixels; see `Task`."""
 
     def __init__(self, settings: Settings, images: ImageSet) -> None:
         self.settings, self.images = settings, images
@@ -88,8 +88,8 @@ class ImageTask:
 
     def examples(self, shard: Tensor) -> Pixels:
         """See `Task`."""
-        told = None if self.classes is None else self.classes[shard]
-        return Pixels(self.images.images[shard], told, self.settings.data.flips)
+        labels = None if self.classes is None else self.classes[shard]
+        return Pixels(self.images.images[shard], labels, self.settings.data.flips)
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """A class in each row; see `Task`."""
@@ -106,7 +106,7 @@ class ImageTask:
 
 
 class TextTask:
-    """Images told their captions, by the U-Net of a Stable Diffusion pipeline over latents; see `Task`.
+    """Images conditioned on their captions, by the U-Net of a Stable Diffusion pipeline over latents; see `Task`.
 
     What is trained is the U-Net, or a `pipeline.UNetAndEncoder`, or the factors of LoRA in either.
 
@@ -171,10 +171,10 @@ class TextTask:
         """See `Task`."""
         from iet_agc.training.captioned import Captioned
 
-        told = self.settings.text
-        captions = [self.captions[place][: 1 if told.captions == "first" else None] for place in shard.tolist()]
+        text = self.settings.text
+        captions = [self.captions[place][: 1 if text.captions == "first" else None] for place in shard.tolist()]
         images, flips = self.images.images[shard], self.settings.data.flips
-        return Captioned(self.pipeline, images, captions, told, flips=flips)
+        return Captioned(self.pipeline, images, captions, text, flips=flips)
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """The first captions; see `Task`."""
@@ -221,7 +221,7 @@ def _encoders(pipelines: Sequence[Any]) -> list[dict[str, Tensor]]:
 
 
 def _classes(settings: Settings, images: ImageSet) -> Tensor | None:
-    """The class of each image, int64 (N,), if the model is told classes."""
+    """The class of each image, int64 (N,), if the model is class-conditional."""
     classes, labels = settings.model.classes, images.labels
     if classes is None:
         return None

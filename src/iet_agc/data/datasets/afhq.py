@@ -17,7 +17,7 @@ from iet_agc.runtime.reading import check_regular
 
 __all__ = ["AFHQ_SHAPE", "afhq_dog_origin", "read_afhq_dog"]
 
-#: What the images are brought to, unless told otherwise: the size of the paper.
+#: What the images are brought to, unless the settings say otherwise: the size of the paper.
 AFHQ_SHAPE = (3, 64, 64)
 
 _AFHQ_HELP = (

@@ -17,7 +17,7 @@ from iet_agc.runtime.reading import parse_json, read_bytes, read_text
 
 __all__ = ["LAION_SHAPE", "captioned_origin", "read_captioned", "read_laion"]
 
-#: What the images of LAION-10k are brought to, unless told otherwise: the size of the paper.
+#: What the images of LAION-10k are brought to, unless the settings say otherwise: the size of the paper.
 LAION_SHAPE = (3, 256, 256)
 
 #: Bytes of a file of captions: those of ten million images.

@@ -1,4 +1,4 @@
-"""Colour emoji of a font as captioned images: the pictures of Debian's Noto Color Emoji, told by their Unicode names.
+"""Colour emoji of a font as captioned images: Debian's Noto Color Emoji, captioned by their Unicode names.
 
 The font keeps a PNG per glyph (table CBDT). A glyph stands for a code point (cmap), or for a sequence of them (the
 ligatures of GSUB): flags, keycaps, and people joined with what they do.
@@ -25,7 +25,7 @@ from iet_agc.runtime.files import shown
 
 __all__ = ["EMOJI_SHAPE", "emoji_font", "emoji_origin", "read_emoji"]
 
-#: What emoji are brought to, unless told otherwise.
+#: What emoji are brought to, unless the settings say otherwise.
 EMOJI_SHAPE = (3, 32, 32)
 
 #: Two pictures at most this far apart, a root of mean squared differences on [0, 1] at that size, are near copies.
