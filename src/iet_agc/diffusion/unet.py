@@ -59,8 +59,8 @@ def build_unet(
         attention: at which heights, in pixels, the levels have self-attention (one head).
         dropout: in every residual block.
         groups: of the group normalisation; must divide every width.
-        classes: number of classes of a class-conditional model, whose embeddings are added to that of the timestep; None:
-            unconditional.
+        classes: number of classes of a class-conditional model, whose embeddings are added to that of the timestep; or
+            None.
         initialization: "diffusers" leaves the layers as diffusers makes them; "ddpm" draws them by `_as_ddpm`.
 
     Returns:
