@@ -40,6 +40,16 @@ MANY = 600
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_miniature(tmp_path_factory.mktemp("pipelines") / "epsilon")
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return load_text_pipeline(folder)
+
+
+@pytest.fixture(scope="module")
 def words():
     return tokenizer()
 
