@@ -41,7 +41,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.progress import progress_bar, say
-from iet_agc.runtime.reading import read_text
+from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import write_sealed
 
@@ -256,7 +256,7 @@ class _Parts:
         if distributed.rank() == 0 and not file.exists():
             replace_text(file, make())
         distributed.barrier()
-        return read_text(file, f"remove {self.folder}")
+        return json.dumps(read_object(file, f"remove {self.folder}"))
 
 
 def _file(name: str) -> str:
