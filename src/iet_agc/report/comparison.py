@@ -423,7 +423,7 @@ def _limits_beside(cell: Cell, other: Cell, column: Column) -> tuple[float, floa
     if len(cell.shares) == 1 < len(other.shares):
         return _over_runs(cell.shares, other.shares)
     assert cell.ci95 is not None, "every share has an interval"
-    return _scaled(cell.ci95, 1 / column.unit)
+    return cell.ci95[0] / column.unit, cell.ci95[1] / column.unit
 
 
 def _method_of_shares(mine: Cell, theirs: Cell) -> str:
