@@ -295,12 +295,12 @@ def counts(found: Found, cut: float, calibrate: Found) -> dict[str, Any]:
     entry = statistics(found.distances, found.own, calibrate.distances, (found.cells, calibrate.cells[fresh]), fresh)
     return {
         "samples": len(ratios),
-        "calibrated": share_below(ratios, cut)["count"],
-        "below 0.15": share_below(ratios, CUTS[0])["count"],
-        "d1/d2": entry["d1_d2"]["count"],
-        "authentic": entry["auth_pct"]["count"],
-        "near": entry["near"]["count"],
-        "c_t": entry["c_t"] and {name: entry["c_t"][name] for name in ("value", "null_sd", "cells")},
+        "calibrated": share_below(ratios, cut).count,
+        "below 0.15": share_below(ratios, CUTS[0]).count,
+        "d1/d2": entry.d1_d2.count,
+        "authentic": entry.auth_pct.count,
+        "near": entry.near.count if entry.near else None,
+        "c_t": entry.c_t and {name: getattr(entry.c_t, name) for name in ("value", "null_sd", "cells")},
     }
 
 
@@ -329,7 +329,7 @@ def pooled(results: Sequence[dict[str, Any]], part: str) -> list[dict[str, Any]]
             {
                 **{key: same[0][key] for key in ("kind", "planted") if key in same[0]},
                 "samples": total,
-                **{rule: share(sum(row[rule] for row in same), total) for rule in rules},
+                **{rule: share(sum(row[rule] for row in same), total).model_dump(mode="json") for rule in rules},
                 "c_t": mean(row["c_t"]["value"] for row in same) if all(row["c_t"] for row in same) else None,
                 "calibrated of each seed": [row["calibrated"] / row["samples"] for row in same],
             }

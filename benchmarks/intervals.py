@@ -27,7 +27,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from iet_agc.metrics.intervals import clustered_share, difference, share, share_over_runs
-from iet_agc.report.comparison import mean_interval
+from iet_agc.metrics.intervals import mean as mean_over_runs
 
 Floats = NDArray[np.float64]
 
@@ -87,36 +87,34 @@ def over_runs(counts: tuple[int, ...], total: int) -> tuple[float, float]:
 
 @cache
 def students(counts: tuple[int, ...], total: int) -> tuple[float, float]:
-    if len(set(counts)) == 1:
-        low, high = share(sum(counts), total * len(counts))["ci95"]
-    else:
-        low, high = mean_interval([count / total for count in counts])["ci95"]
-    return low, high
+    found = mean_over_runs([count / total for count in counts]).ci95
+    if found is None or len(set(counts)) == 1:
+        return share(sum(counts), total * len(counts)).ci95
+    return found
 
 
 def difference_over_runs(mine: tuple[int, ...], theirs: tuple[int, ...], total: int) -> tuple[float, float]:
-    both = [{"share": sum(x) / total / len(x), "ci95": over_runs(tuple(sorted(x)), total)} for x in (mine, theirs)]
-    low, high = difference(*both)["ci95"]
-    return low, high
+    both = [(sum(x) / total / len(x), over_runs(tuple(sorted(x)), total)) for x in (mine, theirs)]
+    return difference(*both)[1]
 
 
 def students_difference(mine: tuple[int, ...], theirs: tuple[int, ...], total: int) -> tuple[float, float]:
     apart = [(x - y) / total for x, y in zip(mine, theirs, strict=True)]
-    found = mean_interval(apart)["ci95"]
-    if len(set(apart)) == 1:
-        found = difference(*(share(sum(counts), total * len(counts)) for counts in (mine, theirs)))["ci95"]
-    low, high = found
-    return low, high
+    found = mean_over_runs(apart).ci95
+    if found is None or len(set(apart)) == 1:
+        both = (share(sum(counts), total * len(counts)) for counts in (mine, theirs))
+        return difference(*((each.share, each.ci95) for each in both))[1]
+    return found
 
 
 def by_prompt(counts: tuple[int, ...], each: int) -> tuple[float, float]:
     counted = [draw < count for count in counts for draw in range(each)]
-    low, high = clustered_share(counted, [prompt for prompt in range(len(counts)) for _ in range(each)])["ci95"]
+    low, high = clustered_share(counted, [prompt for prompt in range(len(counts)) for _ in range(each)]).ci95
     return low, high
 
 
 def as_if_independent(counts: tuple[int, ...], each: int) -> tuple[float, float]:
-    low, high = share(sum(counts), each * len(counts))["ci95"]
+    low, high = share(sum(counts), each * len(counts)).ci95
     return low, high
 
 

@@ -18,14 +18,14 @@ import matplotlib.pyplot as plt
 import torch
 
 from iet_agc.audit.memorized_prompts import planted_prompts
+from iet_agc.audit.schema import read_record
 from iet_agc.config.run_folder import read_settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.features import load_extractor
-from iet_agc.metrics.intervals import clustered_share, difference, share_over_runs
+from iet_agc.metrics.intervals import clustered_share, difference, mean, share_over_runs
 from iet_agc.metrics.similarity import directions
-from iet_agc.report.comparison import mean_interval
 from iet_agc.sampling.sample_set import load_samples
 
 KINDS = ("planted", "other", "held-out")
@@ -61,7 +61,7 @@ def table(runs: list[Path], network: str = "efficientnet-lite0") -> dict[str, di
         real[name] = directions(extractor.extract(images.images).features), captions
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        cut = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))["calibrated"]["cut"]
+        cut = read_record(run / "audit" / "audit.json").cut
         with (run / "audit" / "samples.csv").open(encoding="utf-8", newline="") as stream:
             rows = [(row["prompt"], float(row["ratio"])) for row in csv.DictReader(stream)]
         drawn, found[str(run)] = directions(extractor.extract(load_samples(run / "samples")[0].images).features), {}
@@ -69,9 +69,11 @@ def table(runs: list[Path], network: str = "efficientnet-lite0") -> dict[str, di
             mine = [place for place, (prompt, _) in enumerate(rows) if prompt in prompts]
             references, captions = real["held-out" if kind == "held-out" else "train"]
             texts = [rows[place][0] for place in mine]
+            copied = clustered_share([rows[place][1] < cut for place in mine], texts)
+            aligned = alignment(ranks(drawn[mine], references, texts, captions), texts, captions)
             found[str(run)][kind] = {
-                "copied": {"total": len(mine)} | clustered_share([rows[place][1] < cut for place in mine], texts),
-                "alignment": alignment(ranks(drawn[mine], references, texts, captions), texts, captions),
+                "copied": copied.model_dump(mode="json"),
+                "alignment": aligned and aligned.model_dump(mode="json"),
             }
     return found
 
@@ -102,21 +104,26 @@ def _of_method(runs: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
         if all("clusters" in one for one in copied)
         else None
     )
-    mean = sum(one["share"] for one in copied) / len(copied)
-    aligned = mean_interval([kinds[kind]["alignment"]["percentile"]["mean"] for kinds in runs.values()])
+    share = sum(one["share"] for one in copied) / len(copied)
     return {
         "seeds": [*runs],
-        "copied": {"counts": counts, "share": mean, "ci95": share_over_runs(counts, totals, prompts=prompts)},
-        "alignment": aligned,
+        "copied": {"counts": counts, "share": share, "ci95": share_over_runs(counts, totals, prompts=prompts)},
+        "alignment": _over([kinds[kind]["alignment"]["percentile"]["mean"] for kinds in runs.values()]),
     }
+
+
+def _over(values: list[float]) -> dict[str, Any]:
+    """Values of several runs, their mean and its interval."""
+    return {"values": values} | mean(values).model_dump(mode="json")
 
 
 def _difference(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Of shares, from the intervals of both; of alignments of the same seeds, Student's t over these."""
-    found = {"copied": difference(one["copied"], other["copied"])}
+    apart, ci95 = difference(*((each["copied"]["share"], each["copied"]["ci95"]) for each in (one, other)))
+    found: dict[str, Any] = {"copied": {"difference": apart, "ci95": ci95}}
     if one["seeds"] == other["seeds"]:
         pairs = zip(one["alignment"]["values"], other["alignment"]["values"], strict=True)
-        found["alignment"] = mean_interval([mine - theirs for mine, theirs in pairs])
+        found["alignment"] = _over([mine - theirs for mine, theirs in pairs])
     return found
 
 

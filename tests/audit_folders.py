@@ -1,4 +1,4 @@
-"""Audit folders made to order, as audit.json's description says: every part, or only what old audits have."""
+"""Audit folders made to order, of the records that an audit writes: every part, or without what some lack."""
 
 import csv
 import json
@@ -11,43 +11,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iet_agc.metrics.intervals import share
+from iet_agc.audit.schema import (
+    CUTS,
+    AuditRecord,
+    Conventions,
+    Copies,
+    Fingerprints,
+    HeldOut,
+    ManyNearCopies,
+    Names,
+    NoCut,
+    Space,
+)
+from iet_agc.metrics.intervals import Percentile, mean, share
+from iet_agc.metrics.records import (
+    Authentic,
+    Calibrated,
+    CopyingZ,
+    LacksRank,
+    Likeness,
+    NearCopies,
+    Nearness,
+    Quality,
+    Similarity,
+    Spread,
+    Statistics,
+    StatisticsOfReal,
+    WholeSubsets,
+)
 
-CUTS = (0.15, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90)
 FALSE_ALARM = 0.01
 SHA = "0123456789abcdef" * 4
 
-WARNINGS = ("the sample set has 32 images for 64 features: biased upward", "kid_train: every subset holds all images")
+WARNINGS = (
+    LacksRank(images="sample", num_images=32, num_features=64),
+    WholeSubsets(measures=("kid_train",), num_images=32),
+)
 
 #: What an audit says of itself: that its held-out images do not do, and that no cut could be set.
-NEAR_COPIES = "3 of 300 held-out images are near copies of training images: the calibrated cut is not to be trusted."
-NO_CUT = "no cut could be calibrated: 3 of 300 held-out images lie at distance 0"
+NEAR_COPIES = ManyNearCopies(num_near_copies=4, num_held_out=300)
+NO_CUT = NoCut(num_held_out=3, num_needed=99)
 
 #: How many training images a set has two times and more often, and how much more often.
 REPEATED, TIMES = 2, 4
-
-WORDS: dict[str, dict[str, str]] = {
-    "d1_d2": {
-        "direction": "lower is less copied",
-        "convention": "L2, not squared, to the nearest / to the second nearest unique training image < 1/3; 0/0 counts",
-        "source": "Yoon et al., 2023; Gu et al., 2023",
-    },
-    "auth_pct": {
-        "direction": "higher is less copied",
-        "convention": "authentic: farther from its nearest training image than that one is from its nearest other",
-        "source": "Alaa et al., ICML 2022, arXiv 2102.08921",
-    },
-    "near": {
-        "direction": "lower is less copied",
-        "convention": "squared L2 to the nearest unique training image below the 3rd smallest of 300 held-out images",
-        "source": "the authors of this audit",
-    },
-    "c_t": {
-        "direction": "far below 0 is copied, near 0 is ideal, far above 0 is underfit",
-        "convention": "Mann-Whitney z of distances to the nearest unique training image, in k-means cells",
-        "source": "Meehan, Chaudhuri, Dasgupta, AISTATS 2020, arXiv 2004.05675",
-    },
-}
 
 
 @dataclass
@@ -91,7 +97,6 @@ def write_audit(
     held_out: int = 300,
     spaces: Sequence[str] = ("efficientnet-lite0",),
     record: bool = True,
-    old: bool = False,
     curves: dict[str, list[dict[str, Any]]] | None = None,
     names: dict[str, str] | None = None,
     convert_to: str | None = None,
@@ -120,26 +125,41 @@ def write_audit(
     ratios = np.concatenate([below, np.linspace(0.2, 0.95, samples - copies) if samples > copies else []])
     real = np.linspace(0.11, 0.97, held_out)
     cut = _calibrated_cut(real)
-    numbers: dict[str, Any] = {"version": 1, "num_samples": samples, "num_train_unique": len(trained)}
-    numbers |= {"num_train": len(trained) + REPEATED * (TIMES - 1)}
-    numbers |= {"num_held_out": held_out, "num_held_out_in_train": 3 if held_out else 0}
-    numbers |= {} if old else {"num_held_out_repeated": 2 if held_out else 0}
-    numbers |= {} if old else {"warnings": [NEAR_COPIES] if warned else []}
-    numbers |= {"sha256": {"train": SHA, "samples": SHA[::-1], "held_out": SHA if held_out else None}}
-    numbers |= {"conventions": _conventions(convert_to)} | _copies(ratios, real, cut, old)
-    numbers |= {"quality": _quality(extractor, bool(held_out), old)}
-    numbers |= {} if old else {"feature_spaces": {name: _space(name, ratios, real, warned) for name in spaces}}
     given = {"train": "photos/my train", "samples": "samples", "held_out": "held" if held_out else ""}
-    numbers |= {"names": names or given}
+    numbers = AuditRecord(
+        num_samples=samples,
+        num_train=len(trained) + REPEATED * (TIMES - 1),
+        num_train_unique=len(trained),
+        num_held_out=held_out,
+        num_held_out_in_train=3 if held_out else 0,
+        num_held_out_repeated=2 if held_out else 0,
+        sha256=Fingerprints(train=SHA, samples=SHA[::-1], held_out=SHA if held_out else None),
+        conventions=Conventions(
+            k=50, flips=True, interval="Wilson, 95 %", convert_to=convert_to, resize=convert_to and "bicubic"
+        ),
+        **dict(_copies(ratios, real, cut, (NEAR_COPIES,) if warned else ())),
+        quality=_quality(extractor, bool(held_out)),
+        feature_spaces={name: _space(name, ratios, real, len(trained), warned) for name in spaces},
+        names=Names(**(names or given)),
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "audit.json").write_text(json.dumps(numbers, indent=1))
+    (folder / "audit.json").write_text(json.dumps(numbers.model_dump(mode="json"), indent=1))
     rows = _sample_rows(ratios, nearest, mirrored, mirrored & exact)
-    _write_table(folder / "samples.csv", rows if old else [row | _sample_files(row, files) for row in rows])
-    limit = cut if cut is not None else CUTS[0]
-    table = _training_rows(len(trained), nearest[ratios < limit], record, old)
-    named = [row | {"file": _file("t", row["image"], files)} for row in table]
-    _write_table(folder / "training-images.csv", table if old else named)
-    _write_pictures(folder / "pictures.npz", trained, images, ratios, nearest, table, real, pictures)
+    alike = [_alike_columns(number, files) for number in range(len(spaces))]
+    _write_table(
+        folder / "samples.csv",
+        [row | _sample_files(row, files) | {k: v for each in alike for k, v in each(row).items()} for row in rows],
+    )
+    limit = cut if cut is not None else float(CUTS[0])
+    table = _training_rows(len(trained), nearest[ratios < limit], record)
+    _write_table(folder / "training-images.csv", [row | {"file": _file("t", row["image"], files)} for row in table])
+    shown = _pictures(trained, images, ratios, nearest, table, real, pictures)
+    for number in range(len(spaces)):
+        parts = {"samples": 1 - ratios, "train": _background(len(trained)), "held_out": 1 - real}
+        parts |= {"pairs": shown["worst"], "pair_samples": shown["worst_samples"]}
+        parts |= {"pair_originals": shown["worst_originals"]}
+        shown |= {f"similar_{number}_{part}": array for part, array in parts.items()}
+    np.savez_compressed(folder / "pictures.npz", allow_pickle=False, **shown)
     drawn = curves if curves is not None else {f"member-{m:04d}": points(m) for m in (1, 2)}
     (folder / "curves.json").write_text(json.dumps(drawn if record else {}))
     return Folder(folder, trained, images, ratios, mirrored)
@@ -150,85 +170,101 @@ def _calibrated_cut(real: NDArray[np.float64]) -> float | None:
     return float(np.sort(real)[rank - 1]) if rank else None
 
 
-def _conventions(convert_to: str | None) -> dict[str, Any]:
-    return {
-        "distance": "squared L2 on [0, 1] pixels, exact",
-        "ratio": "nearest distance / mean of the k nearest, the nearest included",
-        "k": 50,
-        "references": "unique training images",
-        "flips": True,
-        "below": "ratio < cut",
-        "interval": "Wilson, 95 %",
-        "convert_to": convert_to,
-        "resize": convert_to and "bicubic",
-    }
+def _calibrated(
+    values: NDArray[np.float64], cut: float | None, real: NDArray[np.float64], sign: int = 1
+) -> Calibrated | None:
+    if cut is None:
+        return None
+    found = share(int((values < cut).sum()), len(values))
+    return Calibrated(**dict(found), false_alarm=FALSE_ALARM, cut=sign * cut, num_held_out=len(real))
+
+
+def _copies(
+    ratios: NDArray[np.float64], real: NDArray[np.float64], cut: float | None, warnings: tuple[Any, ...]
+) -> Copies:
+    c_t = CopyingZ(value=-12.345, null_sd=0.5, cells=3, num_held_out=len(real)) if len(real) else None
+    near = _calibrated(ratios, 0.12, real) if _calibrated_cut(real) is not None else None
+    return Copies(
+        mq=_mq(ratios),
+        held_out=HeldOut(mq=_mq(real), statistics=_shares(real, "held-out images")) if len(real) else None,
+        calibrated=_calibrated(ratios, cut, real),
+        warnings=warnings,
+        statistics=Statistics(**dict(_shares(ratios, "samples")), near=near and Nearness(**dict(near)), c_t=c_t),
+    )
 
 
 def _mq(ratios: NDArray[np.float64]) -> dict[str, Any]:
-    return {f"{cut:.2f}": share(int((ratios < cut).sum()), len(ratios)) for cut in CUTS}
+    return {cut: share(int((ratios < float(cut)).sum()), len(ratios)) for cut in CUTS}
 
 
-def _copies(ratios: NDArray[np.float64], real: NDArray[np.float64], cut: float | None, old: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "mq": _mq(ratios),
-        "held_out": {"mq": _mq(real)} if len(real) else None,
-        "calibrated": None,
-    }
-    if cut is not None:
-        found["calibrated"] = {"false_alarm": FALSE_ALARM, "cut": cut, **share(int((ratios < cut).sum()), len(ratios))}
-    if old:
-        return found
-    if len(real):
-        found["held_out"]["statistics"] = _shares(real, "held-out images")
-    c_t = {"value": -12.345, "null_sd": 0.5, "cells": 3, "unit": "standard deviations"} | WORDS["c_t"]
-    closer = share(int((ratios < 0.12).sum()), len(ratios)) | WORDS["near"]
-    of_held_out = {"near": closer, "c_t": c_t} if len(real) else {"near": None, "c_t": None}
-    return found | {"statistics": _shares(ratios, "samples") | of_held_out}
-
-
-def _shares(ratios: NDArray[np.float64], what: str) -> dict[str, Any]:
+def _shares(ratios: NDArray[np.float64], what: str) -> StatisticsOfReal:
     near = share(int((ratios < 0.16).sum()), len(ratios))
-    far = share(len(ratios) - near["count"], len(ratios))
-    return {
-        "d1_d2": near | {"unit": f"share of {what}"} | WORDS["d1_d2"],
-        "auth_pct": far | {"percent": 100 * far["share"], "unit": f"percent of {what}"} | WORDS["auth_pct"],
+    far = share(len(ratios) - near.count, len(ratios))
+    return StatisticsOfReal(
+        d1_d2=NearCopies(**dict(near), unit=f"share of {what}"),
+        auth_pct=Authentic(**dict(far), percent=100 * far.share, unit=f"percent of {what}"),
+    )
+
+
+def _quality(extractor: str, held_out: bool) -> Quality:
+    also = {
+        "frechet_held_out": 12.25,
+        "frechet_train_to_held_out": 3.5,
+        "kid_held_out": Spread(mean=0.0321, std=0.0012),
     }
-
-
-def _quality(extractor: str, held_out: bool, old: bool) -> dict[str, Any]:
-    real = {"frechet_held_out": 12.25, "frechet_train_to_held_out": 3.5}
-    quality = {"extractor": extractor, "dimensions": 64, "few_images": True, "frechet_train": 7.125}
-    quality |= real if held_out else dict.fromkeys(real)
-    if old:
-        return quality
-    also = {"kid_held_out": {"mean": 0.0321, "std": 0.0012}, "precision_held_out": 0.625, "recall_held_out": 0.375}
-    also |= {"mifid_held_out": 77.5}
-    return (
-        quality
-        | {
+    also |= {"precision_held_out": 0.625, "recall_held_out": 0.375, "mifid_held_out": 77.5}
+    return Quality.model_validate(
+        {
+            "extractor": extractor,
             "sha256": None if extractor == "pixels" else SHA,
-            "kid_train": {"mean": -0.0004, "std": 0.0009},
-            "inception_score": None if extractor == "pixels" else {"mean": 4.321, "std": 0.123},
+            "dimensions": 64,
+            "frechet_train": 7.125,
+            "kid_train": Spread(mean=-0.0004, std=0.0009),
+            "inception_score": None if extractor == "pixels" else Spread(mean=4.321, std=0.123),
             "precision_train": 0.75,
             "recall_train": 0.5,
             "mifid_train": 55.5,
-            "warnings": list(WARNINGS),
+            **(also if held_out else dict.fromkeys(also)),
+            "few_images": True,
+            "warnings": WARNINGS,
             "conventions": {
                 "features": "pixels / 255" if extractor == "pixels" else "scaled to 224 pixels",
                 "kid": "100 subsets of 32 images, polynomial kernel of degree 3",
                 "precision_recall": "k = 3",
                 "arithmetic": "float64",
             },
+            "num_held_out": 300 if held_out else 0,
+            "num_near_copies": 0,
         }
-        | (also if held_out else dict.fromkeys(also))
     )
 
 
-def _space(name: str, ratios: NDArray[np.float64], real: NDArray[np.float64], warned: bool) -> dict[str, Any]:
+def _space(name: str, ratios: NDArray[np.float64], real: NDArray[np.float64], train: int, warned: bool) -> Space:
     halved = real / 2
-    about = {"sha256": SHA, "dimensions": 1280, "quality": _quality(name, bool(len(real)), False)}
-    about |= {"warnings": [NO_CUT] if warned else []}
-    return about | _copies(ratios / 2, halved, None if warned else _calibrated_cut(halved), False)
+    copies = _copies(ratios / 2, halved, None if warned else _calibrated_cut(halved), (NO_CUT,) if warned else ())
+    found = _calibrated(ratios - 1, _calibrated_cut(real - 1), real, -1)
+    similarity = Similarity(
+        copy_detection=False,
+        num_calibrating=len(real),
+        threshold=0.5,
+        samples=_likeness(1 - ratios),
+        train=_likeness(_background(train)),
+        held_out=_likeness(1 - real) if len(real) else None,
+        calibrated=found,
+    )
+    quality = _quality(name, bool(len(real)))
+    return Space(sha256=SHA, dimensions=1280, **dict(copies), quality=quality, similarity=similarity, alignment=None)
+
+
+def _background(count: int) -> NDArray[np.float64]:
+    """Similarities of training images with each other."""
+    return np.linspace(0, 0.4, count)
+
+
+def _likeness(values: NDArray[np.float64]) -> Likeness:
+    high = float(np.quantile(values, 0.95))
+    above = share(int((values > 0.5).sum()), len(values))
+    return Likeness(above=above, p95=Percentile(value=high, ci95=(high, 1.0)), mean=mean(values.tolist()))
 
 
 def _sample_rows(ratios: NDArray[np.float64], *columns: NDArray[Any]) -> list[dict[str, Any]]:
@@ -248,13 +284,22 @@ def _file(folder: str, number: object, files: str | None) -> str:
     return "" if files is None else f"{files}{folder}/{number}.png"
 
 
-def _training_rows(count: int, copied: NDArray[np.int64], record: bool, old: bool) -> list[dict[str, int | str]]:
+def _alike_columns(number: int, files: str | None) -> Any:
+    """What a row says of a feature space, in which the nearest training image is that in pixels."""
+    return lambda row: {
+        f"similarity_{number}": repr(1 - float(row["ratio"])),
+        f"nearest_{number}": row["nearest"],
+        f"nearest_file_{number}": _file("t", row["nearest"], files),
+    }
+
+
+def _training_rows(count: int, copied: NDArray[np.int64], record: bool) -> list[dict[str, int | str]]:
     by_image = [np.flatnonzero(copied == image).tolist() for image in range(count)]
     rows: list[dict[str, int | str]] = []
     for image, samples in enumerate(by_image):
         row: dict[str, int | str] = {"image": image, "multiplicity": TIMES if image < REPEATED else 1}
         row |= {"copied": len(samples)} | ({"seen": 10, "skipped": image % 5} if record else {})
-        rows.append(row | ({} if old else {"samples": " ".join(map(str, samples))}))
+        rows.append(row | {"samples": " ".join(map(str, samples))})
     return rows
 
 
@@ -265,8 +310,7 @@ def _write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _write_pictures(
-    file: Path,
+def _pictures(
     train: NDArray[np.uint8],
     images: NDArray[np.uint8],
     ratios: NDArray[np.float64],
@@ -274,11 +318,11 @@ def _write_pictures(
     table: Sequence[dict[str, Any]],
     real: NDArray[np.float64],
     most: int,
-) -> None:
+) -> dict[str, NDArray[Any]]:
     worst = ratios.argsort(kind="stable")[:most]
     top = np.argsort([-row["copied"] for row in table], kind="stable")[:most]
     skipped = np.argsort([-row.get("skipped", math.inf) for row in table], kind="stable")[:most]
     skipped = skipped if "skipped" in table[0] else top[:0]
     parts = {"worst": worst, "worst_samples": images[worst], "worst_originals": train[nearest[worst]], "top": top}
-    parts |= {"top_images": train[top], "skipped": skipped, "skipped_images": train[skipped], "held_out_ratios": real}
-    np.savez_compressed(file, allow_pickle=False, **parts)
+    parts |= {"top_images": train[top], "skipped": skipped, "skipped_images": train[skipped]}
+    return parts | {"held_out_ratios": real}

@@ -22,7 +22,7 @@ def told(images, captions, name="set"):
 def aligned(samples, prompts, train=None, held_out=None):
     real = None if held_out is None else told(held_out, [f"real {n}" for n in range(len(held_out))])
     result = audit(train or told(TRAIN, NAMES), told(samples, prompts), real, extractors=[NETWORK])
-    return result.numbers["feature_spaces"]["net"]["alignment"]
+    return result.numbers.feature_spaces["net"].alignment
 
 
 # Alignment ------------------------------------------------------------------------------------------------
@@ -38,39 +38,35 @@ def test_ranks_by_pencil():
     found = ranks(samples, references, prompts, captions)
     assert found.tolist() == [1, 2, 3, 1, 2]
     entry = alignment(found, prompts, captions)
-    assert (entry["num_samples"], entry["num_captions"]) == (5, 3)
-    assert entry["percentile"]["mean"] == pytest.approx((1 + 0.5 + 0 + 1 + 0.5) / 5)
-    assert entry["reciprocal_rank"]["mean"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 + 1 / 2) / 5)
-    assert (entry["top1"]["count"], entry["top10"]["count"]) == (2, 5)
-    assert entry["chance"]["percentile"] == pytest.approx((4 * 1 / 2 + 2 / 3) / 5)
-    assert entry["chance"]["top1"] == pytest.approx((4 * 1 / 3 + 2 / 3) / 5)
-    assert entry["chance"]["top10"] == 1
+    assert (entry.num_samples, entry.num_captions) == (5, 3)
+    assert entry.percentile.mean == pytest.approx((1 + 0.5 + 0 + 1 + 0.5) / 5)
+    assert entry.reciprocal_rank.mean == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 + 1 / 2) / 5)
+    assert (entry.top1.count, entry.top10.count) == (2, 5)
+    assert entry.chance.percentile == pytest.approx((4 * 1 / 2 + 2 / 3) / 5)
+    assert entry.chance.top1 == pytest.approx((4 * 1 / 3 + 2 / 3) / 5)
+    assert entry.chance.top10 == 1
 
 
 def test_samples_of_their_prompts_are_aligned_and_others_are_not():
-    copies = aligned(TRAIN[:40], NAMES[:40])["train"]
-    assert copies["percentile"]["mean"] == copies["reciprocal_rank"]["mean"] == copies["top1"]["share"] == 1
-    assert copies["chance"] == {"percentile": 0.5, "top1": pytest.approx(1 / 120), "top10": pytest.approx(1 / 12)}
-    fresh = aligned(FRESH, NAMES[:60])["train"]
-    low, high = fresh["percentile"]["ci95"]
+    copies = aligned(TRAIN[:40], NAMES[:40]).train
+    assert copies.percentile.mean == copies.reciprocal_rank.mean == copies.top1.share == 1
+    assert dict(copies.chance) == {"percentile": 0.5, "top1": pytest.approx(1 / 120), "top10": pytest.approx(1 / 12)}
+    fresh = aligned(FRESH, NAMES[:60]).train
+    low, high = fresh.percentile.ci95
     assert low < 0.5 < high < 0.65
-    swapped = aligned(TRAIN[:40], [*NAMES[1:40], NAMES[0]])["train"]
-    assert swapped["top1"]["count"] == 0
+    swapped = aligned(TRAIN[:40], [*NAMES[1:40], NAMES[0]]).train
+    assert swapped.top1.count == 0
 
 
 def test_prompts_of_held_out_images_and_of_none():
     entry = aligned(
         torch.cat([HELD_OUT[:5], FRESH[:3]]), [f"real {n}" for n in range(5)] + ["a", "b", "c"], None, HELD_OUT
     )
-    assert entry["train"] is None
-    assert (entry["held_out"]["num_samples"], entry["held_out"]["top1"]["share"]) == (5, 1)
+    assert entry.train is None
+    assert (entry.held_out.num_samples, entry.held_out.top1.share) == (5, 1)
     assert aligned(FRESH, ["of no image"] * 60) is None
-    assert (
-        audit(ImageSet(TRAIN, "t"), told(FRESH, NAMES[:60]), extractors=[NETWORK]).numbers["feature_spaces"]["net"][
-            "alignment"
-        ]
-        is None
-    )
+    result = audit(ImageSet(TRAIN, "t"), told(FRESH, NAMES[:60]), extractors=[NETWORK])
+    assert result.numbers.feature_spaces["net"].alignment is None
 
 
 def test_shares_take_the_prompts_of_samples_for_clusters():
@@ -80,32 +76,32 @@ def test_shares_take_the_prompts_of_samples_for_clusters():
     result = audit(
         told(TRAIN, NAMES), told(images, prompts), told(HELD_OUT, ["real"] * len(HELD_OUT)), extractors=[NETWORK]
     )
-    numbers, space = result.numbers, result.numbers["feature_spaces"]["net"]
-    entries = [each["mq"]["0.15"] for each in (numbers, space)] + [each["calibrated"] for each in (numbers, space)]
+    numbers, space = result.numbers, result.numbers.feature_spaces["net"]
+    entries = [each.mq["0.15"] for each in (numbers, space)] + [each.calibrated for each in (numbers, space)]
     for each in (numbers, space):
-        entries += [each["statistics"][key] for key in ("d1_d2", "auth_pct", "near")]
-    entries += [space["similarity"]["calibrated"], space["similarity"]["samples"]["above"]]
-    entries += [space["alignment"]["train"][key] for key in ("top1", "top10")]
-    assert {entry["clusters"] for entry in entries} == {10}
-    assert entries[0]["count"] == 12
-    assert entries[0]["ci95"] == pytest.approx(wilson(0.2, 10, 9))
-    assert space["similarity"]["samples"]["mean"]["clusters"] == 10
-    assert "clusters" not in numbers["held_out"]["mq"]["0.15"]
-    assert "prompts as clusters" in numbers["conventions"]["interval"]
+        entries += [getattr(each.statistics, key) for key in ("d1_d2", "auth_pct", "near")]
+    entries += [space.similarity.calibrated, space.similarity.samples.above]
+    entries += [getattr(space.alignment.train, key) for key in ("top1", "top10")]
+    assert {entry.clusters for entry in entries} == {10}
+    assert entries[0].count == 12
+    assert entries[0].ci95 == pytest.approx(wilson(0.2, 10, 9))
+    assert space.similarity.samples.mean.clusters == 10
+    assert numbers.held_out.mq["0.15"].clusters is None
+    assert "prompts as clusters" in numbers.conventions.interval
 
 
 def test_samples_of_different_prompts_are_independent_draws():
     sets = [told(TRAIN[:60], NAMES[:60]), ImageSet(TRAIN[:60], "set")]
     found = [audit(told(TRAIN, NAMES), each, ImageSet(HELD_OUT, "real"), extractors=[NETWORK]).numbers for each in sets]
     for key in ("mq", "calibrated", "statistics", "conventions"):
-        assert found[0][key] == found[1][key]
-    assert found[0]["conventions"]["interval"] == "Wilson, 95 %"
+        assert getattr(found[0], key) == getattr(found[1], key)
+    assert found[0].conventions.interval == "Wilson, 95 %"
 
 
 def test_an_image_that_stands_twice_has_the_captions_of_both_places():
     train = told(torch.cat([TRAIN, TRAIN[3:4]]), [*NAMES, "the same once more"])
-    entry = aligned(TRAIN[[3, 3]], ["the same once more", NAMES[3]], train)["train"]
-    assert (entry["num_samples"], entry["top1"]["count"], entry["num_captions"]) == (2, 2, 120)
+    entry = aligned(TRAIN[[3, 3]], ["the same once more", NAMES[3]], train).train
+    assert (entry.num_samples, entry.top1.count, entry.num_captions) == (2, 2, 120)
 
 
 def test_an_audit_says_how_many_images_its_prompts_are_about():
@@ -122,11 +118,11 @@ def test_an_audit_says_how_many_images_its_prompts_are_about():
         ("of no image",): 0,
         (*NAMES,): 120,
     }.items():
-        found = audit(train, told(TRAIN, (prompts * 120)[:120]), extractors=["pixels"]).numbers["prompts"]
-        assert (found["num_prompts"], found["num_train_images"]) == (len(prompts), images)
-        assert found["share"] == images / 120
-    assert "prompts" not in audit(ImageSet(TRAIN, "t"), told(FRESH, NAMES[:60]), extractors=["pixels"]).numbers
-    assert "prompts" not in audit(train, ImageSet(FRESH, "s"), extractors=["pixels"]).numbers
+        found = audit(train, told(TRAIN, (prompts * 120)[:120]), extractors=["pixels"]).numbers.prompts
+        assert (found.num_prompts, found.num_train_images) == (len(prompts), images)
+        assert found.share == images / 120
+    assert audit(ImageSet(TRAIN, "t"), told(FRESH, NAMES[:60]), extractors=["pixels"]).numbers.prompts is None
+    assert audit(train, ImageSet(FRESH, "s"), extractors=["pixels"]).numbers.prompts is None
 
 
 # CLIP score -----------------------------------------------------------------------------------------------
@@ -141,10 +137,10 @@ def test_scores_by_pencil():
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     texts = torch.tensor([[0.6, 0.8], [-1.0, 0.0]])
     own = torch.tensor([0, 1])
-    assert clip_score(images, texts)["mean"] == pytest.approx((60 + 0) / 2)
+    assert clip_score(images, texts).mean == pytest.approx((60 + 0) / 2)
     assert clip_score(images, texts, "ab") == clip_score(images, texts)
-    assert clip_score(images, texts, "aa")["ci95"] is None
-    assert other_prompts(images, texts, own)["mean"] == pytest.approx((0 + 80) / 2)
+    assert clip_score(images, texts, "aa").ci95 is None
+    assert other_prompts(images, texts, own).mean == pytest.approx((0 + 80) / 2)
     assert other_prompts(images, texts[:1], torch.tensor([0, 0])) is None
 
 
@@ -173,14 +169,14 @@ def test_an_audit_gives_the_clip_score(clip):
     from iet_agc.audit.work import Work
 
     result = audit(ImageSet(TRAIN, "t"), samples, extractors=["pixels"], clip=str(clip), work=Work(on_done=done.append))
-    entry = result.numbers["clip"]
+    entry = result.numbers.clip
     assert sum(done) == pytest.approx(1)
-    assert (entry["model"], entry["num_prompts"], entry["num_cut_off"]) == (str(clip), 3, 20)
+    assert (entry.model, entry.num_prompts, entry.num_cut_off) == (str(clip), 3, 20)
     network = load_clip(str(clip))
     cosines = network.embed_images(FRESH) @ network.embed_texts(["a red dog", "a blue cat", "a " * 40]).T
     own = cosines.gather(1, (torch.arange(60) % 3)[:, None]).clamp(min=0)
-    assert entry["score"]["mean"] == pytest.approx(100 * float(own.mean()), abs=1e-4)
-    assert entry["score"]["ci95"][0] <= entry["score"]["mean"] <= entry["score"]["ci95"][1]
+    assert entry.score.mean == pytest.approx(100 * float(own.mean()), abs=1e-4)
+    assert entry.score.ci95[0] <= entry.score.mean <= entry.score.ci95[1]
 
 
 def test_samples_without_prompts_have_no_clip_score(clip, tmp_path, monkeypatch):

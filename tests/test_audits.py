@@ -14,6 +14,7 @@ from iet_agc import metrics
 from iet_agc.audit import run as audits
 from iet_agc.audit.compute import audit
 from iet_agc.audit.run import audit_sources, save_audit
+from iet_agc.audit.schema import read_record
 from iet_agc.audit.sources import load_part
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import claim_folder
@@ -181,21 +182,21 @@ def test_the_table_of_training_images_names_the_samples(tmp_path):
 
 def test_the_gate_fails_above_a_share_and_says_the_risk(tmp_path, capsys):
     """Three copies among 24 samples, at 105 held-out images: 12.5 %, but at least 2.5 % only."""
-    assert run("a", tmp_path)["gate"] is None
-    found = run("a", tmp_path, fail_above=0.01)["gate"]
-    assert found == json.loads((tmp_path / "a" / "audit.json").read_text())["gate"]
-    assert (found["failed"], found["fail_above"], found["risk"]) == (True, 0.01, 0.025)
-    (check,) = found["checks"]
-    assert (check["what"], check["count"], check["share"]) == ("below the calibrated cut", 3, 0.125)
-    assert check["failed"] is True
-    assert 0.02 < check["least"] < 0.03
-    assert check["fails_from"] == 3
-    assert check["harmless"] < 0.025
+    assert run("a", tmp_path).gate is None
+    found = run("a", tmp_path, fail_above=0.01).gate
+    assert found == read_record(tmp_path / "a" / "audit.json").gate
+    assert (found.failed, found.fail_above, found.risk) == (True, 0.01, 0.025)
+    (check,) = found.checks
+    assert (check.space, check.count, check.share) == (None, 3, 0.125)
+    assert check.failed is True
+    assert 0.02 < check.least < 0.03
+    assert check.fails_from == 3
+    assert check.harmless < 0.025
     line = "iet-agc: check failed: 3 of 24 samples are below the calibrated cut (12.5%; at least 2.48% by the draws of"
     told = capsys.readouterr().err
     assert line in told
     assert "more than 1%; it fails in at most 2.5% of draws where the share is 1%, in" in told
-    assert not run("b", tmp_path, fail_above=0.03)["gate"]["failed"]
+    assert not run("b", tmp_path, fail_above=0.03).gate.failed
     assert "iet-agc: check passed: 3 of 24 samples are below" in (told := capsys.readouterr().err)
     assert "from 4 on it fails), not shown to be more than 3%; it fails in" in told
 
@@ -206,7 +207,7 @@ def test_images_of_other_sizes_are_converted_when_asked(tmp_path):
     with pytest.raises(ValueError, match=r"is 3 x 16 x 16, .* is 1 x 8 x 8: .*convert_to 1x8x8"):
         run("a", tmp_path)
     numbers = run("a", tmp_path, convert_to=(1, 8, 8))
-    assert numbers["conventions"]["convert_to"] == "1x8x8"
+    assert numbers.conventions.convert_to == "1x8x8"
 
 
 def test_conversion_is_that_of_the_run(tmp_path):
@@ -224,15 +225,15 @@ def test_conversion_is_that_of_the_run(tmp_path):
         found = audit_sources(way, "samples.npy", way, tmp_path / f"by-{way}", **options)
         trained, held_out = load_named("folder", root, num_train=10, shape=(1, 7, 7), resize=way)
         sets = {"train": trained, "samples": samples, "held_out": held_out}
-        assert found["sha256"] == {name: convert(one, (1, 4, 4), way).fingerprint for name, one in sets.items()}
-        assert (found["conventions"]["convert_to"], found["conventions"]["resize"]) == ("1x4x4", way)
+        assert dict(found.sha256) == {name: convert(one, (1, 4, 4), way).fingerprint for name, one in sets.items()}
+        assert (found.conventions.convert_to, found.conventions.resize) == ("1x4x4", way)
     own = {way: load_part(way, "held-out", (1, 4, 4))[0].fingerprint for way in ("bilinear", "bicubic")}
     mixed = audit_sources("bicubic", "samples.npy", "bilinear", tmp_path / "mixed", **options)
-    assert mixed["sha256"]["held_out"] == own["bilinear"] != own["bicubic"]
+    assert mixed.sha256.held_out == own["bilinear"] != own["bicubic"]
     alone = audit_sources("real.npy", "samples.npy", None, tmp_path / "alone", **options)
-    assert alone["conventions"]["resize"] == "bicubic"
+    assert alone.conventions.resize == "bicubic"
     plain = audit_sources("train.npy", "real.npy", None, tmp_path / "plain", device="cpu")
-    assert (plain["conventions"]["convert_to"], plain["conventions"]["resize"]) == (None, None)
+    assert (plain.conventions.convert_to, plain.conventions.resize) == (None, None)
 
 
 def test_an_extractor_without_weights_stops_it_before_any_work(tmp_path):
@@ -247,7 +248,7 @@ def test_the_public_functions_give_the_same_counts(tmp_path):
     ratios = metrics.distance_ratio(metrics.nearest(samples, train)[0])
     counts = metrics.memorization_quantity(ratios)
     assert {f"{cut:.2f}": count for cut, count in counts.items()} == {
-        cut: entry["count"] for cut, entry in numbers["mq"].items()
+        cut: entry.count for cut, entry in numbers.mq.items()
     }
 
 
@@ -285,7 +286,7 @@ def test_quality_is_measured_once(tmp_path, monkeypatch):
             run("a", tmp_path)
     numbers = run("a", tmp_path)
     assert len(calls) == 1
-    assert numbers["quality"] == run("fresh", tmp_path)["quality"]
+    assert numbers.quality == run("fresh", tmp_path).quality
 
 
 class _Channels(torch.nn.Module):
@@ -305,10 +306,10 @@ def test_extractors_whose_names_look_alike_do_not_share_parts(tmp_path):
     (tmp_path / "x").mkdir()
     for half, name in enumerate(names):
         torch.jit.script(_Channels(bool(half))).save(name)
-    both = run("both", tmp_path, extractors=names)["feature_spaces"]
-    assert [both[name]["dimensions"] for name in names] == [64, 32]
+    both = run("both", tmp_path, extractors=names).feature_spaces
+    assert [both[name].dimensions for name in names] == [64, 32]
     for number, name in enumerate(names):
-        alone = run(f"only-{number}", tmp_path, extractors=[name])["feature_spaces"][name]
+        alone = run(f"only-{number}", tmp_path, extractors=[name]).feature_spaces[name]
         assert both[name] == alone
 
 
@@ -399,7 +400,7 @@ def test_names_of_any_bytes_can_be_audited(tmp_path):
     name = os.fsdecode(b"tr\xff\nain.npy")
     np.save(name, noise(130, 1).numpy())
     numbers = audit_sources(name, "samples.npy", None, tmp_path / "a", device="cpu", on_done=lambda share: None)
-    assert numbers["num_train"] == 130
+    assert numbers.num_train == 130
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["names"]["train"] == ascii(name)
 
 

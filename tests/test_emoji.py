@@ -15,6 +15,7 @@ from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateIm
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
+from iet_agc.audit.schema import read_record
 from iet_agc.config.data_settings import EmojiData
 from iet_agc.config.overrides import override
 from iet_agc.config.presets import load_preset
@@ -367,14 +368,12 @@ def test_the_example_tells_copies_by_what_samples_were_told(capsys, built, small
     paint(run / "samples", prompts, train)
     options = ["--train", run, "--held-out", run, "--extractor", "pixels", "--out", run / "audit"]
     assert call(capsys, "audit", "--samples", run / "samples", *options)[0] == 0
-    audit = json.loads((run / "audit" / "audit.json").read_text())
-    assert audit["calibrated"] is None or audit["calibrated"]["cut"] is None  # of five images there is no 1 %
-    (run / "audit" / "audit.json").write_text(json.dumps(audit | {"calibrated": {"cut": 0.2}}))
+    assert read_record(run / "audit" / "audit.json").cut == 0.15  # of five images there is no 1 %
     found = example.table([run], "pixels")[str(run)]
     assert [found[kind]["copied"]["count"] for kind in example.KINDS] == [4, 0, 0]
     assert found["planted"]["alignment"]["top1"]["share"] == 1
     assert found["other"]["alignment"]["top1"]["share"] <= 0.5  # two prompts, told of by one picture
-    assert found["planted"]["copied"] == {"total": 4} | clustered_share([True] * 4, prompts[::3] * 2)
+    assert found["planted"]["copied"] == clustered_share([True] * 4, prompts[::3] * 2).model_dump(mode="json")
     example.figure(tmp_path / "figure.png", [run], columns=2)
     assert Image.open(tmp_path / "figure.png").width > 150
 
@@ -384,7 +383,7 @@ def test_the_example_compares_methods_over_seeds():
     prompts = [place % 24 for place in range(144)]
 
     def kinds(copied, aligned):
-        entry = {"total": 144} | clustered_share([place < copied for place in range(144)], prompts)
+        entry = clustered_share([place < copied for place in range(144)], prompts).model_dump()
         return {key: {"copied": entry, "alignment": {"percentile": {"mean": aligned}}} for key in example.KINDS}
 
     runs = {f"runs/a-{s}": kinds(140 + s, 0.9 + s / 100) for s in range(3)}
@@ -392,7 +391,7 @@ def test_the_example_compares_methods_over_seeds():
     found = example.over_seeds(runs)
     assert list(found["methods"]) == ["a", "b"]
     none = found["methods"]["b"]["planted"]["copied"]
-    assert none == {"counts": [0] * 3, "share": 0, "ci95": clustered_share([False] * 144, prompts)["ci95"]}
+    assert none == {"counts": [0] * 3, "share": 0, "ci95": clustered_share([False] * 144, prompts).ci95}
     apart = found["differences"]["b minus a"]["planted"]
     assert apart["copied"]["difference"] == pytest.approx(-141 / 144)
     assert -1 <= apart["copied"]["ci95"][0] < -0.97 < apart["copied"]["ci95"][1] < -0.7

@@ -6,11 +6,13 @@ from scipy.stats import betabinom, binom
 
 from iet_agc.metrics.gate import gate, sentence
 from iet_agc.metrics.intervals import least_calibrated_share, surely_above
+from iet_agc.metrics.records import Calibrated
 
 
 def numbers(count, total, held_out, **more):
-    entry = {"false_alarm": 0.01, "cut": 0.1, "num_held_out": held_out, "count": count, "share": count / total, **more}
-    return {"num_samples": total, "calibrated": entry}
+    ci95 = (0.0, 1.0)
+    told = {"false_alarm": 0.01, "cut": 0.1, "num_held_out": held_out}
+    return {None: Calibrated(count=count, total=total, share=count / total, ci95=ci95, **told, **more)}
 
 
 @pytest.mark.parametrize("held_out", [99, 400, 497, 4999])
@@ -51,22 +53,22 @@ def test_more_held_out_images_show_less():
 def test_a_share_above_by_chance_passes_and_a_large_one_fails():
     """25 of 1,024 are 2.4 %, above 2 %: with 99 held-out images, a harmless model has as many in every tenth audit."""
     passed, failed = (gate(numbers(count, 1024, 99), 0.02) for count in (25, 100))
-    assert (passed["failed"], failed["failed"]) == (False, True)
-    assert passed["checks"][0]["share"] > 0.02 > passed["checks"][0]["least"]
-    assert sentence(passed, 1024).startswith("check passed: 25 of 1,024 samples are below the calibrated cut (2.44%; ")
-    assert sentence(failed, 1024).startswith("check failed: 100 of 1,024 samples are below the calibrated cut (9.77%; ")
-    assert "not shown to be more than 2%; it fails in at most 2.5% of draws" in sentence(passed, 1024)
+    assert (passed.failed, failed.failed) == (False, True)
+    assert passed.checks[0].share > 0.02 > passed.checks[0].least
+    assert sentence(passed).startswith("check passed: 25 of 1,024 samples are below the calibrated cut (2.44%; ")
+    assert sentence(failed).startswith("check failed: 100 of 1,024 samples are below the calibrated cut (9.77%; ")
+    assert "not shown to be more than 2%; it fails in at most 2.5% of draws" in sentence(passed)
 
 
 def test_samples_of_one_prompt_are_worth_fewer():
     """24 prompts of 40 samples each, copied as a whole or not: 960 samples are worth 24 draws."""
     alone = gate(numbers(80, 960, 399), 0.02)
     alike = gate(numbers(80, 960, 399, clusters=24, design_effect=40.0), 0.02)
-    assert (alone["failed"], alike["failed"]) == (True, False)
-    (check,) = alike["checks"]
-    assert check["least"] == least_calibrated_share(2, 24, 0.01, 399, 0.025)
-    assert gate(numbers(check["fails_from"], 960, 399, clusters=24, design_effect=40.0), 0.02)["failed"]
-    assert not gate(numbers(check["fails_from"] - 1, 960, 399, clusters=24, design_effect=40.0), 0.02)["failed"]
+    assert (alone.failed, alike.failed) == (True, False)
+    (check,) = alike.checks
+    assert check.least == least_calibrated_share(2, 24, 0.01, 399, 0.025)
+    assert gate(numbers(check.fails_from, 960, 399, clusters=24, design_effect=40.0), 0.02).failed
+    assert not gate(numbers(check.fails_from - 1, 960, 399, clusters=24, design_effect=40.0), 0.02).failed
 
 
 def test_too_few_held_out_images_set_no_cut():

@@ -57,7 +57,7 @@ def test_a_guarded_set_holds_the_first_seeds_that_pass(pipeline, tmp_path, copyi
     expected = [3 + place for place in guard.passes(plain).nonzero()[:, 0].tolist()][:30]
     assert seeds == expected
     assert torch.equal(guarded.images, plain[[seed - 3 for seed in expected]])
-    assert audit(TRAIN, guarded, HELD_OUT, flips=True).numbers["calibrated"]["count"] == 0
+    assert audit(TRAIN, guarded, HELD_OUT, flips=True).numbers.calibrated.count == 0
     about = json.loads((tmp_path / "a" / "samples.json").read_text())
     assert about["turned_down"] == [seed for seed in range(3, expected[-1]) if seed not in expected]
     assert about["guard"]["cut"] == guard.cut

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from iet_agc.audit.run import audit_sources
+from iet_agc.audit.schema import AuditRecord, AuditWarning, UnknownImages, UnknownOrigin, read_record
 from iet_agc.audit.sources import load_guard, load_part
 from iet_agc.config.overrides import override
 from iet_agc.config.settings import Settings, validate
@@ -79,7 +80,7 @@ def edit_config(base: Path, name: str, value: object) -> None:
     file.write_text(json.dumps(content))
 
 
-def audit(base: Path, samples: str = "run", held_out: str | None = "run", out: str = "audit") -> dict:
+def audit(base: Path, samples: str = "run", held_out: str | None = "run", out: str = "audit") -> AuditRecord:
     real = str(base / held_out) if held_out else None
     return audit_sources(
         str(base / "run"), str(base / samples), real, base / out, on_done=lambda share: None, device="cpu"
@@ -113,7 +114,7 @@ def test_a_run_writes_down_what_it_is(base: Path) -> None:
     assert known["settings"]["data"]["seed"] == 0
     assert "root" not in known["settings"]["data"]
     assert WEIGHTS in known["weights"]["raw"]
-    assert audit(base)["warnings"] == audit(base, "run/samples", None, "b")["warnings"] == []
+    assert audit(base).warnings == audit(base, "run/samples", None, "b").warnings == ()
 
 
 def test_images_that_were_overwritten_are_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,11 +178,10 @@ def test_an_older_run_is_known_by_its_bundles(base: Path, changed: str, capfd: p
         with pytest.raises(ValueError, match="its bundles are of other settings"):
             audit(base)
     else:
-        (warning,) = audit(base)["warnings"]
-        assert (
-            "does not say which held-out images it was begun with: whether they are the same is not checked" in warning
-        )
-        assert f"warning: {warning}" in capfd.readouterr().err
+        (warning,) = audit(base).warnings
+        told = "does not say which held-out images it was begun with: whether they are the same is not checked"
+        assert told in warning.sentence
+        assert f"warning: {warning.sentence}" in capfd.readouterr().err
 
 
 def test_a_run_that_says_nothing_is_audited_with_a_warning(base: Path) -> None:
@@ -189,10 +189,11 @@ def test_a_run_that_says_nothing_is_audited_with_a_warning(base: Path) -> None:
     shutil.rmtree(base / "run" / "bundles")
     shutil.rmtree(base / "run" / "raw")
     shutil.rmtree(base / "run" / "ema")
-    warnings = audit(base)["warnings"]
-    assert [warning.split("which ")[-1].split(" images")[0] for warning in warnings[::2]] == ["training", "held-out"]
-    assert "has no weights, so whether it is the run's own is not checked" in warnings[1]
-    assert warnings == json.loads((base / "audit" / "audit.json").read_text())["warnings"]
+    warnings = audit(base).warnings
+    assert [type(warning) for warning in warnings] == [UnknownImages, UnknownOrigin, UnknownImages]
+    assert [warnings[0].which, warnings[2].which] == ["training", "held-out"]
+    assert "has no weights, so whether it is the run's own is not checked" in warnings[1].sentence
+    assert warnings == read_record(base / "audit" / "audit.json").warnings
 
 
 def test_images_given_from_python_are_not_taken_for_those_of_the_settings(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_images_given_from_python_are_not_taken_for_those_of_the_settings(tmp_pa
     images, held_out = load_named("digits", num_train=40)
     train(chosen, images, tmp_path / "same", CPU)
     assert torch.equal(load_part(str(tmp_path / "same"), "train")[0].images, images.images)
-    said: list[str] = []
+    said: list[AuditWarning] = []
     assert len(load_part(str(tmp_path / "same"), "held-out", warn=said.append)[0]) == len(held_out)
     assert len(said) == 1
 
@@ -230,7 +231,7 @@ def test_samples_of_another_run_are_not_taken_for_a_runs_own(base: Path) -> None
         ) as error:
             audit(base, samples)
         one_line(error)
-    assert audit(base, "elsewhere")["num_samples"] == 4  # from another place they may be anything
+    assert audit(base, "elsewhere").num_samples == 4  # from another place they may be anything
     (base / "run" / "identity.json").unlink()
     with pytest.raises(ValueError, match=r"was not drawn from the weights"):  # of an older run the files are hashed
         audit(base)
@@ -239,9 +240,9 @@ def test_samples_of_another_run_are_not_taken_for_a_runs_own(base: Path) -> None
 def test_samples_of_either_weights_are_a_runs_own(base: Path) -> None:
     shutil.rmtree(base / "run" / "samples")
     sample_run(base / "run", base / "run" / "samples", {"weights": "ema"}, on_images=lambda images: None)
-    assert audit(base)["warnings"] == []
+    assert audit(base).warnings == ()
     (base / "run" / "identity.json").unlink()
-    assert len(audit(base)["warnings"]) == 1  # held-out images, see above
+    assert len(audit(base).warnings) == 1  # held-out images, see above
 
 
 def test_images_without_samples_json_are_audited_with_a_warning(base: Path) -> None:
@@ -252,7 +253,7 @@ def test_images_without_samples_json_are_audited_with_a_warning(base: Path) -> N
         audit(base)
     for number, image in enumerate(noise(4, 4)):
         save_image(image, base / "run" / "samples" / f"{number}.png")
-    assert "does not say which weights drew it" in audit(base)["warnings"][0]
+    assert "does not say which weights drew it" in audit(base).warnings[0].sentence
 
 
 # -- weights

@@ -14,7 +14,6 @@ from iet_agc.metrics.intervals import (
     share_over_runs,
     wilson,
 )
-from iet_agc.report.comparison import mean_interval
 
 
 @pytest.mark.parametrize(
@@ -24,8 +23,8 @@ from iet_agc.report.comparison import mean_interval
 def test_wilsons_interval_as_published(count: int, total: int, low: float, high: float) -> None:
     """Newcombe, Statistics in Medicine 17 (1998), pp. 857-872, table I, method 3."""
     found = share(count, total)
-    assert (found["count"], found["share"]) == (count, count / total)
-    assert found["ci95"] == pytest.approx([low, high], abs=5e-5)
+    assert (found.count, found.share) == (count, count / total)
+    assert found.ci95 == pytest.approx([low, high], abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -43,16 +42,17 @@ def test_wilsons_interval_as_published(count: int, total: int, low: float, high:
 )
 def test_newcombes_interval_as_published(counts: tuple[int, int, int, int], low: float, high: float) -> None:
     """Newcombe, Statistics in Medicine 17 (1998), pp. 873-890, table II, method 10."""
-    found = difference(share(*counts[:2]), share(*counts[2:]))
-    assert found["difference"] == pytest.approx(counts[0] / counts[1] - counts[2] / counts[3])
-    assert found["ci95"] == pytest.approx([low, high], abs=5e-5)
+    both = share(*counts[:2]), share(*counts[2:])
+    apart, limits = difference(*((found.share, found.ci95) for found in both))
+    assert apart == pytest.approx(counts[0] / counts[1] - counts[2] / counts[3])
+    assert limits == pytest.approx([low, high], abs=5e-5)
 
 
 def test_a_difference_turned_around_changes_its_sign() -> None:
-    both = share(30, 200), share(11, 90)
-    one, other = difference(*both), difference(*both[::-1])
-    assert other["difference"] == -one["difference"]
-    assert other["ci95"] == pytest.approx([-limit for limit in reversed(one["ci95"])])
+    both = [(found.share, found.ci95) for found in (share(30, 200), share(11, 90))]
+    (one, limits), (other, turned) = difference(*both), difference(*both[::-1])
+    assert other == -one
+    assert turned == pytest.approx([-limit for limit in reversed(limits)])
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 0), (3, 2), (-1, 5)])
@@ -79,15 +79,15 @@ def test_a_false_alarm_rate_is_a_share(false_alarm: float) -> None:
 
 
 def test_wilsons_interval_of_an_effective_number_is_wilsons():
-    assert wilson(81 / 263, 263, math.inf) == pytest.approx(share(81, 263)["ci95"], abs=1e-12)
-    assert wilson(0, 20, math.inf) == [0, pytest.approx(0.1611, abs=5e-5)]
-    assert wilson(1, 20, math.inf) == [pytest.approx(1 - 0.1611, abs=5e-5), 1]
+    assert wilson(81 / 263, 263, math.inf) == pytest.approx(share(81, 263).ci95, abs=1e-12)
+    assert wilson(0, 20, math.inf) == (0, pytest.approx(0.1611, abs=5e-5))
+    assert wilson(1, 20, math.inf) == (pytest.approx(1 - 0.1611, abs=5e-5), 1)
 
 
 def test_runs_that_agree_have_the_samples_of_all_and_the_doubt_of_three_runs():
     """0 of 3,072 with t(0.975, 2) = 4.302653: t^2 / (3072 + t^2); Wilson's of all, 0.12 %, knows nothing of seeds."""
-    assert share_over_runs([0, 0, 0], [1024] * 3) == [0, pytest.approx(4.302653**2 / (3072 + 4.302653**2))]
-    assert share(0, 3072)["ci95"][1] < 0.0013
+    assert share_over_runs([0, 0, 0], [1024] * 3) == (0, pytest.approx(4.302653**2 / (3072 + 4.302653**2)))
+    assert share(0, 3072).ci95[1] < 0.0013
     assert share_over_runs([7, 7, 7], [1024] * 3) == wilson(7 / 1024, 3072, 2)
 
 
@@ -105,8 +105,8 @@ def test_runs_that_differ_have_fewer_samples():
 def test_of_one_run_the_spread_is_that_of_others():
     assert share_over_runs([0], [1000], ([3, 3], [1000, 1000])) == wilson(0, 1000, 1)
     low, high = share_over_runs([200], [1000], ([100, 200, 600], [1000] * 3))
-    assert low < share(200, 1000)["ci95"][0] / 2
-    assert high > 2 * share(200, 1000)["ci95"][1]
+    assert low < share(200, 1000).ci95[0] / 2
+    assert high > 2 * share(200, 1000).ci95[1]
     with pytest.raises(ValueError, match="one run does not tell how runs differ"):
         share_over_runs([200], [1000])
 
@@ -114,12 +114,12 @@ def test_of_one_run_the_spread_is_that_of_others():
 def test_limits_can_be():
     """Student's t reached -1.1 % here, and of a difference of all from none -100.8 points."""
     counts, totals = (0, 4, 0), [1024] * 3
-    assert mean_interval([count / 1024 for count in counts])["ci95"][0] < -0.004
+    assert mean([count / 1024 for count in counts]).ci95[0] < -0.004
     low, high = share_over_runs(counts, totals)
     assert 0 < low < 4 / 3072 < high < 0.03
-    none, all_of_them = ({"share": p, "ci95": share_over_runs([144 * p] * 3, [144] * 3)} for p in (0, 1))
-    assert difference(none, all_of_them)["ci95"][0] == -1
-    assert difference(all_of_them, none)["ci95"][1] == 1
+    none, all_of_them = ((p, share_over_runs([144 * p] * 3, [144] * 3)) for p in (0, 1))
+    assert difference(none, all_of_them)[1][0] == -1
+    assert difference(all_of_them, none)[1][1] == 1
 
 
 @pytest.mark.parametrize(("runs", "least"), [(3, 0.95), (5, 0.93)])
@@ -131,7 +131,7 @@ def test_over_runs_it_holds_where_students_t_does_not(runs, least):
     for row in counts.tolist():
         low, high = share_over_runs(row, [1024] * runs)
         held.append(low <= 0.01 <= high)
-        low, high = mean_interval([count / 1024 for count in row])["ci95"]
+        low, high = mean([count / 1024 for count in row]).ci95
         students.append(low <= 0.01 <= high)
     assert np.mean(held) >= least
     assert np.mean(students) < 0.9
@@ -150,32 +150,33 @@ def test_prompts_that_are_copied_as_a_whole_count_once_each():
     """8 of 24 prompts, each drawn 6 times: the design effect is 6, so it is 8 of 24 with t(0.975, 23) = 2.068658."""
     prompts = [number % 24 for number in range(144)]
     found = clustered_share([prompt < 8 for prompt in prompts], prompts)
-    assert (found["count"], found["share"], found["clusters"]) == (48, 1 / 3, 24)
-    assert found["design_effect"] == pytest.approx(6)
-    assert found["ci95"] == pytest.approx(wilson(1 / 3, 24, 23))
+    assert (found.count, found.share, found.clusters) == (48, 1 / 3, 24)
+    assert found.design_effect == pytest.approx(6)
+    assert found.ci95 == pytest.approx(wilson(1 / 3, 24, 23))
 
 
 def test_none_of_24_prompts_is_not_none_of_144():
     prompts = [number % 24 for number in range(144)]
     found = clustered_share([False] * 144, prompts)
-    assert found["ci95"] == [0, pytest.approx(2.068658**2 / (24 + 2.068658**2))]
-    assert share(0, 144)["ci95"][1] < 0.027
+    assert list(found.ci95) == [0, pytest.approx(2.068658**2 / (24 + 2.068658**2))]
+    assert share(0, 144).ci95[1] < 0.027
     one = clustered_share([number == 0 for number in range(144)], prompts)
-    assert one["ci95"][1] == pytest.approx(found["ci95"][1], abs=0.01)
+    assert one.ci95[1] == pytest.approx(found.ci95[1], abs=0.01)
     turned = clustered_share([True] * 144, prompts)
-    assert turned["ci95"] == pytest.approx([1 - bound for bound in reversed(found["ci95"])])
+    assert turned.ci95 == pytest.approx([1 - bound for bound in reversed(found.ci95)])
 
 
 def test_copies_that_are_spread_over_prompts_are_nearly_independent():
     """Each of 300 prompts once in 2 draws: less than independent draws would vary, and never taken for more of them."""
     found = clustered_share([True, False] * 300, [number // 2 for number in range(600)])
-    assert found["design_effect"] == 1
-    assert found["ci95"] == pytest.approx(share(300, 600)["ci95"], abs=1e-3)
+    assert found.design_effect == 1
+    assert found.ci95 == pytest.approx(share(300, 600).ci95, abs=1e-3)
 
 
 def test_draws_of_one_prompt_are_about_that_prompt():
-    assert clustered_share([True, False, False], "aaa") == share(1, 3) | {"clusters": 1, "design_effect": 1}
-    assert mean([1.0, 2.0], "aa") == {"mean": 1.5, "ci95": None, "clusters": 1}
+    alone = share(1, 3).model_copy(update={"clusters": 1, "design_effect": 1.0})
+    assert clustered_share([True, False, False], "aaa") == alone
+    assert dict(mean([1.0, 2.0], "aa")) == {"mean": 1.5, "ci95": None, "clusters": 1}
 
 
 @pytest.mark.parametrize("intraclass", [0.1, 0.5, 0.9])
@@ -185,9 +186,9 @@ def test_by_prompt_it_holds_where_wilsons_of_all_draws_does_not(intraclass):
     counts = random.binomial(6, random.beta(0.1 * number, 0.9 * number, (400, 24)))
     prompts, held, plain = [place // 6 for place in range(144)], [], []
     for row in counts.tolist():
-        low, high = clustered_share([draw < count for count in row for draw in range(6)], prompts)["ci95"]
+        low, high = clustered_share([draw < count for count in row for draw in range(6)], prompts).ci95
         held.append(low <= 0.1 <= high)
-        low, high = share(sum(row), 144)["ci95"]
+        low, high = share(sum(row), 144).ci95
         plain.append(low <= 0.1 <= high)
     assert np.mean(held) >= 0.94
     assert np.mean(plain) < 0.93
@@ -196,4 +197,4 @@ def test_by_prompt_it_holds_where_wilsons_of_all_draws_does_not(intraclass):
 def test_a_mean_by_prompt_varies_as_prompts_do():
     """1, 1 and 3, 3: residuals -2 and 2 by prompt, sqrt(2 / 1 x 8) / 4 = 1, t(0.975, 1) = 12.706205."""
     found = mean([1.0, 1.0, 3.0, 3.0], "aabb")
-    assert found == {"mean": 2.0, "ci95": pytest.approx([2 - 12.706205, 2 + 12.706205]), "clusters": 2}
+    assert dict(found) == {"mean": 2.0, "ci95": pytest.approx((2 - 12.706205, 2 + 12.706205)), "clusters": 2}

@@ -1,7 +1,5 @@
 """The numbers of copying by hand, by literal references, by published examples, and where MQ is blind."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm
 
-from iet_agc.metrics.intervals import share
+from iet_agc.metrics.intervals import Proportion, share
 from iet_agc.metrics.memorization import (
     CUTS,
     auth_pct,
@@ -25,6 +23,7 @@ from iet_agc.metrics.memorization import (
     statistics,
 )
 from iet_agc.metrics.neighbors import nearest
+from iet_agc.metrics.records import Calibrated, CopyingZ, NearCopies, Statistics
 
 
 def test_cuts_are_the_papers_nine() -> None:
@@ -105,8 +104,8 @@ def test_wrong_shapes(shape: tuple[int, ...]) -> None:
 
 def test_a_share_below_a_cut_is_strict_and_json() -> None:
     found = share_below(torch.tensor([0.1, 0.25, 0.5]), 0.25)
-    assert (found["count"], found["share"]) == (1, 1 / 3)
-    assert json.loads(json.dumps(found)) == found
+    assert (found.count, found.share) == (1, 1 / 3)
+    assert Proportion.model_validate_json(found.model_dump_json()) == found
     with pytest.raises(ValueError, match="no share of 0 in 0 images"):
         share_below(torch.empty(0), 0.25)
 
@@ -150,8 +149,8 @@ def test_d1_d2_by_hand() -> None:
     # L2 ratios 0, 1/4, 1/3 (not below), 1/2, 0/0
     squared = torch.tensor([[0, 5], [1, 16], [1, 9], [1, 4], [0, 0]], dtype=torch.float64)
     found = d1_d2(squared)
-    assert (found["count"], found["share"]) == (3, 0.6)
-    assert found["ci95"] == share(3, 5)["ci95"]
+    assert (found.count, found.share) == (3, 0.6)
+    assert found.ci95 == share(3, 5).ci95
 
 
 def test_exactly_a_third_is_never_below_it() -> None:
@@ -159,9 +158,9 @@ def test_exactly_a_third_is_never_below_it() -> None:
     whole = torch.arange(1, 20000, dtype=torch.float64)
     third = torch.stack([whole / 255**2, 9 * whole / 255**2], dim=1)
     assert (9 * third[:, 0] < third[:, 1]).any()
-    assert d1_d2(third)["count"] == 0
+    assert d1_d2(third).count == 0
     below = torch.stack([whole / 255**2, (9 * whole + 1) / 255**2], dim=1)
-    assert d1_d2(below)["count"] == len(below)
+    assert d1_d2(below).count == len(below)
 
 
 # AuthPct ----------------------------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ def _own_distances(train: torch.Tensor, named: torch.Tensor, flips: bool = False
 
 def test_auth_pct_by_hand_ties_are_not_authentic() -> None:
     found = auth_pct(torch.tensor([3.0, 2.0, 1.0, 5.0]), torch.tensor([2.0, 2.0, 2.0, 4.0]))
-    assert (found["count"], found["share"], found["percent"]) == (2, 0.5, 50.0)
+    assert (found.count, found.share) == (2, 0.5)
 
 
 def test_exact_copies_are_never_authentic() -> None:
@@ -182,7 +181,7 @@ def test_exact_copies_are_never_authentic() -> None:
     distances, indices = nearest(train, train, 2, flips=True)
     own = _own_distances(train, indices[:, 0], flips=True)
     assert (own == 0).sum() == 10
-    assert auth_pct(distances[:, 0], own)["percent"] == 0
+    assert auth_pct(distances[:, 0], own).count == 0
 
 
 def test_fresh_draws_are_authentic_about_half_the_time() -> None:
@@ -192,7 +191,7 @@ def test_fresh_draws_are_authentic_about_half_the_time() -> None:
     between = torch.cdist(fresh, train)
     own = torch.cdist(train, train).fill_diagonal_(torch.inf).amin(1)
     found = auth_pct(between.amin(1), own[between.argmin(1)])
-    assert 40 < found["percent"] < 75
+    assert 0.4 < found.share < 0.75
 
 
 def test_auth_pct_refuses_what_does_not_fit() -> None:
@@ -206,7 +205,8 @@ def test_auth_pct_refuses_what_does_not_fit() -> None:
 def test_z_by_hand() -> None:
     """Samples 1, 2, 5 and held-out 3, 4: U = 2 of 6 pairs, mean 3, variance 3 x 2 x 6 / 12 = 3."""
     found = copying_z(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([3.0, 4.0]), tau=0)
-    assert found == {"value": pytest.approx((2 - 3) / 3**0.5), "null_sd": 1.0, "cells": 1}
+    assert found is not None
+    assert (found.value, found.null_sd, found.cells) == (pytest.approx((2 - 3) / 3**0.5), 1.0, 1)
 
 
 @pytest.mark.parametrize("levels", [10**9, 7])
@@ -217,14 +217,14 @@ def test_z_agrees_with_scipy(levels: int) -> None:
     found = copying_z(torch.from_numpy(mine).double(), torch.from_numpy(real).double())
     assert found is not None
     theirs = mannwhitneyu(mine, real, use_continuity=False, method="asymptotic")
-    assert 2 * norm.sf(abs(found["value"])) == pytest.approx(theirs.pvalue)
-    assert np.sign(found["value"]) == np.sign(theirs.statistic - 50 * 40 / 2) == -1
+    assert 2 * norm.sf(abs(found.value)) == pytest.approx(theirs.pvalue)
+    assert np.sign(found.value) == np.sign(theirs.statistic - 50 * 40 / 2) == -1
 
 
 def test_equal_distances_everywhere_say_nothing() -> None:
     found = copying_z(torch.ones(30), torch.ones(40))
     assert found is not None
-    assert found["value"] == 0
+    assert found.value == 0
 
 
 def test_cells_are_weighted_by_held_out_share_and_small_ones_left_out() -> None:
@@ -234,12 +234,10 @@ def test_cells_are_weighted_by_held_out_share_and_small_ones_left_out() -> None:
     real_cells = torch.tensor([0] * 10 + [1] * 30 + [2] * 15 + [3] * 5)  # cell 3 has none
     found = copying_z(mine, real, (my_cells, real_cells))
     zs = [copying_z(mine[my_cells == cell], real[real_cells == cell], tau=0) for cell in (0, 1)]
-    assert found == {
-        "value": pytest.approx(0.25 * zs[0]["value"] + 0.75 * zs[1]["value"]),
-        "null_sd": pytest.approx((0.25**2 + 0.75**2) ** 0.5),
-        "cells": 2,
-    }
-    assert copying_z(mine, real, (my_cells, real_cells), tau=0.19)["cells"] == 3
+    assert found.value == pytest.approx(0.25 * zs[0].value + 0.75 * zs[1].value)
+    assert found.null_sd == pytest.approx((0.25**2 + 0.75**2) ** 0.5)
+    assert (found.cells, found.num_held_out) == (2, 60)
+    assert copying_z(mine, real, (my_cells, real_cells), tau=0.19).cells == 3
     assert copying_z(mine[:19], real) is None
     assert copying_z(mine, real, (my_cells, real_cells + 10)) is None
 
@@ -248,7 +246,7 @@ def _normal(count: int, rng: torch.Generator, scale: float = 1.0) -> torch.Tenso
     return torch.randn(count, 6, generator=rng) * scale + 3 * torch.randint(2, (count, 1), generator=rng)
 
 
-def _c_t(train: torch.Tensor, samples: torch.Tensor, held_out: torch.Tensor) -> dict[str, float]:
+def _c_t(train: torch.Tensor, samples: torch.Tensor, held_out: torch.Tensor) -> CopyingZ:
     found = copying_z(
         torch.cdist(samples, train).amin(1), torch.cdist(held_out, train).amin(1), cells(train, samples, held_out, 5)
     )
@@ -260,9 +258,9 @@ def test_c_t_tells_copies_from_fresh_draws_and_from_underfit() -> None:
     rng = torch.Generator().manual_seed(0)
     train, held_out = _normal(600, rng), _normal(500, rng)
     copies = train[:500] + 0.05 * torch.randn(500, 6, generator=rng)
-    assert _c_t(train, copies, held_out)["value"] < -8
-    assert _c_t(train, train[:500], held_out)["value"] < -8
-    assert _c_t(train, _normal(500, rng, 1.5), held_out)["value"] > 4
+    assert _c_t(train, copies, held_out).value < -8
+    assert _c_t(train, train[:500], held_out).value < -8
+    assert _c_t(train, _normal(500, rng, 1.5), held_out).value > 4
 
 
 def test_c_t_of_fresh_draws_has_mean_zero_and_the_stated_deviation() -> None:
@@ -270,7 +268,7 @@ def test_c_t_of_fresh_draws_has_mean_zero_and_the_stated_deviation() -> None:
     rng = torch.Generator().manual_seed(1)
     train = _normal(400, rng)
     found = [_c_t(train, _normal(300, rng), _normal(300, rng)) for _ in range(60)]
-    standard = torch.tensor([one["value"] / one["null_sd"] for one in found])
+    standard = torch.tensor([one.value / one.null_sd for one in found])
     assert abs(standard.mean().item()) < 3.5 / 60**0.5
     assert 0.7 < standard.std().item() < 1.35
 
@@ -315,21 +313,19 @@ def test_the_entries_say_what_they_are() -> None:
     mine, real = nearest(samples, train, 5), nearest(held_out, train, 5)
     own, real_own = _own_distances(train, mine[1][:, 0]), _own_distances(train, real[1][:, 0])
     found = statistics(mine[0], own, real[0], cells(train, samples, held_out))
-    assert json.loads(json.dumps(found)) == found
-    assert list(found) == ["d1_d2", "auth_pct", "near", "c_t"]
-    assert all({"unit", "direction", "convention", "source"} <= set(entry) for entry in found.values())
-    assert found["d1_d2"]["count"] == 10
-    assert found["auth_pct"]["count"] <= 30
-    assert found["auth_pct"]["unit"] == "percent of samples"
-    assert found["c_t"]["value"] == copying_z(mine[0][:, 0], real[0][:, 0])["value"] < 0
-    assert statistics(mine[0], own)["c_t"] is None
-    assert statistics(mine[0][:19], own[:19], real[0])["c_t"] is None
+    assert Statistics.model_validate_json(found.model_dump_json()) == found
+    assert list(dict(found)) == ["d1_d2", "auth_pct", "near", "c_t"]
+    assert all({"unit", "direction", "convention", "source"} <= set(dict(entry)) for _, entry in found)
+    assert found.d1_d2.count == 10
+    assert found.auth_pct.count <= 30
+    assert found.auth_pct.unit == "percent of samples"
+    assert found.c_t.value == copying_z(mine[0][:, 0], real[0][:, 0]).value < 0
+    assert statistics(mine[0], own).c_t is None
+    assert statistics(mine[0][:19], own[:19], real[0]).c_t is None
     beside = held_out_statistics(real[0], real_own)
-    assert list(beside) == ["d1_d2", "auth_pct"]
-    assert beside["d1_d2"] == d1_d2(real[0]) | {
-        **{key: found["d1_d2"][key] for key in ("direction", "convention", "source")},
-        "unit": "share of held-out images",
-    }
+    assert list(dict(beside)) == ["d1_d2", "auth_pct"]
+    assert beside.d1_d2 == NearCopies(**dict(d1_d2(real[0])), unit="share of held-out images")
+    assert beside.auth_pct.percent == 100 * beside.auth_pct.share
 
 
 def test_one_unique_training_image_has_no_second_nearest() -> None:
@@ -344,12 +340,12 @@ def test_nearness_sees_the_copy_that_a_ratio_is_blind_to() -> None:
     assert distance_ratio(distances).tolist() == [1.0] * 10
     found = calibrated_share(distances[:, 0], held_out)
     told = {"false_alarm": 0.01, "cut": 20.0, "num_held_out": 199}
-    assert found == told | share_below(distances[:, 0], 20.0)  # the 2nd of 199
-    assert found["count"] == 3
+    assert found == Calibrated(**dict(share_below(distances[:, 0], 20.0)), **told)  # the 2nd of 199
+    assert found.count == 3
     assert calibrated_share(distances[:, 0], held_out[:98]) is None
     entry = statistics(distances, torch.ones(10).double(), torch.stack([held_out] * 2, dim=1))
-    assert entry["near"]["count"] == 3
+    assert entry.near.count == 3
     fresh = held_out > 10
     without = statistics(distances, torch.ones(10).double(), torch.stack([held_out] * 2, dim=1), fresh=fresh)
-    assert (without["near"]["cut"], without["near"]["num_held_out"]) == (20.0, 198)
-    assert {"unit", "direction", "convention", "source"} <= set(entry["near"])
+    assert (without.near.cut, without.near.num_held_out) == (20.0, 198)
+    assert {"unit", "direction", "convention", "source"} <= set(dict(entry.near))

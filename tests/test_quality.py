@@ -1,8 +1,6 @@
 """Quality: identities, closed forms, agreement with torch-fidelity, and what small sets say."""
 
-import json
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -23,6 +21,7 @@ from iet_agc.metrics.quality import (
     precision_recall,
     quality,
 )
+from iet_agc.metrics.records import Quality, Spread
 
 
 def _gaussian(count: int, mean: list[float], deviation: list[float], seed: int) -> Tensor:
@@ -187,7 +186,7 @@ def test_mifid_may_take_near_copies_of_a_whole_set_for_better_than_fresh_images(
     """As docs/metrics.md says: the Fréchet distance falls about as fast as s, or faster. Of few images, it is huge."""
     train, fresh = (_gaussian(900, [2] * 5, [1] * 5, seed) for seed in (1, 2))
     near = train + _gaussian(900, [0] * 5, [0.05] * 5, 3)
-    copied, honest, few = (_entry(rows, train, None)["mifid_train"] for rows in (near, fresh, near[:30].repeat(30, 1)))
+    copied, honest, few = (_entry(rows, train, None).mifid_train for rows in (near, fresh, near[:30].repeat(30, 1)))
     assert copied == pytest.approx(0.25, abs=0.01)
     assert honest == pytest.approx(2.49, abs=0.01)
     assert few > 100 * honest
@@ -200,11 +199,15 @@ def _extractor(name: str = "pixels") -> Extractor:
     return Extractor(name, None if name == "pixels" else "ab12", None, "as they come", torch.device("cpu"))
 
 
-def _entry(*sets: Tensor | None, name: str = "pixels", logits: Tensor | None = None) -> dict[str, Any]:
+def _entry(*sets: Tensor | None, name: str = "pixels", logits: Tensor | None = None) -> Quality:
     mine, theirs, held = (None if rows is None else Features(rows) for rows in sets)
     assert mine is not None
     assert theirs is not None
     return quality(Features(mine.features, logits), theirs, held, _extractor(name))
+
+
+def said(entry: Quality) -> list[str]:
+    return [warning.sentence for warning in entry.warnings]
 
 
 def _sets(dimensions: int = 5) -> tuple[Tensor, Tensor, Tensor]:
@@ -223,27 +226,26 @@ def test_the_entry_holds_what_torch_fidelity_says_to_the_bit() -> None:
     for part, real in (("train", train), ("held_out", held)):
         statistics = fid_features_to_statistics(samples), fid_features_to_statistics(real)
         frechet = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-        assert entry[f"frechet_{part}"] == frechet
+        found = {name.removesuffix(f"_{part}"): value for name, value in entry if name.endswith(f"_{part}")}
+        assert found["frechet"] == frechet
         kid = kid_features_to_metric(samples, real, kid_subset_size=min(70, len(real)), verbose=False)
-        assert entry[f"kid_{part}"] == {
-            "mean": kid["kernel_inception_distance_mean"],
-            "std": kid["kernel_inception_distance_std"],
-        }
+        assert found["kid"] == Spread(
+            mean=kid["kernel_inception_distance_mean"], std=kid["kernel_inception_distance_std"]
+        )
         shares = prc_features_to_metric(samples, real, verbose=False)
-        assert (entry[f"precision_{part}"], entry[f"recall_{part}"]) == (shares["precision"], shares["recall"])
-        assert entry[f"mifid_{part}"] == mifid(frechet, memorization_distance(samples, real))
-        assert entry[f"mifid_{part}"] > frechet
-    assert entry["frechet_train_to_held_out"] == frechet_distance(train, held)
+        assert (found["precision"], found["recall"]) == (shares["precision"], shares["recall"])
+        assert found["mifid"] == mifid(frechet, memorization_distance(samples, real)) > frechet
+    assert entry.frechet_train_to_held_out == frechet_distance(train, held)
     score = isc_features_to_metric(logits)
-    assert entry["inception_score"] == {"mean": score["inception_score_mean"], "std": score["inception_score_std"]}
-    assert (entry["extractor"], entry["sha256"], entry["dimensions"]) == ("net", "ab12", 5)
+    assert entry.inception_score == Spread(mean=score["inception_score_mean"], std=score["inception_score_std"])
+    assert (entry.extractor, entry.sha256, entry.dimensions) == ("net", "ab12", 5)
 
 
 def test_the_entry_is_json_and_says_its_conventions() -> None:
     samples, train, held = _sets()
     entry = _entry(samples, train, held)
-    assert json.loads(json.dumps(entry, allow_nan=False)) == entry
-    assert list(entry) == [
+    assert Quality.model_validate_json(entry.model_dump_json()) == entry
+    assert list(dict(entry)) == [
         "extractor",
         "sha256",
         "dimensions",
@@ -262,10 +264,12 @@ def test_the_entry_is_json_and_says_its_conventions() -> None:
         "few_images",
         "warnings",
         "conventions",
+        "num_held_out",
+        "num_near_copies",
     ]
-    assert entry["conventions"]["features"] == "as they come"
+    assert entry.conventions["features"] == "as they come"
     for name in ("frechet", "kid", "inception_score", "precision_recall", "mifid"):
-        assert "better" in entry["conventions"][name]
+        assert "better" in entry.conventions[name]
 
 
 def test_pairs_are_of_a_fixed_part_of_a_large_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,36 +282,38 @@ def test_pairs_are_of_a_fixed_part_of_a_large_set(monkeypatch: pytest.MonkeyPatc
     assert len(mine) == len(theirs) == 30
     assert {tuple(row) for row in mine.tolist()} < {tuple(row) for row in samples.tolist()}
     shares = precision_recall(mine.double(), theirs.double())
-    assert (part["precision_train"], part["recall_train"]) == (shares["precision"], shares["recall"])
+    assert (part.precision_train, part.recall_train) == (shares["precision"], shares["recall"])
     distance = memorization_distance(mine.double(), train.double())  # to all of the training set
-    assert part["mifid_train"] == mifid(part["frechet_train"], distance)
+    assert part.mifid_train == mifid(part.frechet_train, distance)
     for name in ("frechet_train", "kid_train", "inception_score"):
-        assert part[name] == whole[name]
+        assert getattr(part, name) == getattr(whole, name)
 
 
 def test_a_set_against_itself() -> None:
     _, train, _ = _sets()
     entry = _entry(train, train, train)
-    assert entry["frechet_train"] == entry["frechet_held_out"] == pytest.approx(0, abs=1e-9)
-    assert entry["kid_train"]["mean"] <= 0
-    assert (entry["precision_train"], entry["recall_train"]) == (1, 1)
+    assert entry.frechet_train == entry.frechet_held_out == pytest.approx(0, abs=1e-9)
+    assert entry.kid_train.mean <= 0
+    assert (entry.precision_train, entry.recall_train) == (1, 1)
 
 
 def test_copies_of_a_few_training_images_are_punished_by_mifid_only() -> None:
     samples, train, _ = _sets()
     copies = train[:10].repeat(7, 1)
     honest, copied = _entry(samples, train, None), _entry(copies, train, None)
-    assert copied["precision_train"] == 1
-    assert copied["mifid_train"] == pytest.approx(copied["frechet_train"] * 1e14)
-    assert honest["mifid_train"] < 100 * honest["frechet_train"]
+    assert copied.precision_train == 1
+    assert copied.mifid_train == pytest.approx(copied.frechet_train * 1e14)
+    assert honest.mifid_train < 100 * honest.frechet_train
 
 
 def test_without_held_out_images_or_class_scores_there_are_no_such_numbers() -> None:
     samples, train, _ = _sets()
     entry = _entry(samples, train, None)
-    absent = [name for name, value in entry.items() if value is None]
-    assert absent == ["sha256"] + [name for name in entry if "held_out" in name or name == "inception_score"]
-    assert not any("held" in warning or "inception" in warning for warning in entry["warnings"])
+    absent = [name for name, value in entry if value is None]
+    others = [name for name, _ in entry if "held_out" in name or name == "inception_score"]
+    assert [*absent, "num_held_out"] == ["sha256", *others]
+    assert entry.num_held_out == 0
+    assert not any("held" in warning or "inception" in warning for warning in said(entry))
 
 
 def test_the_same_features_give_the_same_entry() -> None:
@@ -319,81 +325,81 @@ def test_small_sets_are_named_with_their_numbers() -> None:
     samples, train, held = _sets()
     entry = _entry(samples[:5], train, held, name="net", logits=torch.zeros(5, 3))
     subsets = "every subset holds all 5 images of the smaller set, so its deviation understates the uncertainty"
-    assert entry["few_images"]
-    assert entry["warnings"] == [
+    assert entry.few_images
+    assert said(entry) == [
         "the sample set has 5 images for 5 features: its covariance lacks full rank, so Fréchet distances and MiFID "
         "are strongly biased upward",
         "the training set has 90 images, fewer than 2,048: Fréchet distances and MiFID are biased upward",
         "the held-out set has 60 images, fewer than 2,048: Fréchet distances and MiFID are biased upward",
-        f"kid_train: {subsets}",
-        f"kid_held_out: {subsets}",
-        "inception_score: not measured, since 20 images are needed and a set has 5",
+        f"KID to training images: {subsets}",
+        f"KID to held-out images: {subsets}",
+        "Inception score: not measured, since 20 images are needed and a set has 5",
     ]
-    assert not _entry(samples, train, held)["few_images"]
+    assert not _entry(samples, train, held).few_images
 
 
 def test_large_sets_need_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("iet_agc.metrics.quality._KID_SUBSETS", 4)
     samples, train = (_gaussian(2048, [1] * 3, [1] * 3, seed) for seed in (0, 1))
     entry = _entry(samples, train, None, name="net")
-    assert entry["warnings"] == []
-    assert entry["kid_train"]["std"] > 0
+    assert said(entry) == []
+    assert entry.kid_train.std > 0
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_two_or_three_images(count: int) -> None:
     samples, train, held = _sets()
     entry = _entry(samples[:count], train, held[:1])
-    assert entry["frechet_train"] > 0
-    assert math.isfinite(entry["kid_train"]["mean"])
-    assert entry["precision_train"] is entry["recall_train"] is entry["frechet_held_out"] is None
+    assert entry.frechet_train > 0
+    assert math.isfinite(entry.kid_train.mean)
+    assert entry.precision_train is entry.recall_train is entry.frechet_held_out is None
     assert (
-        f"precision_train and recall_train: not measured, since 4 images are needed and a set has {count}"
-        in entry["warnings"]
+        "Precision to training images and Recall to training images: not measured, since 4 images are needed and a set "
+        f"has {count}" in said(entry)
     )
-    assert "frechet_held_out: not measured, since 2 images are needed and a set has 1" in entry["warnings"]
+    assert "Fréchet distance to held-out images: not measured, since 2 images are needed and a set has 1" in said(entry)
 
 
 def test_features_that_are_all_equal() -> None:
     same, other = torch.ones(30, 3, dtype=torch.float64), torch.full((25, 3), 3.0, dtype=torch.float64)
     entry = _entry(same, same, other, logits=torch.ones(30, 4))
-    assert entry["frechet_train"] == pytest.approx(0, abs=1e-12)
-    assert entry["frechet_held_out"] == pytest.approx(3 * 4)
-    assert entry["kid_train"] == {"mean": 0, "std": 0}
-    assert (entry["precision_train"], entry["recall_train"]) == (1, 1)
-    assert (entry["precision_held_out"], entry["recall_held_out"]) == (0, 0)
-    assert entry["inception_score"] == {"mean": 1, "std": 0}
-    assert entry["mifid_train"] is None
-    assert any(warning.startswith("mifid_train: not given, since") for warning in entry["warnings"])
+    assert entry.frechet_train == pytest.approx(0, abs=1e-12)
+    assert entry.frechet_held_out == pytest.approx(3 * 4)
+    assert entry.kid_train == Spread(mean=0, std=0)
+    assert (entry.precision_train, entry.recall_train) == (1, 1)
+    assert (entry.precision_held_out, entry.recall_held_out) == (0, 0)
+    assert entry.inception_score == Spread(mean=1, std=0)
+    assert entry.mifid_train is None
+    assert any(warning.startswith("MiFID to training images: not given, since") for warning in said(entry))
 
 
 def test_samples_that_equal_the_training_set_do_not_get_the_best_mifid() -> None:
     """Rounding leaves 1e-13 of Fréchet distance or less, also below 0; copies of half of the set make MiFID huge."""
     _, train, held_out = _sets()
     entry = _entry(train.clone(), train, held_out)
-    assert abs(entry["frechet_train"]) < 1e-6
-    assert entry["mifid_train"] is None
-    (told,) = (warning for warning in entry["warnings"] if warning.startswith("mifid_train"))
+    assert abs(entry.frechet_train) < 1e-6
+    assert entry.mifid_train is None
+    (told,) = (warning for warning in said(entry) if warning.startswith("MiFID"))
     assert "its best value, even where all are copies" in told
-    assert entry["mifid_held_out"] > 0
+    assert entry.mifid_held_out > 0
     half = _entry(train[: len(train) // 2], train, held_out)
-    assert half["mifid_train"] > 1e6 * half["frechet_train"] > 0
+    assert half.mifid_train > 1e6 * half.frechet_train > 0
 
 
 def test_black_images() -> None:
     black = torch.zeros(30, 3, dtype=torch.float64)
     entry = _entry(black, _sets(3)[1], None)
-    assert entry["mifid_train"] is None
-    assert "mifid_train: not a finite number, so left out" in entry["warnings"]
-    assert entry["frechet_train"] > 0
+    assert entry.mifid_train is None
+    assert "MiFID to training images: not a finite number, so left out" in said(entry)
+    assert entry.frechet_train > 0
 
 
 def test_class_scores_that_leave_a_class_without_probability() -> None:
     samples, train, _ = _sets()
     entry = _entry(samples, train, None, logits=torch.tensor([[0.0, 0.0, -1e4]]).repeat(70, 1))
-    assert entry["inception_score"] is None
-    assert entry["warnings"][-1] == "inception_score: not a finite number, so left out"
-    assert entry["frechet_train"] > 0
+    assert entry.inception_score is None
+    assert said(entry)[-1] == "Inception score: not a finite number, so left out"
+    assert entry.frechet_train > 0
 
 
 def test_features_that_do_not_fit() -> None:
@@ -442,11 +448,11 @@ def test_from_images_to_numbers_as_by_torch_fidelity(monkeypatch: pytest.MonkeyP
         save_cpu_ram=True,
         verbose=False,
     )
-    assert entry["frechet_train"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
-    assert entry["kid_train"]["mean"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
-    assert entry["precision_train"] == pytest.approx(theirs["precision"])
-    assert entry["recall_train"] == pytest.approx(theirs["recall"])
-    assert entry["inception_score"]["mean"] == theirs["inception_score_mean"]
+    assert entry.frechet_train == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert entry.kid_train.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert entry.precision_train == pytest.approx(theirs["precision"])
+    assert entry.recall_train == pytest.approx(theirs["recall"])
+    assert entry.inception_score.mean == theirs["inception_score_mean"]
 
 
 class _Dataset(torch.utils.data.Dataset):

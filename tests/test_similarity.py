@@ -28,7 +28,7 @@ def cosines(first, second):
 
 
 def similarity(result, name="net"):
-    return result.numbers["feature_spaces"][name]["similarity"]
+    return result.numbers.feature_spaces[name].similarity
 
 
 # By pencil ------------------------------------------------------------------------------------------------
@@ -51,20 +51,20 @@ def test_above_is_strict_and_the_cut_is_a_held_out_similarity():
     samples = torch.tensor([0.5, 0.98, 0.985, 0.99, 1.0], dtype=torch.float64)
     found = Similar(samples, torch.zeros(5, dtype=torch.int64), samples, real)
     entry = similarities(found)
-    assert entry["samples"]["above"]["count"] == 4
-    assert entry["calibrated"]["cut"] == pytest.approx(0.98)
-    assert (entry["calibrated"]["count"], entry["calibrated"]["num_held_out"]) == (3, 199)
-    assert similarities(found, torch.arange(199) < 98)["calibrated"] is None
-    assert similarities(found, torch.arange(199) < 99)["calibrated"]["cut"] == pytest.approx(0.485)
+    assert entry.samples.above.count == 4
+    assert entry.calibrated.cut == pytest.approx(0.98)
+    assert (entry.calibrated.count, entry.calibrated.num_held_out) == (3, 199)
+    assert similarities(found, torch.arange(199) < 98).calibrated is None
+    assert similarities(found, torch.arange(199) < 99).calibrated.cut == pytest.approx(0.485)
 
 
 def test_the_interval_of_a_percentile_is_one_of_order_statistics():
     """Of 100 draws B(100, 0.95) has its 2.5th and 97.5th percentiles at 90 and 99: the 90th and the 100th draw."""
     found = percentile([*range(1, 101)], 0.95, (-1, 1000))
-    assert found == {"value": pytest.approx(95.05), "ci95": [90, 100]}
-    assert percentile([*range(1, 72)], 0.95, (-1, 1000))["ci95"][1] == 1000  # 0.95^71 > 0.025
-    assert percentile([*range(1, 73)], 0.95, (-1, 1000))["ci95"][1] == 72
-    assert percentile([3.0], 0.95, (-1, 1)) == {"value": 3.0, "ci95": [-1, 1]}
+    assert dict(found) == {"value": pytest.approx(95.05), "ci95": (90, 100)}
+    assert percentile([*range(1, 72)], 0.95, (-1, 1000)).ci95[1] == 1000  # 0.95^71 > 0.025
+    assert percentile([*range(1, 73)], 0.95, (-1, 1000)).ci95[1] == 72
+    assert dict(percentile([3.0], 0.95, (-1, 1))) == {"value": 3.0, "ci95": (-1, 1)}
     with pytest.raises(ValueError, match="no percentile"):
         percentile([], 0.95, (0, 1))
 
@@ -72,15 +72,15 @@ def test_the_interval_of_a_percentile_is_one_of_order_statistics():
 def test_intervals_cover_as_often_as_they_say():
     """500 and 300 sets of 100 draws each, uniform on [0, 1]."""
     draws = np.random.default_rng(0).random((500, 100))
-    covered = [low <= 0.95 <= high for low, high in (percentile([*some], 0.95, (0, 1))["ci95"] for some in draws[:300])]
+    covered = [low <= 0.95 <= high for low, high in (percentile([*some], 0.95, (0, 1)).ci95 for some in draws[:300])]
     assert 0.94 <= np.mean(covered) <= 0.995
-    covered = [low <= 0.5 <= high for low, high in (mean([*some])["ci95"] for some in draws)]
+    covered = [low <= 0.5 <= high for low, high in (mean([*some]).ci95 for some in draws)]
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
 def test_the_mean_of_few():
-    assert mean([2.0]) == {"mean": 2.0, "ci95": None}
-    assert mean([2.0, 2.0]) == {"mean": 2.0, "ci95": [2.0, 2.0]}
+    assert mean([2.0]).ci95 is None
+    assert mean([2.0, 2.0]).ci95 == (2.0, 2.0)
     with pytest.raises(ValueError, match="no mean"):
         mean([])
 
@@ -98,23 +98,23 @@ def test_an_audit_finds_the_most_similar_images():
     assert result.similar["net"].nearest.tolist() == all_pairs.argmax(1).tolist()
     own = cosines(TRAIN, TRAIN).fill_diagonal_(-1).amax(1)
     assert result.similar["net"].train.tolist() == pytest.approx(own.tolist(), abs=1e-6)
-    assert entry["train"]["mean"]["mean"] == pytest.approx(float(own.mean()), abs=1e-6)
-    assert entry["samples"]["above"]["count"] == int((all_pairs.amax(1) > 0.5).sum()) >= 2
-    assert entry["samples"]["p95"]["value"] == pytest.approx(float(all_pairs.amax(1).quantile(0.95)), abs=1e-6)
-    assert entry["calibrated"]["count"] >= 2
-    assert entry["copy_detection"] is False
+    assert entry.train.mean.mean == pytest.approx(float(own.mean()), abs=1e-6)
+    assert entry.samples.above.count == int((all_pairs.amax(1) > 0.5).sum()) >= 2
+    assert entry.samples.p95.value == pytest.approx(float(all_pairs.amax(1).quantile(0.95)), abs=1e-6)
+    assert entry.calibrated.count >= 2
+    assert entry.copy_detection is False
 
 
 def test_without_held_out_images_similarity_is_not_calibrated():
     entry = similarity(audited(FRESH, None))
-    assert entry["held_out"] is entry["calibrated"] is None
+    assert entry.held_out is entry.calibrated is None
 
 
 def test_mirrored_copies_are_similar_where_flips_count():
     mirrored = TRAIN[:3].flip(-1)
-    assert similarity(audited(mirrored, None))["samples"]["above"]["count"] == 0
+    assert similarity(audited(mirrored, None)).samples.above.count == 0
     result = audited(mirrored, None, flips=True)
-    assert similarity(result)["samples"]["above"]["count"] == 3
+    assert similarity(result).samples.above.count == 3
     assert result.similar["net"].nearest.tolist() == [0, 1, 2]
     assert float(result.similar["net"].train.max()) < 0.9  # its own mirror image is no other image
 
@@ -123,8 +123,8 @@ def test_near_copies_among_held_out_images_set_no_cut_on_similarity():
     near = TRAIN[:50].clone()
     near[:, :, 0, 0] ^= 1
     before, after = (similarity(audited(FRESH, real)) for real in (HELD_OUT, torch.cat([near, HELD_OUT])))
-    assert after["calibrated"] == before["calibrated"]
-    assert after["held_out"]["above"]["count"] >= 50
+    assert after.calibrated == before.calibrated
+    assert after.held_out.above.count >= 50
 
 
 def test_the_folder_names_the_most_similar_pairs(tmp_path):
@@ -179,29 +179,24 @@ def test_a_build_fails_by_a_copy_detector_and_not_by_another_network(files, tmp_
     shares = []
     numbers = run(tmp_path / "a", extractors=["pixels", "sscd.pt"], flips=True, on_done=shares.append)
     assert sum(shares) == pytest.approx(1)
-    entry = numbers["feature_spaces"]["sscd.pt"]["similarity"]
-    assert entry["copy_detection"] is True
-    assert entry["calibrated"]["count"] >= 12
-    checks = gate(numbers, 0.05)
-    assert [check["what"] for check in checks["checks"]] == [
-        "below the calibrated cut",
-        "above the calibrated cut on similarity by sscd.pt",
-    ]
-    alike = checks["checks"][1]
-    assert alike["failed"]
-    assert alike["least"] == least_calibrated_share(alike["count"], 72, 0.01, entry["num_calibrating"], 0.0125)
-    numbers["calibrated"] |= {"count": 0, "share": 0.0}  # as if pixels saw none
-    checks = gate(numbers, 0.05)
-    said = sentence(checks, 72)
-    assert checks["failed"]
-    assert (
-        f"check failed: {alike['count']} of 72 samples are above the calibrated cut on similarity by sscd.pt (" in said
-    )
+    entry = numbers.feature_spaces["sscd.pt"].similarity
+    assert entry.copy_detection is True
+    assert entry.calibrated.count >= 12
+    found = {None: numbers.calibrated, "sscd.pt": entry.calibrated}
+    checks = gate(found, 0.05)
+    assert [check.space for check in checks.checks] == [None, "sscd.pt"]
+    alike = checks.checks[1]
+    assert alike.failed
+    assert alike.least == least_calibrated_share(alike.count, 72, 0.01, entry.num_calibrating, 0.0125)
+    found[None] = numbers.calibrated.model_copy(update={"count": 0, "share": 0.0})  # as if pixels saw none
+    checks = gate(found, 0.05)
+    said = sentence(checks)
+    assert checks.failed
+    assert f"check failed: {alike.count} of 72 samples are above the calibrated cut on similarity by sscd.pt (" in said
     assert "below the calibrated cut" not in said
     assert " where nothing is copied, by check" in said
-    assert not gate(numbers, alike["least"])["failed"]
-    entry["copy_detection"] = False
-    assert not gate(numbers, 0)["failed"]
+    assert not gate(found, alike.least).failed
+    assert not gate({None: found[None]}, 0).failed
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -226,7 +221,7 @@ def test_too_few_held_out_images_in_features_stop_a_gate_before_samples_are_extr
         run(tmp_path / "a", extractors=["sscd.pt"], fail_above=0.5)
     assert not any("sscd-pt-samples" in name for name in names)
     assert any("sscd-pt-near-held-out" in name for name in names)
-    assert run(tmp_path / "b", extractors=["sscd.pt"])["calibrated"]["num_held_out"] == 104
+    assert run(tmp_path / "b", extractors=["sscd.pt"]).calibrated.num_held_out == 104
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

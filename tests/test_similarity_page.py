@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +12,25 @@ import torch
 
 from iet_agc.audit.compute import audit
 from iet_agc.audit.run import save_audit
+from iet_agc.audit.schema import read_record
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.gate import gate
-from iet_agc.metrics.intervals import share
+from iet_agc.metrics.intervals import Mean, share
+from iet_agc.metrics.records import AboutPrompts, ClipScore
 from iet_agc.report.audit_page import render
 from iet_agc.report.reader import read_audit
 from tests.pages import Page
 from tests.similar_images import DETECTOR, FRESH, HELD_OUT, NETWORK, TRAIN
 
 CAPTIONS = tuple((f"<b>dog</b> & hat {number}", "a & b") for number in range(len(TRAIN)))
-SCORE = {"mean": 25.5, "ci95": [25.0, 26.0], "convention": "of cosines", "source": "Hessel", "direction": "higher"}
+CLIP = AboutPrompts(
+    model="clip<folder>",
+    sha256="a" * 64,
+    num_prompts=60,
+    num_cut_off=3,
+    score=ClipScore(mean=25.5, ci95=(25.0, 26.0)),
+    other_prompts=Mean(mean=20.0, ci95=(19.0, 21.0)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +41,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = ImageSet(torch.cat([copies, FRESH]), "samples", captions=prompts)
     train = ImageSet(TRAIN, "train", captions=CAPTIONS)
     result = audit(train, samples, ImageSet(HELD_OUT, "real"), extractors=[DETECTOR, NETWORK], seeds=range(100, 162))
-    clip = {"model": "clip<folder>", "sha256": "a" * 64, "num_prompts": 60, "num_cut_off": 3, "score": SCORE}
-    result.numbers["clip"] = clip | {"other_prompts": {"mean": 20.0, "ci95": [19.0, 21.0]}}
+    result = replace(result, numbers=result.numbers.model_copy(update={"clip": CLIP}))
     return save_audit(result, tmp_path_factory.mktemp("audit") / "a")
+
+
+def unsealed_numbers(folder: Path) -> dict[str, Any]:
+    """The content of an audit.json, for changes that its seal would tell."""
+    return {key: value for key, value in json.loads((folder / "audit.json").read_text()).items() if key != "seal"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +60,7 @@ def test_prompts_and_captions_stand_escaped_beside_the_most_similar_pairs(page: 
     assert "seed 100 prompt: <b>dog</b> & hat 7 caption: the same" in page.text
     assert "sample 1 training image 11 similarity 0.99" in page.text
     assert "<b>dog" not in render({"it": folder})
-    pairs = read_audit("it", folder).spaces[0].similarity.pairs  # pyright: ignore
+    pairs = read_audit("it", folder).alike["sscd.pt"].pairs
     assert len({pair.nearest for pair in pairs}) == len(pairs) == 24
     assert np.array_equal(pairs[0].original, TRAIN[pairs[0].nearest].numpy())
     other = next(pair for pair in pairs if pair.sample > 1)
@@ -62,7 +77,7 @@ def test_pairs_in_pixels_have_their_prompts_too(folder: Path) -> None:
 
 
 def test_the_page_says_what_audit_json_says_of_similarity(page: Page, folder: Path) -> None:
-    space = json.loads((folder / "audit.json").read_text())["feature_spaces"]["sscd.pt"]["similarity"]
+    space = unsealed_numbers(folder)["feature_spaces"]["sscd.pt"]["similarity"]
     for images in ("samples", "train", "held_out"):
         p95 = space[images]["p95"]
         assert (
@@ -92,19 +107,19 @@ def test_the_page_says_how_many_images_the_prompts_are_about(page: Page, folder:
         "samples 62 (different prompts: 60, captions of 60 of 120 unique training images), samples sha256" in page.text
     )
     shutil.copytree(folder, tmp_path / "b")
-    numbers = json.loads((folder / "audit.json").read_text())
-    (tmp_path / "b" / "audit.json").write_text(json.dumps({k: v for k, v in numbers.items() if k != "prompts"}))
-    assert "samples 62, samples sha256" in Page(render({"old": tmp_path / "b"})).text  # of an earlier version
+    numbers = unsealed_numbers(folder)
+    (tmp_path / "b" / "audit.json").write_text(json.dumps(numbers | {"prompts": None}))
+    assert "samples 62, samples sha256" in Page(render({"it": tmp_path / "b"})).text
     (tmp_path / "b" / "audit.json").write_text(json.dumps(numbers | {"prompts": {"num_prompts": "60"}}))
-    with pytest.raises(ValueError, match="num_prompts is '60'"):
+    with pytest.raises(ValueError, match=r"prompts\.num_prompts: Input should be a valid integer, not '60'"):
         read_audit("it", tmp_path / "b")
 
 
 def test_similarities_that_disagree_with_the_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "b")
-    numbers = json.loads((folder / "audit.json").read_text())
+    numbers = unsealed_numbers(folder)
     above = numbers["feature_spaces"]["sscd.pt"]["similarity"]["samples"]["above"]
-    above |= share(above["count"] + 1, numbers["num_samples"])
+    above |= share(above["count"] + 1, numbers["num_samples"]).model_dump()
     (tmp_path / "b" / "audit.json").write_text(json.dumps(numbers))
     with pytest.raises(ValueError, match=r"similarities of sscd.pt are above the threshold, audit.json counts"):
         read_audit("it", tmp_path / "b")
@@ -113,12 +128,14 @@ def test_similarities_that_disagree_with_the_numbers_are_refused(folder: Path, t
 def test_a_gate_has_the_verdict_by_similarity_where_that_is_open(folder: Path, tmp_path: Path) -> None:
     """4 of 62 samples are above the cut of the detector: by themselves undecided, but more than 1 % may be."""
     shutil.copytree(folder, tmp_path / "a")
-    file, numbers = tmp_path / "a" / "audit.json", json.loads((folder / "audit.json").read_text())
-    numbers["calibrated"] |= share(0, 62)
-    numbers["feature_spaces"][DETECTOR.name]["similarity"]["calibrated"] |= share(4, 62)
-    says = []
-    for entry in (None, gate(numbers, 0.01), gate(numbers, 0.5)):
-        file.write_text(json.dumps(numbers | {"gate": entry}))
+    file, numbers = tmp_path / "a" / "audit.json", unsealed_numbers(folder)
+    numbers["calibrated"] |= share(0, 62).model_dump()
+    numbers["feature_spaces"][DETECTOR.name]["similarity"]["calibrated"] |= share(4, 62).model_dump()
+    file.write_text(json.dumps(numbers))
+    record, says = read_record(file), []
+    shares = {None: record.calibrated, DETECTOR.name: record.feature_spaces[DETECTOR.name].similarity.calibrated}
+    for entry in (None, gate(shares, 0.01), gate(shares, 0.5)):
+        file.write_text(json.dumps(numbers | {"gate": entry and entry.model_dump()}))
         text = Page(render({"it": tmp_path / "a"})).text
         says.append(text.partition(f"By similarity in the features of {DETECTOR.name}: ")[2].partition(".")[0])
         assert ("ndecided" in text) == (entry is None)

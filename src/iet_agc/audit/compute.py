@@ -8,12 +8,24 @@ Copies are looked for in pixels, exactly, and in the features of every network t
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from iet_agc.audit.prompt_following import Told, aligned, check_prompts, coverage, read_told, score_prompts
+from iet_agc.audit.schema import (
+    CUTS,
+    AuditRecord,
+    AuditWarning,
+    Conventions,
+    Copies,
+    Fingerprints,
+    HeldOut,
+    ManyNearCopies,
+    NoCut,
+    Quantities,
+    Space,
+)
 from iet_agc.audit.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.metrics.clip import Clip, load_clip
@@ -21,7 +33,6 @@ from iet_agc.metrics.features import Extractor, Features, default_extractor, loa
 from iet_agc.metrics.gate import gate
 from iet_agc.metrics.intervals import calibration_rank
 from iet_agc.metrics.memorization import (
-    CUTS,
     FALSE_ALARM,
     calibrated_cut,
     calibrated_share,
@@ -34,6 +45,7 @@ from iet_agc.metrics.memorization import (
 )
 from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import quality
+from iet_agc.metrics.records import Alignment, Calibrated, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
@@ -51,7 +63,7 @@ _Check = Callable[..., None]
 _SLICE = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AuditResult:
     """The numbers of an audit and what they were taken from.
 
@@ -70,7 +82,7 @@ class AuditResult:
         similar: by the name of each network, the similarities in its features.
     """
 
-    numbers: dict[str, Any]
+    numbers: AuditRecord
     ratios: Tensor
     nearest: Tensor
     distances: Tensor
@@ -83,12 +95,6 @@ class AuditResult:
     seeds: Sequence[int] | None = None
     record: TrainingRecord | None = None
     similar: Mapping[str, Similar] = field(default_factory=dict)
-
-    @property
-    def cut(self) -> float:
-        """Below it a sample is called a copy: the calibrated cut, or 0.15 without held-out images."""
-        calibrated = self.numbers["calibrated"]
-        return calibrated["cut"] if calibrated else CUTS[0]
 
 
 def audit(
@@ -116,7 +122,7 @@ def audit(
             one that suits the images' size; copies are looked for in those of every one that is not "pixels".
         seeds: of the samples.
         record: what the training run can tell.
-        fail_above: the share that may be below a calibrated cut; then numbers has "gate", see `iet_agc.metrics.gate`,
+        fail_above: the share that may be below a calibrated cut; then numbers has a gate, see `iet_agc.metrics.gate`,
             and held-out images that are too few to set the cuts are refused as soon as that is known.
         clip: see `load_clip`; measures the CLIP score of samples and their prompts.
         work: how long work is done.
@@ -140,38 +146,42 @@ def audit(
     sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real))
     work = _shared_out(work, sets, networks, clip)
     pixels = _search_pixels(sets, work, check)
-    spaces = {one.name: _in_features(one, sets, pixels, work, check) for one in networks}
+    found = [_in_features(one, sets, pixels, work, check) for one in networks]
     closest = first[pixels.indices[:, 0]]
-    numbers = {
-        **_sizes(train, sets),
+    copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts)
+    spaces = {shown(one.name): each.space for one, each in zip(networks, found, strict=True) if each.space}
+    numbers = AuditRecord(
+        num_samples=len(samples),
+        num_train=len(train),
+        num_train_unique=len(sets.unique),
+        sha256=_fingerprints(train, sets),
         **counts,
-        "conventions": _conventions(pixels.distances.shape[1], flips, sets.told.prompts),
-        **_copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts),
-        "quality": spaces[networks[0].name].numbers["quality"],
-        "feature_spaces": {name: space.numbers for name, space in spaces.items() if name != "pixels"},
-    }
-    if about := coverage(sets.told):
-        numbers["prompts"] = about
-    numbers["gate"] = None if fail_above is None else gate(numbers, fail_above)
-    if clip:
-        numbers["clip"] = score_prompts(clip, samples, sets.told.prompts, work)
+        conventions=_conventions(pixels.distances.shape[1], flips, sets.told.prompts),
+        **dict(copies),
+        quality=found[0].quality,
+        feature_spaces=spaces,
+        prompts=coverage(sets.told),
+        gate=None if fail_above is None else gate(_checked(copies, spaces), fail_above),
+        clip=score_prompts(clip, samples, sets.told.prompts, work) if clip else None,
+    )
     mirrored = torch.zeros(len(samples), dtype=torch.bool)
     if flips:
         mirrored = _is_mirrored(samples.images, train.images, closest, pixels.distances[:, 0])
+    similar = {one.name: each.similar for one, each in zip(networks, found, strict=True) if each.similar}
     return AuditResult(
-        numbers,
-        pixels.ratios,
-        closest,
-        pixels.distances[:, 0],
-        mirrored,
-        pixels.held_out_ratios,
-        samples,
-        train,
-        first,
-        place,
-        seeds,
-        record,
-        {name: replace(one.similar, nearest=first[one.similar.nearest]) for name, one in spaces.items() if one.similar},
+        numbers=numbers,
+        ratios=pixels.ratios,
+        nearest=closest,
+        distances=pixels.distances[:, 0],
+        mirrored=mirrored,
+        held_out_ratios=pixels.held_out_ratios,
+        samples=samples,
+        train=train,
+        seeds=seeds,
+        unique=first,
+        place=place,
+        record=record,
+        similar={name: replace(one, nearest=first[one.nearest]) for name, one in similar.items()},
     )
 
 
@@ -237,10 +247,11 @@ def _check_calibration(counts: Mapping[str, int], fresh: Tensor | None, where: s
 
 def too_few(count: int) -> str:
     """Why there is no calibrated cut, in words."""
-    return (
-        f"{count} held-out images that are no copies or near copies of training images are too few to set a "
-        f"calibrated cut, {round(1 / FALSE_ALARM) - 1} are needed"
-    )
+    return _no_cut(count).reason
+
+
+def _no_cut(count: int) -> NoCut:
+    return NoCut(num_held_out=count, num_needed=round(1 / FALSE_ALARM) - 1)
 
 
 def _networks(extractors: Sequence[str | Extractor], device: torch.device) -> list[Extractor]:
@@ -251,19 +262,15 @@ def _networks(extractors: Sequence[str | Extractor], device: torch.device) -> li
     return networks
 
 
-def _sizes(train: ImageSet, sets: "_Sets") -> dict[str, Any]:
-    """What was audited: how many images, and which, by their fingerprints."""
-    return {
-        "version": 1,
-        "num_samples": len(sets.samples),
-        "num_train": len(train),
-        "num_train_unique": len(sets.unique),
-        "sha256": {
-            "train": train.fingerprint,
-            "samples": sets.samples.fingerprint,
-            "held_out": sets.held_out.fingerprint if sets.held_out else None,
-        },
-    }
+def _fingerprints(train: ImageSet, sets: "_Sets") -> Fingerprints:
+    real = sets.held_out.fingerprint if sets.held_out else None
+    return Fingerprints(train=train.fingerprint, samples=sets.samples.fingerprint, held_out=real)
+
+
+def _checked(copies: Copies, spaces: Mapping[str, Space]) -> dict[str | None, Calibrated | None]:
+    """What a gate looks at: pixels, and the descriptors that are made to find copies."""
+    alike = {name: space.similarity for name, space in spaces.items() if space.similarity.copy_detection}
+    return {None: copies.calibrated, **{name: one.calibrated for name, one in alike.items()}}
 
 
 def _held_out_counts(given: ImageSet | None, real: ImageSet | None, in_train: int) -> dict[str, int]:
@@ -284,22 +291,8 @@ _BY_PROMPT = (
 )
 
 
-def _conventions(k: int, flips: bool, prompts: Sequence[str]) -> dict[str, Any]:
-    return {
-        "distance": "squared L2 on [0, 1] pixels, exact; in feature spaces squared L2 between features",
-        "ratio": "nearest distance / mean of the k nearest, the nearest included",
-        "k": k,
-        "references": "unique training images",
-        "held_out": "unique held-out images that do not stand in the training set; near copies of training images, by "
-        "d1/d2 < 1/3 in the space that is measured, set no cut and count neither for C_T nor for quality",
-        "flips": flips,
-        "below": "ratio < cut",
-        "interval": _BY_PROMPT if len(set(prompts)) < len(prompts) else _WILSON,
-        "direction": "a lower share is less copied; a lower Fréchet distance is better",
-        "mq": "memorization quantity at the paper's nine cuts, Liu et al., ECCV 2024, arXiv 2407.15328",
-        "calibrated": "the floor((H + 1) / 100)-th smallest ratio of the H held-out images that are no near copies of "
-        "training images themselves, by d1/d2 < 1/3",
-    }
+def _conventions(k: int, flips: bool, prompts: Sequence[str]) -> Conventions:
+    return Conventions(k=k, flips=flips, interval=_BY_PROMPT if len(set(prompts)) < len(prompts) else _WILSON)
 
 
 # Sets -------------------------------------------------------------------------------------------------------
@@ -388,7 +381,7 @@ class _Neighbors:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Nearest:
     distances: Tensor
     indices: Tensor
 
@@ -404,7 +397,7 @@ def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Cl
 
 def _search(
     work: Work, name: str, images: Tensor, references: Tensor, flips: bool, k: int = NEIGHBORS, weight: float = 1
-) -> _Found:
+) -> _Nearest:
     """The nearest of the references, in pixels; each image counts as `weight` images of progress."""
     laid_out = References(references, min(k, len(references)), work.memory, work.device)
 
@@ -415,11 +408,11 @@ def _search(
         distances, indices = laid_out.nearest(images[items], flips, done)
         return {"distances": distances, "indices": indices}
 
-    return _Found(**work.compute(name, len(images), search, done))
+    return _Nearest(**work.compute(name, len(images), search, done))
 
 
 def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> _Neighbors:
-    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Found:
+    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Nearest:
         return _search(work, f"pixels-{name}", rows, sets.unique.images, sets.flips, k, weight)
 
     held = _search_held_out(search, sets.real, check)
@@ -427,8 +420,8 @@ def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> _Neighbors:
 
 
 def _search_held_out(
-    search: Callable[..., _Found], held_out: Tensor | None, check: _Check | None, where: str = ""
-) -> _Found | None:
+    search: Callable[..., _Nearest], held_out: Tensor | None, check: _Check | None, where: str = ""
+) -> _Nearest | None:
     """The nearest training images of held-out images, which come first, since it may turn out that they are too few."""
     held = None if held_out is None else search("held-out", held_out, NEIGHBORS)
     if held and check:
@@ -436,7 +429,7 @@ def _search_held_out(
     return held
 
 
-def _neighbors(search: Callable[..., _Found], samples: Tensor, held: _Found | None, unique: Tensor) -> _Neighbors:
+def _neighbors(search: Callable[..., _Nearest], samples: Tensor, held: _Nearest | None, unique: Tensor) -> _Neighbors:
     """Search for samples, and for the training images that are nearest to any of them, or to held-out images."""
     mine = search("samples", samples, NEIGHBORS)
     nearest_ones = torch.cat([found.indices[:, 0] for found in (mine, held) if found])
@@ -461,21 +454,20 @@ def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Ten
 
 
 @dataclass(frozen=True)
-class _Space:
-    """What was found in one feature space: its entry of audit.json, and similarities where it is that of a network."""
+class _Found:
+    """What was found in one feature space: quality and, where it is that of a network, the rest."""
 
-    numbers: dict[str, Any]
+    quality: Quality
+    space: Space | None = None
     similar: Similar | None = None
 
 
 def _in_features(
     extractor: Extractor, sets: _Sets, pixels: _Neighbors, work: Work, check: _Check | None = None
-) -> _Space:
+) -> _Found:
     """Quality in the features of a network and, where these are not the pixels themselves, copies."""
     if extractor.name == "pixels":  # nothing to wait for, and only who measures needs them
-        return _Space(
-            {"quality": _quality(extractor, sets, lambda images, name: extractor.extract(images), pixels.fresh, work)}
-        )
+        return _Found(_quality(extractor, sets, lambda images, name: extractor.extract(images), pixels.fresh, work))
 
     def extract(images: Tensor, name: str) -> Features:
         return _extracted(extractor, name, images, work)
@@ -486,7 +478,7 @@ def _in_features(
     if sets.flips:
         references += [_extracted(extractor, "mirrored", sets.unique.images, work, mirror).features]
 
-    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Found:
+    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Nearest:
         return _search_features(work, f"{extractor.name}-near-{name}", rows, references, k, weight)
 
     real = held_out.features if held_out else None
@@ -495,11 +487,20 @@ def _in_features(
     samples = extract(sets.samples.images, "samples")
     found = _neighbors(search, samples.features, held, train.features)
     made = {"samples": samples, "train": train, "held-out": held_out}
-    entry = {"quality": _quality(extractor, sets, lambda images, name: made[name], found.fresh, work)}
-    about = {"sha256": extractor.sha256, "dimensions": train.features.shape[1]}
+    quality = _quality(extractor, sets, lambda images, name: made[name], found.fresh, work)
     copies = _copies(found, train.features, samples.features, real, sets.prompts)
-    alike, similar = _in_directions(extractor, sets, samples.features, references, real, found.fresh, work)
-    return _Space({**about, **copies, **entry, **alike}, similar)
+    similarity, alignment, similar = _in_directions(
+        extractor, sets, samples.features, references, real, found.fresh, work
+    )
+    space = Space(
+        sha256=extractor.sha256,
+        dimensions=train.features.shape[1],
+        **dict(copies),
+        quality=quality,
+        similarity=similarity,
+        alignment=alignment,
+    )
+    return _Found(quality, space, similar)
 
 
 def _in_directions(
@@ -510,7 +511,7 @@ def _in_directions(
     held_out: Tensor | None,
     fresh: Tensor | None,
     work: Work,
-) -> tuple[dict[str, Any], Similar]:
+) -> tuple[Similarity, Alignment | None, Similar]:
     """What cosines between features say: similarities and, where samples have prompts, alignment."""
     mine, real = directions(samples), None if held_out is None else directions(held_out)
     trained = [directions(one) for one in references]
@@ -521,10 +522,7 @@ def _in_directions(
 
     similar = most_similar(search, mine, trained[0], real)
     entry = similarities(similar, fresh, extractor.copy_detection, sets.prompts)
-    return {
-        "similarity": entry,
-        "alignment": aligned(extractor.name, sets.told, mine, trained[0], real, work),
-    }, similar
+    return entry, aligned(extractor.name, sets.told, mine, trained[0], real, work), similar
 
 
 def _quality(
@@ -533,17 +531,18 @@ def _quality(
     features: Callable[[Tensor, str], Features],
     fresh: Tensor | None,
     work: Work,
-) -> dict[str, Any]:
-    """The entry "quality", against the held-out images that are no near copies of training images."""
+) -> Quality:
+    """Quality, against the held-out images that are no near copies of training images."""
 
-    def measure() -> dict[str, Any]:
+    def measure() -> str:
         samples, train = features(sets.samples.images, "samples"), features(sets.unique.images, "train")
-        held_out = None
+        held_out, near_copies = None, 0
         if sets.real is not None and fresh is not None:
             held_out = Features(features(sets.real, "held-out").features[fresh])
-        return quality(samples, train, held_out, extractor, work.memory) | _held_out_used(fresh)
+            near_copies = int((~fresh).sum())
+        return quality(samples, train, held_out, extractor, work.memory, near_copies).model_dump_json()
 
-    entry = work.once(f"{extractor.name}-quality", measure)
+    entry = Quality.model_validate_json(work.once(f"{extractor.name}-quality", measure))
     work.on_done(len(sets.samples) + (0 if sets.real is None else len(sets.real)))
     return entry
 
@@ -565,7 +564,7 @@ def _extracted(
 
 def _search_features(
     work: Work, name: str, queries: Tensor, references: Sequence[Tensor], k: int, weight: float
-) -> _Found:
+) -> _Nearest:
     """The k nearest references; one that is given twice, as it is and mirrored, counts at the smaller distance."""
 
     most = min(k, len(references[0]))
@@ -581,7 +580,7 @@ def _search_features(
         distances, indices = found[0] if len(found) == 1 else _smaller(found, most)
         return {"distances": distances, "indices": indices}
 
-    return _Found(**work.compute(name, len(queries), search, done))
+    return _Nearest(**work.compute(name, len(queries), search, done))
 
 
 def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
@@ -602,47 +601,33 @@ def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Te
 
 def _copies(
     found: _Neighbors, train: Tensor, samples: Tensor, held_out: Tensor | None, prompts: Sequence[str] | None
-) -> dict[str, Any]:
-    """The entries on copies, in pixels or in features: MQ, the same of held-out images, the calibrated share."""
-    real = found.held_out
-    numbers: dict[str, Any] = {"mq": _quantities(found.ratios, prompts)}
-    numbers |= {"held_out": None, "calibrated": None, "warnings": []}
+) -> Copies:
+    """How much is copied, in pixels or in features."""
+    real, mq = found.held_out, _quantities(found.ratios, prompts)
     if real is None or found.held_own is None or found.held_out_ratios is None or held_out is None:
-        return numbers | {"statistics": statistics(found.distances, found.own, prompts=prompts)}
+        own = statistics(found.distances, found.own, prompts=prompts)
+        return Copies(mq=mq, held_out=None, calibrated=None, warnings=(), statistics=own)
     fresh = ~is_near_copy(real)
     where = cells(train, samples, held_out[fresh]) if fresh.any() else None
-    found_too = statistics(found.distances, found.own, real, where, fresh, prompts)
-    if found_too["c_t"]:
-        found_too["c_t"] |= _held_out_used(fresh)
-    return numbers | {
-        "held_out": {
-            "mq": _quantities(found.held_out_ratios),
-            "statistics": held_out_statistics(real, found.held_own),
-        },
-        "calibrated": calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts),
-        "warnings": _warnings(fresh),
-        "statistics": found_too,
-    }
+    return Copies(
+        mq=mq,
+        held_out=HeldOut(mq=_quantities(found.held_out_ratios), statistics=held_out_statistics(real, found.held_own)),
+        calibrated=calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts),
+        warnings=_warnings(fresh),
+        statistics=statistics(found.distances, found.own, real, where, fresh, prompts),
+    )
 
 
-def _held_out_used(fresh: Tensor | None) -> dict[str, int]:
-    """On how many held-out images a number was taken, and how many near copies of training images were left out."""
-    used, given = (0, 0) if fresh is None else (int(fresh.sum()), len(fresh))
-    return {"num_held_out": used, "num_near_copies": given - used}
-
-
-def _warnings(fresh: Tensor) -> list[str]:
-    """What makes a cut unsure, in words: near copies among held-out images, or too few others."""
-    warnings, near = [], int((~fresh).sum())
+def _warnings(fresh: Tensor) -> tuple[AuditWarning, ...]:
+    """What makes a cut unsure: near copies among held-out images, or too few others."""
+    warnings: list[AuditWarning] = []
+    near = int((~fresh).sum())
     if near > FALSE_ALARM * len(fresh):
-        warnings.append(
-            f"{near} of {len(fresh)} held-out images are near copies of training images (d1/d2 < 1/3). They set no "
-            "cut and count neither for C_T nor for quality; are the held-out images apart from the training set?"
-        )
+        warnings.append(ManyNearCopies(num_near_copies=near, num_held_out=len(fresh)))
     if calibration_rank(FALSE_ALARM, len(fresh) - near) == 0:
-        warnings.append(f"{too_few(len(fresh) - near)}: shares below a calibrated cut are not known")
-    return warnings
+        warnings.append(_no_cut(len(fresh) - near))
+    return tuple(warnings)
 
 
-def _quantities(ratios: Tensor, prompts: Sequence[str] | None = None) -> dict[str, Any]:
-    return {f"{cut:.2f}": share_below(ratios, cut, prompts) for cut in CUTS}
+def _quantities(ratios: Tensor, prompts: Sequence[str] | None = None) -> Quantities:
+    return {cut: share_below(ratios, float(cut), prompts) for cut in CUTS}

@@ -157,12 +157,16 @@ def separation(magnitudes: Sequence[float], memorized: Sequence[bool]) -> dict[s
     auc = float(roc_auc_score(positive, values))
     allowed = math.ceil(_FALSE_ALARM * others) - 1
     cut = float(np.sort(values[~positive])[-1 - allowed])
+    found = share(int((values[positive] > cut).sum()), count)
     return {
         "num_memorized": count,
         "num_others": others,
         "auc": auc,
         "auc_ci95": _auc_interval(auc, count, others),
-        "tpr_at_1_percent_fpr": {"cut": cut, **share(int((values[positive] > cut).sum()), count)},
+        "tpr_at_1_percent_fpr": {
+            "cut": cut,
+            **found.model_dump(mode="json"),
+        },
     }
 
 

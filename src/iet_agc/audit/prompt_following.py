@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from iet_agc.audit.schema import Coverage
 from iet_agc.audit.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import Captions, alignment, group, ranks
 from iet_agc.metrics.clip import Clip, clip_score, other_prompts
+from iet_agc.metrics.records import AboutPrompts, Alignment, Retrieval
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import shown
 
 __all__ = ["Told", "aligned", "check_prompts", "coverage", "read_told", "score_prompts"]
 
@@ -50,27 +52,21 @@ def read_told(samples: ImageSet, train: ImageSet, place: Tensor, held_out: Image
     return Told(tuple(captions[0] for captions in samples.captions), unique, real)
 
 
-def coverage(told: Told) -> dict[str, Any] | None:
-    """The entry "prompts" of an audit: how many training images the prompts are about.
+def coverage(told: Told) -> Coverage | None:
+    """How many training images the prompts are about.
 
     Args:
         told: what is said of the images.
 
     Returns:
-        {"num_prompts", "num_train_images", "share", "convention"}; None where samples have no prompts or training
-        images no captions.
+        None where samples have no prompts or training images no captions.
     """
     if not told.prompts or told.train is None:
         return None
     prompts = set(told.prompts)
     groups = {group for prompt in prompts for group in told.train.of.get(prompt, ())}
     covered = sum(one in groups for one in told.train.group.tolist())
-    return {
-        "num_prompts": len(prompts),
-        "num_train_images": covered,
-        "share": covered / len(told.train.group),
-        "convention": "different prompts, and unique training images of which one is a caption; share of all of these",
-    }
+    return Coverage(num_prompts=len(prompts), num_train_images=covered, share=covered / len(told.train.group))
 
 
 def check_prompts(samples: ImageSet) -> None:
@@ -89,8 +85,8 @@ def check_prompts(samples: ImageSet) -> None:
 
 def aligned(
     name: str, told: Told, samples: Tensor, train: Tensor, held_out: Tensor | None, work: Work
-) -> dict[str, Any] | None:
-    """The entry "alignment" of a feature space; see `iet_agc.metrics.alignment`.
+) -> Alignment | None:
+    """The alignment in a feature space; see `iet_agc.metrics.alignment`.
 
     Args:
         name: of the feature space.
@@ -99,19 +95,18 @@ def aligned(
         work: how ranks are found.
 
     Returns:
-        {"train", "held_out"}, each null where no sample was told a caption of that set; None where both are.
+        None where no sample was told a caption of either set.
     """
-    found = {"train": _ranked(f"{name}-aligned-train", told.prompts, told.train, samples, train, work)}
+    mine = _ranked(f"{name}-aligned-train", told.prompts, told.train, samples, train, work)
+    real = None
     if held_out is not None:
-        found["held_out"] = _ranked(f"{name}-aligned-held-out", told.prompts, told.held_out, samples, held_out, work)
-    if not any(found.values()):
-        return None
-    return {"train": None, "held_out": None} | found | _WORDS
+        real = _ranked(f"{name}-aligned-held-out", told.prompts, told.held_out, samples, held_out, work)
+    return Alignment(train=mine, held_out=real) if mine or real else None
 
 
 def _ranked(
     name: str, prompts: Sequence[str], captions: Captions | None, samples: Tensor, references: Tensor, work: Work
-) -> dict[str, Any] | None:
+) -> Retrieval | None:
     if captions is None:
         return None
     known = [row for row, prompt in enumerate(prompts) if prompt in captions.of]
@@ -127,8 +122,8 @@ def _ranked(
     return alignment(found, told, captions)
 
 
-def score_prompts(clip: Clip, samples: ImageSet, prompts: Sequence[str], work: Work) -> dict[str, Any]:
-    """The entry "clip" of an audit; see `iet_agc.metrics.clip`.
+def score_prompts(clip: Clip, samples: ImageSet, prompts: Sequence[str], work: Work) -> AboutPrompts:
+    """How samples fit their prompts; see `iet_agc.metrics.clip`.
 
     Args:
         clip: the network.
@@ -147,21 +142,11 @@ def score_prompts(clip: Clip, samples: ImageSet, prompts: Sequence[str], work: W
         work.on_done,
     )["rows"]
     own, cut_off = torch.tensor([places[prompt] for prompt in prompts]), torch.tensor(clip.is_cut_off(texts))
-    return {
-        "model": clip.name,
-        "sha256": clip.sha256,
-        "num_prompts": len(texts),
-        "num_cut_off": int(cut_off[own].sum()),
-        "score": clip_score(seen, said[own], prompts),
-        "other_prompts": other_prompts(seen, said, own),
-    }
-
-
-_WORDS = {
-    "direction": "higher follows the prompts more closely; a copy of the right image scores best of all",
-    "convention": "rank of the image whose caption is the prompt among all images of that set, by cosine similarity of "
-    "features; images of the same captions are one. percentile: share of the other images that are less similar, "
-    "mean and Student's t over samples; reciprocal_rank: the same of 1 / rank; top1, top10: Wilson. Where prompts "
-    "repeat, intervals take them as clusters",
-    "source": "Manning, Raghavan, Schütze, Introduction to Information Retrieval, 2008, chapter 8",
-}
+    return AboutPrompts(
+        model=shown(clip.name),
+        sha256=clip.sha256,
+        num_prompts=len(texts),
+        num_cut_off=int(cut_off[own].sum()),
+        score=clip_score(seen, said[own], prompts),
+        other_prompts=other_prompts(seen, said, own),
+    )

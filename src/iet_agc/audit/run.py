@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from iet_agc.audit.compute import AuditResult, audit, check_sets
 from iet_agc.audit.prompt_following import check_prompts
+from iet_agc.audit.schema import AuditRecord, AuditWarning, Names
 from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
 from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
@@ -78,7 +79,7 @@ def audit_sources(
     device: str = "auto",
     download: bool = False,
     on_done: Callable[[float], object] | None = None,
-) -> dict[str, Any]:
+) -> AuditRecord:
     """Audit what lies on disk and write the audit's folder: what `iet-agc audit` does.
 
     The same call again goes on where a killed one stopped; under `torchrun` all processes share the work.
@@ -145,16 +146,21 @@ def audit_sources(
                 work=Work(parts.compute, parts.once, memory, where, on_done),
             )
         told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize_of(train)}
-        result.numbers["conventions"] |= told
-        result.numbers["made_of"] = made_of
-        result.numbers["warnings"] += given.warnings
+        numbers = result.numbers.model_copy(
+            update={
+                "conventions": result.numbers.conventions.model_copy(update=told),
+                "made_of": made_of,
+                "warnings": (*result.numbers.warnings, *given.warnings),
+            }
+        )
         distributed.barrier()  # others may still be reading parts
         if distributed.rank() == 0:
-            save_audit(result, out, {"train": train, "samples": samples, "held_out": held_out or ""})
+            names = {"train": train, "samples": samples, "held_out": held_out or ""}
+            save_audit(replace(result, numbers=numbers), out, names)
             folder.drop_parts()
-    if (found := result.numbers["gate"]) and distributed.is_first():
-        say(f"iet-agc: {sentence(found, len(given.samples))}")
-    return result.numbers
+    if numbers.gate and distributed.is_first():
+        say(f"iet-agc: {sentence(numbers.gate)}")
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ class _Given:
     held_out: ImageSet | None
     seeds: Sequence[int] | None
     networks: Sequence[Extractor]
-    warnings: Sequence[str]
+    warnings: Sequence[AuditWarning]
 
     @property
     def sets(self) -> dict[str, ImageSet]:
@@ -191,7 +197,7 @@ def _read(
     images, seeds = load_part(samples, "samples", *size, warn)
     real = load_part(held_out, "held-out", *size, warn)[0] if held_out else None
     check_sets(training, images, real)
-    return _Given(training, images, real, seeds, networks, warn.lines)
+    return _Given(training, images, real, seeds, networks, warn.all)
 
 
 def _inputs(
@@ -203,7 +209,7 @@ def _inputs(
         **{name: sets[name].fingerprint if name in sets else None for name in _SETS},
         "captions": said,
         "flips": flips,
-        "extractors": [[one.name, one.sha256] for one in networks],
+        "extractors": [[shown(one.name), one.sha256] for one in networks],
         "clip": clip.sha256 if clip else None,
     }
 
@@ -244,13 +250,13 @@ class _Parts:
         compute_parts(self.folder, _file(name), total, length, make, on_done)
         return read_parts(self.folder, _file(name), total, length)
 
-    def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def once(self, name: str, make: Callable[[], str]) -> str:
         """`Work.once`."""
         file = self.folder / f"{_file(name)}.json"
         if distributed.rank() == 0 and not file.exists():
-            replace_text(file, json.dumps(make()))
+            replace_text(file, make())
         distributed.barrier()
-        return read_object(file, f"remove {self.folder}")
+        return json.dumps(read_object(file, f"remove {self.folder}"))
 
 
 def _file(name: str) -> str:
@@ -275,7 +281,8 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     names = names or {"train": result.train.name, "samples": result.samples.name, "held_out": ""}
-    names = {part: shown(name) for part, name in names.items()}
+    shown_names = Names(**{part: shown(name) for part, name in names.items()})
+    numbers = result.numbers.model_copy(update={"names": shown_names})
     table = _per_unique_image(result)
     worst = _closest_pairs(result.ratios, result.nearest)[:most]
     top = result.unique[table["copied"].argsort(descending=True, stable=True)[:most]]
@@ -301,7 +308,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in pictures.items()}
         np.savez_compressed(stream, **arrays)
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
-    write_sealed(out / "audit.json", result.numbers | {"names": names}, _FILES)
+    write_sealed(out / "audit.json", numbers.model_dump(mode="json"), _FILES)
     flush(out)
     os.rename(out, final / _WHOLE)
     flush(final)
@@ -334,14 +341,14 @@ def settle_audit(out: Path) -> None:
 
 
 class _Warnings:
-    """Says lines, and keeps them for audit.json."""
+    """Says warnings, and keeps them for audit.json."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        self.all: list[AuditWarning] = []
 
-    def __call__(self, line: str) -> None:
-        self.lines.append(line)
-        say(f"warning: {line}")
+    def __call__(self, warning: AuditWarning) -> None:
+        self.all.append(warning)
+        say(f"warning: {warning.sentence}")
 
 
 def _closest_pairs(values: Tensor, nearest: Tensor) -> Tensor:
@@ -371,7 +378,7 @@ def _similar_pictures(result: AuditResult, most: int) -> dict[str, Tensor]:
 
 def _per_unique_image(result: AuditResult) -> dict[str, Tensor]:
     """The table of training images, int64 (U,) each; the places of a repeated image count together."""
-    copies = result.place[result.nearest[result.ratios < result.cut]]
+    copies = result.place[result.nearest[result.ratios < result.numbers.cut]]
     table = {
         "image": result.unique,
         "multiplicity": torch.bincount(result.place),
@@ -386,7 +393,7 @@ def _per_unique_image(result: AuditResult) -> dict[str, Tensor]:
 
 def _training_rows(result: AuditResult, table: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """The table by rows, with the numbers of the samples that copied each image."""
-    copies = (result.ratios < result.cut).nonzero()[:, 0]
+    copies = (result.ratios < result.numbers.cut).nonzero()[:, 0]
     copied_by: dict[int, list[int]] = {}
     for sample, place in zip(copies.tolist(), result.place[result.nearest[copies]].tolist(), strict=True):
         copied_by.setdefault(place, []).append(sample)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from iet_agc.audit.guard import Guard, make_guard
+from iet_agc.audit.schema import AuditWarning, UnknownImages, UnknownOrigin
 from iet_agc.config.data_settings import found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.conversion import Resize, convert
@@ -13,11 +14,16 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.curves import read_curve
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
+from iet_agc.runtime.files import shown
 from iet_agc.runtime.progress import say
 from iet_agc.sampling.sample_set import load_samples, read_origin
 from iet_agc.training.identity import check_files, check_images, check_samples
 
 __all__ = ["load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
+
+
+def _say(warning: AuditWarning) -> None:
+    say(warning.sentence)
 
 
 def load_part(
@@ -26,7 +32,7 @@ def load_part(
     shape: tuple[int, int, int] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
     resize: Resize = "bicubic",
-    warn: Callable[[str], object] = say,
+    warn: Callable[[AuditWarning], object] = _say,
 ) -> tuple[ImageSet, list[int] | None]:
     """Images of a run, a sample set, a folder, an array or a named image set.
 
@@ -37,7 +43,7 @@ def load_part(
         shape: bring every image to this (C, H, W); see `load_images`.
         on_images: called with a number of images that were read, for progress.
         resize: how they are brought to it; what a run trains on or holds out is brought to it as the run says.
-        warn: told in one line what could not be compared with what the run says of itself.
+        warn: told what could not be compared with what the run says of itself.
 
     Returns:
         The images and, of a sample set, their seeds.
@@ -65,20 +71,17 @@ def load_part(
         raise UserError(f"{source} holds out no images: set data.num_train lower, or give other images")
     if is_run(path) and part != "samples" and not check_images(path, part, images):
         which = "training" if part == "train" else "held-out"
-        warn(f"{source} does not say which {which} images it was begun with: whether they are the same is not checked")
+        warn(UnknownImages(source=shown(source), which=which))
     return (images if shape is None else convert(images, shape, resize)), None
 
 
-def _check_origin(samples: Path, warn: Callable[[str], object]) -> None:
+def _check_origin(samples: Path, warn: Callable[[AuditWarning], object]) -> None:
     """Compare what RUN/samples was drawn from with the weights of RUN; samples in other places may be anything."""
     run = samples.absolute().parent
     if samples.absolute().name == "samples" and is_run(run):
         origin = read_origin(samples)
         if origin is None or not check_samples(run, origin):
-            why = (
-                "does not say which weights drew it" if origin is None else f"cannot be compared, {run} has no weights"
-            )
-            warn(f"{samples} {why}, so whether it is the run's own is not checked")
+            warn(UnknownOrigin(samples=shown(samples), run=shown(run), says_origin=origin is not None))
 
 
 def read_record(source: str, num_images: int) -> TrainingRecord | None:

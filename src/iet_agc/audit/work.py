@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +27,14 @@ class Work:
 
     Attributes:
         compute: has rows made. It may keep slices on disk, or leave some to other processes.
-        once: takes the name of a piece of work and what makes its numbers, which only one process needs to.
+        once: takes the name of a piece of work and what makes its numbers, as JSON, which only one process needs to.
         memory: bytes of working memory for each search, beyond images and results.
         device: where to search and to extract features.
         on_done: called with a share of all the work, in [0, 1], for progress.
     """
 
     compute: Compute = _at_once
-    once: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]] = lambda name, make: make()
+    once: Callable[[str, Callable[[], str]], str] = lambda name, make: make()
     memory: int = 2 * 1024**3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_done: Callable[[float], object] = lambda share: None

@@ -461,7 +461,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     )
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
-    return int(numbers["gate"] is not None and numbers["gate"]["failed"]), numbers
+    return int(numbers.gate is not None and numbers.gate.failed), numbers.model_dump(mode="json")
 
 
 def _add_detect(verbs: Any) -> None:
@@ -548,11 +548,15 @@ def _add_compare(verbs: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.report.comparison import compare, differences_from_first, table, warnings
+    from iet_agc.report.comparison import compare, differences_from_first, plain, table, warnings
 
     rows = compare(arguments.runs)
     differences = differences_from_first(rows)
-    result = {"presets": rows, "differences": differences, "warnings": (warned := warnings(rows))}
+    apart = {
+        name: {column: cell and cell.model_dump(mode="json") for column, cell in cells.items()}
+        for name, cells in differences.items()
+    }
+    result: dict[str, object] = {"presets": plain(rows), "differences": apart, "warnings": (warned := warnings(rows))}
     if arguments.out:
         from iet_agc.report.comparison_page import write_comparison
 

@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
 
 from iet_agc.audit.run import audit_sources
+from iet_agc.audit.schema import CUT, AuditRecord
 from iet_agc.config.overrides import customized
 from iet_agc.config.presets import load_preset
 from iet_agc.config.settings import Settings
@@ -33,7 +34,7 @@ PRESETS = ("digits-default", "digits-iet-agc")
 _TRAINING_COST = 3.4
 
 
-def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str] | None = None) -> dict[str, Any]:
+def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str] | None = None) -> dict[str, object]:
     """Train, sample, audit and report every preset.
 
     Args:
@@ -42,7 +43,7 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
         overrides: settings to replace in each, as in `settings.customized`.
 
     Returns:
-        {"presets": {name: audit}, "report": path, "seconds": elapsed}.
+        {"presets": {name: content of audit.json}, "report": path, "seconds": elapsed}.
     """
     began = time.perf_counter()
     workers = min(len(presets), os.cpu_count() or 1)
@@ -67,15 +68,12 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
         "Default training and IET-AGC on real digits",
     )
     print(table(audits), file=sys.stderr)
-    return {"presets": audits, "report": str(report), "seconds": round(time.perf_counter() - began, 1)}
+    found = {name: audit.model_dump(mode="json") for name, audit in audits.items()}
+    return {"presets": found, "report": str(report), "seconds": round(time.perf_counter() - began, 1)}
 
 
-def run_preset(settings: Settings, run: Path) -> dict[str, Any]:
-    """Train, sample and audit one run, in RUN, RUN/samples and RUN/audit.
-
-    Returns:
-        The content of audit.json.
-    """
+def run_preset(settings: Settings, run: Path) -> AuditRecord:
+    """Train, sample and audit one run, in RUN, RUN/samples and RUN/audit."""
     keep_freed_memory()
     with num_threads(settings.run.threads):
         start(settings, run, lambda steps: _advance(steps * settings.train.batch_size * _TRAINING_COST))
@@ -88,13 +86,13 @@ def run_preset(settings: Settings, run: Path) -> dict[str, Any]:
         return audit_sources(str(run), str(run / "samples"), str(run), run / "audit", on_done=lambda share: None)
 
 
-def table(audits: dict[str, dict[str, Any]]) -> str:
+def table(audits: Mapping[str, AuditRecord]) -> str:
     """The result as a table of fixed width, for a terminal."""
     lines = [f"{'':<18} {'copied (ratio < 0.15)':>30} {'Fréchet, held-out':>18} {'Fréchet, train':>15}"]
     for name, audit in audits.items():
-        below, quality = audit["mq"]["0.15"], audit["quality"]
-        copied = f"{below['share']:.1%} [{below['ci95'][0]:.1%}, {below['ci95'][1]:.1%}]"
-        lines.append(f"{name:<18} {copied:>30} {quality['frechet_held_out']:>18.3f} {quality['frechet_train']:>15.3f}")
+        below, quality = audit.mq[CUT], audit.quality
+        copied = f"{below.share:.1%} [{below.ci95[0]:.1%}, {below.ci95[1]:.1%}]"
+        lines.append(f"{name:<18} {copied:>30} {quality.frechet_held_out:>18.3f} {quality.frechet_train:>15.3f}")
     return "\n".join(lines)
 
 
@@ -119,7 +117,7 @@ def _work(settings: Settings) -> float:
     return images_seen * _TRAINING_COST + settings.sample.num * settings.sample.steps
 
 
-def _watch(done: "Synchronized[float]", total: float, futures: "list[Future[dict[str, Any]]]") -> None:
+def _watch(done: "Synchronized[float]", total: float, futures: "list[Future[AuditRecord]]") -> None:
     """Keep the bar where the workers are until they have finished, or one has failed."""
     with progress_bar("demo", 1000, unit="‰") as bar:
         while not all(future.done() for future in futures):

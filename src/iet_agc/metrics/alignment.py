@@ -14,21 +14,18 @@ the customary numbers of retrieval (Manning, Raghavan, Schütze, Introduction to
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from iet_agc.metrics.intervals import clustered_share, mean
+from iet_agc.metrics.records import Chance, Retrieval
 
 __all__ = ["Captions", "alignment", "group", "ranks"]
 
 #: Similarities that are no farther apart are equal: products round differently by place.
 _ROUNDING = 1e-9
-
-#: How many of the most similar images may hold the right one.
-_TOP = (1, 10)
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def ranks(samples: Tensor, references: Tensor, prompts: Sequence[str], captions:
     return 1 + (nearer & ~right).sum(1).double() + (as_near & ~right).sum(1).double() / 2
 
 
-def alignment(found: Tensor, prompts: Sequence[str], captions: Captions) -> dict[str, Any] | None:
+def alignment(found: Tensor, prompts: Sequence[str], captions: Captions) -> Retrieval | None:
     """An entry of "alignment" of a feature space.
 
     Args:
@@ -95,8 +92,7 @@ def alignment(found: Tensor, prompts: Sequence[str], captions: Captions) -> dict
         prompts, captions: see there.
 
     Returns:
-        {"num_samples", "num_captions", "percentile", "reciprocal_rank", "top1", "top10", "chance"}; None where no
-        sample has one of the captions as its prompt, or every image is right.
+        None where no sample has one of the captions as its prompt, or every image is right.
     """
     total = captions.count
     right = np.array([len(captions.of[prompt]) for prompt in prompts])
@@ -105,14 +101,17 @@ def alignment(found: Tensor, prompts: Sequence[str], captions: Captions) -> dict
     from scipy.stats import hypergeom
 
     others = total - right
-    tops = {f"top{most}": clustered_share((found <= most).tolist(), prompts) for most in _TOP}
-    chance = {f"top{most}": float(hypergeom.sf(0, total, right, min(most, total)).mean()) for most in _TOP}
     beaten = (others - (found.numpy() - 1)) / others
-    return {
-        "num_samples": len(found),
-        "num_captions": total,
-        "percentile": mean(beaten.tolist(), prompts),
-        "reciprocal_rank": mean((1 / found).tolist(), prompts),
-        **tops,
-        "chance": {"percentile": float((right / (right + 1)).mean()), **chance},
-    }
+
+    def by_chance(most: int) -> float:
+        return float(hypergeom.sf(0, total, right, min(most, total)).mean())
+
+    return Retrieval(
+        num_samples=len(found),
+        num_captions=total,
+        percentile=mean(beaten.tolist(), prompts),
+        reciprocal_rank=mean((1 / found).tolist(), prompts),
+        top1=clustered_share((found <= 1).tolist(), prompts),
+        top10=clustered_share((found <= 10).tolist(), prompts),
+        chance=Chance(percentile=float((right / (right + 1)).mean()), top1=by_chance(1), top10=by_chance(10)),
+    )

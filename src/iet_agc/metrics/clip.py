@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iet_agc.metrics.intervals import mean
+from iet_agc.metrics.intervals import Mean, mean
 from iet_agc.metrics.neighbors import check_images
+from iet_agc.metrics.records import ClipScore
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.progress import without_bars
@@ -136,7 +137,7 @@ def _digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def clip_score(images: Tensor, texts: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
+def clip_score(images: Tensor, texts: Tensor, prompts: Sequence[Hashable] | None = None) -> ClipScore:
     """Mean CLIP score of images and their texts.
 
     Args:
@@ -144,13 +145,13 @@ def clip_score(images: Tensor, texts: Tensor, prompts: Sequence[Hashable] | None
         prompts: the texts themselves, or their numbers; None where all are different.
 
     Returns:
-        {"mean", "ci95"} on a scale to 100, Student's t over images, by text where texts repeat (see
-        `iet_agc.metrics.intervals.mean`), and in words what it is.
+        On a scale to 100, Student's t over images, by text where texts repeat (see `iet_agc.metrics.intervals.mean`).
     """
-    return mean((100 * (images.double() * texts.double()).sum(1).clamp(min=0)).tolist(), prompts) | _WORDS
+    scores = 100 * (images.double() * texts.double()).sum(1).clamp(min=0)
+    return ClipScore(**dict(mean(scores.tolist(), prompts)))
 
 
-def other_prompts(images: Tensor, texts: Tensor, own: Tensor) -> dict[str, Any] | None:
+def other_prompts(images: Tensor, texts: Tensor, own: Tensor) -> Mean | None:
     """What chance looks like: the mean score of each image with all texts but its own.
 
     Args:
@@ -159,7 +160,7 @@ def other_prompts(images: Tensor, texts: Tensor, own: Tensor) -> dict[str, Any] 
         own: which of them is each image's, int64 (N,).
 
     Returns:
-        {"mean", "ci95"}, as `clip_score`; None where there is one text only.
+        As `clip_score`; None where there is one text only.
     """
     if len(texts) < 2:
         return None
@@ -168,12 +169,3 @@ def other_prompts(images: Tensor, texts: Tensor, own: Tensor) -> dict[str, Any] 
         scores = 100 * (part.double() @ texts.double().T).clamp(min=0)
         means += ((scores.sum(1) - scores.gather(1, its[:, None])[:, 0]) / (len(texts) - 1)).tolist()
     return mean(means, own.tolist())
-
-
-_WORDS = {
-    "direction": "higher fits the prompts better",
-    "convention": "100 max(cos, 0) of the embeddings of image and prompt, Student's t over samples, by prompt where "
-    "prompts repeat; 40 times the scale of Hessel et al. (w = 2.5), no words before the prompt, prompts cut off at the "
-    "length that the network takes. other_prompts: the same with all other prompts",
-    "source": "Hessel et al., EMNLP 2021, arXiv 2104.08718",
-}

@@ -1,15 +1,35 @@
-"""Shares, means and percentiles, with 95 % intervals. No torch here: the audit counts, and the report compares."""
+"""Shares, means and percentiles, with 95 % intervals. No torch here: the audit counts, and the report compares.
+
+What they return are records, checked whenever one is made, and so when one is read.
+"""
 
 import functools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = [
+    "ROUNDING",
+    "Count",
+    "Interval",
+    "Mean",
+    "Percentile",
+    "Portion",
+    "Proportion",
+    "Record",
     "calibration_rank",
     "clustered_share",
     "difference",
@@ -26,6 +46,93 @@ __all__ = [
 
 #: A cut's rate of false alarms is averaged over so many of its quantiles: a tail is right to 1e-4.
 _QUANTILES = 4096
+
+#: What arithmetic in float32 may add to a number, or take from it.
+ROUNDING = 1e-6
+
+
+# Records ----------------------------------------------------------------------------------------------------
+
+
+def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"an interval from {interval[0]!r} to {interval[1]!r}")
+    return interval
+
+
+#: The largest number of images: all whole numbers up to it are floats, too.
+_MOST = 2**53
+
+#: Limits, the lower one first; how many there are; and a number in [0, 1].
+Interval = Annotated[tuple[float, float], AfterValidator(_in_order)]
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Portion = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """Numbers and words that belong together: finite, of just these names and kinds, and never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _OfDraws(Record):
+    """What draws tell that may come in clusters, such as samples by their prompts; of others, no word of clusters."""
+
+    @model_serializer(mode="wrap")
+    def _unless_independent(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        found: dict[str, object] = plain(self)
+        return {key: value for key, value in found.items() if value is not None or key not in _CLUSTERED}
+
+
+#: What is left out of a record of independent draws.
+_CLUSTERED = ("clusters", "design_effect")
+
+
+class Proportion(_OfDraws):
+    """A share of draws with its 95 % interval.
+
+    Attributes:
+        count, total: how many count, of how many.
+        share: count / total.
+        ci95: its limits, in [0, 1].
+        clusters, design_effect: of draws that come in clusters, see `clustered_share`; None of independent ones.
+    """
+
+    count: Count
+    total: Annotated[int, Field(ge=1, le=_MOST)]
+    share: float
+    ci95: Interval
+    clusters: Annotated[int, Field(ge=1)] | None = None
+    design_effect: Annotated[float, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        (low, high), expected = self.ci95, self.share * self.total
+        if self.count > self.total or not math.isclose(self.count, expected, abs_tol=ROUNDING * self.total):
+            raise ValueError(f"a share is {self.share!r}, and its count is {self.count} of {self.total}")
+        if not -ROUNDING <= low <= self.share + ROUNDING or not self.share - ROUNDING <= high <= 1 + ROUNDING:
+            raise ValueError(f"a share of {self.share!r} has the interval from {low!r} to {high!r}")
+        if (self.clusters is None) != (self.design_effect is None):
+            raise ValueError(f"a share has {self.clusters} clusters, the design effect {self.design_effect!r}")
+        return self
+
+
+class Mean(_OfDraws):
+    """A mean of draws; its 95 % interval is None where it is that of one draw, or one cluster."""
+
+    mean: float
+    ci95: Interval | None
+    clusters: Annotated[int, Field(ge=1)] | None = None
+
+
+class Percentile(Record):
+    """A percentile of draws with its 95 % interval."""
+
+    value: float
+    ci95: Interval
+
+
+# Shares -----------------------------------------------------------------------------------------------------
 
 
 def calibration_rank(false_alarm: float, held_out: int) -> int:
@@ -119,11 +226,8 @@ def _rates(false_alarm: float, held_out: int) -> NDArray[np.float64]:
     return beta.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, rank, held_out + 1 - rank)
 
 
-def share(count: int, total: int) -> dict[str, Any]:
+def share(count: int, total: int) -> Proportion:
     """A share of independent draws, with Wilson's 95 % score interval (Wilson, 1927).
-
-    Returns:
-        {"count", "share", "ci95": [low, high]}, in [0, 1].
 
     Raises:
         ValueError: no draws at all, or more counted than drawn.
@@ -135,7 +239,8 @@ def share(count: int, total: int) -> dict[str, Any]:
     from scipy.stats import binomtest
 
     interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
-    return {"count": count, "share": count / total, "ci95": [float(interval.low), float(interval.high)]}
+    limits = float(interval.low), float(interval.high)
+    return Proportion(count=count, total=total, share=count / total, ci95=limits)
 
 
 def student(freedom: float) -> float:
@@ -145,7 +250,7 @@ def student(freedom: float) -> float:
     return float(t.ppf(0.975, freedom))
 
 
-def wilson(share: float, number: float, freedom: float) -> list[float]:
+def wilson(share: float, number: float, freedom: float) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share of an effective number of draws, with Student's quantile t:
 
         (p + t^2 / 2n -+ t sqrt(p (1 - p) / n + t^2 / 4n^2)) / (1 + t^2 / n)
@@ -160,16 +265,16 @@ def wilson(share: float, number: float, freedom: float) -> list[float]:
         freedom: degrees of freedom of the estimate of n.
 
     Returns:
-        [low, high], in [0, 1]; never without width.
+        (low, high), in [0, 1]; never without width.
     """
     quantile = student(freedom)
     square = quantile**2 / number
     reach = quantile * math.sqrt(share * (1 - share) / number + square / (4 * number))
     low, high = ((share + square / 2 + side * reach) / (1 + square) for side in (-1, 1))
-    return [max(low, 0.0) if share > 0 else 0.0, min(high, 1.0) if share < 1 else 1.0]
+    return max(low, 0.0) if share > 0 else 0.0, min(high, 1.0) if share < 1 else 1.0
 
 
-def clustered_share(counted: Sequence[bool], clusters: Sequence[Hashable] | None) -> dict[str, Any]:
+def clustered_share(counted: Sequence[bool], clusters: Sequence[Hashable] | None) -> Proportion:
     """A share of draws that come in clusters, such as samples by their prompts: those of one are alike.
 
     The design effect D says how many draws are worth one that is independent: the variance of the share between
@@ -183,18 +288,20 @@ def clustered_share(counted: Sequence[bool], clusters: Sequence[Hashable] | None
         clusters: which cluster each draw is of; None, or all different: independent draws.
 
     Returns:
-        `share` of independent draws. Else {"count", "share", "ci95", "clusters", "design_effect"}. Draws of a single
-        cluster tell nothing of others: the interval is that of independent draws of this cluster, D is 1.
+        `share` of independent draws; else with clusters and design effect. Draws of a single cluster tell nothing of
+        others: the interval is that of independent draws of this cluster, D is 1.
     """
     count, total = sum(map(bool, counted)), len(counted)
     found = share(count, total)
     if clusters is None or len(sizes := _sizes(clusters)) == total:
         return found
-    if len(sizes) == 1:
-        return found | {"clusters": 1, "design_effect": 1.0}
-    effect = _design_effect(_sums(counted, clusters), sizes)
-    limits = wilson(found["share"], total / effect, len(sizes) - 1)
-    return found | {"ci95": limits, "clusters": len(sizes), "design_effect": effect}
+    effect, limits = 1.0, found.ci95
+    if len(sizes) > 1:
+        effect = _design_effect(_sums(counted, clusters), sizes)
+        limits = wilson(found.share, total / effect, len(sizes) - 1)
+    return Proportion(
+        count=count, total=total, share=found.share, ci95=limits, clusters=len(sizes), design_effect=effect
+    )
 
 
 def _design_effect(counts: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
@@ -224,7 +331,7 @@ def share_over_runs(
     totals: Sequence[int],
     others: tuple[Sequence[int], Sequence[int]] | None = None,
     prompts: Sequence[tuple[int, float]] | None = None,
-) -> list[float]:
+) -> tuple[float, float]:
     """95 % interval of a mean share over training runs, of which each has a share of its own.
 
     With p the mean of K shares, its variance is p (1 - p) / n where runs agree, and where they do not that between
@@ -237,11 +344,11 @@ def share_over_runs(
     Args:
         counts, totals: of each run.
         others: those of two or more runs; a single run is taken to vary as these do. Only with a single run.
-        prompts: of each run, "clusters" and "design_effect" of `clustered_share`. Runs of the same prompts see no more
+        prompts: of each run, clusters and design effect of `clustered_share`. Runs of the same prompts see no more
             prompts than one of them does, so the interval then holds that of one such run, at the mean, as well.
 
     Returns:
-        [low, high], in [0, 1].
+        (low, high), in [0, 1].
 
     Raises:
         ValueError: a single run, and no others.
@@ -255,10 +362,10 @@ def share_over_runs(
     between = _variance_of_log_odds(*told) * width / len(shares)
     low, high = wilson(mean, 1 / between if between * number > 1 else number, len(told[0]) - 1)
     if prompts is None or (least := min(clusters for clusters, _ in prompts)) < 2:
-        return [low, high]
+        return low, high
     draws = float(np.mean([total / effect for total, (_, effect) in zip(totals, prompts, strict=True)]))
     by_prompt = wilson(mean, draws, least - 1)
-    return [min(low, by_prompt[0]), max(high, by_prompt[1])]
+    return min(low, by_prompt[0]), max(high, by_prompt[1])
 
 
 def _variance_of_log_odds(counts: Sequence[int], totals: Sequence[int]) -> float:
@@ -271,16 +378,12 @@ def _variance_of_log_odds(counts: Sequence[int], totals: Sequence[int]) -> float
     return float(max(np.var(x / n, ddof=1) / (mean * (1 - mean)) ** 2, np.var(log_odds, ddof=1)))
 
 
-def mean(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> dict[str, Any]:
+def mean(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Mean:
     """A mean of draws, with Student's 95 % interval.
 
     Args:
         values: the draws.
         clusters: see `clustered_share`; then the variance is that between clusters, of a ratio.
-
-    Returns:
-        {"mean", "ci95": [low, high]}; the interval of a single draw, or of draws of a single cluster, is null. Where
-        clusters repeat, "clusters" says how many there are.
 
     Raises:
         ValueError: no draws at all.
@@ -289,25 +392,25 @@ def mean(values: Sequence[float], clusters: Sequence[Hashable] | None = None) ->
         raise ValueError("there is no mean of no numbers: give at least one")
     found = float(np.mean(values))
     if clusters is not None and (number := len(set(clusters))) < len(values):
-        return {"mean": found, "ci95": _clustered_limits(values, clusters, found), "clusters": number}
+        return Mean(mean=found, ci95=_clustered_limits(values, clusters, found), clusters=number)
     if len(values) < 2:
-        return {"mean": found, "ci95": None}
+        return Mean(mean=found, ci95=None)
     deviation = float(np.std(values, ddof=1)) if min(values) < max(values) else 0.0
     reach = student(len(values) - 1) * deviation / math.sqrt(len(values))
-    return {"mean": found, "ci95": [found - reach, found + reach]}
+    return Mean(mean=found, ci95=(found - reach, found + reach))
 
 
-def _clustered_limits(values: Sequence[float], clusters: Sequence[Hashable], mean: float) -> list[float] | None:
+def _clustered_limits(values: Sequence[float], clusters: Sequence[Hashable], mean: float) -> Interval | None:
     residuals = _sums([value - mean for value in values], clusters)
     number = len(residuals)
     if number < 2:
         return None
     error = math.sqrt(number / (number - 1) * float((residuals**2).sum())) / len(values)
     reach = student(number - 1) * error
-    return [mean - reach, mean + reach]
+    return mean - reach, mean + reach
 
 
-def percentile(values: Sequence[float], of: float, limits: tuple[float, float]) -> dict[str, Any]:
+def percentile(values: Sequence[float], of: float, limits: tuple[float, float]) -> Percentile:
     """A percentile of independent draws, with a 95 % interval of two order statistics that supposes no distribution.
 
     Of n draws B lie at or below the percentile of their population, and B is binomial with n and `of`. With l the 2.5th
@@ -320,9 +423,6 @@ def percentile(values: Sequence[float], of: float, limits: tuple[float, float]) 
         of: which, in (0, 1).
         limits: the smallest and the largest value that could be.
 
-    Returns:
-        {"value", "ci95": [low, high]}.
-
     Raises:
         ValueError: no draws at all, or no such percentile.
     """
@@ -332,10 +432,10 @@ def percentile(values: Sequence[float], of: float, limits: tuple[float, float]) 
 
     low, high = (int(binom.ppf(tail, len(values), of)) for tail in (0.025, 0.975))
     ranks = [limits[0], *np.sort(np.asarray(values, dtype=np.float64)).tolist(), limits[1]]
-    return {"value": float(np.quantile(values, of)), "ci95": [ranks[low], ranks[high + 1]]}
+    return Percentile(value=float(np.quantile(values, of)), ci95=(ranks[low], ranks[high + 1]))
 
 
-def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def difference(first: tuple[float, Interval], second: tuple[float, Interval]) -> tuple[float, tuple[float, float]]:
     """How much larger the first of two shares is, for comparing two runs, or two methods over runs.
 
     From the limits l, u of each (MOVER; Zou and Donner, Statistics in Medicine 27, 2008):
@@ -347,16 +447,15 @@ def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     of one seed may; three pairs cannot tell how much.
 
     Args:
-        first, second: {"share", "ci95"} each.
+        first, second: a share and its limits, each.
 
     Returns:
-        {"difference", "ci95": [low, high]}, in [-1, 1]; 95 %. It knows what the limits know: those of one run know
-        only its draws, and training seeds differ more.
+        The difference, and its limits (low, high), in [-1, 1]; 95 %. They know what the limits of the two know: those
+        of one run know only its draws, and training seeds differ more.
     """
-    (low1, high1), (low2, high2) = first["ci95"], second["ci95"]
-    p1, p2 = first["share"], second["share"]
+    (p1, (low1, high1)), (p2, (low2, high2)) = first, second
     below, above = math.hypot(p1 - low1, high2 - p2), math.hypot(high1 - p1, p2 - low2)
-    return {"difference": p1 - p2, "ci95": [p1 - p2 - below, p1 - p2 + above]}
+    return p1 - p2, (p1 - p2 - below, p1 - p2 + above)
 
 
 def hundredths(share: float) -> str:

@@ -10,13 +10,14 @@ of distances; none of them knows where the images come from, or whether a distan
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.metrics.intervals import calibration_rank, clustered_share
+from iet_agc.metrics.intervals import Proportion, calibration_rank, clustered_share
+from iet_agc.metrics.records import Authentic, Calibrated, CopyingZ, NearCopies, Nearness, Statistics, StatisticsOfReal
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
@@ -92,7 +93,7 @@ def memorization_quantity(ratios: Tensor, cuts: Sequence[float] = CUTS) -> dict[
     return {cut: int((ratios < cut).sum()) for cut in cuts}
 
 
-def share_below(ratios: Tensor, cut: float, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
+def share_below(ratios: Tensor, cut: float, prompts: Sequence[Hashable] | None = None) -> Proportion:
     """Count and share of ratios strictly below a cut.
 
     Args:
@@ -122,7 +123,7 @@ def calibrated_share(
     held_out: Tensor,
     false_alarm: float = FALSE_ALARM,
     prompts: Sequence[Hashable] | None = None,
-) -> dict[str, Any] | None:
+) -> Calibrated | None:
     """Share of samples below the cut that held-out images set. Low: less copied.
 
     Of distance ratios, it is the calibrated share. Of distances, it sees what every ratio is blind to: a copy of an
@@ -136,13 +137,13 @@ def calibrated_share(
         prompts: see `share_below`.
 
     Returns:
-        {"false_alarm", "cut", "num_held_out"} and `share_below`; None where held-out images are too few.
+        `share_below` that cut; None where held-out images are too few.
     """
     cut = calibrated_cut(held_out, false_alarm)
     if cut is None:
         return None
     found = share_below(values, cut, prompts)
-    return {"false_alarm": false_alarm, "cut": cut, "num_held_out": len(held_out), **found}
+    return Calibrated(**dict(found), false_alarm=false_alarm, cut=cut, num_held_out=len(held_out))
 
 
 # The field's other statistics -------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def is_near_copy(distances: Tensor) -> Tensor:
     return (9 * first < second * (1 - _ROUNDING)) | (first == 0)
 
 
-def d1_d2(distances: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
+def d1_d2(distances: Tensor, prompts: Sequence[Hashable] | None = None) -> Proportion:
     """Share of samples that are near copies by `is_near_copy`. Low: less copied.
 
     Args:
@@ -179,7 +180,7 @@ def d1_d2(distances: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[
     return clustered_share(is_near_copy(distances).tolist(), prompts)
 
 
-def auth_pct(distances: Tensor, own_distances: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
+def auth_pct(distances: Tensor, own_distances: Tensor, prompts: Sequence[Hashable] | None = None) -> Proportion:
     """Share of authentic samples. High: less copied.
 
     A sample is authentic if it is farther from its nearest training image than that image is from its nearest
@@ -195,13 +196,12 @@ def auth_pct(distances: Tensor, own_distances: Tensor, prompts: Sequence[Hashabl
         prompts: see `share_below`.
 
     Returns:
-        The share of the samples, see `iet_agc.metrics.intervals.clustered_share`, and "percent" = 100 x share.
+        The share of the samples, see `iet_agc.metrics.intervals.clustered_share`.
     """
     if distances.ndim != 1 or distances.shape != own_distances.shape:
         shapes = f"{tuple(distances.shape)} and {tuple(own_distances.shape)}"
         raise ValueError(f"distances and own_distances must both be (N,), not {shapes}")
-    authentic = clustered_share((distances > own_distances).tolist(), prompts)
-    return {**authentic, "percent": 100 * authentic["share"]}
+    return clustered_share((distances > own_distances).tolist(), prompts)
 
 
 def copying_z(
@@ -209,7 +209,8 @@ def copying_z(
     held_out_distances: Tensor,
     cell_numbers: tuple[Tensor, Tensor] | None = None,
     tau: float | None = None,
-) -> dict[str, Any] | None:
+    near_copies: int = 0,
+) -> CopyingZ | None:
     """C_T: are samples nearer to the training set than held-out real images are? Far below 0: they are copied.
 
     In each cell of space, z = (U - n m / 2) / sd, where Mann-Whitney's U is the number of pairs of a sample and a
@@ -229,11 +230,12 @@ def copying_z(
         cell_numbers: the cell of each sample and of each held-out image, int64 (N,) and (H,), as `cells` returns
             them; None puts all into one cell.
         tau: by default 20 / N, so that a cell needs 20 samples.
+        near_copies: how many held-out images were left out; kept in the record.
 
     Returns:
-        {"value", "null_sd", "cells"}: C_T, its standard deviation where samples are like held-out images (that of one
-        z is 1, that of their mean is smaller), and how many cells it is a mean of. It grows with the square root of
-        the number of images: compare at equal sizes. None where no cell has enough samples and a held-out image.
+        C_T, its standard deviation where samples are like held-out images (that of one z is 1, that of their mean is
+        smaller), and how many cells it is a mean of. It grows with the square root of the number of images: compare at
+        equal sizes. None where no cell has enough samples and a held-out image.
     """
     for name, each in (("samples", distances), ("held-out images", held_out_distances)):
         if each.ndim != 1 or len(each) == 0:
@@ -252,7 +254,13 @@ def copying_z(
     if not weights:
         return None
     share_of = np.array(weights) / sum(weights)
-    return {"value": float(share_of @ scores), "null_sd": float(np.linalg.norm(share_of)), "cells": len(weights)}
+    return CopyingZ(
+        value=float(share_of @ scores),
+        null_sd=float(np.linalg.norm(share_of)),
+        cells=len(weights),
+        num_held_out=len(held_out_distances),
+        num_near_copies=near_copies,
+    )
 
 
 def _mann_whitney_z(first: np.ndarray, second: np.ndarray) -> float:
@@ -321,7 +329,7 @@ def statistics(
     cell_numbers: tuple[Tensor, Tensor] | None = None,
     fresh: Tensor | None = None,
     prompts: Sequence[Hashable] | None = None,
-) -> dict[str, Any]:
+) -> Statistics:
     """The entry "statistics" of an audit, each number with its unit, direction, convention and source.
 
     Args:
@@ -337,57 +345,27 @@ def statistics(
     near, c_t = None, None
     if held_out_distances is not None:
         real = held_out_distances[:, 0] if fresh is None else held_out_distances[fresh, 0]
-        c_t = copying_z(distances[:, 0], real, cell_numbers) if len(real) else None
+        left_out = len(held_out_distances) - len(real)
+        c_t = copying_z(distances[:, 0], real, cell_numbers, near_copies=left_out) if len(real) else None
         near = calibrated_share(distances[:, 0], real, prompts=prompts)
-    return {
-        **_shares(distances, own_distances, "samples", prompts),
-        "near": near and near | _NEAR,
-        "c_t": c_t and c_t | _C_T,
-    }
+    shares = _shares(distances, own_distances, "samples", prompts)
+    return Statistics(**dict(shares), near=near and Nearness(**dict(near)), c_t=c_t)
 
 
-def held_out_statistics(distances: Tensor, own_distances: Tensor) -> dict[str, Any]:
+def held_out_statistics(distances: Tensor, own_distances: Tensor) -> StatisticsOfReal:
     """The same of held-out images, without C_T: what d1/d2 and AuthPct say of real images. See `statistics`."""
     return _shares(distances, own_distances, "held-out images")
 
 
 def _shares(
     distances: Tensor, own_distances: Tensor, what: str, prompts: Sequence[Hashable] | None = None
-) -> dict[str, Any]:
-    authentic = auth_pct(distances[:, 0], own_distances, prompts)
-    return {
-        "d1_d2": d1_d2(distances, prompts) | {"unit": f"share of {what}"} | _D1_D2,
-        "auth_pct": authentic | {"unit": f"percent of {what}"} | _AUTH_PCT,
-    }
-
-
-_D1_D2 = {
-    "direction": "lower is less copied",
-    "convention": "L2, not squared, to the nearest / to the second nearest unique training image < 1/3; 0/0 counts",
-    "source": "Yoon et al., 2023, Diffusion Probabilistic Models Generalize when They Fail to Memorize; "
-    "Gu et al., 2023, On Memorization in Diffusion Models",
-}
-_AUTH_PCT = {
-    "direction": "higher is less copied",
-    "convention": "authentic: farther from its nearest unique training image than that one is from its nearest other; "
-    "at equal distances not authentic",
-    "source": "Alaa et al., ICML 2022, arXiv 2102.08921; name by Stein et al., NeurIPS 2023",
-}
-_NEAR = {
-    "unit": "share of samples",
-    "direction": "lower is less copied",
-    "convention": "squared L2 to the nearest unique training image below the floor((H + 1) / 100)-th smallest one of H "
-    "held-out images that are no near copies themselves by d1/d2",
-    "source": "split conformal prediction, Vovk et al., 2005",
-}
-_C_T = {
-    "unit": "standard deviations",
-    "direction": "far below 0 is copied, near 0 is ideal, far above 0 is underfit",
-    "convention": "Mann-Whitney z of distances to the nearest unique training image, corrected for ties, in k-means "
-    "cells of the training set with at least 20 samples, weighted by held-out share; null_sd: its standard deviation "
-    "where samples are like held-out images",
-    "source": "Meehan, Chaudhuri, Dasgupta, AISTATS 2020, arXiv 2004.05675",
-}
+) -> StatisticsOfReal:
+    near, authentic = d1_d2(distances, prompts), auth_pct(distances[:, 0], own_distances, prompts)
+    percent = 100 * authentic.share
+    return StatisticsOfReal(
+        d1_d2=NearCopies(**dict(near), unit=f"share of {what}"),
+        auth_pct=Authentic(**dict(authentic), percent=percent, unit=f"percent of {what}"),
+    )
 
 
 def _check_distances(distances: Tensor, least: int) -> None:

@@ -7,14 +7,27 @@ there the features are the pixels themselves.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from iet_agc.metrics.features import Extractor, Features, nearest_features
+from iet_agc.metrics.records import (
+    EqualSets,
+    FewImages,
+    LacksRank,
+    Measured,
+    NotFinite,
+    NotMeasured,
+    Quality,
+    QualityWarning,
+    Spread,
+    WholeSubsets,
+)
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import shown
 
 __all__ = ["frechet_distance", "memorization_distance", "mifid", "precision_recall", "quality"]
 
@@ -33,21 +46,9 @@ _EQUAL = 1e-6
 #: From here on, a network's Fréchet distance is commonly reported.
 _ENOUGH_FOR_NETWORKS = 2048
 
-#: The numbers in the order of the entry.
-_NUMBERS = (
-    "frechet_train",
-    "frechet_held_out",
-    "frechet_train_to_held_out",
-    "kid_train",
-    "kid_held_out",
-    "inception_score",
-    "precision_train",
-    "recall_train",
-    "precision_held_out",
-    "recall_held_out",
-    "mifid_train",
-    "mifid_held_out",
-)
+#: Sets by the names that warnings have for them, and the sets of real images by those of numbers.
+_Sets = Mapping[Literal["sample", "training", "held-out"], Tensor]
+_Real = Literal["train", "held_out"]
 
 _CONVENTIONS = {
     "arithmetic": "all in float64 from the extractor's features, by torch-fidelity's functions; MiFID by our own",
@@ -73,8 +74,13 @@ _CONVENTIONS = {
 
 
 def quality(
-    samples: Features, train: Features, held_out: Features | None, extractor: Extractor, memory: int = 2 * 1024**3
-) -> dict[str, Any]:
+    samples: Features,
+    train: Features,
+    held_out: Features | None,
+    extractor: Extractor,
+    memory: int = 2 * 1024**3,
+    near_copies: int = 0,
+) -> Quality:
     """The "quality" entry of audit.json.
 
     Args:
@@ -82,38 +88,44 @@ def quality(
             and, if there are any, of the held-out images.
         extractor: the extractor.
         memory: bytes of working memory for pairs of images. Changes no result.
+        near_copies: how many held-out images were left out; kept in the record.
 
     Returns:
-        Numbers, or None where a set is too small or a number is not finite, with a sentence in "warnings" that says
-        so; "conventions" in words.
+        Numbers, or None where a set is too small or a number is not finite, which a warning says.
 
     Raises:
         ValueError: features that are not finite, or have other dimensions in another set.
     """
-    sets = {"sample": samples.features, "training": train.features}
+    sets: _Sets = {"sample": samples.features, "training": train.features}
     sets |= {"held-out": held_out.features} if held_out else {}
     _check_sets(sets)
     sets = {name: rows.double() for name, rows in sets.items()}
     mine, theirs, held = sets["sample"], sets["training"], sets.get("held-out")
     warnings = _size_warnings(sets, extractor)
-    numbers = {
+    measured = {
         **_against("train", mine, theirs, memory, warnings),
         **_against("held_out", mine, held, memory, warnings),
-        "frechet_train_to_held_out": None if held is None else _frechet("train_to_held_out", theirs, held, warnings),
+        "frechet_train_to_held_out": None
+        if held is None
+        else _frechet("frechet_train_to_held_out", theirs, held, warnings),
         "inception_score": None if samples.logits is None else _inception_score(samples.logits, warnings),
     }
-    return {
-        "extractor": extractor.name,
-        "sha256": extractor.sha256,
-        "dimensions": mine.shape[1],
-        **{name: numbers[name] for name in _NUMBERS},
-        "few_images": min(map(len, sets.values())) <= mine.shape[1],
-        "warnings": warnings,
-        "conventions": {"features": extractor.convention, **_CONVENTIONS},
-    }
+    return Quality.model_validate(
+        {
+            "extractor": shown(extractor.name),
+            "sha256": extractor.sha256,
+            "dimensions": mine.shape[1],
+            **measured,
+            "few_images": min(map(len, sets.values())) <= mine.shape[1],
+            "warnings": tuple(warnings),
+            "conventions": {"features": extractor.convention, **_CONVENTIONS},
+            "num_held_out": 0 if held is None else len(held),
+            "num_near_copies": near_copies,
+        }
+    )
 
 
-def _check_sets(sets: Mapping[str, Tensor]) -> None:
+def _check_sets(sets: _Sets) -> None:
     if len({rows.shape[1] for rows in sets.values()}) > 1:
         sizes = ", ".join(f"{name} {rows.shape[1]}" for name, rows in sets.items())
         raise ValueError(f"the sets have features of several extractors: {sizes} dimensions")
@@ -122,57 +134,48 @@ def _check_sets(sets: Mapping[str, Tensor]) -> None:
             raise UserError(f"the {name} set has features that are not finite")
 
 
-def _size_warnings(sets: Mapping[str, Tensor], extractor: Extractor) -> list[str]:
-    warnings = []
+def _size_warnings(sets: _Sets, extractor: Extractor) -> list[QualityWarning]:
+    warnings: list[QualityWarning] = []
     for name, rows in sets.items():
-        images = f"the {name} set has {len(rows):,} images"
         if len(rows) <= rows.shape[1]:
-            warnings.append(
-                f"{images} for {rows.shape[1]:,} features: its covariance lacks full rank, so Fréchet distances and "
-                "MiFID are strongly biased upward"
-            )
+            warnings.append(LacksRank(images=name, num_images=len(rows), num_features=rows.shape[1]))
         elif extractor.name != "pixels" and len(rows) < _ENOUGH_FOR_NETWORKS:
-            warnings.append(
-                f"{images}, fewer than {_ENOUGH_FOR_NETWORKS:,}: Fréchet distances and MiFID are biased upward"
-            )
+            warnings.append(FewImages(images=name, num_images=len(rows), num_usual=_ENOUGH_FOR_NETWORKS))
     return warnings
 
 
-def _against(part: str, mine: Tensor, others: Tensor | None, memory: int, warnings: list[str]) -> dict[str, Any]:
+def _against(
+    part: _Real, mine: Tensor, others: Tensor | None, memory: int, warnings: list[QualityWarning]
+) -> dict[str, float | Spread | None]:
     """The numbers of the samples against one set of real images; without one, none."""
     if others is None:
         return dict.fromkeys(f"{name}_{part}" for name in ("frechet", "kid", "precision", "recall", "mifid"))
     fewest = min(len(mine), len(others))
-    frechet = _frechet(part, mine, others, warnings)
-    kid = _attempt(f"kid_{part}", 2, fewest, lambda: _kid(mine, others), warnings)
+    frechet = _frechet(f"frechet_{part}", mine, others, warnings)
+    kid = _attempt((f"kid_{part}",), 2, fewest, lambda: _kid(mine, others), warnings)
     if kid and fewest <= _KID_SUBSET_SIZE:
-        warnings.append(
-            f"kid_{part}: every subset holds all {fewest:,} images of the smaller set, so its deviation "
-            "understates the uncertainty"
-        )
-    both, some = f"precision_{part} and recall_{part}", _some(mine)
+        warnings.append(WholeSubsets(measures=(f"kid_{part}",), num_images=fewest))
+    both, some = (f"precision_{part}", f"recall_{part}"), _some(mine)
     shares = _attempt(both, _NEIGHBORHOOD + 1, fewest, lambda: precision_recall(some, _some(others), memory), warnings)
     return {
         f"frechet_{part}": frechet,
-        f"kid_{part}": kid,
-        f"precision_{part}": shares and shares["precision"],
-        f"recall_{part}": shares and shares["recall"],
-        f"mifid_{part}": None if frechet is None else _mifid(part, frechet, mine, others, memory, warnings),
+        f"kid_{part}": None if kid is None else Spread(**kid),
+        f"precision_{part}": None if shares is None else shares["precision"],
+        f"recall_{part}": None if shares is None else shares["recall"],
+        f"mifid_{part}": None if frechet is None else _mifid(f"mifid_{part}", frechet, mine, others, memory, warnings),
     }
 
 
-def _mifid(part: str, frechet: float, mine: Tensor, others: Tensor, memory: int, warnings: list[str]) -> float | None:
+def _mifid(
+    name: Measured, frechet: float, mine: Tensor, others: Tensor, memory: int, warnings: list[QualityWarning]
+) -> float | None:
     """MiFID, or None and a warning where the sets are equal as a whole: then it would be 0, the best value."""
     if frechet <= _EQUAL * float(mine.var(0).sum() + others.var(0).sum()):
-        warnings.append(
-            f"mifid_{part}: not given, since the Fréchet distance is 0 up to rounding: the samples equal these images "
-            "as a whole, of which MiFID would be 0, its best value, even where all are copies"
-        )
+        warnings.append(EqualSets(measures=(name,)))
         return None
     distance = memorization_distance(_some(mine), others, memory)
-    found = _attempt(
-        f"mifid_{part}", 2, min(len(mine), len(others)), lambda: {"mifid": mifid(frechet, distance)}, warnings
-    )
+    fewest = min(len(mine), len(others))
+    found = _attempt((name,), 2, fewest, lambda: {"mifid": mifid(frechet, distance)}, warnings)
     return None if found is None else found["mifid"]
 
 
@@ -183,22 +186,26 @@ def _some(rows: Tensor) -> Tensor:
 
 
 def _attempt(
-    what: str, least: int, fewest: int, measure: Callable[[], dict[str, float]], warnings: list[str]
+    names: tuple[Measured, ...],
+    least: int,
+    fewest: int,
+    measure: Callable[[], dict[str, float]],
+    warnings: list[QualityWarning],
 ) -> dict[str, float] | None:
     """The numbers, or None and a warning where they say nothing."""
     if fewest < least:
-        warnings.append(f"{what}: not measured, since {least} images are needed and a set has {fewest}")
+        warnings.append(NotMeasured(measures=names, num_needed=least, num_images=fewest))
         return None
     numbers = measure()
     if not all(math.isfinite(value) for value in numbers.values()):
-        warnings.append(f"{what}: not a finite number, so left out")
+        warnings.append(NotFinite(measures=names))
         return None
     return numbers
 
 
-def _frechet(part: str, first: Tensor, second: Tensor, warnings: list[str]) -> float | None:
+def _frechet(name: Measured, first: Tensor, second: Tensor, warnings: list[QualityWarning]) -> float | None:
     fewest = min(len(first), len(second))
-    found = _attempt(f"frechet_{part}", 2, fewest, lambda: {"frechet": frechet_distance(first, second)}, warnings)
+    found = _attempt((name,), 2, fewest, lambda: {"frechet": frechet_distance(first, second)}, warnings)
     return None if found is None else found["frechet"]
 
 
@@ -216,14 +223,15 @@ def _kid(mine: Tensor, others: Tensor) -> dict[str, float]:
     return {"mean": found[KEY_METRIC_KID_MEAN], "std": found[KEY_METRIC_KID_STD]}
 
 
-def _inception_score(logits: Tensor, warnings: list[str]) -> dict[str, float] | None:
+def _inception_score(logits: Tensor, warnings: list[QualityWarning]) -> Spread | None:
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
     def measure() -> dict[str, float]:
         found = isc_features_to_metric(logits, splits=_SPLITS, shuffle=True, rng_seed=_SEED)
         return {"mean": found[KEY_METRIC_ISC_MEAN], "std": found[KEY_METRIC_ISC_STD]}
 
-    return _attempt("inception_score", 2 * _SPLITS, len(logits), measure, warnings)
+    found = _attempt(("inception_score",), 2 * _SPLITS, len(logits), measure, warnings)
+    return None if found is None else Spread(**found)
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:

@@ -10,13 +10,13 @@ background of both. None of these functions knows where features come from.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from iet_agc.metrics.intervals import clustered_share, mean, percentile
 from iet_agc.metrics.memorization import calibrated_share
+from iet_agc.metrics.records import Likeness, Similarity
 
 __all__ = ["THRESHOLD", "Similar", "directions", "most_similar", "similarities"]
 
@@ -91,7 +91,7 @@ def similarities(
     fresh: Tensor | None = None,
     copy_detection: bool = False,
     prompts: Sequence[Hashable] | None = None,
-) -> dict[str, Any]:
+) -> Similarity:
     """The entry "similarity" of a feature space.
 
     Args:
@@ -99,42 +99,26 @@ def similarities(
         fresh: which held-out images set the calibrated cut, bool (H,); None for all.
         copy_detection: whether the features are descriptors made to find copies.
         prompts: of the samples, if they have any; see `iet_agc.metrics.intervals.clustered_share`.
-
-    Returns:
-        {"samples", "train", "held_out"}, each {"above", "p95", "mean"} or null; "calibrated", the share of samples
-        above the cut that held-out images set, or null; "num_calibrating", how many held-out images there are to set
-        it; and in words what these are.
     """
     calibrated, real, setting = None, found.held_out, torch.empty(0)
     if real is not None:
         setting = real if fresh is None else real[fresh]
         calibrated = calibrated_share(-found.samples, -setting, prompts=prompts)
-    return {
-        "copy_detection": copy_detection,
-        "num_calibrating": len(setting),
-        "threshold": THRESHOLD,
-        "samples": _described(found.samples, prompts),
-        "train": _described(found.train),
-        "held_out": None if real is None else _described(real),
-        "calibrated": calibrated and calibrated | {"cut": -calibrated["cut"]},
-        **_WORDS,
-    }
+    return Similarity(
+        copy_detection=copy_detection,
+        num_calibrating=len(setting),
+        threshold=THRESHOLD,
+        samples=_likeness(found.samples, prompts),
+        train=_likeness(found.train),
+        held_out=None if real is None else _likeness(real),
+        calibrated=calibrated and calibrated.model_copy(update={"cut": -calibrated.cut}),
+    )
 
 
-def _described(values: Tensor, prompts: Sequence[Hashable] | None = None) -> dict[str, Any]:
+def _likeness(values: Tensor, prompts: Sequence[Hashable] | None = None) -> Likeness:
     numbers = values.tolist()
-    return {
-        "above": clustered_share((values > THRESHOLD).tolist(), prompts),
-        "p95": percentile(numbers, _PERCENTILE, (-1.0, 1.0)),
-        "mean": mean(numbers, prompts),
-    }
-
-
-_WORDS = {
-    "direction": "lower is less copied; as high as among training images is what a set like them scores",
-    "convention": "cosine similarity of features scaled to length 1, with the most similar unique training image; of a "
-    "training image, with the most similar other one. above: share with more than the threshold, which has its "
-    "meaning with SSCD only; p95: 95th percentile, interval of order statistics; mean: Student's t; calibrated: "
-    "above the floor((H + 1) / 100)-th largest of H held-out images that are no near copies in these features by d1/d2",
-    "source": "Somepalli et al., CVPR 2023, arXiv 2212.03860, and NeurIPS 2023, arXiv 2305.20086",
-}
+    return Likeness(
+        above=clustered_share((values > THRESHOLD).tolist(), prompts),
+        p95=percentile(numbers, _PERCENTILE, (-1.0, 1.0)),
+        mean=mean(numbers, prompts),
+    )

@@ -5,30 +5,19 @@ below it is itself uncertain. Copies are called found only where the interval of
 the one of false alarms, and no page says that there are none: it says what is not shown.
 """
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from iet_agc.metrics.gate import fails_by, sentence
-from iet_agc.metrics.intervals import difference, hundredths
+from iet_agc.audit.schema import CUT, AuditRecord, Copies, Space
+from iet_agc.metrics.gate import Gate, sentence
+from iet_agc.metrics.intervals import Proportion, difference, hundredths
+from iet_agc.metrics.records import MEASURES, Calibrated, Quality, Similarity
 from iet_agc.report import charts
 from iet_agc.report.charts import decimal, percent
-from iet_agc.report.comparison import differing, facts
-from iet_agc.report.reader import (
-    CUT,
-    Audit,
-    Copies,
-    Pair,
-    Quality,
-    Share,
-    Similarity,
-    Space,
-    Statistic,
-    Trained,
-    read_audit,
-)
+from iet_agc.report.comparison import differing, facts, warned
+from iet_agc.report.reader import Alikes, Audit, Pair, Trained, read_audit
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, replace_text, writing
 
@@ -73,24 +62,18 @@ _ALIKE = {
 }
 _ALIGNED = {"train": "training images", "held_out": "held-out images"}
 
-#: Of each number of quality: its title, what it says in plain words, which way is better, and its name in audit.json.
-_QUALITY = (
-    ("Fréchet distance", "how far the two sets are apart as a whole", "lower", "frechet"),
-    ("KID", "the same aim; small sets do not bias it", "lower", "kid"),
-    ("Precision", "share of samples that lie among real images", "higher", "precision"),
-    ("Recall", "share of real images that lie among samples", "higher", "recall"),
-    ("MiFID", "Fréchet distance, raised where samples lie too near to real images", "lower", "mifid"),
-    ("Inception score", "clear and varied; not compared with real images", "higher", "inception_score"),
-)
-
-
-#: How audit.json names what its numbers of quality compare, and what a convention is about, in words.
-_COMPARED = {
-    "_train_to_held_out": " of training and held-out images",
-    "_train": " to training images",
-    "_held_out": " to held-out images",
+#: Of each number of quality: what it says in plain words, and which way is better.
+_QUALITY = {
+    "frechet": ("how far the two sets are apart as a whole", "lower"),
+    "kid": ("the same aim; small sets do not bias it", "lower"),
+    "precision": ("share of samples that lie among real images", "higher"),
+    "recall": ("share of real images that lie among samples", "higher"),
+    "mifid": ("Fréchet distance, raised where samples lie too near to real images", "lower"),
+    "inception_score": ("clear and varied; not compared with real images", "higher"),
 }
-_TITLES = {key: title for title, _, _, key in _QUALITY} | {"precision_recall": "Precision and recall"}
+
+#: What a convention of quality is about, in words.
+_TITLES = MEASURES | {"precision_recall": "Precision and recall"}
 
 
 def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str:
@@ -150,100 +133,102 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
 # What it says -------------------------------------------------------------------------------------------
 
 
-def _section(audit: Audit) -> dict[str, Any]:
+def _section(audit: Audit) -> dict[str, object]:
     """What the template knows of one audit."""
-    copies = audit.copies
-    outcome = _outcome(copies)
-    histogram = charts.histogram(audit.ratios, audit.held_out_ratios, copies)
+    numbers = audit.numbers
+    outcome = _outcome(numbers.calibrated)
+    histogram = charts.histogram(audit.ratios, audit.held_out_ratios, numbers)
     return {
         "audit": audit,
-        "outcome": "copies" if _found(audit) or _failed(audit) else "undecided" if copies.warnings else outcome,
+        "outcome": "copies" if _found(audit) or _failed(numbers) else "undecided" if numbers.warnings else outcome,
         "label": _label(audit),
-        "verdict": _verdict(copies),
-        "gate": _gate(audit),
-        "note": _note(copies, outcome, audit.numbers.get("gate")),
-        "warnings": _warnings(audit),
+        "verdict": _verdict(numbers),
+        "gate": _gate(numbers),
+        "note": _note(numbers, outcome, numbers.gate),
+        "warnings": _warnings(numbers),
         "exact": _exact(audit.exact),
-        "left_out": _left_out(audit.numbers),
-        "elsewhere": [_in_short(space, audit) for space in audit.spaces] + _alike_in_short(audit),
-        "pairs": [_shown_pair(pair, copies.cut) for pair in audit.pairs],
-        "pairs_below": sum(pair.ratio < copies.cut for pair in audit.pairs),
+        "left_out": _left_out(numbers),
+        "elsewhere": [_in_short(name, space, numbers) for name, space in numbers.feature_spaces.items()]
+        + _alike_in_short(numbers),
+        "pairs": [_shown_pair(pair, numbers.cut) for pair in audit.pairs],
+        "pairs_below": sum(pair.ratio < numbers.cut for pair in audit.pairs),
         "shrunk": bool(audit.pairs) and max(audit.pairs[0].picture.shape[1:]) > charts.LARGEST,
-        "charts": [charts.mq_chart(copies, "pixels"), histogram],
-        "rows": _mq_rows(copies),
+        "charts": [charts.mq_chart(numbers, "pixels"), histogram],
+        "rows": _mq_rows(numbers),
         "top": [(image, charts.picture(image.picture), _named(image)) for image in audit.top if image.copied],
-        "statistics": _statistics(copies),
-        "quality": _quality(audit.quality),
-        "spaces": [_space(space, audit) for space in audit.spaces],
-        "clip": audit.numbers.get("clip"),
+        "statistics": _statistics(numbers),
+        "quality": _quality(numbers.quality),
+        "spaces": [_space(name, space, audit) for name, space in numbers.feature_spaces.items()],
         "skipped": [(image, charts.picture(image.picture)) for image in audit.skipped if image.skipped],
         "curves": charts.curve_charts(audit.curves),
-        "sets": _sets(audit),
-        "weights": _weights(audit),
-        "conventions": _conventions(audit),
-        "command": _command(audit),
+        "sets": _sets(numbers),
+        "weights": _weights(numbers),
+        "conventions": _conventions(numbers),
+        "command": _command(numbers, audit.folder.resolve().name),
     }
 
 
-def _space(space: Space, audit: Audit) -> dict[str, Any]:
+def _space(name: str, space: Space, audit: Audit) -> dict[str, object]:
     """What the template knows of one feature space; its quality is None where the audit's quality is just that."""
     return {
-        "space": space,
-        "summary": f"{_with_doubt(_beside(space.copies, audit), space.copies)}. {_verdict(space.copies)}",
-        "note": _note(space.copies, _outcome(space.copies)),
-        "warnings": [_in_words(warning) for warning in space.copies.warnings],
-        "chart": charts.mq_chart(space.copies, f"features of {space.name}"),
-        "rows": _mq_rows(space.copies),
-        "statistics": _statistics(space.copies),
-        "similarity": _similarity(space, audit),
+        "name": name,
+        "summary": f"{_with_doubt(_beside(space, audit.numbers), space)}. {_verdict(space)}",
+        "note": _note(space, _outcome(space.calibrated)),
+        "warnings": [_capital(warning.sentence) for warning in space.warnings],
+        "chart": charts.mq_chart(space, f"features of {name}"),
+        "rows": _mq_rows(space),
+        "statistics": _statistics(space),
+        "similarity": _similarity(name, space.similarity, audit.alike[name], audit.numbers),
         "aligned": _alignment(space),
-        "quality": None if space.name == audit.quality.extractor else _quality(space.quality),
+        "quality": None if name == audit.numbers.quality.extractor else _quality(space.quality),
     }
 
 
-def _outcome(copies: Copies | Similarity) -> _Outcome:
+def _outcome(found: Calibrated | None) -> _Outcome:
     """What the numbers allow to say; see the module's docstring."""
-    if copies.calibrated is None:
+    if found is None:
         return "uncalibrated"
-    if copies.calibrated.low <= copies.false_alarm:
+    low, _ = found.ci95
+    if low <= found.false_alarm:
         return "chance"
-    return "copies" if copies.calibrated.low > copies.most_false_alarms else "undecided"
+    return "copies" if low > found.most_false_alarms else "undecided"
 
 
 def _found(audit: Audit) -> list[str]:
     """What shows copies, in words: distance ratios in pixels; else equal pixels, or features."""
-    if _outcome(audit.copies) == "copies":
+    if _outcome(audit.numbers.calibrated) == "copies":
         return [_LABELS["copies"]]
     exact = f"{_count(audit.exact)} exact {'copy' if audit.exact == 1 else 'copies'} found"
-    spaces = [space.name for space in audit.spaces if "copies" in (_outcome(space.copies), _by_detector(space))]
+    spaces = [
+        name
+        for name, space in audit.numbers.feature_spaces.items()
+        if "copies" in (_outcome(space.calibrated), _by_detector(space))
+    ]
     features = f"copies found in the features of {' and '.join(spaces)}"
     return [exact] * bool(audit.exact) + [features] * bool(spaces)
 
 
 def _label(audit: Audit) -> str:
     """The verdict in two words, or in more where something shows copies and distance ratios in pixels do not."""
-    found, outcome = _found(audit), _outcome(audit.copies)
-    if gate := audit.numbers.get("gate"):
-        most = f"more than {100 * gate['fail_above']:g}\u00a0% copied, chance included"
-        checked = f"Check failed: {most}" if gate["failed"] else f"Check passed: not shown to be {most}"
-        return _with_doubt("; ".join([checked, *(f"{each[:1].lower()}{each[1:]}" for each in found)]), audit.copies)
+    found, numbers = _found(audit), audit.numbers
+    if gate := numbers.gate:
+        most = f"more than {100 * gate.fail_above:g}\u00a0% copied, chance included"
+        checked = f"Check failed: {most}" if gate.failed else f"Check passed: not shown to be {most}"
+        return _with_doubt("; ".join([checked, *(f"{each[:1].lower()}{each[1:]}" for each in found)]), numbers)
+    outcome = _outcome(numbers.calibrated)
     if outcome == "copies" or not found:
-        return _with_doubt(_LABELS[outcome], audit.copies)
-    label = ", ".join([*found, f"the share in pixels is {_BESIDES[outcome]}"])
-    return _with_doubt(f"{label[:1].upper()}{label[1:]}", audit.copies)
+        return _with_doubt(_LABELS[outcome], numbers)
+    return _with_doubt(_capital(", ".join([*found, f"the share in pixels is {_BESIDES[outcome]}"])), numbers)
 
 
-def _failed(audit: Audit) -> bool:
+def _failed(numbers: AuditRecord) -> bool:
     """Whether a gate was asked for, and failed: then that is the verdict."""
-    gate = audit.numbers.get("gate")
-    return bool(gate and gate["failed"])
+    return numbers.gate is not None and numbers.gate.failed
 
 
-def _gate(audit: Audit) -> str:
+def _gate(numbers: AuditRecord) -> str:
     """What a gate found, one sentence; none where none was asked for."""
-    gate = audit.numbers.get("gate")
-    said = sentence(gate, audit.copies.samples) if gate else ""
-    return f"{said[:1].upper()}{said[1:]}." if said else ""
+    return f"{_capital(sentence(numbers.gate))}." if numbers.gate else ""
 
 
 def _with_doubt(label: str, copies: Copies) -> str:
@@ -251,11 +236,9 @@ def _with_doubt(label: str, copies: Copies) -> str:
     return f"{label}, but not without warning" if copies.warnings else label
 
 
-def _warnings(audit: Audit) -> list[str]:
+def _warnings(numbers: AuditRecord) -> list[str]:
     """What the audit warns of, sentences without their full stops: of pixels first, then of the features."""
-    found = [_in_words(warning) for warning in audit.copies.warnings]
-    spaces = [(space.name, warning) for space in audit.spaces for warning in space.copies.warnings]
-    return found + [f"In the features of {name}: {warning.rstrip('.')}" for name, warning in spaces]
+    return [_capital(warning) for warning in warned(numbers)]
 
 
 def _exact(count: int) -> str:
@@ -264,9 +247,9 @@ def _exact(count: int) -> str:
     return f"{_count(count)} {equal} pixel by pixel, mirrored or not." if count else ""
 
 
-def _left_out(numbers: Mapping[str, Any]) -> str:
-    """Which held-out images were given and not used, in sentences; old audits do not tell of repeated ones."""
-    trained, again = (numbers.get(f"num_held_out_{kind}", 0) for kind in ("in_train", "repeated"))
+def _left_out(numbers: AuditRecord) -> str:
+    """Which held-out images were given and not used, in sentences."""
+    trained, again = numbers.num_held_out_in_train, numbers.num_held_out_repeated
     stands = "more held-out image stands" if trained == 1 else "more held-out images stand"
     repeats = "more repeats" if again == 1 else "more repeat"
     told = [f"{_count(trained)} {stands} in the training set and {_was(trained)} left out."] * bool(trained)
@@ -280,7 +263,7 @@ def _was(count: int) -> str:
 
 def _of_all(copies: Copies) -> str:
     share = copies.copied
-    of = f"{_count(share.count)} of {_count(copies.samples)} samples"
+    of = f"{_count(share.count)} of {_count(share.total)} samples"
     return f"{of} ({percent(share.share)}, 95\u00a0% interval {_interval(share)})"
 
 
@@ -289,115 +272,110 @@ def _verdict(copies: Copies) -> str:
     verb, have = ("is", "has") if copies.copied.count == 1 else ("are", "have")
     if copies.calibrated is None:
         return f"{_of_all(copies)} {have} a distance ratio below {CUT}, a cut that is not calibrated."
-    chance = 100 * copies.false_alarm
+    chance = 100 * copies.calibrated.false_alarm
     usual = f"closer to one training image than {100 - chance:g}\u00a0% of held-out real images are"
     return f"{_of_all(copies)} {verb} {usual}; expected by chance: {chance:g}\u00a0%."
 
 
-def _beside(copies: Copies, audit: Audit) -> str:
+def _beside(copies: Copies, numbers: AuditRecord) -> str:
     """The verdict on one more space; none that leaves open what a gate has decided by others."""
-    outcome = _outcome(copies)
-    return "Not checked" if outcome == "undecided" and audit.numbers.get("gate") else _LABELS[outcome]
+    outcome = _outcome(copies.calibrated)
+    return "Not checked" if outcome == "undecided" and numbers.gate else _LABELS[outcome]
 
 
-def _in_short(space: Space, audit: Audit) -> str:
+def _in_short(name: str, space: Space, numbers: AuditRecord) -> str:
     """The verdict on one more space, for the first screen."""
-    share, label = space.copies.copied, _with_doubt(_beside(space.copies, audit).lower(), space.copies)
-    return f"In the features of {space.name}: {label}, {percent(share.share)} (95\u00a0% interval {_interval(share)})."
+    share, label = space.copied, _with_doubt(_beside(space, numbers).lower(), space)
+    return f"In the features of {name}: {label}, {percent(share.share)} (95\u00a0% interval {_interval(share)})."
 
 
 def _by_detector(space: Space) -> _Outcome | None:
     """What similarities allow to say, where the features were made to find copies."""
-    similar = space.similarity
-    return _outcome(similar) if similar and similar.copy_detection else None
+    return _outcome(space.similarity.calibrated) if space.similarity.copy_detection else None
 
 
-def _alike_in_short(audit: Audit) -> list[str]:
+def _alike_in_short(numbers: AuditRecord) -> list[str]:
     """The verdict by similarity, of features that were made to find copies."""
     return [
-        f"By similarity in the features of {space.name}: {_alike(space, audit)}"
-        for space in audit.spaces
+        f"By similarity in the features of {name}: {_alike(name, space.similarity, numbers)}"
+        for name, space in numbers.feature_spaces.items()
         if _by_detector(space)
     ]
 
 
-def _alike(space: Space, audit: Audit) -> str:
+def _alike(name: str, similar: Similarity, numbers: AuditRecord) -> str:
     """How many samples are more alike than chance, and than the field's threshold, in one sentence or two."""
-    similar = space.similarity
-    assert similar is not None
-    above = similar.above["samples"]
+    above, found = similar.samples.above, similar.calibrated
     of = f"{percent(above.share)} (95\u00a0% interval {_interval(above)}) are above {similar.threshold}"
-    if similar.calibrated is None:
+    if found is None:
         return f"not calibrated; {of}."
-    found, usual = similar.calibrated, 100 * (1 - similar.false_alarm)
+    usual = 100 * (1 - found.false_alarm)
     share = f"{_count(found.count)} samples ({percent(found.share)}, 95\u00a0% interval {_interval(found)})"
-    more = f"more similar to one training image than {usual:g}\u00a0% of held-out images are, above {similar.cut:.3f}"
-    return f"{_alike_label(space.name, similar, audit)}. {share} are {more}; {of}."
+    more = f"more similar to one training image than {usual:g}\u00a0% of held-out images are, above {found.cut:.3f}"
+    return f"{_alike_label(name, similar, numbers.gate)}. {share} are {more}; {of}."
 
 
-def _alike_label(name: str, similar: Similarity, audit: Audit) -> str:
-    """The verdict by similarity: that of a gate where one looked at it and copies are not found anyway."""
-    outcome, gate = _outcome(similar), audit.numbers.get("gate")
+def _alike_label(name: str, similar: Similarity, gate: Gate | None) -> str:
+    """The verdict by similarity: that of a gate where one was asked for and copies are not found anyway."""
+    outcome = _outcome(similar.calibrated)
     if gate and similar.copy_detection and outcome != "copies":
-        return "check failed" if fails_by(gate, name) else "check passed"
-    return _LABELS[outcome].lower()
+        return "check failed" if gate.fails_by(name) else "check passed"
+    return "not checked" if gate and outcome == "undecided" else _LABELS[outcome].lower()
 
 
-def _similarity(space: Space, audit: Audit) -> dict[str, Any] | None:
+def _similarity(name: str, similar: Similarity, alike: Alikes, numbers: AuditRecord) -> dict[str, object]:
     """What the template knows of similarities in one feature space."""
-    similar = space.similarity
-    if similar is None:
-        return None
-    rows = [
-        {"title": title, "above": above, "p95": similar.p95[images], "mean": similar.mean[images]}
-        for images, title in _ALIKE.items()
-        if (above := similar.above.get(images))
-    ]
+    found = {"samples": similar.samples, "held_out": similar.held_out, "train": similar.train}
     pairs = [
         {"pair": pair, "sample": charts.picture(pair.picture), "original": charts.picture(pair.original)}
-        | {"below": pair.similarity > similar.cut}
-        for pair in similar.pairs
+        | {"below": similar.calibrated is not None and pair.similarity > similar.calibrated.cut}
+        for pair in alike.pairs
     ]
-    says, chart = _alike(space, audit), charts.similarities(similar, f"features of {space.name}")
-    return {"found": similar, "says": f"{says[:1].upper()}{says[1:]}", "rows": rows, "pairs": pairs, "chart": chart}
+    return {
+        "found": similar,
+        "says": _capital(_alike(name, similar, numbers)),
+        "rows": [{"title": _ALIKE[images], "found": each} for images, each in found.items() if each],
+        "pairs": pairs,
+        "chart": charts.similarities(similar, alike.values, f"features of {name}"),
+    }
 
 
-def _alignment(space: Space) -> list[dict[str, Any]]:
+def _alignment(space: Space) -> list[dict[str, object]]:
     """Rows of the table of alignment, one per set of images whose captions were prompts."""
-    sets = space.alignment["sets"] if space.alignment else {}
-    return [found | {"title": _ALIGNED[images]} for images, found in sets.items()]
+    sets = [(title, getattr(space.alignment, images, None)) for images, title in _ALIGNED.items()]
+    return [{"title": title, "found": found} for title, found in sets if found]
 
 
-def _note(copies: Copies, outcome: _Outcome, gate: Mapping[str, Any] | None = None) -> str:
+def _note(copies: Copies, outcome: _Outcome, gate: Gate | None = None) -> str:
     """How sure the share is; where a gate was asked for, without another verdict than its own."""
-    if outcome == "uncalibrated":
+    if copies.calibrated is None:
         return f"{_why_uncalibrated(copies)}, so it is not known how many real images would fall below this cut."
-    held_out, most = _count(copies.set_by), percent(copies.most_false_alarms)
+    held_out, most = _count(copies.calibrated.num_held_out), percent(copies.calibrated.most_false_alarms)
     known = f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images"
     known += f", so its true false-alarm rate may be up to {most}"
     single = ", and single copies may be among the closest pairs" if copies.copied.count else ""
-    if gate and (outcome == "undecided" or (gate["failed"] and outcome == "chance")):
+    if gate and (outcome == "undecided" or (gate.failed and outcome == "chance")):
         return f"{known}; the check above knows of that."
     return {
         "copies": f"{known}; the samples' interval lies above that.",
         "undecided": f"{known}, within the samples' interval or above it: give more held-out images to decide.",
         "chance": f"{known}. The samples' interval reaches down to the rate of real images: copying beyond that is not "
-        f"shown; a share of {percent(copies.copied.high)} is not ruled out{single}.",
+        f"shown; a share of {percent(copies.copied.ci95[1])} is not ruled out{single}.",
     }[outcome]
 
 
 def _why_uncalibrated(copies: Copies) -> str:
-    if not copies.held_out:
+    if not copies.total_held_out:
         return "No held-out images were given"
-    if copies.held_out < _FEWEST:
-        return f"Only {_count(copies.held_out)} held-out images were given, too few"
-    return f"No cut could be set on the {_count(copies.held_out)} held-out images"
+    if copies.total_held_out < _FEWEST:
+        return f"Only {_count(copies.total_held_out)} held-out images were given, too few"
+    return f"No cut could be set on the {_count(copies.total_held_out)} held-out images"
 
 
 # Parts of a section -------------------------------------------------------------------------------------
 
 
-def _shown_pair(pair: Pair, cut: float) -> dict[str, Any]:
+def _shown_pair(pair: Pair, cut: float) -> dict[str, object]:
     differences = pair.differences
     return {
         "pair": pair,
@@ -417,9 +395,9 @@ def _named(image: Trained) -> str:
     return f"{samples} {named} and {_count(more)} more" if more > 0 else f"{samples} {named}"
 
 
-def _mq_rows(copies: Copies) -> list[dict[str, Any]]:
+def _mq_rows(copies: Copies) -> list[dict[str, object]]:
     """Rows of the MQ table: the calibrated cut first, then the nine."""
-    held_out = copies.held_out_mq or {}
+    held_out = copies.held_out.mq if copies.held_out else {}
     nine = [
         {"cut": cut, "samples": share, "held_out": held_out.get(cut), "calibrated": False}
         for cut, share in copies.mq.items()
@@ -429,82 +407,70 @@ def _mq_rows(copies: Copies) -> list[dict[str, Any]]:
     return [{"cut": _cut(copies.cut), "samples": copies.calibrated, "held_out": None, "calibrated": True}, *nine]
 
 
-def _statistics(copies: Copies) -> list[dict[str, Any]]:
+def _statistics(copies: Copies) -> list[dict[str, object]]:
     """Rows of the table of the field's other statistics."""
-    return [
-        {
-            "statistic": each,
-            "title": _STATISTICS.get(each.key, (each.key, ""))[0],
-            "plain": _STATISTICS.get(each.key, (each.key, ""))[1],
-            "expected": None if each.null_sd is None else 1.96 * each.null_sd,
-        }
-        for each in copies.statistics
-    ]
+    real, rows = copies.held_out.statistics if copies.held_out else None, []
+    for key, (title, plain) in _STATISTICS.items():
+        if found := getattr(copies.statistics, key):
+            is_share = isinstance(found, Proportion)
+            row = {"title": title, "plain": plain, "found": found, "is_share": is_share}
+            rows.append(row | {"held_out": getattr(real, key, None)})
+    return rows
 
 
-def _quality(quality: Quality) -> dict[str, Any]:
+def _quality(quality: Quality) -> dict[str, object]:
     """Rows of the table of quality, and what warns of it."""
     rows = []
-    for title, plain, better, key in _QUALITY:
-        alone, train, held_out = (quality.values.get(name) for name in (key, f"{key}_train", f"{key}_held_out"))
-        if alone or train or held_out:
-            rows.append({"title": title, "plain": plain, "better": better} | {"train": train, "held_out": held_out})
-            rows[-1]["alone"] = alone
-    warnings = quality.warnings or ([_few_images(quality)] if quality.few_images else [])
-    warnings = [_in_words(warning) for warning in warnings]
-    scale = quality.values.get("frechet_train_to_held_out")
+    for key, (plain, better) in _QUALITY.items():
+        found = [quality.measured(name) if hasattr(quality, name) else None for name in _names_of(key)]
+        if any(found):
+            row = {"title": MEASURES[key], "plain": plain, "better": better}
+            rows.append(row | dict(zip(("alone", "train", "held_out"), found, strict=True)))
+    warnings = [_capital(warning.sentence) for warning in quality.warnings]
+    scale = quality.frechet_train_to_held_out
     return {"extractor": quality.extractor, "rows": rows, "warnings": warnings, "scale": scale}
 
 
-def _in_words(warning: str) -> str:
-    """A warning for people: "kid_train" is "KID to training images", and the first letter is large."""
-    for key, title in _TITLES.items():
-        for ending, words in _COMPARED.items():
-            warning = re.sub(rf"\b{key}{ending}\b", f"{title}{words}", warning)
-    return f"{warning[:1].upper()}{warning[1:].rstrip('.')}"
+def _names_of(measure: str) -> tuple[str, str, str]:
+    """How `Quality` calls a number that is compared with nothing, with training images, with held-out images."""
+    return measure, f"{measure}_train", f"{measure}_held_out"
 
 
-def _few_images(quality: Quality) -> str:
-    dimensions = f" ({_count(quality.dimensions)})" if quality.dimensions else ""
-    return f"There are no more images than dimensions{dimensions}: the Fréchet distances are strongly biased upward."
-
-
-def _sets(audit: Audit) -> list[tuple[str, str, str, str]]:
+def _sets(numbers: AuditRecord) -> list[tuple[str, str, str, str]]:
     """What was compared: title, how many, where from, and the fingerprint."""
-    numbers, names, hashes = audit.numbers, audit.numbers["names"], audit.numbers.get("sha256") or {}
-    unique = f"{_count(numbers['num_train'])} ({_count(numbers['num_train_unique'])} unique)"
-    rows = [("samples", "samples", f"{_count(numbers['num_samples'])}{_covering(numbers)}")]
+    unique = f"{_count(numbers.num_train)} ({_count(numbers.num_train_unique)} unique)"
+    rows = [("samples", "samples", f"{_count(numbers.num_samples)}{_covering(numbers)}")]
     rows.append(("training images", "train", unique))
-    if numbers["num_held_out"]:
-        rows.append(("held-out images", "held_out", _count(numbers["num_held_out"])))
-    return [(title, many, names[key], hashes.get(key) or "") for title, key, many in rows]
+    if numbers.num_held_out:
+        rows.append(("held-out images", "held_out", _count(numbers.num_held_out)))
+    return [(title, many, getattr(numbers.names, key), getattr(numbers.sha256, key) or "") for title, key, many in rows]
 
 
-def _covering(numbers: Mapping[str, Any]) -> str:
+def _covering(numbers: AuditRecord) -> str:
     """How many training images the samples' prompts are about; nothing of samples without prompts."""
-    if "prompts" not in numbers:
+    if numbers.prompts is None:
         return ""
-    about, unique = numbers["prompts"], _count(numbers["num_train_unique"])
-    covered = f"captions of {_count(about['num_train_images'])} of {unique} unique training images"
-    return f" (different prompts: {_count(about['num_prompts'])}, {covered})"
+    about, unique = numbers.prompts, _count(numbers.num_train_unique)
+    covered = f"captions of {_count(about.num_train_images)} of {unique} unique training images"
+    return f" (different prompts: {_count(about.num_prompts)}, {covered})"
 
 
-def _weights(audit: Audit) -> list[tuple[str, str]]:
+def _weights(numbers: AuditRecord) -> list[tuple[str, str]]:
     """Networks with the sha256 of their weights, each once."""
-    known = {audit.quality.extractor: audit.quality.sha256} | {space.name: space.sha256 for space in audit.spaces}
+    known = {numbers.quality.extractor: numbers.quality.sha256}
+    known |= {name: space.sha256 for name, space in numbers.feature_spaces.items()}
     return [(name, sha256) for name, sha256 in known.items() if sha256]
 
 
-def _conventions(audit: Audit) -> list[tuple[str, Any]]:
+def _conventions(numbers: AuditRecord) -> list[tuple[str, object]]:
     """How the numbers were taken, with the sources of the statistics; what feature spaces share is said once."""
-    rows = [(key, value) for key, value in audit.numbers["conventions"].items() if value is not None]
-    rows += [(_STATISTICS.get(each.key, (each.key,))[0], _sourced(each)) for each in _every_statistic(audit)]
-    rows += _described(audit)
-    common = audit.quality.conventions
-    rows += [_convention(audit.quality.extractor, key, value) for key, value in common.items()]
-    for space in audit.spaces:
+    rows = [(key, value) for key, value in numbers.conventions if value is not None]
+    rows += _described(numbers)
+    common = numbers.quality.conventions
+    rows += [_convention(numbers.quality.extractor, key, value) for key, value in common.items()]
+    for name, space in numbers.feature_spaces.items():
         own = {key: value for key, value in space.quality.conventions.items() if common.get(key) != value}
-        rows += [_convention(space.name, key, value) for key, value in own.items()]
+        rows += [_convention(name, key, value) for key, value in own.items()]
     return rows
 
 
@@ -513,68 +479,61 @@ def _convention(extractor: str, key: str, value: object) -> tuple[str, object]:
     return (extractor if key == "features" else _TITLES.get(key, f"quality: {key}")), value
 
 
-def _sourced(statistic: Statistic) -> str:
-    return f"{statistic.convention}. Source: {statistic.source}"
+def _described(numbers: AuditRecord) -> list[tuple[str, str]]:
+    """Conventions of statistics, similarity, alignment and the CLIP score, each once, where the audit has them."""
+    spaces = [*numbers.feature_spaces.values()]
+    known = {
+        title: next((found for copies in (numbers, *spaces) if (found := getattr(copies.statistics, key))), None)
+        for key, (title, _) in _STATISTICS.items()
+    }
+    known["Similarity"] = next((space.similarity for space in spaces), None)
+    known["Prompt alignment"] = next((space.alignment for space in spaces if space.alignment), None)
+    known["CLIP score"] = numbers.clip and numbers.clip.score
+    return [(title, f"{each.convention}. Source: {each.source}") for title, each in known.items() if each]
 
 
-def _every_statistic(audit: Audit) -> list[Statistic]:
-    found = [each for copies in (audit.copies, *(space.copies for space in audit.spaces)) for each in copies.statistics]
-    return list({each.key: each for each in reversed(found)}.values())[::-1]
-
-
-def _described(audit: Audit) -> list[tuple[str, str]]:
-    """Conventions of similarity, alignment and the CLIP score, each once, where the audit has them."""
-    known = {"Similarity": next((space.similarity for space in audit.spaces if space.similarity), None)}
-    rows = [(title, f"{each.convention}. Source: {each.source}") for title, each in known.items() if each]
-    entries = {"Prompt alignment": next((space.alignment for space in audit.spaces if space.alignment), None)}
-    entries |= {"CLIP score": (audit.numbers.get("clip") or {}).get("score")}
-    return rows + [
-        (title, f"{each['convention']}. Source: {each['source']}") for title, each in entries.items() if each
-    ]
-
-
-def _command(audit: Audit) -> str:
-    numbers, out = audit.numbers, audit.folder.resolve().name
-    names, conventions = numbers["names"], numbers["conventions"]
-    words = ["iet-agc", "audit", "--train", names["train"], "--samples", names["samples"]]
-    words += ["--held-out", names["held_out"]] if names["held_out"] else []
-    words += ["--flips"] if conventions.get("flips") else []
-    for extractor in dict.fromkeys([audit.quality.extractor, *(space.name for space in audit.spaces)]):
+def _command(numbers: AuditRecord, out: str) -> str:
+    names, conventions = numbers.names, numbers.conventions
+    assert names is not None, "what was read from a folder has names"
+    words = ["iet-agc", "audit", "--train", names.train, "--samples", names.samples]
+    words += ["--held-out", names.held_out] if names.held_out else []
+    words += ["--flips"] if conventions.flips else []
+    for extractor in dict.fromkeys([numbers.quality.extractor, *numbers.feature_spaces]):
         words += ["--extractor", extractor]
-    words += ["--clip", numbers["clip"]["model"]] if numbers.get("clip") else []
-    words += ["--convert-to", str(conventions["convert_to"])] if conventions.get("convert_to") else []
-    words += ["--fail-above", f"{numbers['gate']['fail_above']:g}"] if numbers.get("gate") else []
+    words += ["--clip", numbers.clip.model] if numbers.clip else []
+    words += ["--convert-to", conventions.convert_to] if conventions.convert_to else []
+    words += ["--fail-above", f"{numbers.gate.fail_above:g}"] if numbers.gate else []
     return shlex.join([*words, "--out", out]) + "\n" + shlex.join(["iet-agc", "report", out])
 
 
 # Several audits -----------------------------------------------------------------------------------------
 
 
-def _comparison(audits: Sequence[Audit]) -> dict[str, Any]:
+def _comparison(audits: Sequence[Audit]) -> dict[str, object]:
     """The copied shares side by side: by the calibrated cut where every audit has one, else by the plain one."""
-    calibrated = all(audit.copies.calibrated for audit in audits)
-    shares = {audit.name: audit.copies.copied if calibrated else audit.copies.mq[CUT] for audit in audits}
-    chance = sorted({audit.copies.false_alarm for audit in audits}) if calibrated else []
+    shares: dict[str, Proportion] = {each.name: each.numbers.calibrated or each.numbers.mq[CUT] for each in audits}
+    rates = {each.numbers.calibrated.false_alarm for each in audits if each.numbers.calibrated}
+    calibrated = all(each.numbers.calibrated for each in audits)
+    if not calibrated:
+        shares, rates = {each.name: each.numbers.mq[CUT] for each in audits}, set()
     return {
-        "chart": charts.compared(shares, chance),
+        "chart": charts.compared(shares, sorted(rates)),
         "warnings": [each.rstrip(".") for each in differing([(audit.name, facts(audit.numbers)) for audit in audits])],
-        "differences": [_difference(audits[0], audit, shares) for audit in audits[1:]],
+        "differences": [_difference(audits[0].name, audit.name, shares) for audit in audits[1:]],
         "by": "the calibrated cut of each audit" if calibrated else f"the cut {CUT}, as not every audit is calibrated",
     }
 
 
-def _difference(first: Audit, other: Audit, shares: Mapping[str, Share]) -> str:
+def _difference(first: str, other: str, shares: Mapping[str, Proportion]) -> str:
     """How much more or less is copied in another audit than in the first, in one sentence."""
-    one, two = shares[first.name], shares[other.name]
-    found = difference(*({"share": share.share, "ci95": (share.low, share.high)} for share in (two, one)))
-    low, high = found["ci95"]
+    apart, (low, high) = difference(*((shares[name].share, shares[name].ci95) for name in (other, first)))
     near, far = (low, high) if low <= 0 <= high else sorted((abs(low), abs(high)))
     interval = f"95\u00a0% interval {_points(near)} to {_points(far)}"
     if low <= 0 <= high:
-        size = f"{_points(found['difference'])} percentage points ({interval})"
-        return f"The copied shares of {other.name} and {first.name} are not shown to differ: {size}."
-    size = f"{_points(abs(found['difference']))} percentage points {'higher' if low > 0 else 'lower'}"
-    return f"The copied share of {other.name} is {size} than that of {first.name} ({interval})."
+        size = f"{_points(apart)} percentage points ({interval})"
+        return f"The copied shares of {other} and {first} are not shown to differ: {size}."
+    size = f"{_points(abs(apart))} percentage points {'higher' if low > 0 else 'lower'}"
+    return f"The copied share of {other} is {size} than that of {first} ({interval})."
 
 
 def _points(share: float) -> str:
@@ -588,8 +547,13 @@ def _count(value: int) -> str:
     return f"{value:,}"
 
 
-def _interval(share: Share) -> str:
-    return f"{hundredths(share.low)} to {hundredths(share.high)}\u00a0%"
+def _interval(share: Proportion) -> str:
+    low, high = share.ci95
+    return f"{hundredths(low)} to {hundredths(high)}\u00a0%"
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _ratio(value: float) -> str:

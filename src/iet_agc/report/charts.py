@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -26,8 +25,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from iet_agc.metrics.intervals import hundredths
-from iet_agc.report.reader import Copies, Share, Similarity
+from iet_agc.audit.schema import Copies
+from iet_agc.metrics.intervals import Proportion, hundredths
+from iet_agc.metrics.records import Similarity
+from iet_agc.report.reader import Point
 
 __all__ = [
     "EDGE",
@@ -210,21 +211,21 @@ def mq_chart(copies: Copies, where: str) -> Drawing:
     axes = _axes()
     axes.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
     _mq_line(axes, copies.mq, "samples", _SAMPLES, "o")
-    if copies.held_out_mq:
-        _mq_line(axes, copies.held_out_mq, "held-out", HELD_OUT, "s")
+    if copies.held_out:
+        _mq_line(axes, copies.held_out.mq, "held-out", HELD_OUT, "s")
     axes.set(ylim=(0, 1.02), xlabel="cut on the distance ratio", ylabel="share below the cut")
     axes.set_yticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
     axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
     _legend_above(axes)
-    what = "samples and of held-out images" if copies.held_out_mq else "samples"
+    what = "samples and of held-out images" if copies.held_out else "samples"
     alt = f"Line chart, {where}: share of {what} below each of nine cuts; the MQ table has the numbers."
     caption = "MQ: what share lies below each cut, with 95\u00a0% intervals. The vertical axis is stretched near 0."
     return _drawing(axes, alt, caption)
 
 
-def _mq_line(axes: Axes, mq: Mapping[str, Share], label: str, colour: str, marker: str) -> None:
+def _mq_line(axes: Axes, mq: Mapping[str, Proportion], label: str, colour: str, marker: str) -> None:
     cuts, shares = [float(cut) for cut in mq], list(mq.values())
-    low, high = [s.low for s in shares], [s.high for s in shares]
+    low, high = zip(*(s.ci95 for s in shares), strict=True)
     axes.fill_between(cuts, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.plot(cuts, [s.share for s in shares], color=colour, marker=marker, markersize=3.5, label=label)
 
@@ -250,44 +251,42 @@ def histogram(ratios: NDArray[np.float64], held_out_ratios: NDArray[np.float64],
     return _drawing(axes, alt, f"Left of the dotted {kind}, a sample counts as a copy.")
 
 
-def similarities(similar: Similarity, where: str) -> Drawing:
+def similarities(similar: Similarity, values: Mapping[str, NDArray[np.float64]], where: str) -> Drawing:
     """Histograms of the similarity with the most similar training image, each adding up to 1, with the cut."""
-    low = min((float(each.min()) for each in similar.values.values() if len(each)), default=0.0)
+    low = min((float(each.min()) for each in values.values() if len(each)), default=0.0)
     axes, bins = _axes(), np.linspace(math.floor(10 * max(-1.0, low)) / 10, 1, 41)
     for images, label, colour, line in (
         ("samples", "samples", _SAMPLES, "-"),
         ("held_out", "held-out", HELD_OUT, "--"),
         ("train", "training", PALETTE[2], "-."),
     ):
-        if len(each := similar.values.get(images, np.empty(0))):
+        if len(each := values[images]):
             share = np.histogram(np.clip(each, bins[0], 1), bins)[0] / len(each)
             axes.stairs(share, bins, fill=True, color=colour, alpha=0.14)
             axes.stairs(share, bins, color=colour, linewidth=1.4, linestyle=line, label=label)
     axes.axvline(similar.threshold, color=EDGE, linewidth=1)
     if similar.calibrated:
-        axes.axvline(similar.cut, color=_INK, linewidth=1.2, linestyle=":")
+        axes.axvline(similar.calibrated.cut, color=_INK, linewidth=1.2, linestyle=":")
     axes.set(xlim=(bins[0], 1), xlabel="cosine similarity", ylabel="share of images")
     axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
     _legend_above(axes)
     alt = f"Histograms, {where}: similarity of samples and of real images with the most similar training image."
-    dotted = f"; dotted: the calibrated cut, {similar.cut:.3f}" if similar.calibrated else ""
+    dotted = f"; dotted: the calibrated cut, {similar.calibrated.cut:.3f}" if similar.calibrated else ""
     return _drawing(
         axes, alt, f"Similarity with the most similar training image. Grey line: {similar.threshold}{dotted}."
     )
 
 
-def compared(shares: Mapping[str, Share], chance: Sequence[float]) -> Drawing:
+def compared(shares: Mapping[str, Proportion], chance: Sequence[float]) -> Drawing:
     """One row per audit: its copied share with the interval; dashed lines at the rates of false alarms."""
     axes = _axes(0.75 + 0.32 * len(shares), 4.9)
     for row, share in enumerate(shares.values()):
-        axes.plot(
-            [share.low, share.high], [row, row], color=_SAMPLES, linewidth=2.4, alpha=0.55, solid_capstyle="round"
-        )
+        axes.plot(share.ci95, [row, row], color=_SAMPLES, linewidth=2.4, alpha=0.55, solid_capstyle="round")
         axes.plot([share.share], [row], "o", color=_SAMPLES, markersize=6)
     for rate in chance:
         axes.axvline(rate, color=HELD_OUT, linestyle="--", linewidth=1.2)
     axes.set_yticks(range(len(shares)), [_short(name) for name in shares], parse_math=False)
-    most = max(share.high for share in shares.values())
+    most = max(share.ci95[1] for share in shares.values())
     axes.set(ylim=(len(shares) - 0.5, -0.5), xlim=(0, min(1, max(0.02, 1.08 * most))), xlabel="copied share")
     axes.xaxis.set_major_formatter(FuncFormatter(as_tick))
     axes.grid(False, axis="y")
@@ -312,25 +311,27 @@ def _in_powers(value: float, _: object = None) -> str:
 _UNITS = {"skip_rate": as_tick, "learning_rate": _in_powers}
 
 
-def curve_charts(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Drawing]:
+def curve_charts(curves: Mapping[str, Sequence[Point]]) -> list[Drawing]:
     """Loss, learning rate and, where something was skipped, skip rates; nothing without points."""
     drawn = {member: points for member, points in curves.items() if points}
     if not drawn:
         return []
     charts = [_lines(drawn, "loss", "loss", "Mean training loss, skipped samples included")]
     charts += [_lines(drawn, "learning_rate", "learning rate", "Learning rate")]
-    if any(point["skip_rate"] for points in drawn.values() for point in points):
+    if any(point.skip_rate for points in drawn.values() for point in points):
         charts += [_lines(drawn, "skip_rate", "skip rate", "Share of samples that AGC skipped"), _band_map(drawn)]
     return charts
 
 
-def _lines(curves: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str, caption: str) -> Drawing:
+def _lines(curves: Mapping[str, Sequence[Point]], key: str, label: str, caption: str) -> Drawing:
     """One line per member over the images that it has seen."""
     axes, few = _axes(), len(curves) <= len(PALETTE)
     for number, points in enumerate(curves.values()):
         thin = points[:: math.ceil(len(points) / _POINTS)]
         colour = PALETTE[number] if few else matplotlib.colormaps["viridis"](number / len(curves))
-        axes.plot([p["images_seen"] for p in thin], [p[key] for p in thin], color=colour, linewidth=1.3 if few else 0.9)
+        axes.plot(
+            [p.images_seen for p in thin], [getattr(p, key) for p in thin], color=colour, linewidth=1.3 if few else 0.9
+        )
     axes.set(xlabel="images seen", ylabel=label, ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _thousands(value)))
@@ -346,9 +347,9 @@ def _lines(curves: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: s
     )
 
 
-def _band_map(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawing:
+def _band_map(curves: Mapping[str, Sequence[Point]]) -> Drawing:
     """Skip rate by timestep band and images seen, the mean over members."""
-    last = max(point["images_seen"] for points in curves.values() for point in points)
+    last = max(point.images_seen for points in curves.values() for point in points)
     mean = _band_means(curves, last)
     axes, bands = _axes(), len(mean)
     axes.set_facecolor(_GRID)
@@ -368,14 +369,14 @@ def _band_map(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawing:
     return _drawing(axes, alt, f"Skip rate in {bands} bands of timesteps{mean_of}.{blank}")
 
 
-def _band_means(curves: Mapping[str, Sequence[Mapping[str, Any]]], last: int) -> NDArray[np.float64]:
+def _band_means(curves: Mapping[str, Sequence[Point]], last: float) -> NDArray[np.float64]:
     """Mean skip rates, (bands, columns); NaN where no sample had such a timestep."""
     columns = min(_COLUMNS, max(len(points) for points in curves.values()))
-    bands = max(len(point["skip_rate_bands"]) for points in curves.values() for point in points)
+    bands = max(len(point.skip_rate_bands) for points in curves.values() for point in points)
     total, count = np.zeros((bands, columns)), np.zeros((bands, columns))
     for point in (point for points in curves.values() for point in points):
-        column = min(columns - 1, max(0, math.ceil(point["images_seen"] * columns / last) - 1))
-        rates = np.array([math.nan if rate is None else rate for rate in point["skip_rate_bands"]], dtype=np.float64)
+        column = min(columns - 1, max(0, math.ceil(point.images_seen * columns / last) - 1))
+        rates = np.array([math.nan if rate is None else rate for rate in point.skip_rate_bands], dtype=np.float64)
         total[: len(rates), column] += np.nan_to_num(rates)
         count[: len(rates), column] += ~np.isnan(rates)
     return np.divide(total, count, out=np.full_like(total, math.nan), where=count > 0)

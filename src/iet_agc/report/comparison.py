@@ -3,45 +3,48 @@ where they do not compare. Imports no torch.
 
 Every number says how its interval was made. Seeds differ more than draws of one model do, so over several seeds the
 interval of a share is Wilson's at the number of samples that the spread over seeds leaves (`share_over_runs`), that of
-anything else Student's t, cut off where no value can be. Of a single run only the draws are known: Wilson's interval of
-a share, by prompt where prompts repeat. The Fréchet distance of a single run, and whatever else is no share, has none.
+anything else Student's t, cut off where no value can be. Of a single run only the draws are known: the interval of a
+share is that of its audit. The Fréchet distance of a single run, and whatever else is no share, has none.
 Differences of shares follow from the intervals of the two.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
+from iet_agc.audit.schema import AuditRecord, Space, read_record
 from iet_agc.config.fingerprint import differences, fingerprint
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import Settings
-from iet_agc.metrics.intervals import difference, share, share_over_runs, student, wilson
-from iet_agc.report.reader import read_numbers
+from iet_agc.metrics.intervals import Interval, Proportion, Record, difference, mean, share_over_runs
+from iet_agc.metrics.records import Similarity
 from iet_agc.runtime.errors import UserError
 
 __all__ = [
     "COLUMNS",
+    "Cell",
     "Column",
+    "Differences",
+    "Facts",
+    "Made",
+    "Row",
     "Rows",
     "compare",
     "differences_from_first",
     "differing",
     "facts",
-    "limits_of_run",
     "listed",
-    "mean_interval",
+    "plain",
     "table",
+    "warned",
     "warnings",
 ]
-
-#: By experiment, what `compare` tells of it, or `differences_from_first`.
-Rows = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,92 +52,88 @@ class Column:
     """A number that is compared.
 
     Attributes:
-        path: where it stands in audit.json; of a share, where its {"count", "share"} stands. "*" is the first of the
-            networks in whose features copies were looked for.
+        read: takes it out of an audit; None where the audit does not know it.
         title, better: what people read; `better` is the direction.
-        of: what a share is a share of, "num_samples" or "num_held_out"; empty where it is no share.
+        of: what a share is a share of; empty where it is no share.
         unit: what one whole is in the column's unit.
-        optional: whether audits of earlier versions may lack it.
         limits: between which values that are no shares lie.
+        about: the part of a page where it belongs.
     """
 
-    path: tuple[str, ...]
+    read: Callable[[AuditRecord], Proportion | float | None]
     title: str
     better: str
-    of: str = ""
+    of: Literal["", "samples", "held-out images"] = ""
     unit: float = 1.0
-    optional: bool = False
     limits: tuple[float, float] = (-math.inf, math.inf)
+    about: Literal["copies", "quality"] = "copies"
 
 
-_POSITIVE, _PART = (0.0, math.inf), (0.0, 1.0)
+def _quality(name: str, title: str, better: str, limits: tuple[float, float]) -> Column:
+    """The column of a number of quality."""
+
+    def read(audit: AuditRecord) -> float | None:
+        found = audit.quality.measured(name)
+        return found and found[0]
+
+    return Column(read, title, better, limits=limits, about="quality")
+
+
+def _first(audit: AuditRecord) -> Space | None:
+    """The first of the networks in whose features copies were looked for."""
+    return next(iter(audit.feature_spaces.values()), None)
+
+
+def _alike(read: Callable[[Similarity], Proportion | None], title: str) -> Column:
+    """The column of a share of similarities."""
+    return Column(lambda a: (space := _first(a)) and read(space.similarity), title, _COPIED_LESS, "samples")
+
+
+def _aligned(images: Literal["train", "held_out"], title: str, better: str) -> Column:
+    """The column of alignment with the captions of one set."""
+
+    def read(audit: AuditRecord) -> float | None:
+        space = _first(audit)
+        found = space and space.alignment and getattr(space.alignment, images)
+        return found and found.percentile.mean
+
+    return Column(read, title, better, limits=_PART)
+
+
+_ANY, _POSITIVE, _PART = (-math.inf, math.inf), (0.0, math.inf), (0.0, 1.0)
 _LOWER, _HIGHER, _COPIED_LESS = "lower is better", "higher is better", "lower is less copied"
+_FOLLOWS, _REAL = "higher follows prompts, 0.5 is chance", "held-out images below 0.15"
 
 #: What is compared, in the order of tables.
 COLUMNS = {
-    "copied": Column(("mq", "0.15"), "ratio below 0.15", _COPIED_LESS, "num_samples"),
-    "below_0.30": Column(("mq", "0.30"), "ratio below 0.30", _COPIED_LESS, "num_samples"),
-    "calibrated": Column(("calibrated",), "below the calibrated cut", _COPIED_LESS, "num_samples"),
-    "frechet_held_out": Column(("quality", "frechet_held_out"), "Fréchet to held-out", _LOWER, limits=_POSITIVE),
-    "frechet_train": Column(
-        ("quality", "frechet_train"), "Fréchet to train", "copying lowers it, too", limits=_POSITIVE
-    ),
+    "copied": Column(lambda a: a.mq["0.15"], "ratio below 0.15", _COPIED_LESS, "samples"),
+    "below_0.30": Column(lambda a: a.mq["0.30"], "ratio below 0.30", _COPIED_LESS, "samples"),
+    "calibrated": Column(lambda a: a.calibrated, "below the calibrated cut", _COPIED_LESS, "samples"),
+    "frechet_held_out": _quality("frechet_held_out", "Fréchet to held-out", _LOWER, _POSITIVE),
+    "frechet_train": _quality("frechet_train", "Fréchet to train", "copying lowers it, too", _POSITIVE),
     "held_out_copied": Column(
-        ("held_out", "mq", "0.15"), "held-out images below 0.15", "what chance looks like", "num_held_out"
+        lambda a: a.held_out and a.held_out.mq["0.15"], _REAL, "what chance looks like", "held-out images"
     ),
-    "d1_d2": Column(("statistics", "d1_d2"), "d1/d2 below 1/3", _COPIED_LESS, "num_samples", optional=True),
-    "auth_pct": Column(
-        ("statistics", "auth_pct"), "AuthPct, percent", "higher is less copied", "num_samples", 100, optional=True
-    ),
-    "near": Column(("statistics", "near"), "nearness below its cut", _COPIED_LESS, "num_samples", optional=True),
-    "c_t": Column(("statistics", "c_t", "value"), "C_T", "near 0 is ideal, far below copied", optional=True),
-    "similar": Column(
-        ("feature_spaces", "*", "similarity", "calibrated"),
-        "similarity above its cut",
-        _COPIED_LESS,
-        "num_samples",
-        optional=True,
-    ),
-    "similar_above": Column(
-        ("feature_spaces", "*", "similarity", "samples", "above"),
-        "similarity above 0.5",
-        _COPIED_LESS,
-        "num_samples",
-        optional=True,
-    ),
+    "d1_d2": Column(lambda a: a.statistics.d1_d2, "d1/d2 below 1/3", _COPIED_LESS, "samples"),
+    "auth_pct": Column(lambda a: a.statistics.auth_pct, "AuthPct, percent", "higher is less copied", "samples", 100),
+    "near": Column(lambda a: a.statistics.near, "nearness below its cut", _COPIED_LESS, "samples"),
+    "c_t": Column(lambda a: a.statistics.c_t and a.statistics.c_t.value, "C_T", "near 0 is ideal, far below copied"),
+    "similar": _alike(lambda similar: similar.calibrated, "similarity above its cut"),
+    "similar_above": _alike(lambda similar: similar.samples.above, "similarity above 0.5"),
     "similar_p95": Column(
-        ("feature_spaces", "*", "similarity", "samples", "p95", "value"),
+        lambda a: (space := _first(a)) and space.similarity.samples.p95.value,
         "95th percentile of similarity",
         _COPIED_LESS,
-        optional=True,
         limits=(-1.0, 1.0),
     ),
-    "aligned": Column(
-        ("feature_spaces", "*", "alignment", "train", "percentile", "mean"),
-        "alignment with training captions",
-        "higher follows prompts, 0.5 is chance; copying raises it",
-        optional=True,
-        limits=_PART,
-    ),
-    "aligned_held_out": Column(
-        ("feature_spaces", "*", "alignment", "held_out", "percentile", "mean"),
-        "alignment with held-out captions",
-        "higher follows prompts, 0.5 is chance",
-        optional=True,
-        limits=_PART,
-    ),
-    "clip_score": Column(("clip", "score", "mean"), "CLIP score", _HIGHER, optional=True, limits=(0.0, 100.0)),
-    "kid_held_out": Column(("quality", "kid_held_out", "mean"), "KID to held-out", _LOWER, optional=True),
-    "precision_held_out": Column(
-        ("quality", "precision_held_out"), "precision to held-out", _HIGHER, optional=True, limits=_PART
-    ),
-    "recall_held_out": Column(
-        ("quality", "recall_held_out"), "recall to held-out", _HIGHER, optional=True, limits=_PART
-    ),
-    "mifid_held_out": Column(
-        ("quality", "mifid_held_out"), "MiFID to held-out", _LOWER, optional=True, limits=_POSITIVE
-    ),
-    "mifid_train": Column(("quality", "mifid_train"), "MiFID to train", _LOWER, optional=True, limits=_POSITIVE),
+    "aligned": _aligned("train", "alignment with training captions", f"{_FOLLOWS}; copying raises it"),
+    "aligned_held_out": _aligned("held_out", "alignment with held-out captions", _FOLLOWS),
+    "clip_score": Column(lambda a: a.clip and a.clip.score.mean, "CLIP score", _HIGHER, limits=(0.0, 100.0)),
+    "kid_held_out": _quality("kid_held_out", "KID to held-out", _LOWER, _ANY),
+    "precision_held_out": _quality("precision_held_out", "precision to held-out", _HIGHER, _PART),
+    "recall_held_out": _quality("recall_held_out", "recall to held-out", _HIGHER, _PART),
+    "mifid_held_out": _quality("mifid_held_out", "MiFID to held-out", _LOWER, _POSITIVE),
+    "mifid_train": _quality("mifid_train", "MiFID to train", _LOWER, _POSITIVE),
 }
 
 #: How an interval was made. Of shares:
@@ -157,7 +156,86 @@ _ONE_AGAINST_SEVERAL = "Student's t over runs; the single run is taken to vary l
 # Rows -----------------------------------------------------------------------------------------------------
 
 
-def compare(runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
+class Facts(Record):
+    """What an audit was made with, and what it warns of, in sentences; None of what it does not have."""
+
+    num_samples: int
+    num_train: int
+    num_train_unique: int
+    num_held_out: int
+    train_sha256: str
+    held_out_sha256: str | None
+    extractor: str
+    extractor_sha256: str | None
+    few_images: bool
+    network: str | None
+    clip_sha256: str | None
+    false_alarm: float | None
+    conventions: dict[str, str | int | bool | None]
+    quality_conventions: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+class Made(Record):
+    """An interval, and how it was made."""
+
+    ci95: Interval
+    method: str
+
+
+class Cell(Record):
+    """One column of one experiment, or the difference of two.
+
+    Attributes:
+        values: of each run; of a difference seed by seed, empty where the two have other seeds.
+        mean: of the values, or the difference of two means.
+        shares: what the audits say, of a share.
+        interval: None where none is known, as of runs that agree to the last digit.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    shares: tuple[Proportion, ...] = ()
+    interval: Made | None = None
+
+    @property
+    def ci95(self) -> Interval | None:
+        """The interval alone."""
+        return self.interval and self.interval.ci95
+
+
+class Row(Record):
+    """One experiment.
+
+    Attributes:
+        runs: their folders.
+        seeds: None of an audit without a run.
+        facts: what the audits were made with, each once.
+        cells: by column; None where an audit does not know it.
+    """
+
+    runs: tuple[str, ...]
+    seeds: tuple[int | None, ...]
+    facts: tuple[Facts, ...]
+    cells: dict[str, Cell | None]
+
+    def __getitem__(self, column: str) -> Cell | None:
+        """The cell of a column."""
+        return self.cells[column]
+
+
+#: By experiment, what `compare` tells of it; and by other experiment and column, how the first one differs.
+Rows = Mapping[str, Row]
+Differences = Mapping[str, Mapping[str, Cell | None]]
+
+
+def plain(rows: Rows) -> dict[str, dict[str, object]]:
+    """Rows as plain values, cells beside what else is known of an experiment."""
+    found = {name: row.model_dump(mode="json") for name, row in rows.items()}
+    return {name: {key: row[key] for key in ("runs", "seeds", "facts")} | row["cells"] for name, row in found.items()}
+
+
+def compare(runs: Sequence[Path]) -> dict[str, Row]:
     """Gather the audits of runs that differ in nothing but `train.seed`, and audits without a run.
 
     Args:
@@ -165,14 +243,8 @@ def compare(runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
             counts once; RUN/audit stands for its run. Any other audit is an experiment of its own.
 
     Returns:
-        Per experiment, in the order of the runs: "runs", "seeds" (None of an audit without a run), "facts" (what the
-        audits were made with; see `warnings`) and the columns, each
-        {"values", "mean", "ci95", "interval", "counts", "totals", "clusters", "design_effects"}: "ci95" is the interval
-        over runs, None for a single one; "interval" is {"ci95", "method"}, or None where none is known, as of runs that
-        agree to the last digit; "counts" of "totals" images are a share's, and where prompts repeat, "clusters" are the
-        numbers of prompts of each run, "design_effects" those of its audit.
-        A column is None where an audit does not know it. A run's experiment is named after its preset, and after what
-        it changes where the same preset was run with other settings before it; an audit's after its folder.
+        By experiment, in the order of the runs. A run's experiment is named after its preset, and after what it
+        changes where the same preset was run with other settings before it; an audit's after its folder.
 
     Raises:
         UserError: a folder that is no run and no audit, a run that was not audited, or a damaged audit.
@@ -188,14 +260,13 @@ def compare(runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Member:
-    """One audit: its folder as it was named, the settings of its run but for the seed, its numbers and facts."""
+    """One audit: its folder as it was named, the settings of its run but for the seed, its numbers."""
 
     folder: Path
     file: Path
     kind: Settings | None
     seed: int | None
-    numbers: dict[str, dict[str, Any] | None]
-    facts: dict[str, Any]
+    numbers: AuditRecord
 
 
 def _member(folder: Path) -> _Member:
@@ -203,7 +274,7 @@ def _member(folder: Path) -> _Member:
         folder = folder.parent
     own = folder / "audit.json"
     if own.is_file() and not is_run(folder):
-        return _Member(folder, own, None, None, *_read_audit(own))
+        return _Member(folder, own, None, None, read_record(own))
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is not a run: it has no config.json; and no audit: it has no audit.json")
     settings, file = read_settings(folder), folder / "audit" / "audit.json"
@@ -212,7 +283,7 @@ def _member(folder: Path) -> _Member:
             f"{folder} is not audited: it has no audit/audit.json; run 'iet-agc audit --out {folder}/audit'"
         )
     kind = override(settings, {"train.seed": "0", "init.sha256": "none"})  # each seed may go on from its own model
-    return _Member(folder, file, kind, settings.train.seed, *_read_audit(file))
+    return _Member(folder, file, kind, settings.train.seed, read_record(file))
 
 
 def _names(members: Sequence[_Member]) -> list[str]:
@@ -237,225 +308,164 @@ def _label(first: Settings, kind: Settings) -> str:
     return f"{first.name} ({'; '.join(changes)})" if changes else first.name
 
 
-def _read_audit(file: Path) -> tuple[dict[str, dict[str, Any] | None], dict[str, Any]]:
-    audit = read_numbers(file)
-    return {name: _look_up(audit, column) for name, column in COLUMNS.items()}, facts(audit)
-
-
-def _look_up(audit: dict[str, Any], column: Column) -> dict[str, Any] | None:
-    """{"value", "count", "total"} of a column and, where prompts repeat, "clusters" and "design_effect".
-
-    None where a part of its path is null, or may be absent and is.
-    """
-    found: Any = audit
-    for key in column.path:
-        if key == "*":
-            found = next(iter(found.values()), None)
-            continue
-        if found is None or (column.optional and key not in found):
-            return None
-        found = found[key]
-    if found is None:
-        return None
-    if not column.of:
-        return {"value": float(found), "count": None, "total": None}
-    told = {"value": found["share"] * column.unit, "count": found["count"], "total": audit[column.of]}
-    return told | {key: found[key] for key in ("clusters", "design_effect") if key in found}
-
-
-def _row(members: Sequence[_Member]) -> dict[str, Any]:
-    known = [member.facts for member in members]
-    row: dict[str, Any] = {
-        "runs": [str(member.folder) for member in members],
-        "seeds": [member.seed for member in members],
-        "facts": [fact for number, fact in enumerate(known) if fact not in known[:number]],
-    }
+def _row(members: Sequence[_Member]) -> Row:
+    cells: dict[str, Cell | None] = {}
     for name, column in COLUMNS.items():
-        found = [each for member in members if (each := member.numbers[name]) is not None]
-        row[name] = _cell_of(found, column) if len(found) == len(members) else None
-    return row
+        found = [each for member in members if (each := column.read(member.numbers)) is not None]
+        cells[name] = _cell_of(found, column) if len(found) == len(members) else None
+    return Row(
+        runs=tuple(str(member.folder) for member in members),
+        seeds=tuple(member.seed for member in members),
+        facts=tuple({fact.model_dump_json(): fact for fact in (facts(member.numbers) for member in members)}.values()),
+        cells=cells,
+    )
 
 
-def _cell_of(found: Sequence[Mapping[str, Any]], column: Column) -> dict[str, Any]:
+def _cell_of(found: Sequence[Proportion | float], column: Column) -> Cell:
     """One column of one experiment, from what each of its audits says."""
-    values = [each["value"] for each in found]
-    prompts = any("clusters" in each for each in found)
-    cell = {
-        "values": values,
-        "mean": float(np.mean(values)),
-        "counts": [each["count"] for each in found] if column.of else None,
-        "totals": [each["total"] for each in found] if column.of else None,
-        "clusters": [each.get("clusters", each["total"]) for each in found] if prompts else None,
-        "design_effects": [each.get("design_effect", 1.0) for each in found] if prompts else None,
-    }
-    interval = _interval(cell, column)
-    return cell | {"ci95": interval["ci95"] if interval and len(values) > 1 else None, "interval": interval}
+    shares = tuple(each for each in found if isinstance(each, Proportion))
+    values = tuple(each.share * column.unit if isinstance(each, Proportion) else float(each) for each in found)
+    interval = _interval_of_share(shares, column) if shares else _interval(values, column)
+    return Cell(values=values, mean=float(np.mean(values)), shares=shares, interval=interval)
 
 
-def mean_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean over runs with its 95 % interval by Student's t; None for the bounds of a single run.
-
-    Returns:
-        {"values", "mean", "ci95": [low, high] or None}.
-    """
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return {"values": list(values), "mean": mean, "ci95": None}
-    reach = _reach(_deviation(values) / len(values) ** 0.5, len(values) - 1)
-    return {"values": list(values), "mean": mean, "ci95": [mean - reach, mean + reach]}
+def _interval(values: Sequence[float], column: Column) -> Made | None:
+    """The interval of a number that is no share."""
+    limits = _student(values)
+    return limits and Made(ci95=_within(limits, column.limits), method=_T)
 
 
-def _deviation(values: Sequence[float]) -> float:
-    """Standard deviation of a population that these are drawn from; 0 where they only differ by rounding."""
-    spread = max(values) - min(values)
-    return float(np.std(values, ddof=1)) if spread > 1e-12 * max(map(abs, values)) else 0.0
+def _student(values: Sequence[float]) -> Interval | None:
+    """Student's interval of the mean over runs; None of a single run, and of runs that only differ by rounding."""
+    return None if _agree(values) else mean(values).ci95
 
 
-def _reach(standard_error: float, freedom: float) -> float:
-    """Half the width of a 95 % interval by Student's t."""
-    return student(freedom) * standard_error if standard_error else 0.0
+def _agree(values: Sequence[float]) -> bool:
+    return max(values) - min(values) <= 1e-12 * max(map(abs, values))
 
 
-def _interval(cell: Mapping[str, Any], column: Column) -> dict[str, Any] | None:
-    """The interval to show, and how it was made."""
-    if not column.of:
-        limits = mean_interval(cell["values"])["ci95"]
-        if limits is None or limits[0] == limits[1]:
-            return None
-        return {"ci95": np.clip(limits, *column.limits).tolist(), "method": _T}
-    limits, method = _share_interval(cell, column)
-    return {"ci95": [column.unit * bound for bound in limits], "method": method}
+def _within(limits: Sequence[float], most: tuple[float, float]) -> tuple[float, float]:
+    """Limits, cut off where no value can be."""
+    low, high = np.clip(limits, *most).tolist()
+    return low, high
 
 
-def _share_interval(cell: Mapping[str, Any], column: Column) -> tuple[list[float], str]:
-    """Limits of a share, and how they were made."""
-    counts, totals = cell["counts"], cell["totals"]
-    if column.of == "num_held_out":  # all runs see the same held-out images, which count once
-        return share(counts[0], totals[0])["ci95"], _WILSON_HELD_OUT
-    if len(counts) == 1:
-        return limits_of_run(cell, 0), _PROMPTS if cell["clusters"] else _WILSON
-    prompts = _prompts(cell)
-    return share_over_runs(counts, totals, prompts=prompts), _RUNS_AND_PROMPTS if prompts else _RUNS
+def _scaled(limits: Interval, unit: float) -> tuple[float, float]:
+    return unit * limits[0], unit * limits[1]
 
 
-def _prompts(cell: Mapping[str, Any]) -> list[tuple[int, float]] | None:
-    return [*zip(cell["clusters"], cell["design_effects"], strict=True)] if cell["clusters"] else None
+def _interval_of_share(shares: Sequence[Proportion], column: Column) -> Made:
+    if column.of == "held-out images":  # all runs see the same held-out images, which count once
+        limits, method = shares[0].ci95, _WILSON_HELD_OUT
+    elif len(shares) == 1:
+        limits, method = shares[0].ci95, _PROMPTS if _prompts(shares) else _WILSON
+    else:
+        limits, method = _over_runs(shares), _RUNS_AND_PROMPTS if _prompts(shares) else _RUNS
+    return Made(ci95=_scaled(limits, column.unit), method=method)
 
 
-def limits_of_run(cell: Mapping[str, Any], number: int) -> list[float]:
-    """95 % limits of the share of one run of a cell, in [0, 1]: they know the draws of that run alone."""
-    found = share(cell["counts"][number], cell["totals"][number])
-    if not cell["clusters"] or cell["clusters"][number] < 2:
-        return found["ci95"]
-    draws = cell["totals"][number] / cell["design_effects"][number]
-    return wilson(found["share"], draws, cell["clusters"][number] - 1)
+def _over_runs(shares: Sequence[Proportion], others: Sequence[Proportion] | None = None) -> tuple[float, float]:
+    """Limits of a mean share over runs; a single one varies as the others do."""
+    mine, theirs = _counts(shares), _counts(others) if others else None
+    return share_over_runs(*mine, theirs, _prompts(shares))
+
+
+def _counts(shares: Sequence[Proportion]) -> tuple[list[int], list[int]]:
+    return [each.count for each in shares], [each.total for each in shares]
+
+
+def _prompts(shares: Sequence[Proportion]) -> list[tuple[int, float]] | None:
+    """Clusters and design effects, where prompts repeat in any run."""
+    if not any(each.clusters for each in shares):
+        return None
+    return [(each.clusters or each.total, each.design_effect or 1.0) for each in shares]
 
 
 # Differences ----------------------------------------------------------------------------------------------
 
 
-def differences_from_first(rows: Rows) -> dict[str, dict[str, Any]]:
+def differences_from_first(rows: Rows) -> dict[str, dict[str, Cell | None]]:
     """The first experiment minus each other one, in every column that both know.
 
     Returns:
-        Per other experiment and column {"values", "mean", "ci95", "method"}; None where one of the two does not know
-        the column, and of the share of held-out images, which are no result of a run. "values" are the differences
-        seed by seed, empty where the two have other seeds. Of shares, the interval follows from those of the two (see
-        `intervals.difference`), and a single run against several is taken to vary like them. Of other numbers
-        it is by "method" Student's t over paired seeds; Welch's t where the seeds are others; Student's t where one
-        side is a single run, which is taken to vary like the other side's runs. "ci95" and "method" are None of two
-        single runs, and of differences that agree to the last digit.
+        By other experiment and column; None where one of the two does not know the column, and of the share of held-out
+        images, which are no result of a run. Of shares, the interval follows from those of the two (see
+        `intervals.difference`), and a single run against several is taken to vary like them. Of other numbers it is
+        Student's t over paired seeds; Welch's t where the seeds are others; Student's t where one side is a single run,
+        which is taken to vary like the other side's runs. It is None of two single runs, and of differences that agree
+        to the last digit.
     """
     names = list(rows)
     return {name: {column: _difference(rows[names[0]], rows[name], column) for column in COLUMNS} for name in names[1:]}
 
 
-def _difference(first: Mapping[str, Any], other: Mapping[str, Any], column: str) -> dict[str, Any] | None:
-    mine, theirs = first[column], other[column]
-    if mine is None or theirs is None or COLUMNS[column].of == "num_held_out":
+def _difference(first: Row, other: Row, name: str) -> Cell | None:
+    mine, theirs, column = first[name], other[name], COLUMNS[name]
+    if mine is None or theirs is None or column.of == "held-out images":
         return None
-    pairs = _pairs(first, other, column)
-    found = {"values": pairs, "mean": mine["mean"] - theirs["mean"], "ci95": None, "method": None}
-    if COLUMNS[column].of:
-        return found | _of_shares(mine, theirs, COLUMNS[column])
-    standard_error, freedom, method = _spread(mine["values"], theirs["values"], pairs)
-    if not standard_error:
-        return found
-    reach, (least, most) = _reach(standard_error, freedom), COLUMNS[column].limits
-    limits = np.clip([found["mean"] - reach, found["mean"] + reach], least - most, most - least)
-    return found | {"ci95": limits.tolist(), "method": method}
+    pairs = _pairs(first, other, name)
+    interval = _of_shares(mine, theirs, column) if column.of else _of_others(mine, theirs, pairs, column)
+    return Cell(values=tuple(pairs), mean=mine.mean - theirs.mean, interval=interval)
 
 
-def _of_shares(mine: Mapping[str, Any], theirs: Mapping[str, Any], column: Column) -> dict[str, Any]:
-    """The interval of a difference of two shares, from the limits of each, and how it was made."""
-    limits = [_limits_beside(*pair, column) for pair in ((mine, theirs), (theirs, mine))]
-    shares = [cell["mean"] / column.unit for cell in (mine, theirs)]
-    found = difference(*({"share": p, "ci95": both} for p, both in zip(shares, limits, strict=True)))
-    return {"ci95": [column.unit * bound for bound in found["ci95"]], "method": _method_of_shares(mine, theirs)}
+def _of_shares(mine: Cell, theirs: Cell, column: Column) -> Made:
+    """The interval of a difference of two shares, from the limits of each."""
+    sides = [
+        (cell.mean / column.unit, _limits_beside(cell, beside, column))
+        for cell, beside in ((mine, theirs), (theirs, mine))
+    ]
+    _, limits = difference(*sides)
+    return Made(ci95=_scaled(limits, column.unit), method=_method_of_shares(mine, theirs))
 
 
-def _limits_beside(cell: Mapping[str, Any], other: Mapping[str, Any], column: Column) -> list[float]:
+def _limits_beside(cell: Cell, other: Cell, column: Column) -> tuple[float, float]:
     """The limits of a share; of a single run beside several, as if it varied as they do."""
-    if len(cell["counts"]) > 1 or len(other["counts"]) == 1:
-        return [bound / column.unit for bound in cell["interval"]["ci95"]]
-    return share_over_runs(cell["counts"], cell["totals"], (other["counts"], other["totals"]), _prompts(cell))
+    if len(cell.shares) == 1 < len(other.shares):
+        return _over_runs(cell.shares, other.shares)
+    assert cell.ci95 is not None, "every share has an interval"
+    return cell.ci95[0] / column.unit, cell.ci95[1] / column.unit
 
 
-def _method_of_shares(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    runs = sorted(len(cell["counts"]) for cell in (mine, theirs))
+def _method_of_shares(mine: Cell, theirs: Cell) -> str:
+    runs = sorted(len(cell.shares) for cell in (mine, theirs))
     if runs[0] > 1:
         return _OF_SHARES
     if runs[1] > 1:
         return _ONE_OF_SHARES
-    return _NEWCOMBE if mine["clusters"] is theirs["clusters"] is None else _PROMPTS_OF_TWO
+    return _PROMPTS_OF_TWO if _prompts([*mine.shares, *theirs.shares]) else _NEWCOMBE
 
 
-def _pairs(first: Mapping[str, Any], other: Mapping[str, Any], column: str) -> list[float]:
+def _pairs(first: Row, other: Row, column: str) -> list[float]:
     """Differences seed by seed, in the order of the first; none where the seeds are others, unknown or repeated."""
-    seeds, others = first["seeds"], other["seeds"]
+    seeds, others = first.seeds, other.seeds
     if None in seeds or set(seeds) != set(others) or not len(set(seeds)) == len(seeds) == len(others):
         return []
-    mine, theirs = (dict(zip(row["seeds"], row[column]["values"], strict=True)) for row in (first, other))
+    mine, theirs = (dict(zip(row.seeds, cell.values, strict=True)) for row in (first, other) if (cell := row[column]))
     return [mine[seed] - theirs[seed] for seed in seeds]
 
 
-def _spread(mine: Sequence[float], theirs: Sequence[float], pairs: Sequence[float]) -> tuple[float, float, str]:
-    """Standard error of a difference of means, its degrees of freedom, and the method; of single runs, none."""
+def _of_others(mine: Cell, theirs: Cell, pairs: Sequence[float], column: Column) -> Made | None:
+    """The interval of a difference of means that are no shares; of single runs, none."""
+    from scipy import stats
+
+    several = [cell.values for cell in (mine, theirs) if len(cell.values) > 1]
+    limits, method = None, _PAIRED
     if len(pairs) > 1:
-        return _deviation(pairs) / len(pairs) ** 0.5, len(pairs) - 1, _PAIRED
-    several = [values for values in (mine, theirs) if len(values) > 1]
-    if len(several) == 2:
-        one, two = (_deviation(values) ** 2 / len(values) for values in several)
-        freedom = (one + two) ** 2 / (one**2 / (len(mine) - 1) + two**2 / (len(theirs) - 1)) if one + two else 1
-        return (one + two) ** 0.5, freedom, _WELCH
-    if several:
-        count = len(several[0])
-        return _deviation(several[0]) * (1 + 1 / count) ** 0.5, count - 1, _ONE_AGAINST_SEVERAL
-    return 0.0, 0, ""
+        limits = _student(pairs)
+    elif len(several) == 2 and not all(map(_agree, several)):
+        limits, method = stats.ttest_ind(mine.values, theirs.values, equal_var=False).confidence_interval(0.95), _WELCH
+    elif len(several) == 1 and not _agree(several[0]):
+        count, apart = len(several[0]), mine.mean - theirs.mean
+        error = float(np.std(several[0], ddof=1)) * (1 + 1 / count) ** 0.5
+        limits, method = stats.t.interval(0.95, count - 1, apart, error), _ONE_AGAINST_SEVERAL
+    least, most = column.limits
+    return limits and Made(ci95=_within(limits, (least - most, most - least)), method=method)
 
 
 # Whether they compare -------------------------------------------------------------------------------------
 
-#: What an audit was made with: name of a fact, where it stands in audit.json.
-_FACTS = {
-    "num_samples": ("num_samples",),
-    "num_train": ("num_train",),
-    "num_train_unique": ("num_train_unique",),
-    "num_held_out": ("num_held_out",),
-    "train_sha256": ("sha256", "train"),
-    "held_out_sha256": ("sha256", "held_out"),
-    "extractor": ("quality", "extractor"),
-    "extractor_sha256": ("quality", "sha256"),
-    "few_images": ("quality", "few_images"),
-    "network": ("feature_spaces", "*", "sha256"),
-    "clip_sha256": ("clip", "sha256"),
-    "false_alarm": ("calibrated", "false_alarm"),
-    "conventions": ("conventions",),
-    "quality_conventions": ("quality", "conventions"),
-}
-
 #: By name of an experiment, what one of its audits was made with.
-_Facts = Sequence[tuple[str, Mapping[str, Any]]]
+_Facts = Sequence[tuple[str, Facts]]
 
 #: What has to be equal, in words; the facts that tell, with the unit of each; and what does not compare otherwise.
 _EQUAL = (
@@ -477,32 +487,37 @@ _EQUAL = (
 )
 
 
-def facts(audit: Mapping[str, Any]) -> dict[str, Any]:
-    """What an audit was made with, and what it warns of.
+def facts(audit: AuditRecord) -> Facts:
+    """What an audit was made with, and what it warns of."""
+    quality, space = audit.quality, _first(audit)
+    return Facts(
+        num_samples=audit.num_samples,
+        num_train=audit.num_train,
+        num_train_unique=audit.num_train_unique,
+        num_held_out=audit.num_held_out,
+        train_sha256=audit.sha256.train,
+        held_out_sha256=audit.sha256.held_out,
+        extractor=quality.extractor,
+        extractor_sha256=quality.sha256,
+        few_images=quality.few_images,
+        network=space and space.sha256,
+        clip_sha256=audit.clip and audit.clip.sha256,
+        false_alarm=audit.calibrated and audit.calibrated.false_alarm,
+        conventions=dict(audit.conventions),
+        quality_conventions=quality.conventions,
+        warnings=tuple(warned(audit)),
+    )
 
-    Args:
-        audit: the content of audit.json, as `read_numbers` gives it.
 
-    Returns:
-        Facts by name, None where the audit does not say; "warnings" are sentences.
-    """
-    found = {}
-    for name, path in _FACTS.items():
-        value: Any = audit
-        for key in path:
-            if value is not None:
-                value = next(iter(value.values()), None) if key == "*" else value.get(key)
-        found[name] = value
-    return found | {"warnings": _own_warnings(audit)}
-
-
-def _own_warnings(audit: Mapping[str, Any]) -> list[str]:
-    """What an audit warns of, in pixels and in feature spaces."""
-    spaces = audit.get("feature_spaces") or {}
-    entries = {"": audit} | {f"In the features of {name}: ": entry for name, entry in spaces.items()}
-    found = [(where, warning) for where, entry in entries.items() for warning in entry.get("warnings", [])]
-    sentences = (where + warning.rstrip(".") for where, warning in found)
-    return [f"{each[:1].upper()}{each[1:]}" for each in sentences]
+def warned(audit: AuditRecord) -> list[str]:
+    """What an audit warns of, in pixels and in feature spaces: sentences without their full stops."""
+    found = [warning.sentence for warning in audit.warnings]
+    found += [
+        f"In the features of {name}: {warning.sentence}"
+        for name, space in audit.feature_spaces.items()
+        for warning in space.warnings
+    ]
+    return [f"{each[:1].upper()}{each[1:]}" for each in found]
 
 
 def warnings(rows: Rows) -> list[str]:
@@ -511,7 +526,7 @@ def warnings(rows: Rows) -> list[str]:
     Besides what `differing` tells: Fréchet distances of few images, seeds that are repeated, and what the audits
     themselves warn of.
     """
-    each = [(name, fact) for name, row in rows.items() for fact in row["facts"]]
+    each = [(name, fact) for name, row in rows.items() for fact in row.facts]
     return [*_told(each), *differing(each), *_few_images(each), *_repeated(rows)]
 
 
@@ -519,7 +534,7 @@ def _told(each: _Facts) -> list[str]:
     """What the audits themselves warn of, each sentence once."""
     holders: dict[str, list[str]] = {}
     for name, fact in each:
-        for warning in fact["warnings"]:
+        for warning in fact.warnings:
             holders.setdefault(warning, []).append(name)
     return [f"{warning} ({listed(names)})." for warning, names in holders.items()]
 
@@ -528,7 +543,7 @@ def differing(each: _Facts) -> list[str]:
     """In what audits differ, so that their numbers do not compare; empty where nothing speaks against it.
 
     Compared are SHA-256 and sizes of the training and held-out sets, number of samples, extractor, false-alarm rate
-    and conventions. What an audit of an earlier version does not say is taken for equal, which is said as well.
+    and conventions.
 
     Args:
         each: for every audit its name, or that of its experiment, and its `facts`.
@@ -542,23 +557,24 @@ def differing(each: _Facts) -> list[str]:
         if part := next(filter(None, parts), ""):
             found.append(f"{what} differs ({part}): {consequence}.")
     for kind in ("conventions", "quality_conventions"):
-        keys = dict.fromkeys(key for _, fact in each for key in fact[kind] or {})
+        keys = dict.fromkeys(key for _, fact in each for key in getattr(fact, kind))
         found += [f"The convention '{key}' differs ({part})." for key in keys if (part := _holders(each, kind, key))]
-    return [*found, *_unsaid(each)]
+    return found
 
 
 def _holders(each: _Facts, name: str, key: str = "", unit: str = "") -> str:
     """Who has which value of a fact, where there are several: "1,024 in a and b; 512 in c"."""
     holders: dict[str, list[str]] = {}
     for holder, fact in each:
-        value = (fact[name] or {}).get(key) if key else fact[name]
+        value = getattr(fact, name)
+        value = value.get(key) if key else value
         if value is not None:
             holders.setdefault(_said(value), []).append(holder)
     parts = [f"{value}{unit} in {listed(names)}" for value, names in holders.items()]
     return "; ".join(parts) if len(parts) > 1 else ""
 
 
-def _said(value: Any) -> str:
+def _said(value: object) -> str:
     """A fact as people read it; of a hash, its beginning."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -574,15 +590,8 @@ def listed(names: Sequence[str], most: int = 2, longest: int = 48) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _unsaid(each: _Facts) -> list[str]:
-    silent = [name for name, fact in each if fact["train_sha256"] is None]
-    if not silent or len(each) < 2:
-        return []
-    return [f"Audits of an earlier version do not say which images they saw, only how many: {listed(silent)}."]
-
-
 def _few_images(each: _Facts) -> list[str]:
-    few = [name for name, fact in each if fact["few_images"]]
+    few = [name for name, fact in each if fact.few_images]
     if not few:
         return []
     return [f"With no more images than the extractor has dimensions, distances are biased upward: {listed(few)}."]
@@ -591,7 +600,7 @@ def _few_images(each: _Facts) -> list[str]:
 def _repeated(rows: Rows) -> list[str]:
     """Runs of the same settings and the same seed are no independent draws."""
     repeats = {
-        name: sorted({seed for seed in row["seeds"] if seed is not None and row["seeds"].count(seed) > 1})
+        name: sorted({seed for seed in row.seeds if seed is not None and row.seeds.count(seed) > 1})
         for name, row in rows.items()
     }
     return [
@@ -617,13 +626,14 @@ def table(rows: Rows) -> str:
     lines = [" | ".join(["| preset | runs", *titles.values()]) + " |", "|---" * (2 + len(titles)) + "|"]
     for name, row in rows.items():
         cells = [_cell(row[column], "{:.3f}" if "frechet" in column else "{:.1%}") for column in titles]
-        lines.append(" | ".join([f"| {name}", str(len(row["runs"])), *cells]) + " |")
+        lines.append(" | ".join([f"| {name}", str(len(row.runs)), *cells]) + " |")
     return "\n".join(lines)
 
 
-def _cell(values: Mapping[str, Any] | None, form: str) -> str:
-    if values is None:
+def _cell(cell: Cell | None, form: str) -> str:
+    if cell is None:
         return "-"
-    each = ", ".join(form.format(value) for value in values["values"])
-    interval = f" [{', '.join(form.format(bound) for bound in values['ci95'])}]" if values["ci95"] else ""
-    return f"{form.format(values['mean'])} ({each}){interval}"
+    each = ", ".join(form.format(value) for value in cell.values)
+    limits = cell.ci95 if len(cell.values) > 1 else None
+    interval = f" [{', '.join(form.format(bound) for bound in limits)}]" if limits else ""
+    return f"{form.format(cell.mean)} ({each}){interval}"

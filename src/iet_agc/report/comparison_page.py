@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -20,9 +19,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 from iet_agc.report.charts import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
-from iet_agc.report.comparison import COLUMNS, Rows, limits_of_run, listed, warnings
+from iet_agc.report.comparison import COLUMNS, Cell, Differences, Row, Rows, listed, warnings
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
 
@@ -42,7 +42,7 @@ _MARKS = {
 _TITLE = "Copied share against quality"
 
 
-def write_comparison(rows: Rows, differences: Rows, out: Path) -> dict[str, str]:
+def write_comparison(rows: Rows, differences: Differences, out: Path) -> dict[str, str]:
     """Write the comparison as a page, a picture and two tables.
 
     comparison.html has everything; comparison.png the frontier plot; comparison.csv a row per run;
@@ -89,7 +89,7 @@ def _check_out(out: Path) -> None:
 # Tables ---------------------------------------------------------------------------------------------------
 
 
-def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+def _csv(lines: Sequence[Mapping[str, object]]) -> str:
     """A table with a header; floats to their last digit, nothing where nothing is known."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
@@ -98,46 +98,51 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def _run_lines(rows: Rows) -> list[dict[str, Any]]:
+def _run_lines(rows: Rows) -> list[dict[str, object]]:
     """One line per run: experiment, run, seed and every column; of shares, count and limits of that run alone, too."""
     return [
-        {"experiment": name, "run": run, "seed": seed} | _run_cells(row, number)
+        {"experiment": name, "run": run, "seed": seed, **_run_cells(row, number)}
         for name, row in rows.items()
-        for number, (run, seed) in enumerate(zip(row["runs"], row["seeds"], strict=True))
+        for number, (run, seed) in enumerate(zip(row.runs, row.seeds, strict=True))
     ]
 
 
-def _run_cells(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    cells: dict[str, Any] = {}
+def _run_cells(row: Row, number: int) -> dict[str, float | None]:
+    cells: dict[str, float | None] = {}
     for name, column in COLUMNS.items():
         cell = row[name]
-        cells[name] = cell["values"][number] if cell else None
+        cells[name] = cell.values[number] if cell else None
         if column.of:
             low = high = count = None
             if cell:
-                low, high = (column.unit * bound for bound in limits_of_run(cell, number))
-                count = cell["counts"][number]
+                low, high = (column.unit * bound for bound in cell.shares[number].ci95)
+                count = cell.shares[number].count
             cells |= {f"{name}_count": count, f"{name}_low": low, f"{name}_high": high}
     return cells
 
 
-def _mean_lines(rows: Rows, differences: Rows) -> list[dict[str, Any]]:
+def _mean_lines(rows: Rows, differences: Differences) -> list[dict[str, object]]:
     """One line per experiment and column: the mean, its interval, and the first experiment's mean minus it."""
-    lines = []
+    lines: list[dict[str, object]] = []
     for name, row in rows.items():
         for column in COLUMNS:
-            cell, apart = row[column] or {}, differences.get(name, {}).get(column) or {}
-            interval = cell.get("interval") or {}
-            line = {"experiment": name, "column": column, "runs": len(row["runs"]), "mean": cell.get("mean")}
-            line |= _limits("", interval) | {"interval": interval.get("method")}
-            line |= {"first_minus_this": apart.get("mean"), **_limits("difference_", apart)}
-            lines.append(line | {"difference_interval": apart.get("method")})
+            cell, apart = row[column], differences.get(name, {}).get(column)
+            line: dict[str, object] = {
+                "experiment": name,
+                "column": column,
+                "runs": len(row.runs),
+                "mean": cell and cell.mean,
+            }
+            line |= _limits("", cell) | {"first_minus_this": apart and apart.mean}
+            lines.append(line | _limits("difference_", apart))
     return lines
 
 
-def _limits(prefix: str, entry: Mapping[str, Any]) -> dict[str, float | None]:
-    low, high = entry.get("ci95") or (None, None)
-    return {f"{prefix}low": low, f"{prefix}high": high}
+def _limits(prefix: str, cell: Cell | None) -> dict[str, object]:
+    """The interval of a cell, and how it was made."""
+    made = cell and cell.interval
+    low, high = made.ci95 if made else (None, None)
+    return {f"{prefix}low": low, f"{prefix}high": high, f"{prefix}interval": made and made.method}
 
 
 # What is plotted ------------------------------------------------------------------------------------------
@@ -214,10 +219,11 @@ class _Plot:
 def _plot(rows: Rows) -> _Plot:
     quality, copied = _quality_axis(rows), _share_axis(rows)
     points = [
-        _point(name, number, row[quality.column], row[copied.column])
+        _point(name, number, x, y)
         for number, (name, row) in enumerate(rows.items(), 1)
+        if (x := row[quality.column]) and (y := row[copied.column])
     ]
-    rates = {fact["false_alarm"] for row in rows.values() for fact in row["facts"] if fact["false_alarm"]}
+    rates = {fact.false_alarm for row in rows.values() for fact in row.facts if fact.false_alarm}
     return _Plot(quality, copied, points, sorted(rates) if copied.first_choice else [])
 
 
@@ -228,7 +234,7 @@ def _share_axis(rows: Rows) -> _Axis:
 
 
 def _quality_axis(rows: Rows) -> _Axis:
-    extractors = {str(fact["extractor"]) for row in rows.values() for fact in row["facts"] if fact["extractor"]}
+    extractors = {fact.extractor for row in rows.values() for fact in row.facts}
     features = f" ({listed([extractors.pop()], longest=24)})" if len(extractors) == 1 else ""
     if all(row["frechet_held_out"] for row in rows.values()):
         return _Axis("frechet_held_out", f"Fréchet distance to held-out images{features}", "Fréchet to held-out", True)
@@ -239,10 +245,8 @@ def _quality_axis(rows: Rows) -> _Axis:
     return _Axis("frechet_train", label, "Fréchet to train", False, hint)
 
 
-def _point(name: str, number: int, x: Mapping[str, Any], y: Mapping[str, Any]) -> _Point:
-    bars = [tuple(cell["interval"]["ci95"]) if cell["interval"] else None for cell in (x, y)]
-    each = list(zip(x["values"], y["values"], strict=True))
-    return _Point(name, number, x["mean"], y["mean"], bars[0], bars[1], each)
+def _point(name: str, number: int, x: Cell, y: Cell) -> _Point:
+    return _Point(name, number, x.mean, y.mean, x.ci95, y.ci95, list(zip(x.values, y.values, strict=True)))
 
 
 # Drawing --------------------------------------------------------------------------------------------------
@@ -269,12 +273,12 @@ def _draw(plot: _Plot, width: float, height: float, bottom: float = 0) -> tuple[
     return figure, axes
 
 
-def _signed_root(y: Any) -> Any:
+def _signed_root(y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Makes room where copies are few; negative below 0, so that a mark at 0 is whole."""
     return np.sign(y) * np.sqrt(np.abs(y))
 
 
-def _signed_square(y: Any) -> Any:
+def _signed_square(y: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sign(y) * np.square(y)
 
 
@@ -315,13 +319,23 @@ def _draw_front(axes: Axes, plot: _Plot) -> None:
 
 
 def _draw_point(axes: Axes, point: _Point) -> None:
-    style: dict[str, Any] = {"color": point.colour, "clip_on": False}
     for x, y in point.each if len(point.each) > 1 else []:
-        axes.plot([x], [y], point.marker, **style, markersize=3.8, alpha=0.6, markeredgewidth=0, zorder=2.5)
+        axes.plot(
+            [x],
+            [y],
+            point.marker,
+            color=point.colour,
+            clip_on=False,
+            markersize=3.8,
+            alpha=0.6,
+            markeredgewidth=0,
+            zorder=2.5,
+        )
     for along_x, bar in ((True, point.x_bar), (False, point.y_bar)):
         if bar is not None:
             _draw_bar(axes, point, along_x, bar)
-    axes.plot([point.x], [point.y], point.marker, **style, markersize=7.5, markeredgecolor="white", zorder=4)
+    mark = {"markersize": 7.5, "markeredgecolor": "white"}
+    axes.plot([point.x], [point.y], point.marker, color=point.colour, clip_on=False, zorder=4, **mark)
 
 
 def _draw_bar(axes: Axes, point: _Point, along_x: bool, bar: tuple[float, float]) -> None:
@@ -478,11 +492,11 @@ def _bounds(bar: tuple[float, float] | None, form: Callable[[float], str]) -> st
 # The page -------------------------------------------------------------------------------------------------
 
 
-def _page(rows: Rows, differences: Rows, out: Path) -> str:
+def _page(rows: Rows, differences: Differences, out: Path) -> str:
     plot = _plot(rows)
     known = [name for name in COLUMNS if any(row[name] for row in rows.values())]
     main = [name for name in known if name in {"copied", "calibrated", plot.quality.column}]
-    runs = [run for row in rows.values() for run in row["runs"]]
+    runs = [run for row in rows.values() for run in row.runs]
     return page(
         "comparison_page.html.j2",
         {"number": "{:,}".format, "value": _value, "interval": _interval, "signed": _signed},
@@ -497,19 +511,19 @@ def _page(rows: Rows, differences: Rows, out: Path) -> str:
         columns=COLUMNS,
         main=main,
         others={
-            title: [name for name in known if name not in main and (COLUMNS[name].path[0] == "quality") is of_quality]
-            for title, of_quality in (("More on copies", False), ("More on quality", True))
+            title: [name for name in known if name not in main and COLUMNS[name].about == about]
+            for title, about in (("More on copies", "copies"), ("More on quality", "quality"))
         },
         methods=_methods(rows, differences),
         command=shlex.join(["iet-agc", "compare", *runs, "--out", str(out)]),
     )
 
 
-def _methods(rows: Rows, differences: Rows) -> list[str]:
+def _methods(rows: Rows, differences: Differences) -> list[str]:
     """How the intervals on the page were made: each way once."""
-    cells = [row[name]["interval"] for row in rows.values() for name in COLUMNS if row[name]]
-    apart = [cell for columns in differences.values() for cell in columns.values() if cell]
-    return list(dict.fromkeys(cell["method"] for cell in [*cells, *apart] if cell and cell["method"]))
+    cells = [row[name] for row in rows.values() for name in COLUMNS]
+    cells += [cell for columns in differences.values() for cell in columns.values()]
+    return list(dict.fromkeys(cell.interval.method for cell in cells if cell and cell.interval))
 
 
 def _value(number: float, name: str) -> str:
@@ -517,11 +531,11 @@ def _value(number: float, name: str) -> str:
     return percent(number) if COLUMNS[name].of and COLUMNS[name].unit == 1 else decimal(number)
 
 
-def _interval(cell: Mapping[str, Any], name: str) -> str:
+def _interval(cell: Cell, name: str) -> str:
     """The interval of a cell."""
-    if cell["interval"] is None:
+    if cell.ci95 is None:
         return "no interval"
-    low, high = cell["interval"]["ci95"]
+    low, high = cell.ci95
     return f"{_value(low, name)} to {_value(high, name)}"
 
 

@@ -1,0 +1,397 @@
+"""The record of an audit: all of audit.json, version 2. No torch, so that pages read it as well as audits write it.
+
+A record is checked when it is made and when it is read: numbers are finite and within their ranges, shares are those of
+their counts, counts within what they are counted in, intervals in order around their share. `docs/audit.schema.json`
+is the JSON Schema of it; `python -m iet_agc.audit.schema` prints it. What numbers mean stands in docs/metrics.md.
+"""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, model_validator
+
+from iet_agc.metrics.gate import Gate
+from iet_agc.metrics.intervals import ROUNDING, Count, Portion, Proportion, Record
+from iet_agc.metrics.records import (
+    AboutPrompts,
+    Alignment,
+    Calibrated,
+    Quality,
+    Similarity,
+    Statistics,
+    StatisticsOfReal,
+    Warned,
+)
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.reading import read_object
+from iet_agc.runtime.seal import unsealed
+
+__all__ = [
+    "CUT",
+    "AuditRecord",
+    "AuditWarning",
+    "Conventions",
+    "Copies",
+    "Coverage",
+    "Fingerprints",
+    "HeldOut",
+    "ManyNearCopies",
+    "Names",
+    "NoCut",
+    "Space",
+    "UnknownImages",
+    "UnknownOrigin",
+    "json_schema",
+    "one_line",
+    "read_record",
+]
+
+#: The version of audit.json; it is raised when keys come, go or change their meaning.
+VERSION = 2
+
+#: The cuts of MQ, the paper's nine, as they are written; the first is that of audits that are not calibrated.
+CUTS = ("0.15", "0.20", "0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90")
+CUT = CUTS[0]
+
+
+# Warnings ---------------------------------------------------------------------------------------------------
+
+
+class ManyNearCopies(Warned):
+    """More held-out images are near copies of training images than by chance."""
+
+    words: ClassVar[str] = (
+        "{num_near_copies} of {num_held_out} held-out images are near copies of training images (d1/d2 < 1/3). They "
+        "set no cut and count neither for C_T nor for quality: see whether held-out images are apart from the training "
+        "set"
+    )
+    code: Literal["many_near_copies"] = "many_near_copies"
+    num_near_copies: Count
+    num_held_out: Count
+
+
+class NoCut(Warned):
+    """Held-out images are too few to set a cut."""
+
+    words: ClassVar[str] = "{reason}: shares below a calibrated cut are not known"
+    code: Literal["no_cut"] = "no_cut"
+    num_held_out: Count
+    num_needed: Count
+
+    @property
+    def reason(self) -> str:
+        """The first half of the sentence."""
+        return (
+            f"{self.num_held_out} held-out images that are no copies or near copies of training images are too few to "
+            f"set a calibrated cut, {self.num_needed} are needed"
+        )
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        return {"reason": self.reason}
+
+
+class UnknownImages(Warned):
+    """A run does not say which images it was begun with."""
+
+    words: ClassVar[str] = (
+        "{source} does not say which {which} images it was begun with: whether they are the same is not checked"
+    )
+    code: Literal["unknown_images"] = "unknown_images"
+    source: str
+    which: Literal["training", "held-out"]
+
+
+class UnknownOrigin(Warned):
+    """It is not known whether samples were drawn from the run in whose folder they lie."""
+
+    words: ClassVar[str] = "{samples} {why}, so whether it is the run's own is not checked"
+    code: Literal["unknown_origin"] = "unknown_origin"
+    samples: str
+    run: str
+    says_origin: bool
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        why = "does not say which weights drew it"
+        if self.says_origin:
+            why = f"cannot be compared, {self.run} has no weights"
+        return {"samples": self.samples, "why": why}
+
+
+AuditWarning = Annotated[ManyNearCopies | NoCut | UnknownImages | UnknownOrigin, Field(discriminator="code")]
+
+
+# Copies -----------------------------------------------------------------------------------------------------
+
+
+def _nine(shares: dict[str, Proportion]) -> dict[str, Proportion]:
+    if tuple(shares) != CUTS:
+        raise ValueError(f"its cuts are {', '.join(shares) or 'none'}, not {', '.join(CUTS)}")
+    return shares
+
+
+#: Shares below each of the nine cuts.
+Quantities = Annotated[dict[str, Proportion], AfterValidator(_nine)]
+
+
+class HeldOut(Record):
+    """The same of held-out images, which is what chance looks like."""
+
+    mq: Quantities
+    statistics: StatisticsOfReal
+
+
+class Copies(Record):
+    """How much is copied in one space, that of pixels or of a network's features.
+
+    Attributes:
+        mq: memorization quantities, shares of samples with a ratio below each cut.
+        held_out: None where no held-out images were given.
+        calibrated: the share below the calibrated cut; None where held-out images are too few.
+        warnings: why these numbers are not to be trusted.
+        statistics: the field's other ones.
+    """
+
+    mq: Quantities
+    held_out: HeldOut | None
+    calibrated: Calibrated | None
+    warnings: tuple[AuditWarning, ...]
+    statistics: Statistics
+
+    @model_validator(mode="after")
+    def _counts_the_same_images(self) -> Self:
+        for images, shares in (("samples", [*self.of_samples()]), ("held-out images", [*self.of_held_out()])):
+            if odd := [each.total for each in shares if each.total != shares[0].total]:
+                raise ValueError(f"shares are of {shares[0].total} and of {odd[0]} {images}")
+        cuts = [each for each in (self.calibrated, self.statistics.near) if each]
+        for each in cuts:
+            if each.cut < 0 or each.num_held_out > self.total_held_out:
+                raise ValueError(
+                    f"a cut is {each.cut!r}, set by {each.num_held_out} of {self.total_held_out} held-out images"
+                )
+        return self
+
+    def of_samples(self) -> Iterator[Proportion]:
+        """All shares of samples."""
+        others = (self.calibrated, self.statistics.d1_d2, self.statistics.auth_pct, self.statistics.near)
+        yield from (*self.mq.values(), *(each for each in others if each))
+
+    def of_held_out(self) -> Iterator[Proportion]:
+        """All shares of held-out images."""
+        if self.held_out:
+            yield from (*self.held_out.mq.values(), self.held_out.statistics.d1_d2, self.held_out.statistics.auth_pct)
+
+    @property
+    def total_held_out(self) -> int:
+        """How many held-out images the shares are of."""
+        return self.held_out.mq[CUT].total if self.held_out else 0
+
+    @property
+    def cut(self) -> float:
+        """Below it a sample is called a copy: the calibrated cut, or 0.15."""
+        return self.calibrated.cut if self.calibrated else float(CUT)
+
+    @property
+    def copied(self) -> Proportion:
+        """The share below `cut`."""
+        return self.calibrated or self.mq[CUT]
+
+
+class Space(Copies):
+    """What was found in the features of one network; `sha256` is that of its weights."""
+
+    sha256: str | None
+    dimensions: Count
+    quality: Quality
+    similarity: Similarity
+    alignment: Alignment | None
+
+
+# The audit --------------------------------------------------------------------------------------------------
+
+
+class Fingerprints(Record):
+    """SHA-256 of the sets."""
+
+    train: str
+    samples: str
+    held_out: str | None
+
+
+class Names(Record):
+    """What was audited, as who asked for it wrote it; without held-out images, nothing."""
+
+    train: str
+    samples: str
+    held_out: str
+
+
+class Conventions(Record):
+    """How the numbers were taken, in words.
+
+    Attributes:
+        k: how many neighbours the mean of the ratio takes.
+        flips: mirrored copies count.
+        convert_to, resize: the size that images were brought to, and how, if they were.
+    """
+
+    distance: str = "squared L2 on [0, 1] pixels, exact; in feature spaces squared L2 between features"
+    ratio: str = "nearest distance / mean of the k nearest, the nearest included"
+    k: Count
+    references: str = "unique training images"
+    held_out: str = (
+        "unique held-out images that do not stand in the training set; near copies of training images, by d1/d2 < 1/3 "
+        "in the space that is measured, set no cut and count neither for C_T nor for quality"
+    )
+    flips: bool
+    below: str = "ratio < cut"
+    interval: str
+    direction: str = "a lower share is less copied; a lower Fréchet distance is better"
+    mq: str = "memorization quantity at the paper's nine cuts, Liu et al., ECCV 2024, arXiv 2407.15328"
+    calibrated: str = (
+        "the floor((H + 1) / 100)-th smallest ratio of the H held-out images that are no near copies of training "
+        "images themselves, by d1/d2 < 1/3"
+    )
+    convert_to: str | None = None
+    resize: str | None = None
+
+
+class Coverage(Record):
+    """How many unique training images the samples' prompts are about; `num_prompts` counts different prompts."""
+
+    num_prompts: Count
+    num_train_images: Count
+    share: Portion
+    convention: str = "different prompts, and unique training images of which one is a caption; share of all of these"
+
+
+class _Sets(Record):
+    """What was audited: how many images, and which."""
+
+    version: Literal[2] = VERSION
+    num_samples: Count
+    num_train: Count
+    num_train_unique: Annotated[Count, Field(ge=1)]
+    sha256: Fingerprints
+    num_held_out: Count
+    num_held_out_in_train: Count
+    num_held_out_repeated: Count
+    conventions: Conventions
+
+
+class AuditRecord(Copies, _Sets):
+    """All of audit.json; the shares at the top are those in pixels.
+
+    Attributes:
+        num_train, num_train_unique: training images, and those of them that differ.
+        num_held_out, num_held_out_in_train, num_held_out_repeated: held-out images that were used, and those that were
+            left out, since they stand in the training set or repeat others.
+        quality: in the features that were asked for first, or in pixels.
+        feature_spaces: by the name of each network.
+        prompts: None where samples have no prompts, or training images no captions.
+        gate: None where none was asked for.
+        clip: None likewise.
+        made_of: what the audit follows from, to tell it from another one; None of one that was not made from folders.
+        names: None likewise.
+    """
+
+    quality: Quality
+    feature_spaces: dict[str, Space]
+    prompts: Coverage | None = None
+    gate: Gate | None = None
+    clip: AboutPrompts | None = None
+    made_of: dict[str, JsonValue] | None = None
+    names: Names | None = None
+
+    @model_validator(mode="after")
+    def _counts_what_there_is(self) -> Self:
+        """Shares are of all samples and of all held-out images, in every space."""
+        if self.num_train_unique > self.num_train:
+            raise ValueError(f"there are {self.num_train_unique} unique ones of {self.num_train} training images")
+        totals = {
+            "samples": self.num_samples,
+            "training images": self.num_train_unique,
+            "held-out images": self.num_held_out,
+        }
+        for images, total in self._totals():
+            if total != totals[images]:
+                raise ValueError(f"a share is of {total} {images}, and there are {totals[images]}")
+        if self.prompts and abs(self.prompts.num_train_images / self.num_train_unique - self.prompts.share) > ROUNDING:
+            raise ValueError(
+                f"prompts are about {self.prompts.num_train_images} images, a share of {self.prompts.share!r}"
+            )
+        return self
+
+    def _totals(self) -> Iterator[tuple[str, int]]:
+        """What shares are of, and of how many; within a space, they agree."""
+        for copies in (self, *self.feature_spaces.values()):
+            yield "samples", copies.mq[CUT].total
+            yield "held-out images", copies.total_held_out
+        for space in self.feature_spaces.values():
+            found = space.similarity
+            yield "samples", found.samples.above.total
+            yield "training images", found.train.above.total
+            yield "held-out images", found.held_out.above.total if found.held_out else 0
+
+    @model_validator(mode="after")
+    def _gate_looked_at_it(self) -> Self:
+        """A gate counts what the calibrated shares count."""
+        for check in self.gate.checks if self.gate else ():
+            space = self if check.space is None else self.feature_spaces.get(check.space)
+            found = space.similarity.calibrated if isinstance(space, Space) else space and space.calibrated
+            if found is None or (found.count, found.total) != (check.count, check.total):
+                raise ValueError(f"a gate's count is {check.count} of {check.total}, that of the audit is another")
+        return self
+
+
+# Files ------------------------------------------------------------------------------------------------------
+
+_AGAIN = "run the same 'iet-agc audit' again"
+
+
+def read_record(file: Path, files: Collection[str] = ()) -> AuditRecord:
+    """Read an audit.json.
+
+    Args:
+        file: that one.
+        files: beside it, which have to be as they were written, too.
+
+    Raises:
+        UserError: it is not there, of another version, or damaged; one line.
+    """
+    if not file.is_file():
+        raise UserError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
+    content = read_object(file, _AGAIN)
+    if (version := content.get("version")) != VERSION:
+        raise UserError(f"{file} has version {version!r}, this iet-agc reads {VERSION}: {_AGAIN}")
+    try:
+        record = AuditRecord.model_validate_json(json.dumps(unsealed(file, content, _AGAIN, files)))
+    except ValidationError as error:
+        raise UserError(f"{file} is damaged: {one_line(error)}; {_AGAIN}") from None
+    if record.names is None:
+        raise UserError(f"{file} is damaged: names are not there; {_AGAIN}")
+    return record
+
+
+def one_line(error: ValidationError) -> str:
+    """What a record is refused for, in one line: where, why and, if it is short, what stands there."""
+    first = error.errors(include_url=False)[0]
+    where, why = ".".join(map(str, first["loc"])), " ".join(first["msg"].removeprefix("Value error, ").split())
+    said = (
+        "" if isinstance(first["input"], dict | list | tuple | BaseModel | bytes) else f", not {first['input']!r:.60}"
+    )
+    return f"{where}: {why}{said}" if where else f"{why}{said}"
+
+
+def json_schema() -> str:
+    """The content of docs/audit.schema.json: the record, and the seal that the file has besides."""
+    schema = AuditRecord.model_json_schema()
+    schema["properties"]["seal"] = {"type": "object", "description": "SHA-256 of the file and of those beside it"}
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")
