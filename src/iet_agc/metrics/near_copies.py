@@ -44,7 +44,7 @@ _CANDIDATES, _BACKGROUND = 16, 8
 
 #: Candidates are looked at where 1 - cosine of descriptors is at most this, and this part of that to the last one;
 #: and in any case where it is below the third number.
-_SIMILAR, _OF_LAST, _CERTAIN = 0.15, 0.8, 0.01
+_SIMILAR, _OF_LAST, _CERTAIN = 0.15, 0.9, 0.01
 
 #: What is decided by, see the module's docstring.
 RULE = {"most": 0.04, "worst_cell": 0.1, "close": 0.15, "of_background": 0.08, "least": 0.001, "no_background": 0.125}
@@ -80,9 +80,7 @@ class Pairs:
         )
 
 
-def near_copies(
-    images: Tensor, flips: bool = True, on_done: Callable[[float], object] = lambda share: None
-) -> Pairs:
+def near_copies(images: Tensor, flips: bool = True, on_done: Callable[[float], object] = lambda share: None) -> Pairs:
     """Find the pairs of near copies.
 
     Args:
@@ -114,9 +112,9 @@ def _close(images: Tensor) -> Tensor:
 
 
 def _thumbnails(close: Tensor) -> Tensor:
-    """At most 16 pixels a side."""
+    """At most 16 pixels a side; smoothed again, or resampling by linear interpolation would be what differs most."""
     height, width = ((size + 1) // 2 if size >= _THUMBNAIL else size for size in close.shape[-2:])
-    return close if close.shape[-2:] == (height, width) else adaptive_avg_pool2d(close, (height, width))
+    return close if close.shape[-2:] == (height, width) else blur(adaptive_avg_pool2d(close, (height, width)))
 
 
 def _descriptors(thumbnails: Tensor) -> Tensor:
@@ -239,7 +237,7 @@ def _slices(total: int, length: int) -> Iterator[slice]:
 
 def _register(thumbnails: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     first, second = _both(thumbnails, pairs)
-    grey, target = blur(luma(first)), blur(luma(second))
+    grey, target = luma(first), luma(second)
     placement = register(grey, target, pairs.placement, _FIRST_STEPS)
     hopeful = (difference(grey, target, placement).whole <= _HOPELESS).nonzero()[:, 0]
     placement[hopeful] = register(grey[hopeful], target[hopeful], placement[hopeful], _FURTHER_STEPS)
