@@ -30,9 +30,9 @@ __all__ = ["find_duplicates"]
 _SUMMARY, _TABLE, _PAGE = "duplicates.json", "groups.csv", "report.html"
 
 _CONVENTIONS = {
-    "exact": "Exact copies are equal pixel by pixel, after the images were brought to one size if they were; by SHA-256.",
+    "exact": "Exact copies are equal pixel by pixel, by SHA-256, once all images have one size.",
     "near": "Near copies are decided on thumbnails of at most 16 pixels a side, under the zoom, shift, gain and offset "
-    "that fit best. The distance is the share of variance that is left over: 0 of equal images, about 1 of unrelated ones.",
+    "that fit best. The distance is the share of variance that is left over: 0 of equal images, about 1 of others.",
     "rule": "A near copy differs little, in the whole and in every part, and much less than the image's other "
     "candidates do: so images that are merely alike are not linked.",
     "groups": "Every member of a group is a copy of its centre; there are no chains.",

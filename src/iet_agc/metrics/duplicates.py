@@ -2,10 +2,10 @@
 
 Exact copies have equal pixels, mirrored or not, and are found by SHA-256. Near copies are found in pairs
 (`near_copies`), and pairs make groups by stars: of a connected part, the image with the most near copies (then the
-smallest sum of distances) is the centre of a group with all of these; the same goes on with what is left. So every member
-is a near copy of one and the same image. Connected parts alone would be chains, in which each link changes a little and
-the ends have nothing in common; complete linkage would part two crops of one picture, which overlap too little
-to be near copies of each other.
+smallest sum of distances) is the centre of a group with all of these; the same goes on with what is left. So every
+member is a near copy of one and the same image. Connected parts alone would be chains, in which each link changes a
+little and the ends have nothing in common; complete linkage would part two crops of one picture, which overlap too
+little to be near copies of each other.
 """
 
 import hashlib

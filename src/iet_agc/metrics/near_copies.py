@@ -1,6 +1,6 @@
 """Pairs of images that are near copies: re-encoded, resized, a little brighter, mirrored, cropped or shifted.
 
-Two stages. Candidates are the most similar images by a descriptor of 64 (grey) or 96 (colour) numbers: the image
+Two stages. Candidates are the most similar images by a descriptor of 65 (grey) or 97 (colour) numbers: the image
 smoothed to 8 x 8, less its mean brightness, at unit length. Cropped and mirrored images are looked up as well. Then the
 two thumbnails of a pair, at most 16 pixels a side, are laid over each other (`registration`), and d is the share of the
 variance that is left over. The pair is a near copy if
@@ -44,7 +44,7 @@ _CANDIDATES, _BACKGROUND = 16, 8
 
 #: Candidates are looked at where 1 - cosine of descriptors is at most this, and this part of that to the last one;
 #: and in any case where it is below the third number.
-_SIMILAR, _OF_LAST, _CERTAIN = 0.15, 0.9, 0.01
+_SIMILAR, _OF_LAST, _CERTAIN = 0.2, 0.9, 0.01
 
 #: What is decided by, see the module's docstring.
 RULE = {"most": 0.04, "worst_cell": 0.1, "close": 0.15, "of_background": 0.08, "least": 0.001, "no_background": 0.125}
@@ -118,15 +118,16 @@ def _thumbnails(close: Tensor) -> Tensor:
 
 
 def _descriptors(thumbnails: Tensor) -> Tensor:
-    """float32 (N, 64) of grey thumbnails, (N, 96) of colours; at unit length, but for images that are flat."""
+    """float32 (N, 65) of grey thumbnails, (N, 97) of colours, at unit length: the last number is what flat ones lack."""
     smooth = blur(thumbnails)
     grey = adaptive_avg_pool2d(luma(smooth), _GRID)
     parts = [(grey - grey.mean((1, 2, 3), keepdim=True)).flatten(1)]
     if thumbnails.shape[1] == 3:
         colour = smooth[:, 0::2] - luma(smooth)
         parts.append(adaptive_avg_pool2d(colour, _COLOUR_GRID).flatten(1) * (_GRID / _COLOUR_GRID))
-    together = torch.cat(parts, dim=1)
-    return together / together.norm(dim=1, keepdim=True).clamp(min=_FLAT * _GRID)
+    squares = torch.cat(parts, dim=1).square().sum(1, keepdim=True)
+    parts.append(((_FLAT * _GRID) ** 2 - squares).clamp(min=0).sqrt())
+    return torch.cat(parts, dim=1) / squares.sqrt().clamp(min=_FLAT * _GRID)
 
 
 # -- candidates

@@ -36,6 +36,10 @@ _STEP = 0.15
 #: Gain and offset (in grey levels of 255) that still count as the same picture, a little brighter or darker.
 _GAIN, _OFFSET = (0.7, 1.4), 40.0
 
+#: So many pixels at each edge do not count, in images of more than so many a side: they were smoothed with what is not
+#: there, and a crop of an image shows what is.
+_EDGE, _SMALL = 1, 8
+
 #: Variance of pixels, in squared grey levels, that is taken for noise of coding.
 _NOISE = 4.0
 
@@ -78,7 +82,8 @@ def resample(images: Tensor, placement: Tensor) -> tuple[Tensor, Tensor]:
         placement: (zoom y, shift y, zoom x, shift x) of each, float (P, 4); shifts are in halves of a side.
 
     Returns:
-        The images, (P, C, H, W), and which pixels lie inside of the old ones: 0 or 1, (P, 1, H, W).
+        The images, (P, C, H, W), and which pixels count: 1 inside of both the old and the new image, but for the
+        outermost ones, else 0; (P, 1, H, W).
     """
     count, channels, height, width = images.shape
     rows, inside_y = _interpolation(placement[:, 0], placement[:, 1], height)
@@ -92,7 +97,10 @@ def _interpolation(zoom: Tensor, shift: Tensor, size: int) -> tuple[Tensor, Tens
     """Weights of old pixels in new ones along one axis, (P, size, size), and which new ones lie inside, (P, size)."""
     places = ((zoom[:, None] * _axis(size) + shift[:, None]) + 1) * (size / 2) - 0.5
     weights = 1 - (places.clamp(0, size - 1)[:, :, None] - torch.arange(size)).abs()
-    return weights.clamp_(min=0), ((places >= -0.5) & (places <= size - 0.5)).float()
+    edge = _EDGE if size > _SMALL else 0
+    there = (places >= edge - 0.5) & (places <= size - edge - 0.5)
+    there[:, :edge], there[:, size - edge :] = False, False
+    return weights.clamp_(min=0), there.float()
 
 
 def _axis(size: int) -> Tensor:
@@ -121,7 +129,7 @@ def register(first: Tensor, second: Tensor, placement: Tensor, steps: int) -> Te
 def _closer(first: Tensor, second: Tensor, placement: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """One step: least squares of `second` by the resampled first image, a constant, and what each parameter moves."""
     moved, inside = resample(first, placement)
-    count, _, height, width = first.shape
+    height, width = first.shape[2:]
     padded = pad(moved, (1, 1, 1, 1), mode="replicate")[:, 0]
     down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) * (height / 4)
     right = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * (width / 4)
@@ -129,7 +137,7 @@ def _closer(first: Tensor, second: Tensor, placement: Tensor, y: Tensor, x: Tens
     weighted = parts * inside.flatten(2)
     normal = torch.bmm(weighted, parts.transpose(1, 2))
     ridge = 1e-3 * (normal.diagonal(dim1=1, dim2=2) + height * width)
-    target = torch.bmm(weighted, second.reshape(count, -1, 1))
+    target = torch.bmm(weighted, second.flatten(2).transpose(1, 2))
     found = torch.linalg.solve(normal + torch.diag_embed(ridge), target)[..., 0]
     change = (found[:, 2:] / found[:, :1].clamp(min=0.3)).clamp(-_STEP, _STEP)
     zoom, shift = (placement + change)[:, 0::2].clamp(*_ZOOM), (placement + change)[:, 1::2].clamp(-_SHIFT, _SHIFT)
