@@ -5,7 +5,7 @@ smoothed to 8 x 8, less its mean brightness, at unit length. Cropped and mirrore
 two thumbnails of a pair, at most 16 pixels a side, are laid over each other (`registration`), and d is the share of the
 variance that is left over. The pair is a near copy if
 
-    d <= 0.04, at most 0.1 in its worst cell (of 4 x 4), at most 0.15 at twice the size, and
+    d <= 0.04, at most 0.08 in its worst cell (of 4 x 4), at most 0.1 at twice the size, and
     d <= max(0.08 b, 0.001)           b: the ninth smallest d of either image to its candidates, the smaller of the two
 
 The last line tells copies from images that are merely alike, as d1/d2 and the distance ratio do: among digits,
@@ -47,7 +47,7 @@ _CANDIDATES, _BACKGROUND = 16, 8
 _SIMILAR, _OF_LAST, _CERTAIN = 0.2, 0.9, 0.01
 
 #: What is decided by, see the module's docstring.
-RULE = {"most": 0.04, "worst_cell": 0.1, "close": 0.15, "of_background": 0.08, "least": 0.001, "no_background": 0.125}
+RULE = {"most": 0.04, "worst_cell": 0.08, "close": 0.1, "of_background": 0.08, "least": 0.001, "no_background": 0.125}
 
 #: After this many steps pairs are dropped that are farther apart than this, and the others are laid over exactly.
 _FIRST_STEPS, _FURTHER_STEPS, _HOPELESS = 3, 3, 0.2
