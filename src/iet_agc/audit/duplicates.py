@@ -19,6 +19,7 @@ import torch
 from iet_agc.audit.sources import load_part, resize_of
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.metrics.duplicates import Group, Member, duplicate_groups, redundant
+from iet_agc.metrics.intervals import hundredths
 from iet_agc.metrics.near_copies import RULE
 from iet_agc.report.duplicates_page import MOST_GROUPS, MOST_IMAGES, ShownGroup, ShownImage, render_duplicates
 from iet_agc.runtime.errors import UserError
@@ -38,6 +39,9 @@ _CONVENTIONS = {
     "groups": "Every member of a group is a copy of its centre; there are no chains.",
     "kept": "Of each group the largest file is kept, or else the first image.",
 }
+#: Less zoom, and shifts of fewer pixels, are not worth telling.
+_SEEN_ZOOM, _SEEN_SHIFT = 0.015, 0.25
+
 _MIRRORED = {True: "Mirrored images count as copies.", False: "Mirrored images are no copies."}
 
 
@@ -199,9 +203,9 @@ def _aligned(member: Member, size: Sequence[int]) -> str:
     """How an image lies over the centre of its group, for people; nothing where it lies as the centre does."""
     down, right = (shift * side for shift, side in zip(member.shift, size, strict=True))
     parts = ["mirrored"] * member.mirrored
-    if any(abs(zoom - 1) >= 0.005 for zoom in member.zoom):
+    if any(abs(zoom - 1) >= _SEEN_ZOOM for zoom in member.zoom):
         parts.append(f"zoomed {member.zoom[1]:.2f} x {member.zoom[0]:.2f}")
-    if any(abs(shift) >= 0.05 for shift in (down, right)):
+    if any(abs(shift) >= _SEEN_SHIFT for shift in (down, right)):
         parts.append(f"shifted {right:+.1f}, {down:+.1f} px")
     return ", ".join(parts)
 
@@ -231,4 +235,4 @@ def _relation(member: Member, group: Group, size: Sequence[int]) -> str:
     if member.kind != "near":
         return "equal" if member.kind == "exact" else "equal when mirrored"
     aligned = _aligned(member, size)
-    return f"differs by {member.distance:.1%}{', ' if aligned else ''}{aligned}"
+    return f"differs by {hundredths(member.distance)}\u00a0%{', ' if aligned else ''}{aligned}"

@@ -118,7 +118,7 @@ def _thumbnails(close: Tensor) -> Tensor:
 
 
 def _descriptors(thumbnails: Tensor) -> Tensor:
-    """float32 (N, 65) of grey thumbnails, (N, 97) of colours, at unit length: the last number is what flat ones lack."""
+    """float32 (N, 65) of grey thumbnails, (N, 97) of colours, of unit length by the last number where flat."""
     smooth = blur(thumbnails)
     grey = adaptive_avg_pool2d(luma(smooth), _GRID)
     parts = [(grey - grey.mean((1, 2, 3), keepdim=True)).flatten(1)]
