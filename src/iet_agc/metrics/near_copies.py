@@ -73,8 +73,8 @@ class Pairs:
     placement: Tensor
     distance: Tensor
 
-    def take(self, which: Tensor) -> "Pairs":
-        """Some of them, by index or mask."""
+    def take(self, which: Tensor | slice) -> "Pairs":
+        """Some of them, by index, mask or slice."""
         return Pairs(
             self.first[which], self.second[which], self.mirrored[which], self.placement[which], self.distance[which]
         )

@@ -160,7 +160,7 @@ def difference(first: Tensor, second: Tensor, placement: Tensor) -> Difference:
 
     centred, target = moved - mean(moved), second - mean(second)
     variance, other = mean(centred.square()), mean(target.square())
-    gain = (mean(centred * target) / variance.clamp(min=1e-6)).clamp(*_GAIN)
+    gain = ((mean(centred * target) + _NOISE) / (variance + _NOISE)).clamp(*_GAIN)  # 1 of flat images
     offset = (mean(second) - gain * mean(moved)).clamp(-_OFFSET, _OFFSET)
     squares = ((second - gain * moved - offset) * inside).square()
     least = torch.minimum(gain.square() * variance, other)[:, 0, 0, 0] + _NOISE
