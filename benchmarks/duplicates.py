@@ -33,8 +33,7 @@ from torch.nn.functional import interpolate, pad
 from torchvision.transforms.v2 import functional as change
 from torchvision.utils import make_grid, save_image
 
-from iet_agc.data.datasets.registry import DATASETS, load_dataset
-from iet_agc.data.folders import load_images
+from iet_agc.audit.sources import load_part
 from iet_agc.metrics.duplicates import Group, duplicate_groups, representatives
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import generator
@@ -109,7 +108,7 @@ KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 def read(name: str) -> Tensor:
     """Images of a named set or a folder, each there once."""
-    images = (load_dataset(name)[0] if name in DATASETS else load_images(Path(name), SHAPE)).images
+    images = load_part(name, "train", SHAPE if Path(name).is_dir() else None)[0].images
     return images[representatives(duplicate_groups(images, near=False, flips=False), len(images))]
 
 
@@ -172,7 +171,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def timed(count: int) -> dict[str, Any]:
     """Seconds for Fashion-MNIST's images in random colours, 3 x 32 x 32, a tenth of them noisy copies of others."""
     rng = generator("duplicates", 0)
-    grey = load_dataset("fashion-mnist")[0].images[: count - count // 10]
+    grey = load_part("fashion-mnist", "train")[0].images[: count - count // 10]
     colours = 0.4 + 0.6 * torch.rand(len(grey), 3, 1, 1, generator=rng)
     images = (pad(grey, (2, 2, 2, 2)) * colours).round().to(torch.uint8)
     images = torch.cat([images, noised(images[: count // 10], 5, rng)])
