@@ -113,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_detect, _add_report, _add_compare
-    for add in (*order, _add_presets):
+    order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_detect, _add_duplicates, _add_report
+    for add in (*order, _add_compare, _add_presets):
         add(verbs)
     return parser
 
@@ -519,6 +519,46 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
         arguments.device,
     )
     return 0, summary if distributed.is_first() else None
+
+
+def _add_duplicates(verbs: Any) -> None:
+    parser = _verb(verbs, "duplicates", _duplicates, "find the images that stand in a set more than once")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a run, a folder of images, an .npz or .npy file, or the name of an image set"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for page, table and counts")
+    parser.add_argument("--exact", action="store_true", help="only copies that are equal pixel by pixel")
+    parser.add_argument("--no-flips", action="store_true", help="do not take mirrored images for copies")
+    parser.add_argument(
+        "--convert-to", type=_shape, metavar="CxHxW", help="bring every image to this size, such as 3x64x64"
+    )
+    parser.add_argument(
+        "--keep-list",
+        type=Path,
+        metavar="FILE",
+        help="write what stays there, one of each group: a path or index a line",
+    )
+    parser.add_argument(
+        "--fail-above",
+        type=_share,
+        metavar="SHARE",
+        help="exit with status 1 if a larger share of the images is beyond one of each group",
+    )
+
+
+def _duplicates(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.audit.duplicates import find_duplicates
+
+    numbers = find_duplicates(
+        arguments.source,
+        arguments.out,
+        near=not arguments.exact,
+        flips=not arguments.no_flips,
+        convert_to=arguments.convert_to,
+        keep_list=arguments.keep_list,
+        fail_above=arguments.fail_above,
+    )
+    return int(numbers["gate"] is not None and numbers["gate"]["failed"]), numbers
 
 
 def _add_report(verbs: Any) -> None:
