@@ -28,7 +28,7 @@ from iet_agc.data.conversion import Resize
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.samplers import SAMPLERS, labels_of, rows_at_a_time, sample, scheduler_of
+from iet_agc.diffusion.samplers import SAMPLERS, described, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed, UserError
@@ -310,7 +310,7 @@ def _about(
         "num": len(seeds),
         "steps": steps,
         "sampler": SAMPLERS["ddim"],
-        "scheduler": dict(source.scheduler.config),
+        "scheduler": described(source.scheduler),
         "device": device.type,
         "rows": rows_at_a_time(source.shape, device),
         "file_format": file_format,
