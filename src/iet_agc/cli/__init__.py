@@ -74,7 +74,7 @@ def _status(arguments: Sequence[str]) -> int:
     except CheckFailed as error:
         return _failed(str(error), 1)
     except UserError as error:
-        return _failed(f"{error}{_option(error.field)}", 2)
+        return _failed(f"{error}{_listed(error, parsed)}{_option(error.field)}", 2)
     except OSError as error:
         return _failed(_of_system(error), 2)
 
@@ -89,6 +89,23 @@ def _option(field: str | None) -> str:
     if field is None:
         return ""
     return f" (--{field if '.' in field else field.replace('_', '-')})"
+
+
+def _listed(error: UserError, parsed: argparse.Namespace) -> str:
+    """Of image files that cannot be used: the options of the verb that mend them, and where all are listed."""
+    from iet_agc.data.mending import UnusableFilesError, list_beside
+
+    if not isinstance(error, UnusableFilesError):
+        return ""
+    place = list_beside(error, getattr(parsed, "out", None))
+    pairs = {
+        name: f"--{name.replace('_', '-')}{'' if value == 'true' else f' {value}'}"
+        for name, value in error.mends.items()
+    }
+    if not hasattr(parsed, "on_bad"):
+        pairs = {name: f"--data.{name} {value}" for name, value in error.mends.items()}
+    options = f" ({' '.join(pairs.values())})" if pairs else ""
+    return f"{options}; all are listed in {place}"
 
 
 def _of_system(error: OSError) -> str:
