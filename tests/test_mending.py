@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from iet_agc.audit.schema import LeftOut, read_record
 from iet_agc.config.data_settings import FolderData
 from iet_agc.data.datasets.registry import _source, load_dataset
 from iet_agc.data.folders import load_images
 from iet_agc.data.mending import Mending, TreatedFile, UnusableFilesError, counts, list_beside
 from iet_agc.runtime.errors import UserError
+from tests.commands import call
 
 SIZE = 8
 
@@ -32,18 +34,18 @@ def turned(file: Path, orientation: int, array: np.ndarray) -> None:
     Image.fromarray(array).save(file, exif=exif)
 
 
-def mixed(folder: Path) -> Path:
+def mixed(folder: Path, first: int = 0) -> Path:
     """Four good images, one of each kind that can be mended, three that cannot be, and a text file, which is none."""
     folder.mkdir()
     for seed in range(4):
-        Image.fromarray(pixels(seed)).save(folder / f"good{seed}.png")
+        Image.fromarray(pixels(first + seed)).save(folder / f"good{seed}.png")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(pixels(4)).save(folder / "turned.jpg", exif=exif)
-    Image.fromarray(pixels(5, SIZE, SIZE, 4)).save(folder / "clear.png")
-    Image.fromarray(pixels(6, SIZE, SIZE).astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(pixels(first + 4)).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(pixels(first + 5, SIZE, SIZE, 4)).save(folder / "clear.png")
+    Image.fromarray(pixels(first + 6, SIZE, SIZE).astype(np.uint16) * 257).save(folder / "deep.png")
     stream = io.BytesIO()
-    Image.fromarray(pixels(7, 64, 64, 3)).save(stream, "PNG")
+    Image.fromarray(pixels(first + 7, 64, 64, 3)).save(stream, "PNG")
     (folder / "cut.png").write_bytes(stream.getvalue()[:4000])
     (folder / "page.jpg").write_text("not found")
     (folder / "notes.txt").write_text("no image")
@@ -312,3 +314,100 @@ def test_an_array_file_has_nothing_to_mend(tmp_path: Path) -> None:
     assert len(load_dataset(data(tmp_path / "a.npy"))[0]) == 4
     with pytest.raises(UserError, match=r"is an array file, on which data\.orient has no effect: leave it out"):
         load_dataset(data(tmp_path / "a.npy", orient=True))
+
+
+# -- verbs
+
+
+TINY = ("--model.channels", 8, "--model.multipliers", 1, "--model.groups", 4, "--model.attention", "")
+TINY += ("--train.batch_size", 4, "--train.steps", 1, "--method.members", 1, "--method.rounds", 1, "--run.threads", 1)
+TINY += ("--run.preview_images", 0, "--data.planted_images", 0, "--data.planted_copies", 1, "--data.num_train", "none")
+
+
+def train(folder: Path, run: Path, *more: object) -> tuple[object, ...]:
+    return ("train", "digits-default", "--out", run, *TINY, "--data.name", "folder", "--data.root", folder, *more)
+
+
+def test_a_training_lists_what_it_refuses_and_what_it_mended(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, run = mixed(tmp_path / "mixed"), tmp_path / "run"
+    status, _, told = call(capsys, *train(folder, run))
+    assert status == 2
+    beside = tmp_path / "run.mending.csv"
+    assert told.splitlines()[-1].endswith(
+        "; on_bad skip leaves such files out (--data.background white --data.orient true --data.on_bad skip); all are "
+        f"listed in {beside}"
+    )
+    assert [row["path"] for row in rows(beside)] == ["clear.png", "cut.png", "deep.png", "page.jpg", "turned.jpg"]
+    assert not run.exists()
+    options = ("--data.background", "white", "--data.orient", "true", "--data.on_bad", "skip")
+    status, out, told = call(capsys, *train(folder, run, *options))
+    assert status == 0
+    done = {"left out: damaged": 2, "left out: over-8-bits": 1, "oriented": 1, "put on white": 1}
+    assert f"2 left out: damaged, 1 left out: over-8-bits, 1 oriented, 1 put on white (all are listed in {run}" in told
+    summary, identity = json.loads(out), json.loads((run / "identity.json").read_text())
+    assert (summary["training_images"], summary["mending"], identity["train"]["mending"]) == (6, done, done)
+    assert [(row["path"], row["done"]) for row in rows(run / "mending.csv")] == [
+        ("clear.png", "put on white"),
+        ("cut.png", "left out"),
+        ("deep.png", "left out"),
+        ("page.jpg", "left out"),
+        ("turned.jpg", "oriented"),
+    ]
+    assert sorted(file.name for file in folder.iterdir()) == sorted(
+        ["clear.png", "cut.png", "deep.png", "notes.txt", "page.jpg", "turned.jpg", *(f"good{i}.png" for i in range(4))]
+    )
+
+
+def test_an_audit_mends_all_folders_alike(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, held_out, out = mixed(tmp_path / "mixed"), mixed(tmp_path / "real", 100), tmp_path / "audit"
+    np.save(tmp_path / "samples.npy", pixels(9, 4, 3, SIZE, SIZE))
+    sources = ("audit", "--train", folder, "--samples", tmp_path / "samples.npy", "--extractor", "pixels")
+    status, _, told = call(capsys, *sources, "--out", out)
+    assert status == 2
+    assert f"(--background white --orient --on-bad skip); all are listed in {out}.mending.csv" in told
+    assert not out.exists()
+    status, _, told = call(capsys, *sources, "--out", out, "--background", "red")
+    assert (status, told) == (2, "iet-agc: background 'red' is not white, black or #rrggbb (--background)\n")
+    options = ("--background", "white", "--orient", "--on-bad", "skip")
+    status, _, told = call(capsys, *sources, "--held-out", held_out, "--out", out, *options)
+    assert status == 0
+    record = read_record(out / "audit.json")
+    assert record.num_train == 6
+    assert record.mending is not None
+    done = {"left out: damaged": 2, "left out: over-8-bits": 1, "oriented": 1, "put on white": 1}
+    assert (record.mending.orient, record.mending.background, record.mending.on_bad) == (True, "white", "skip")
+    assert record.mending.sets == {"train": done, "held_out": done}
+    assert [row["set"] for row in rows(out / "mending.csv")] == ["train"] * 5 + ["held_out"] * 5
+    sentence = f"3 files of {folder} cannot be used and were left out: copies of them are not found"
+    assert next(each.sentence for each in record.warnings if isinstance(each, LeftOut)) == sentence
+    assert f"warning: {sentence}" in told
+    assert call(capsys, "report", out)[0] == 0
+    page = (out / "report.html").read_text()
+    assert "--orient --background white --on-bad skip" in page
+    assert "files of held-out" in page
+
+
+def test_an_audit_that_needs_no_mending_says_nothing_of_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, options in (("plain", ()), ("asked", ("--orient", "--background", "white", "--on-bad", "skip"))):
+        np.save(tmp_path / "a.npy", pixels(9, 4, 3, SIZE, SIZE))
+        sources = ("audit", "--train", tmp_path / "a.npy", "--samples", tmp_path / "a.npy", "--extractor", "pixels")
+        assert call(capsys, *sources, "--out", tmp_path / name, *options)[0] == 0
+        assert not (tmp_path / name / "mending.csv").exists()
+    plain, asked = (read_record(tmp_path / name / "audit.json") for name in ("plain", "asked"))
+    assert plain.mending is None
+    assert asked.mending is not None
+    assert asked.mending.sets == {}
+    assert asked.model_copy(update={"mending": None}) == plain
+
+
+def test_duplicates_of_a_mended_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, out = mixed(tmp_path / "mixed"), tmp_path / "found"
+    Image.fromarray(pixels(0)).save(folder / "same.png")
+    assert call(capsys, "duplicates", folder, "--out", out)[0] == 2
+    assert len(rows(tmp_path / "found.mending.csv")) == 5
+    assert call(capsys, "duplicates", folder, "--out", out, "--exact", "--on-bad", "skip")[0] == 0
+    numbers = json.loads((out / "duplicates.json").read_text())
+    assert (numbers["images"], numbers["groups"]["exact"]) == (5, 1)
+    assert sum(numbers["mending"]["files"].values()) == len(rows(out / "mending.csv")) == 5

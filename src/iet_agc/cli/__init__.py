@@ -347,6 +347,27 @@ def _add_device(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def _add_mending(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--orient", action="store_true", help="of folders: turn images as their EXIF orientation says")
+    parser.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="of folders: put transparent images on this colour: white, black or #rrggbb",
+    )
+    parser.add_argument(
+        "--on-bad",
+        choices=["fail", "skip"],
+        default="fail",
+        help="of folders, files that cannot be used: refuse the set, or leave them out (default: %(default)s)",
+    )
+
+
+def _mending(arguments: argparse.Namespace) -> Any:
+    from iet_agc.data.mending import Mending
+
+    return Mending(arguments.orient, arguments.background, arguments.on_bad)
+
+
 def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not arguments.guard and (arguments.held_out or arguments.flips):
         raise UserError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
@@ -418,6 +439,7 @@ def _add_audit(verbs: Any) -> None:
         metavar="CxHxW",
         help="bring every image to this size, such as 3x64x64, as the run of --train resizes its own, or else bicubic",
     )
+    _add_mending(parser)
     parser.add_argument(
         "--memory", type=_bytes, default="2", metavar="GIB", help="working memory of a search (default: %(default)s)"
     )
@@ -470,6 +492,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         flips=arguments.flips,
         extractors=arguments.extractor,
         convert_to=arguments.convert_to,
+        mending=_mending(arguments),
         fail_above=arguments.fail_above,
         clip=arguments.clip,
         memory=arguments.memory,
@@ -549,6 +572,7 @@ def _add_duplicates(verbs: Any) -> None:
     parser.add_argument(
         "--convert-to", type=_shape, metavar="CxHxW", help="bring every image to this size, such as 3x64x64"
     )
+    _add_mending(parser)
     parser.add_argument(
         "--keep-list",
         type=Path,
@@ -572,6 +596,7 @@ def _duplicates(arguments: argparse.Namespace) -> tuple[int, Any]:
         near=not arguments.exact,
         flips=not arguments.no_flips,
         convert_to=arguments.convert_to,
+        mending=_mending(arguments),
         keep_list=arguments.keep_list,
         fail_above=arguments.fail_above,
     )

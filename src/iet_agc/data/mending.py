@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -186,7 +186,7 @@ def in_short(name: str, files: Sequence[TreatedFile], place: Path) -> str:
     return f"{name}: {told} (all are listed in {place})"
 
 
-def write_list(place: Path, sets: dict[str, Sequence[TreatedFile]]) -> None:
+def write_list(place: Path, sets: Mapping[str, Sequence[TreatedFile]]) -> None:
     """Write the list of treated files: CSV in UTF-8 with the columns set, path, kind, done, reason.
 
     Args:
