@@ -125,7 +125,7 @@ def train(
         distributed.barrier()
         if distributed.rank() == 0:
             claim_folder(run.settings, out)
-            _list_treated(images, out)
+            _list_treated(images, held_out, out)
             if not run.resumed or identity.read_identity(out) is None:
                 identity.record_training(out, run.settings, images, None if run.resumed else held_out)
         distributed.barrier()
@@ -133,11 +133,16 @@ def train(
             run.to_the_end()
 
 
-def _list_treated(images: ImageSet, out: Path) -> None:
-    """Write down, and say, which files were mended or left out."""
-    if images.treated:
-        write_list(out / LIST_NAME, {images.name: images.treated})
-        say(in_short(images.name, images.treated, out / LIST_NAME))
+def _list_treated(images: ImageSet, held_out: ImageSet | None, out: Path) -> None:
+    """Write down, and say, which files were mended or left out; what was read as one is listed once."""
+    sets = {"train": images.treated}
+    if held_out is not None and held_out.treated != images.treated:
+        sets["held_out"] = held_out.treated
+    sets = {name: treated for name, treated in sets.items() if treated}
+    if sets:
+        write_list(out / LIST_NAME, sets)
+    for name, treated in sets.items():
+        say(in_short(f"{images.name}, {name.replace('_', '-')}", treated, out / LIST_NAME))
 
 
 def _prepared(
