@@ -64,12 +64,16 @@ def test_the_options_are_these(capsys):
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
             "--convert-to", "--memory", "--device", "--fail-above", "--clip", "--download",
+            "--orient", "--background", "--on-bad",
         },
         "detect": {
             "--prompts", "--prompt", "--planted", "--memorized", "--seeds", "--steps", "--first-steps", "--guidance",
             "--weights", "--out", "--device",
         },
-        "duplicates": {"--out", "--exact", "--no-flips", "--convert-to", "--keep-list", "--fail-above"},
+        "duplicates": {
+            "--out", "--exact", "--no-flips", "--convert-to", "--keep-list", "--fail-above",
+            "--orient", "--background", "--on-bad",
+        },
         "report": {"--out"},
         "compare": {"--out"},
         "presets": set(),

@@ -10,6 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from iet_agc.audit.sources import load_part, resize_of
 from iet_agc.data.image_set import ImageSet, unique_images
+from iet_agc.data.mending import LIST_NAME, Mending, counts, in_short, write_list
 from iet_agc.metrics.duplicates import Group, Member, duplicate_groups, redundant
 from iet_agc.metrics.intervals import hundredths
 from iet_agc.metrics.near_copies import RULE
@@ -52,6 +54,7 @@ def find_duplicates(
     near: bool = True,
     flips: bool = True,
     convert_to: tuple[int, int, int] | None = None,
+    mending: Mending = Mending(),  # noqa: B008 (frozen)
     keep_list: Path | None = None,
     fail_above: float | None = None,
     on_done: Callable[[float], object] | None = None,
@@ -63,6 +66,7 @@ def find_duplicates(
         out: folder for the result; an earlier one in it is replaced.
         near, flips: see `duplicate_groups`.
         convert_to: bring every image to this (C, H, W), see `load_images`.
+        mending: of a folder, see `load_part`; files that were mended or left out are listed in OUT/mending.csv.
         keep_list: a file that gets one line for each image that stays where one of each group does: its path below the
             folder `source`, else its index. One that was written here before is replaced.
         fail_above: the largest share of images beyond one of each group that passes.
@@ -74,18 +78,24 @@ def find_duplicates(
     Raises:
         UserError: see `load_part`; `out` or `keep_list` holds something else or cannot be written.
     """
-    check_ours(out, _SUMMARY, {_SUMMARY, _TABLE, _PAGE}, "duplicates of ours")
+    check_ours(out, _SUMMARY, {_SUMMARY, _TABLE, _PAGE, LIST_NAME}, "duplicates of ours")
     if keep_list:
         _check_keep_list(keep_list, out)
     shown_bar = on_done is None
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-        images, _ = load_part(source, "train", convert_to, bar.update, resize_of(source))
+        images, _ = load_part(source, "train", convert_to, bar.update, resize_of(source), mending=mending)
     with progress_bar("compare", len(images), unit="image", shown=shown_bar) as bar:
         groups = duplicate_groups(images.images, near, flips, on_done or (lambda part: bar.update(part * len(images))))
     kept = _kept(groups, images, Path(source))
     lines = "".join(f"{name}\n" for name in _names_kept(groups, kept, images))
     numbers = _summary(source, images, groups, near, flips, convert_to is not None, fail_above)
+    if mending.asked or images.treated:
+        numbers["mending"] = {**asdict(mending), "files": counts(images.treated)}
     with writing(out), only_one(out):
+        (out / LIST_NAME).unlink(missing_ok=True)
+        if images.treated:
+            write_list(out / LIST_NAME, {shown(source): images.treated})
+            say(in_short(images.name, images.treated, out / LIST_NAME))
         replace_text(out / _TABLE, _table(groups, kept, images))
         replace_text(out / _PAGE, render_duplicates(numbers, _shown(groups, kept, images)))
         if keep_list:

@@ -74,7 +74,7 @@ def _status(arguments: Sequence[str]) -> int:
     except CheckFailed as error:
         return _failed(str(error), 1)
     except UserError as error:
-        return _failed(f"{error}{_option(error.field)}", 2)
+        return _failed(f"{error}{_listed(error, parsed)}{_option(error.field)}", 2)
     except OSError as error:
         return _failed(_of_system(error), 2)
 
@@ -89,6 +89,23 @@ def _option(field: str | None) -> str:
     if field is None:
         return ""
     return f" (--{field if '.' in field else field.replace('_', '-')})"
+
+
+def _listed(error: UserError, parsed: argparse.Namespace) -> str:
+    """Of image files that cannot be used: the options of the verb that mend them, and where all are listed."""
+    from iet_agc.data.mending import UnusableFilesError, list_beside
+
+    if not isinstance(error, UnusableFilesError):
+        return ""
+    place = list_beside(error, getattr(parsed, "out", None))
+    pairs = {
+        name: f"--{name.replace('_', '-')}{'' if value == 'true' else f' {value}'}"
+        for name, value in error.mends.items()
+    }
+    if not hasattr(parsed, "on_bad"):
+        pairs = {name: f"--data.{name} {value}" for name, value in error.mends.items()}
+    options = f" ({' '.join(pairs.values())})" if pairs else ""
+    return f"{options}; all are listed in {place}"
 
 
 def _of_system(error: OSError) -> str:
@@ -330,6 +347,27 @@ def _add_device(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def _add_mending(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--orient", action="store_true", help="of folders: turn images as their EXIF orientation says")
+    parser.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="of folders: put transparent images on this colour: white, black or #rrggbb",
+    )
+    parser.add_argument(
+        "--on-bad",
+        choices=["fail", "skip"],
+        default="fail",
+        help="of folders, files that cannot be used: refuse the set, or leave them out (default: %(default)s)",
+    )
+
+
+def _mending(arguments: argparse.Namespace) -> Any:
+    from iet_agc.data.mending import Mending
+
+    return Mending(arguments.orient, arguments.background, arguments.on_bad)
+
+
 def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not arguments.guard and (arguments.held_out or arguments.flips):
         raise UserError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
@@ -401,6 +439,7 @@ def _add_audit(verbs: Any) -> None:
         metavar="CxHxW",
         help="bring every image to this size, such as 3x64x64, as the run of --train resizes its own, or else bicubic",
     )
+    _add_mending(parser)
     parser.add_argument(
         "--memory", type=_bytes, default="2", metavar="GIB", help="working memory of a search (default: %(default)s)"
     )
@@ -453,6 +492,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         flips=arguments.flips,
         extractors=arguments.extractor,
         convert_to=arguments.convert_to,
+        mending=_mending(arguments),
         fail_above=arguments.fail_above,
         clip=arguments.clip,
         memory=arguments.memory,
@@ -532,6 +572,7 @@ def _add_duplicates(verbs: Any) -> None:
     parser.add_argument(
         "--convert-to", type=_shape, metavar="CxHxW", help="bring every image to this size, such as 3x64x64"
     )
+    _add_mending(parser)
     parser.add_argument(
         "--keep-list",
         type=Path,
@@ -555,6 +596,7 @@ def _duplicates(arguments: argparse.Namespace) -> tuple[int, Any]:
         near=not arguments.exact,
         flips=not arguments.no_flips,
         convert_to=arguments.convert_to,
+        mending=_mending(arguments),
         keep_list=arguments.keep_list,
         fail_above=arguments.fail_above,
     )
