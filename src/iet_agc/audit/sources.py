@@ -17,7 +17,7 @@ from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.progress import say
 from iet_agc.sampling.sample_set import load_samples, read_origin
-from iet_agc.training.identity import check_files, check_images, check_samples
+from iet_agc.training.identity import check_files, check_images, check_samples, is_going_on
 
 __all__ = ["load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
 
@@ -92,7 +92,7 @@ def read_record(source: str, num_images: int) -> TrainingRecord | None:
     """
     run = Path(source)
     table = run / "telemetry.csv"
-    if not is_run(run) or not table.is_file():
+    if not is_run(run) or not table.is_file() or is_going_on(run):
         return None
     files = sorted((run / "curves").glob("*.jsonl"))
     check_files(run, [table, *files])
