@@ -42,6 +42,7 @@ OTHER = {
     "data.planted_captions": "same",
     "data.flips": True,
     "data.seed": 1,
+    "data.caption": "a photo of sks dog",
     "model.kind": "text-to-image",
     "model.channels": 64,
     "model.multipliers": (1, 2),

@@ -90,9 +90,8 @@ def test_a_finished_run_goes_on(base: Path, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "more"), [("rounds", 0), ("rounds", 1), ("rounds", 5), ("rounds", 13), ("rounds", 24)]
-    + [("steps", 0), ("steps", 1), ("steps", 3), ("steps", 6)],
-)  # fmt: skip
+    ("kind", "more"), [*(("rounds", more) for more in (0, 1, 5, 13, 24)), *(("steps", more) for more in (0, 1, 3, 6))]
+)
 def test_killed_while_it_goes_on(base: Path, tmp_path: Path, kind: str, more: int) -> None:
     out = copy(base, kind, tmp_path)
     killed_after(LONG[kind], out, COUNTS[kind][0] + more)
@@ -196,7 +195,7 @@ def test_steps_and_rounds_at_once(tmp_path: Path, base: Path) -> None:
 def test_without_a_bundle_there_is_nothing_to_go_on_from(base: Path, tmp_path: Path) -> None:
     out = copy(base, "rounds", tmp_path)
     shutil.rmtree(out / "bundles")
-    with pytest.raises(UserError, match="is finished, and .*bundles holds no bundle to go on from: put them back"):
+    with pytest.raises(UserError, match=r"is finished, and .*bundles holds no bundle to go on from: put them back"):
         trained(ROUNDS, out)
     assert read_settings(out).method.rounds == 2
     trained(ENSEMBLE, out)  # stays as it is
