@@ -2,6 +2,7 @@
 
 settings     what its weights follow from, as `settings.essence` says
 train        name, number and hashes of the training images; held_out the same, or null where they were not known
+given        true where the images were given from Python, and are none that the settings are known to read
 earlier      fingerprints of the settings that it had before its rounds or steps were raised, where they were
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
 former       the same, of what was exported before they were raised, while there is nothing newer
@@ -35,6 +36,7 @@ __all__ = [
     "damaged_exports",
     "earlier_fingerprints",
     "exported_files",
+    "given_images",
     "labels_sha256",
     "is_going_on",
     "read_identity",
@@ -53,7 +55,9 @@ _FINISH = "run the same 'iet-agc train' again to finish it"
 _AGAIN = "run the same 'iet-agc train' again, which exports it from the run's bundles"
 
 
-def record_training(run: Path, settings: Settings, train: ImageSet, held_out: ImageSet | None) -> None:
+def record_training(
+    run: Path, settings: Settings, train: ImageSet, held_out: ImageSet | None, given: bool = False
+) -> None:
     """Write down with what a run begins.
 
     Args:
@@ -61,10 +65,12 @@ def record_training(run: Path, settings: Settings, train: ImageSet, held_out: Im
         settings: of the run.
         train: the images that it is trained on.
         held_out: those that its settings hold out, if they are known.
+        given: whether the training images may be others than those that its settings read.
     """
     real = _about(held_out) if held_out is not None and len(held_out) > 0 else None
     content = {"settings": essence(settings), "train": _about(train), "held_out": real, "weights": None}
-    _write(run, content | ({"earlier": earlier} if (earlier := earlier_fingerprints(run)) else {}))
+    content |= {"earlier": earlier} if (earlier := earlier_fingerprints(run)) else {}
+    _write(run, content | ({"given": True} if given else {}))
 
 
 def record_continuation(run: Path, settings: Settings, earlier: Settings, train: ImageSet) -> None:
@@ -154,6 +160,11 @@ def check_images(run: Path, part: Literal["train", "held-out"], images: ImageSet
         return False
     now = _about(images)
     if any(then.get(name, now[name]) != now[name] for name in ("sha256", "labels", "captions")):
+        if given := given_images(run):
+            raise UserError(
+                f"{run} was trained on {given}, not on what its settings read ({images.name}): give those images "
+                "themselves, not the run"
+            )
         what, which = ("trained on", "training images") if part == "train" else ("begun with", "held-out images")
         raise UserError(
             f"the {which} that {run} reads now ({images.name}) are not those that it was {what}: put them back, or "
@@ -174,6 +185,14 @@ def exported_files(run: Path, name: str) -> dict[str, str]:
 def earlier_fingerprints(run: Path) -> list[str]:
     """Of the settings that a run had before its rounds or steps were raised; its bundles may still be of these."""
     return (read_identity(run) or {}).get("earlier", [])
+
+
+def given_images(run: Path) -> str | None:
+    """What a run was trained on, in words, where that was given from Python; None of other runs, and of older ones."""
+    known = read_identity(run) or {}
+    if not known.get("given"):
+        return None
+    return f"images given from Python ({known['train']['name']}, {known['train']['num']} of them)"
 
 
 def is_going_on(run: Path) -> bool:

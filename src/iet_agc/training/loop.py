@@ -74,7 +74,7 @@ def start(
     images, held_out = load_dataset(settings.data)
     device = distributed.choose_device(settings.run.device)
     with num_threads(settings.run.threads), distributed.processes(device):
-        train(settings, images, out, device, on_step, stop, held_out)
+        train(settings, images, out, device, on_step, stop, held_out, are_read=True)
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {
         "run": str(out),
@@ -96,6 +96,8 @@ def train(
     on_step: Callable[[int], object] | None = None,
     stop: StopRequest | None = None,
     held_out: ImageSet | None = None,
+    *,
+    are_read: bool = False,
 ) -> None:
     """Train to the end, from wherever the folder stands, and leave two diffusers pipelines in it.
 
@@ -113,6 +115,8 @@ def train(
         on_step: called with a number of steps that are done, in place of the progress bar.
         stop: listened to while members train; by default nothing asks to stop.
         held_out: what the settings hold out, so that an audit can tell whether it is still the same.
+        are_read: whether the images are those that the settings read. Otherwise the run says that they were given from
+            Python, in its description too, and is no source of images, unless they turn out to be the same.
 
     Raises:
         NonFiniteError: see `Member.train`.
@@ -129,10 +133,11 @@ def train(
         if distributed.rank() == 0:
             if earlier:
                 identity.record_continuation(out, run.settings, earlier, images)
-            claim_folder(run.settings, out)
+            given = not are_read and _were_given(out, run.resumed)
+            claim_folder(_described(run.settings, images) if given else run.settings, out)
             run.reopen()
             if not run.resumed or identity.read_identity(out) is None:
-                identity.record_training(out, run.settings, images, None if run.resumed else held_out)
+                identity.record_training(out, run.settings, images, None if run.resumed else held_out, given)
         distributed.barrier()
         with run.stop.listening():
             run.to_the_end()
@@ -512,6 +517,18 @@ def _made_definite(settings: Settings, initial: Initial, device: torch.device) -
             "train": settings.train.model_copy(update={"precision": precision}),
         }
     )
+
+
+def _were_given(out: Path, resumed: bool) -> bool:
+    """Whether a run that goes on was begun with images given from Python; one that begins now is."""
+    return not resumed or identity.read_identity(out) is None or identity.given_images(out) is not None
+
+
+def _described(settings: Settings, images: ImageSet) -> Settings:
+    """The settings with what they were used on, for the description of a preset does not outlive its images."""
+    what = f"{images.name}, {len(images)} of {images.size}"
+    base = settings.name or "the settings below"
+    return settings.model_copy(update={"description": f"As {base}, but on images given from Python: {what}"})
 
 
 def _file(member: Member) -> str:
