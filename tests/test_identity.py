@@ -223,7 +223,7 @@ def test_images_given_from_python_are_not_taken_for_those_of_the_settings(tmp_pa
     found = audit_sources(
         str(tmp_path / "mine.npy"), str(run), None, tmp_path / "audit", on_done=lambda share: None, device="cpu"
     )
-    assert found["warnings"] == []
+    assert found.warnings == ()
 
 
 def test_images_given_from_python_that_are_those_of_the_settings_are_known(tmp_path: Path) -> None:

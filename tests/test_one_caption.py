@@ -59,7 +59,8 @@ def test_a_folder_without_captions_is_trained_on(
         str(run), str(run), str(run), tmp_path / "audit", on_done=lambda share: None, device="cpu",
         extractors=["pixels"],
     )  # fmt: skip
-    assert (numbers["prompts"]["num_train_images"], numbers["prompts"]["share"]) == (4, 1.0)
+    assert numbers.prompts is not None
+    assert (numbers.prompts.num_train_images, numbers.prompts.share) == (4, 1.0)
     status, line = trained(capsys, miniature, pictures, run, "--data.caption", "a blue dog", *more[2:])
     assert status == 2
     assert f"another run (data.caption {DOG} is now a blue dog)" in line
