@@ -257,8 +257,10 @@ def _train_help(preset: str | None, settings: Any) -> str:
 
     lines = [f"usage: iet-agc train {preset or 'PRESET'} --out RUN [--init MODEL] [--section.name VALUE ...]", ""]
     lines += [
-        "Train a model; the same command again resumes. --init MODEL trains a model further: a run (its averaged",
-        "weights go on as well), a diffusers pipeline folder, or a hub id such as google/ddpm-cifar10-32.",
+        "Train a model; the same command again resumes. With method.rounds raised a run goes on to more rounds, and",
+        "one of one member and one round, with train.steps raised, to more steps. --init MODEL trains a model further:",
+        "a run (its averaged weights go on as well), a diffusers pipeline folder, or a hub id such as",
+        "google/ddpm-cifar10-32.",
         "",
         f"Settings, with their values in {preset}:" if preset else "Settings, with their defaults:",
     ]
