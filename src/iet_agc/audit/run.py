@@ -122,16 +122,15 @@ def audit_sources(
     flips = flips or trained_with_flips(train)
     made_of = _inputs(given.sets, flips, given.networks, judge)
     folder.check(made_of)
-    total = len(given.samples) + (len(given.held_out) if given.held_out else 0)
     with (
         distributed.processes(where),
         folder.at_work(made_of | _surroundings(given.networks, where), anew=True),
-        progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
+        progress_bar("audit", 100, unit="", shown=shown_bar) as bar,
     ):
-        on_done = on_done or (lambda share: bar.update(share * total))
+        on_done = on_done or (lambda share: bar.update(100 * share))
         if distributed.rank() == 0:
             settle_audit(out)
-        parts = _Parts(folder.parts)
+        parts = _Parts(folder.parts, bar.name_phase)
         with _unless_refused(folder.parts):
             result = audit(
                 given.train,
@@ -240,18 +239,21 @@ def _unless_refused(parts: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Finished work in a folder, which all processes share."""
+    """Finished work in a folder, which all processes share; `on_phase` is told what comes next."""
 
     folder: Path
+    on_phase: Callable[[str], object]
 
     def compute(self, name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
         """`Work.compute`."""
+        self.on_phase(f"audit: {shown(name)}")
         length = max(_SHORTEST_PART, min(_LONGEST_PART, -(-total // _LEAST_PARTS)))
         compute_parts(self.folder, _file(name), total, length, make, on_done)
         return read_parts(self.folder, _file(name), total, length)
 
     def once(self, name: str, make: Callable[[], str]) -> str:
         """`Work.once`."""
+        self.on_phase(f"audit: {shown(name)}")
         file = self.folder / f"{_file(name)}.json"
         if distributed.rank() == 0 and not file.exists():
             replace_text(file, make())

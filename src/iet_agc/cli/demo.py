@@ -5,7 +5,6 @@ The presets run side by side, one process each, since small models use one core 
 
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -67,7 +66,6 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
         out / "report.html",
         "Default training and IET-AGC on real digits",
     )
-    print(table(audits), file=sys.stderr)
     found = {name: audit.model_dump(mode="json") for name, audit in audits.items()}
     return {"presets": found, "report": str(report), "seconds": round(time.perf_counter() - began, 1)}
 
@@ -119,7 +117,7 @@ def _work(settings: Settings) -> float:
 
 def _watch(done: "Synchronized[float]", total: float, futures: "list[Future[AuditRecord]]") -> None:
     """Keep the bar where the workers are until they have finished, or one has failed."""
-    with progress_bar("demo", 1000, unit="‰") as bar:
+    with progress_bar("demo", 1000, unit="") as bar:
         while not all(future.done() for future in futures):
             bar.update(min(1000, int(1000 * done.value / total)) - bar.n)
             for future in futures:
