@@ -35,7 +35,6 @@ from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
-from iet_agc.metrics.gate import sentence
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
@@ -92,7 +91,7 @@ def audit_sources(
         extractors: see `audit`.
         convert_to: bring every image to this (C, H, W), see `load_images`: as the run `train` resizes its images, so
             that samples are treated alike, or else bicubic; what another run trains on or holds out, as that run does.
-        fail_above, clip: see `audit`; what a gate found is said on stderr.
+        fail_above, clip: see `audit`.
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
         download: see `load_extractor`.
@@ -157,8 +156,6 @@ def audit_sources(
             names = {"train": train, "samples": samples, "held_out": held_out or ""}
             save_audit(replace(result, numbers=numbers), out, names)
             folder.drop_parts()
-    if numbers.gate and distributed.is_first():
-        say(f"iet-agc: {sentence(numbers.gate)}")
     return numbers
 
 

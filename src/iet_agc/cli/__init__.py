@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from iet_agc import __version__
 from iet_agc.runtime.errors import CheckFailed, UserError, did_you_mean, one_line
 from iet_agc.runtime.streams import kept_apart, put
 
@@ -58,6 +57,15 @@ class _Parser(argparse.ArgumentParser):
         """Print the help as a result is printed."""
         if status := put(self.format_help().rstrip(), 0):
             self.exit(status)
+
+
+class _Version(argparse.Action):
+    """Prints the version as a result is printed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        parser.exit(put(f"iet-agc {version('iet-agc')}", 0))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -168,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train image diffusion models that do not copy their training images, and prove it.",
         epilog=_EPILOG,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_detect, _add_duplicates, _add_report
     for add in (*order, _add_compare, _add_presets, _add_completion):
@@ -506,6 +514,8 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     check_audit(arguments)
 
     from iet_agc.audit.run import audit_sources
+    from iet_agc.cli.presentation import for_people
+    from iet_agc.metrics.gate import sentence
     from iet_agc.runtime import distributed
 
     numbers = audit_sources(
@@ -524,7 +534,9 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     )
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
-    return int(numbers.gate is not None and numbers.gate.failed), numbers.model_dump(mode="json")
+    if (gate := numbers.gate) and not for_people(arguments):
+        print(f"iet-agc: {sentence(gate)}", file=sys.stderr)
+    return int(gate is not None and gate.failed), numbers.model_dump(mode="json")
 
 
 def _add_detect(verbs: Any) -> None:

@@ -50,13 +50,13 @@ def _audit(arguments: Namespace, result: Any) -> list[str]:
 def _presets(_: Namespace, result: dict[str, str]) -> list[str]:
     from iet_agc.config.presets import load_preset
 
-    return summary.presets((_row(name, load_preset(name)) for name in result), terminal.width())
+    return summary.presets([_row(name, load_preset(name)) for name in result], terminal.width())
 
 
-def _row(name: str, settings: Any) -> tuple[str, ...]:
+def _row(name: str, settings: Any) -> tuple[str, str, str, str, str]:
     data, seen = settings.data.name, settings.total_steps * settings.train.batch_size
     method = max((each for each in _METHODS if name.endswith(f"-{each}")), key=len)
-    return name, data, method, _short(seen), settings.description
+    return data, name, method, _short(seen), settings.description
 
 
 def _short(count: int) -> str:

@@ -4,11 +4,12 @@ Pure functions of a result, as a verb prints it as JSON, to lines without colour
 """
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
-from iet_agc.cli.terminal import table
+from iet_agc.cli.terminal import table, wrapped
 
 __all__ = ["audit", "compare", "demo", "detect", "pipeline", "presets", "report", "sample", "train"]
 
@@ -67,7 +68,8 @@ def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
         out: its folder.
         verdict: of its page.
     """
-    quality, gate, warnings = result["quality"], result["gate"], result["warnings"]
+    quality, gate = result["quality"], result["gate"]
+    warnings = [*result["warnings"], *quality["warnings"]]
     frechet = [
         f"{value:.4g} to {what}"
         for what in ("held_out", "train")
@@ -76,7 +78,7 @@ def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
     words = ", ".join(frechet).replace("held_out", "held-out").replace("to train", "to training images")
     lines = [verdict, _figure("copied", _copied(result)), _figure("", _below(result))]
     lines += [_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})")] if words else []
-    lines += [_figure("check", _gate(gate))] if gate else []
+    lines += [_figure("check", _least(gate))] if gate else []
     lines += [_figure("warnings", f"{len(warnings)}, on the page and in audit.json")] if warnings else []
     lines.append(_figure("audit", f"{out} (audit.json, samples.csv, training-images.csv)"))
     return [*lines, _next(f"iet-agc report {_word(out)}")]
@@ -92,13 +94,14 @@ def _copied(result: Mapping[str, Any]) -> str:
 def _below(result: Mapping[str, Any]) -> str:
     """By what a sample is called copied."""
     if found := result["calibrated"]:
-        return f"distance ratio below {found['cut']:.3g}, calibrated: {found['false_alarm']:.2g} by chance"
+        return f"distance ratio below {found['cut']:.3g}, calibrated: {_percent(found['false_alarm'])} by chance"
     return f"distance ratio below {_CUT}, not calibrated: give held-out images, 99 or more"
 
 
-def _gate(gate: Mapping[str, Any]) -> str:
-    most = f"{100 * gate['fail_above']:g} %"
-    return f"failed: more than {most} copied" if gate["failed"] else f"passed: not shown to be more than {most}"
+def _least(gate: Mapping[str, Any]) -> str:
+    """What a gate decided by: the largest lower limit of its checks."""
+    least = max(check["least"] for check in gate["checks"])
+    return f"at least {_percent(least)}, and {100 * gate['fail_above']:g} % allowed, chance included"
 
 
 def report(result: Mapping[str, Any]) -> list[str]:
@@ -122,7 +125,7 @@ def compare(result: Mapping[str, Any], most: int) -> list[str]:
     ]
     lines = [f"{_many(len(rows), 'experiment')} compared; brackets: 95 % intervals"]
     lines += ["", *table(titles, cells, most), ""]
-    lines += [f"warning: {warning}" for warning in result["warnings"]]
+    lines += [line for warning in result["warnings"] for line in wrapped(f"warning: {warning}", 0, most).splitlines()]
     if files := result.get("files"):
         written = files.values() if isinstance(files, Mapping) else files
         return [*lines, *(_figure("written" if not number else "", str(one)) for number, one in enumerate(written))]
@@ -197,15 +200,18 @@ def pipeline(result: Mapping[str, Any], out: str, preset: str) -> list[str]:
     ]
 
 
-def presets(rows: Iterable[Sequence[str]], most: int) -> list[str]:
-    """The presets as a table.
+def presets(rows: Sequence[tuple[str, str, str, str, str]], most: int) -> list[str]:
+    """The presets as tables, one for each image set.
 
     Args:
-        rows: name, images, method, images seen and description of each.
+        rows: images, name, method, images seen and description of each.
         most: columns of the terminal; descriptions are cut to it.
     """
-    lines = table(("PRESET", "IMAGES", "METHOD", "SEEN", "DESCRIPTION"), [*rows], most)
-    return [*lines, "", _next("iet-agc train PRESET --help; iet-agc train PRESET --out RUN")]
+    lines = [f"{_many(len(rows), 'preset')}, by image set; seen: images that training takes, all epochs counted"]
+    for images, group in groupby(rows, lambda row: row[0]):
+        titles = f"{images.upper()}", "METHOD", "SEEN", "DESCRIPTION"
+        lines += ["", *table(titles, [row[1:] for row in group], most)]
+    return [*lines, "", _next("iet-agc train PRESET --help, then iet-agc train PRESET --out RUN")]
 
 
 # Words -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ __all__ = ["coloured", "fitted", "is_terminal", "table", "width", "wrapped"]
 _NARROWEST, _WIDEST = 60, 120
 
 #: What a line is told by, and how it is shown.
-_STYLES = {"next: ": "\x1b[36m", "warnings ": "\x1b[33m", "check failed": "\x1b[31m"}
+_STYLES = {"next: ": "\x1b[36m", "warning": "\x1b[33m", "check failed": "\x1b[31m"}
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[0m"
 
 
@@ -49,10 +49,10 @@ def _styled(line: str, style: str) -> str:
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], most: int) -> list[str]:
     """Rows under titles, columns two spaces apart; the last column is cut to `most` columns in all.
 
-    Columns whose entries all begin with a digit stand to the right.
+    Columns whose entries all begin with a digit, or are "-", stand to the right.
     """
     widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
-    right = [bool(rows) and all(row[column][:1].isdigit() for row in rows) for column in range(len(titles))]
+    right = [bool(rows) and all(_is_figure(row[column]) for row in rows) for column in range(len(titles))]
 
     def line(row: Sequence[str]) -> str:
         cells = [
@@ -62,6 +62,10 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], most: int) -> li
         return fitted("  ".join(cells).rstrip(), most)
 
     return [line(titles), *map(line, rows)]
+
+
+def _is_figure(cell: str) -> bool:
+    return cell[:1].isdigit() or cell == "-"
 
 
 def fitted(text: str, most: int) -> str:

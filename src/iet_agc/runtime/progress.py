@@ -13,11 +13,11 @@ __all__ = ["Bar", "phase", "progress_bar", "say", "silenced", "without_bars"]
 #: Work that takes less, in seconds, is not worth a word.
 _DELAY = 1
 
-#: A bar with figures: no room for the rate in 80 columns.
-_WITH_FIGURES = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+#: A bar with figures: no room for counts and rate in 80 columns.
+_WITH_FIGURES = "{desc}{percentage:.0f}% |{bar}| {remaining} left{postfix}"
 
 #: A bar of shares of all work, which has no unit.
-_OF_WORK = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
+_OF_WORK = "{desc}{percentage:.0f}% |{bar}| {elapsed}, {remaining} left"
 
 _silent = False
 
@@ -142,9 +142,10 @@ class _LogBar:
         count = f"{self.n}/{self.total} {self.unit}s" if self.total else f"{self.n} {self.unit}s"
         share = f"{100 * self.n // self.total}%" if self.total else ""
         how_much = f"{share} ({count})" if share and self.unit else share or count
-        left = f", {_clock(spent * (self.total - self.n) / new)} left" if self.total and new else ""
+        rest = (self.total or 0) - self.n
+        left = f", {_clock(spent * rest / new)} left" if rest > 0 and new else ""
         figures = f", {self.figures}" if self.figures else ""
-        say(f"{self.what}: {how_much}, {_clock(spent)}{left}{figures}")
+        say(f"{self.what}: {how_much} in {_clock(spent)}{left}{figures}")
 
 
 def _clock(seconds: float) -> str:

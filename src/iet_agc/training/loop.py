@@ -339,6 +339,7 @@ class _Run:
                 self._preview()  # before the bundle: a resume does not draw it again
                 bar.name_phase("save")
                 self.save_round()
+            bar.name_phase("train")
         for curves in self.curves.values():
             curves.close()
 
@@ -385,7 +386,7 @@ class _Run:
             if member.index in self.curves:
                 point = self._point(member, meter, speed)
                 self.curves[member.index].add(point)
-                bar.show_figures(f"loss {point['loss']:.3g}, skipped {point['skip_rate']:.1%}")
+                bar.show_figures(f"loss {point['loss']:.3g}, skip {point['skip_rate']:.1%}")
             meter.reset()
             if until // run.save_every > first // run.save_every and until < end:
                 self.save_member(member)
