@@ -38,7 +38,7 @@ def test_help_comes_at_once_and_names_every_verb():
         "presets",
         "completion",
     ):
-        assert re.search(rf"^    {verb}\s", done.stdout, re.M)
+        assert re.search(rf"^    {verb}\b", done.stdout, re.M)
 
 
 def test_no_verb_imports_torch_before_it_is_run():
@@ -181,7 +181,7 @@ def test_presets_are_listed_with_their_meaning(capsys):
         ),
         (["sample", "nowhere", "--out", "y", "--class", "cat"], "argument --class: invalid int value: 'cat'"),
         (["sample", "nowhere", "--out", "y"], "nowhere is not a diffusers pipeline: it has no model_index.json"),
-        (["sample", "nowhere", "--out", "y", "--frob"], "unknown option '--frob'; see 'iet-agc sample --help'"),
+        (["sample", "nowhere", "--out", "y", "--xyzzy"], "unknown option '--xyzzy'; see 'iet-agc sample --help'"),
         (["sample", "nowhere", "--out", "y", "--wieghts", "raw"], "'--wieghts'; did you mean '--weights'?"),
         (["audit", "--trian=x"], "unknown option '--trian'; did you mean '--train'?; see 'iet-agc audit --help'"),
         (["train", "digits-agc", "--otu", "x"], "unknown option '--otu'; did you mean '--out'?"),
