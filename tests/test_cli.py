@@ -270,6 +270,23 @@ def test_quiet_shows_no_progress_and_only_then(capsys, monkeypatch):
     assert call(capsys, "demo")[2].startswith("work: 100% (10/10 images)")
 
 
+def test_a_log_names_round_member_and_phase_with_loss_and_skip_rate(capsys, monkeypatch, tmp_path):
+    from iet_agc.runtime import progress
+
+    monkeypatch.setattr(progress, "_DELAY", 0)
+    run = tmp_path / "run"
+    _, _, err = call(capsys, "train", "digits-iet-agc", "--out", run, *SETTINGS, "--run.log_every", "1")
+    assert re.search(r"^train round 1/2 member 2/4: 20% \(5/24 steps\) in .* left, loss [\d.]+, skip 0\.0%$", err, re.M)
+    assert re.search(r"^train round 2/2 member 4/4: 100% \(24/24 steps\) in", err, re.M)
+    assert re.search(r"^export: \d\d:\d\d$", err, re.M)
+    _, _, err = call(capsys, "sample", run, "--out", run / "samples")
+    assert re.search(r"^sample: 100% \(60/60 images\) in", err, re.M)
+    sources = ("--train", run, "--samples", run / "samples", "--held-out", run)
+    _, _, err = call(capsys, "audit", *sources, "--out", tmp_path / "a", "--extractor", "pixels")
+    assert re.search(r"^read: \d+ images in", err, re.M)
+    assert re.search(r"^audit: pixels-\w+.*: \d+% in", err, re.M)
+
+
 def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for arguments in (

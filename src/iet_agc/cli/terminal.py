@@ -1,6 +1,6 @@
-"""What a terminal can show: its width, colours, tables. Escape codes of five styles and two loops need no library.
+"""What a terminal can show: its width, colours, tables. Four escape codes and two loops need no library.
 
-rich was weighed: it takes longer to import than `iet-agc presets` takes as a whole.
+rich was weighed: one dependency more, and 0.06 s of imports where a wrong path is told in 0.1 s in all.
 """
 
 import os

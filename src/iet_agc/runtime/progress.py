@@ -184,7 +184,7 @@ def progress_bar(what: str, total: int | None, done: int = 0, unit: str = "step"
         log.close()
         return
     with _TerminalBar(
-        total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=not shown, smoothing=0.05,
+        total=total, initial=done, desc=what, unit=f" {unit}", file=sys.stderr, disable=not shown, smoothing=0.05,
         delay=_DELAY, bar_format=None if unit else _OF_WORK,
     ) as bar:  # fmt: skip
         yield bar
