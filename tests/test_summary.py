@@ -125,6 +125,16 @@ def test_other_verbs_say_their_result() -> None:
     assert any("5.0% [1.1%, 13.9%]" in line for line in summary.demo(demo | {"seconds": 1, "report": "r"}, 80))
 
 
+def test_duplicates_say_how_many_of_which_kind() -> None:
+    found = {"images": 1000, "redundant": {"count": 20, "share": 0.02}, "groups": {"exact": 3, "near": 4}, "near": True}
+    found |= {"largest_group": 9, "kept": 980, "keep_list": None, "gate": {"fail_above": 0.01, "failed": True}}
+    lines = summary.duplicates(found, "d")
+    assert lines[0] == "Check failed: 20 of 1,000 images repeat another one, 1 % allowed"
+    assert "  groups            3 of equal images, 4 of near copies, the largest of 9" in lines
+    assert terminal.coloured(lines)[0].startswith("\x1b[1;31m")
+    assert summary.duplicates(found | {"gate": None}, "d")[0] == "20 of 1,000 images repeat another one"
+
+
 def test_presets_are_tables_by_image_set_that_fit() -> None:
     rows = [("digits", "digits-agc", "agc", "154k", "long " * 40), ("cifar10", "cifar10-agc", "agc", "51.2M", "short")]
     lines = summary.presets(rows, 60)

@@ -26,7 +26,7 @@ __all__ = ["main"]
 _SHARED = {"train", "sample", "audit", "detect"}
 
 #: Verbs that show progress.
-_LONG = {"demo", "pipeline", *_SHARED}
+_LONG = {"demo", "pipeline", "duplicates", *_SHARED}
 
 #: Verbs that take settings, `--section.name VALUE`, and settings without a section.
 _WITH_SETTINGS, _TOP_SETTINGS = ("train", "pipeline"), ("name", "description")
@@ -222,12 +222,13 @@ def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("demo starts processes of its own: run it without torchrun")
 
-    from iet_agc.cli.demo import demo, table
+    from iet_agc.cli import summary, terminal
+    from iet_agc.cli.demo import demo
     from iet_agc.cli.presentation import for_people
 
     result = demo(arguments.out)
     if not for_people(arguments):
-        print(table(result["presets"]), file=sys.stderr)
+        print("\n".join(summary.demo(result, terminal.width())), file=sys.stderr)
     return 0, result
 
 
@@ -626,6 +627,10 @@ def _add_duplicates(verbs: Any) -> None:
 
 
 def _duplicates(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.cli.paths import check_source
+
+    check_source(arguments.source)
+
     from iet_agc.audit.duplicates import find_duplicates
 
     numbers = find_duplicates(

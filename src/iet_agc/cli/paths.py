@@ -17,7 +17,15 @@ from iet_agc.runtime.reading import check_regular
 if TYPE_CHECKING:
     from iet_agc.config.settings import Settings
 
-__all__ = ["check_audit", "check_compare", "check_detect", "check_report", "check_sample", "check_train"]
+__all__ = [
+    "check_audit",
+    "check_compare",
+    "check_detect",
+    "check_report",
+    "check_sample",
+    "check_source",
+    "check_train",
+]
 
 
 def check_train(settings: "Settings") -> None:
@@ -42,7 +50,7 @@ def check_sample(arguments: Namespace) -> None:
         UserError: one is not there.
     """
     for source in (arguments.guard, arguments.held_out):
-        _check_source(source)
+        check_source(source)
     check_detect(arguments)
 
 
@@ -71,7 +79,7 @@ def check_audit(arguments: Namespace) -> None:
         UserError: one is not there.
     """
     for source in (arguments.train, arguments.samples, arguments.held_out):
-        _check_source(source)
+        check_source(source)
 
 
 def check_report(arguments: Namespace) -> None:
@@ -94,8 +102,12 @@ def check_compare(arguments: Namespace) -> None:
         check_compared_place(folder)
 
 
-def _check_source(source: str | None) -> None:
-    """What a person calls an image set: a path, or the name of one that needs no root."""
+def check_source(source: str | None) -> None:
+    """What a person calls an image set: a path, or the name of one that needs no root.
+
+    Raises:
+        UserError: it is neither.
+    """
     from iet_agc.config.data_settings import found_by_name
 
     if source is not None and not Path(source).exists() and not found_by_name(source):

@@ -74,6 +74,7 @@ _LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
     "sample": _sample,
     "audit": _audit,
     "detect": lambda _, result: summary.detect(result, terminal.width()),
+    "duplicates": lambda given, result: summary.duplicates(result, str(given.out)),
     "report": lambda _, result: summary.report(result),
     "compare": lambda _, result: summary.compare(result, terminal.width()),
     "presets": _presets,

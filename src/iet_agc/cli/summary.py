@@ -11,7 +11,7 @@ from typing import Any
 
 from iet_agc.cli.terminal import table, wrapped
 
-__all__ = ["audit", "compare", "demo", "detect", "pipeline", "presets", "report", "sample", "train"]
+__all__ = ["audit", "compare", "demo", "detect", "duplicates", "pipeline", "presets", "report", "sample", "train"]
 
 #: Width of the names of figures.
 _NAMES = 17
@@ -177,6 +177,29 @@ def detect(result: Mapping[str, Any], most: int) -> list[str]:
     lines.append(_figure("most memorized", ""))
     lines += [f"  {_prompt(row)}"[:most] for row in result["highest"][:5]]
     return [*lines, _figure("files", f"{result['detect']} (detect.json)")]
+
+
+def duplicates(result: Mapping[str, Any], out: str) -> list[str]:
+    """The duplicates of an image set.
+
+    Args:
+        result: of `iet_agc.audit.duplicates.find_duplicates`.
+        out: folder of the result.
+    """
+    further, groups, gate = result["redundant"], result["groups"], result["gate"]
+    lines = [f"{further['count']:,} of {_many(result['images'], 'image')} repeat another one"]
+    if gate:
+        said = "failed" if gate["failed"] else "passed"
+        lines[0] = f"Check {said}: {lines[0]}, {100 * gate['fail_above']:g} % allowed"
+    near = f", {groups['near']:,} of near copies" if result["near"] else ""
+    lines += [
+        _figure("share", _percent(further["share"])),
+        _figure("groups", f"{groups['exact']:,} of equal images{near}, the largest of {result['largest_group']:,}"),
+        _figure("kept", f"{result['kept']:,}, one of each group and all others"),
+    ]
+    lines += [_figure("list of those", result["keep_list"])] if result["keep_list"] else []
+    page = PurePath(out, "report.html")
+    return [*lines, _figure("page", f"{page}"), _next("open the page in a browser")]
 
 
 def _prompt(row: Mapping[str, Any]) -> str:
