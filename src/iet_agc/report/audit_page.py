@@ -21,7 +21,7 @@ from iet_agc.report.reader import Alikes, Audit, Pair, Trained, read_audit
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, replace_text, writing
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "verdict", "write_report"]
 
 #: What the template begins with, and no other file does.
 _MARK = 'content="iet-agc report"'
@@ -103,6 +103,18 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
             shown=_SHOWN,
             plain_cut=CUT,
         )
+
+
+def verdict(folder: Path) -> str:
+    """What the page of an audit says of it first, in a few words.
+
+    Args:
+        folder: that `iet-agc audit` wrote.
+
+    Raises:
+        UserError: see `render`.
+    """
+    return _label(read_audit(folder.name, folder)).replace("\u00a0", " ")
 
 
 def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much is copied") -> Path:

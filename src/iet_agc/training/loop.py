@@ -41,7 +41,7 @@ from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.exposure import read_telemetry, write_telemetry
 from iet_agc.runtime.files import flush
 from iet_agc.runtime.precision import resolved
-from iet_agc.runtime.progress import progress_bar, say
+from iet_agc.runtime.progress import Bar, phase, progress_bar, say
 from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.runtime.threads import num_threads
 from iet_agc.training import checkpoint, identity
@@ -372,7 +372,8 @@ class _Run:
         elif self.on_step:
             self.on_step(self.settings.method.rounds * self.settings.train.steps * len(self.members))
         if distributed.rank() == 0 and (trained or not self._is_exported()):
-            self._export()
+            with phase("export", self._is_shown):
+                self._export()
         distributed.barrier()
 
     def _train_rounds(self) -> None:
@@ -381,20 +382,34 @@ class _Run:
         rounds, steps = self.settings.method.rounds, self.settings.train.steps
         total = rounds * steps * len(self.members)
         done = sum(member.step for member in self.members)
-        with progress_bar("train", total, done, shown=self.on_step is None and distributed.rank() == 0) as bar:
-            on_step = self.on_step or bar.update
+        with progress_bar("train", total, done, shown=self._is_shown) as bar:
             if self.on_step:
                 self.on_step(done)
             while self.round < rounds:
                 for member in self.members:
-                    self._train_round(member, on_step)
+                    bar.name_phase(self._named(member))
+                    self._train_round(member, bar)
                 self._stop_if_asked()
+                bar.name_phase("average")
                 self._average()
                 self.round += 1
+                bar.name_phase("preview")
                 self._preview()  # before the bundle: a resume does not draw it again
+                bar.name_phase("save")
                 self.save_round()
+            bar.name_phase("train")
         for curves in self.curves.values():
             curves.close()
+
+    @property
+    def _is_shown(self) -> bool:
+        return self.on_step is None and distributed.rank() == 0
+
+    def _named(self, member: Member) -> str:
+        """What a bar says of where a run is; counted from 1, as people do."""
+        rounds, members = self.settings.method.rounds, self.settings.method.members
+        of_rounds = f" round {self.round + 1}/{rounds}" if rounds > 1 else ""
+        return f"train{of_rounds}{f' member {member.index + 1}/{members}' if members > 1 else ''}"
 
     def _is_exported(self) -> bool:
         """Whether the pipelines and the counts are those of this run, whole; says what is damaged."""
@@ -411,8 +426,9 @@ class _Run:
             say(f"{error}: it is written again")
             return False
 
-    def _train_round(self, member: Member, on_step: Callable[[int], object]) -> None:
+    def _train_round(self, member: Member, bar: Bar) -> None:
         """Train one member to the end of the round, with its curve and its bundles."""
+        on_step = self.on_step or bar.update
         run, end = self.settings.run, (self.round + 1) * self.settings.train.steps
         meter = self.meters[member.index]
         member.to(self.device)
@@ -426,7 +442,9 @@ class _Run:
                 break
             speed = (until - first) * self.settings.train.batch_size / (time.perf_counter() - began)
             if member.index in self.curves:
-                self.curves[member.index].add(self._point(member, meter, speed))
+                point = self._point(member, meter, speed)
+                self.curves[member.index].add(point)
+                bar.show_figures(f"loss {point['loss']:.3g}, skip {point['skip_rate']:.1%}")
             meter.reset()
             if until // run.save_every > first // run.save_every and until < end:
                 self.save_member(member)
