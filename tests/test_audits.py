@@ -91,7 +91,7 @@ def test_a_killed_audit_goes_on(tmp_path, monkeypatch):
 
 def killed_before_the_end(out, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(audits, "save_audit", lambda *_, **__: (one for one in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(out, tmp_path)
     assert (tmp_path / out / ".parts").exists()
@@ -257,7 +257,7 @@ def test_the_public_functions_give_the_same_counts(tmp_path):
 @pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: content[:100], lambda _: b""])
 def test_a_damaged_part_is_made_again(tmp_path, monkeypatch, damage):
     with monkeypatch.context() as patch:
-        patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(audits, "save_audit", lambda *_, **__: (one for one in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run("a", tmp_path)
     part = sorted((tmp_path / "a" / ".parts").glob("*.npz"))[3]
@@ -267,7 +267,7 @@ def test_a_damaged_part_is_made_again(tmp_path, monkeypatch, damage):
 
 def test_a_part_with_one_wrong_bit_is_made_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(audits, "save_audit", lambda *_, **__: (one for one in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run("a", tmp_path)
     part = sorted((tmp_path / "a" / ".parts").glob("pixels-samples-*.npz"))[0]
@@ -283,7 +283,7 @@ def test_quality_is_measured_once(tmp_path, monkeypatch):
     calls, honest = [], compute.quality
     monkeypatch.setattr(compute, "quality", lambda *given: calls.append(1) or honest(*given))
     with monkeypatch.context() as patch:
-        patch.setattr(audits, "save_audit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(audits, "save_audit", lambda *_, **__: (one for one in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run("a", tmp_path)
     numbers = run("a", tmp_path)
