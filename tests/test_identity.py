@@ -130,7 +130,7 @@ def test_images_that_were_overwritten_are_refused(base: Path, monkeypatch: pytes
         audit(base)
     assert "put them back, or give the original images themselves" in one_line(error)
     assert not (base / "audit").exists()
-    with pytest.raises(ValueError, match=r"training images that .*run reads now"):
+    with pytest.raises(ValueError, match=r"images that .*run reads now"):
         load_guard(str(base / "run"))
     given = ImageSet(noise(30, 3), "given")
     np.save(base / "given.npy", given.images.numpy())
@@ -173,7 +173,7 @@ def test_an_older_run_is_known_by_its_bundles(base: Path, changed: str, capfd: p
     if changed == "images":
         for number, image in enumerate(noise(180, 1)):
             save_image(image, base / "images" / f"{number:03d}.png")
-        with pytest.raises(ValueError, match=r"training images that .*run reads now"):
+        with pytest.raises(ValueError, match=r"images that .*run reads now"):
             audit(base)
     elif changed == "config":
         edit_config(base, "flips", True)

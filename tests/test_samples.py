@@ -113,9 +113,9 @@ def test_a_set_belongs_to_the_weights_that_drew_it(tmp_path):
 def test_a_damaged_description_is_named(pipeline, tmp_path, content):
     draw(pipeline, tmp_path / "a")
     (tmp_path / "a" / "samples.json").write_text(content)
-    with pytest.raises(ValueError, match=r"samples\.json is damaged \(.*: sample again"):
+    with pytest.raises(ValueError, match=r"samples\.json is damaged, .*: sample again"):
         load_samples(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"samples\.json is damaged .*: remove |holds another sample set"):
+    with pytest.raises(ValueError, match=r"samples\.json is damaged, .*: remove |holds another sample set"):
         draw(pipeline, tmp_path / "a")
 
 
@@ -173,7 +173,7 @@ def test_a_flipped_bit_is_refused_and_mended_by_the_same_command(pipeline, tmp_p
         flipped = bytearray(before[file])
         flipped[len(flipped) // 2] ^= 1
         file.write_bytes(flipped)
-        with pytest.raises(ValueError, match=rf"{name} is (not as it was written|damaged .*): sample again"):
+        with pytest.raises(ValueError, match=rf"{name} is (not as it was written|damaged, .*): sample again"):
             load_samples(tmp_path / "a")
         if name == "samples.json":
             continue

@@ -492,11 +492,13 @@ def _read_about(file: Path, check_images: bool = False) -> dict[str, Any]:
     """The content of samples.json, and whether its images are as they were drawn if that is asked for."""
     about = read_object(file, "sample again")
     kind = (about.get("format"), about.get("version"))
+    if kind[0] is None:
+        raise UserError(f"{file} is damaged, it does not say of what format it is: sample again")
     odd = _odd(about) if kind == (_FORMAT, _VERSION) else None
     if kind != (_FORMAT, _VERSION):
         raise UserError(f"{file} is {kind[0]!r} version {kind[1]}, not {_FORMAT!r} version {_VERSION}: sample again")
     if odd:
-        raise UserError(f"{file} is damaged ({odd} is {str(about.get(odd))[:60]!r}): sample again")
+        raise UserError(f"{file} is damaged, {odd} is {str(about.get(odd))[:60]!r}: sample again")
     return unsealed(file, about, "sample again", None if check_images else ())
 
 
