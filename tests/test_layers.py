@@ -24,6 +24,8 @@ TORCHLESS = [
     "iet_agc.cli",
     "iet_agc.metrics.gate",
     "iet_agc.metrics.records",
+    "iet_agc.metrics.soundness",
+    "iet_agc.audit.verdict",
     "iet_agc.audit.schema",
     "iet_agc.config.overrides",
     "iet_agc.config.presets",

@@ -24,7 +24,7 @@ from iet_agc.audit.compute import audit
 from iet_agc.audit.run import save_audit
 from iet_agc.audit.schema import AuditRecord
 from iet_agc.data.image_set import ImageSet
-from iet_agc.metrics.gate import gate
+from iet_agc.metrics.gate import PIXELS, gate
 from iet_agc.report.audit_page import render, write_report
 from iet_agc.report.reader import read_audit
 from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, Folder, noise, points, write_audit
@@ -672,7 +672,7 @@ def test_false_alarms_follow_from_the_images_that_set_the_cut(tmp_path: Path) ->
 def gated(folder: Folder, fail_above: float) -> Folder:
     """An audit that was asked to fail above a share."""
     numbers = AuditRecord.model_validate_json((folder.path / "audit.json").read_bytes())
-    folder.edit(gate=gate({None: numbers.calibrated}, fail_above).model_dump(mode="json"))
+    folder.edit(gate=gate({PIXELS: numbers.calibrated}, fail_above).model_dump(mode="json"))
     return folder
 
 

@@ -31,6 +31,7 @@ from iet_agc.audit.compute import AuditResult, audit, check_sets
 from iet_agc.audit.prompt_following import check_prompts
 from iet_agc.audit.schema import AuditRecord, AuditWarning, Names
 from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
+from iet_agc.audit.verdict import sentence as verdict_sentence
 from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.clip import Clip, load_clip
@@ -158,9 +159,17 @@ def audit_sources(
             names = {"train": train, "samples": samples, "held_out": held_out or ""}
             save_audit(replace(result, numbers=numbers), out, names)
             folder.drop_parts()
-    if numbers.gate and distributed.is_first():
-        say(f"iet-agc: {sentence(numbers.gate)}")
+    if distributed.is_first():
+        _say_verdict(numbers)
     return numbers
+
+
+def _say_verdict(numbers: AuditRecord) -> None:
+    """Say what a gate found; or else, why an audit cannot tell."""
+    if numbers.gate:
+        say(f"iet-agc: {sentence(numbers.gate)}")
+    elif numbers.verdict and numbers.verdict.reasons:
+        say(f"iet-agc: {verdict_sentence(numbers.verdict)}")
 
 
 @dataclass(frozen=True)
