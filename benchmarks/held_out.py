@@ -181,7 +181,8 @@ def run(data: str, seed: int, extractor: str) -> Iterator[dict[str, object]]:
             yield {"data": data, "case": name, "seed": seed, "refused": str(error)}
             continue
         check, found, gate, verdict = numbers.held_out_check, numbers.calibrated, numbers.gate, numbers.verdict
-        assert check and found and gate and verdict
+        if not (check and found and gate and verdict):
+            raise UserError(f"{name}: held-out images are too few to set a cut")
         yield {
             "data": data,
             "case": name,
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--extractor", default="pixels", help="features to look for copies in besides pixels")
     asked = parser.parse_args()
-    titles = "data,case,seed,cut,near,nearer d,nearer r,found,copies,verdict,gate".split(",")
+    titles = ["data", "case", "seed", "cut", "near", "nearer d", "nearer r", "found", "copies", "verdict", "gate"]
     print(f"| {' | '.join(titles)} |\n|{' - |' * len(titles)}", file=sys.stderr, flush=True)
     rows = []
     for data in asked.data:

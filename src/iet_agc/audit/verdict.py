@@ -6,15 +6,16 @@ that is too low stay found.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from iet_agc.audit.schema import AuditRecord, NoCut, Verdict
+from iet_agc.audit.schema import AuditRecord, NoCut, Verdict, read_record
 from iet_agc.metrics.gate import PIXELS, Gate, Way, decisive, gate
 from iet_agc.metrics.records import Calibrated
 from iet_agc.metrics.soundness import Blind, Unsound
 from iet_agc.runtime.errors import UserError
 
-__all__ = ["FEWEST", "Outcome", "check_share", "doubts", "outcome", "reasons", "sentence", "verdict"]
+__all__ = ["FEWEST", "Outcome", "check_audit", "check_share", "doubts", "outcome", "reasons", "sentence", "verdict"]
 
 #: A cut with 1 % false alarms is the smallest ratio of 99 held-out images; of fewer, there is none.
 FEWEST = 99
@@ -97,6 +98,15 @@ def check_share(numbers: AuditRecord, fail_above: float) -> Gate:
     if odd := next((way for way, found in shares.items() if found is None), None):
         raise UserError(f"{odd}, {_no_cut(numbers, odd).reason}: audit again with more held-out images", "held_out")
     return gate(shares, fail_above, numbers.checks())
+
+
+def check_audit(folder: Path, fail_above: float) -> Gate:
+    """`check_share` of a finished audit in its folder, which stays as it is.
+
+    Raises:
+        UserError: see `check_share` and `iet_agc.audit.schema.read_record`.
+    """
+    return check_share(read_record(folder / "audit.json"), fail_above)
 
 
 def _no_cut(numbers: AuditRecord, way: Way = PIXELS) -> NoCut:

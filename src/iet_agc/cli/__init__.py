@@ -113,7 +113,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_detect, _add_report, _add_compare
+    order = (
+        _add_demo,
+        _add_pipeline,
+        _add_train,
+        _add_sample,
+        _add_audit,
+        _add_check,
+        _add_detect,
+        _add_report,
+        _add_compare,
+    )
     for add in (*order, _add_presets):
         add(verbs)
     return parser
@@ -409,8 +419,9 @@ def _add_audit(verbs: Any) -> None:
         "--fail-above",
         type=_share,
         metavar="SHARE",
-        help="exit with status 1 if a larger share of samples, by its lower limit, is below the calibrated cut, such "
-        "as 0.02, of which 0.01 is chance; or, of a TorchScript extractor, above the calibrated cut on similarity",
+        help="exit with status 1 if a larger share of samples, by its lower limit, is below the calibrated cut in "
+        "pixels or in any feature space, such as 0.02, of which 0.01 is chance, or, of a TorchScript extractor, above "
+        "the calibrated cut on similarity; or where the held-out images cannot tell",
     )
 
 
@@ -462,6 +473,28 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
     return int(numbers.gate is not None and numbers.gate.failed), numbers.model_dump(mode="json")
+
+
+def _add_check(verbs: Any) -> None:
+    parser = _verb(verbs, "check", _check, "decide by a finished audit whether more is copied than is allowed, at once")
+    parser.add_argument("audit", type=Path, metavar="AUDIT", help="folder of an audit that had held-out images")
+    parser.add_argument(
+        "--fail-above",
+        type=_share,
+        required=True,
+        metavar="SHARE",
+        help="exit with status 1 if a larger share of samples, by its lower limit, is copied in pixels or in any "
+        "feature space, such as 0.02, of which 0.01 is chance; or where the held-out images cannot tell",
+    )
+
+
+def _check(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.audit.verdict import check_audit
+    from iet_agc.metrics.gate import sentence
+
+    found = check_audit(arguments.audit, arguments.fail_above)
+    print(f"iet-agc: {sentence(found)}", file=sys.stderr)
+    return int(found.failed), found.model_dump(mode="json")
 
 
 def _add_detect(verbs: Any) -> None:
