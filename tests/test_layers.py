@@ -25,6 +25,7 @@ TORCHLESS = [
     "iet_agc.metrics.gate",
     "iet_agc.metrics.records",
     "iet_agc.metrics.soundness",
+    "iet_agc.audit.finished",
     "iet_agc.audit.verdict",
     "iet_agc.audit.schema",
     "iet_agc.config.overrides",

@@ -6,6 +6,7 @@ training-images.csv     how often every training image was copied, by which samp
 training-images.json    the same
 pictures.npz            the images that a report shows
 curves.json             the training curves of an audited run
+.inputs.json            what it was made from, told without reading it: the same command again is over at once
 .parts                  while it is at work
 .written, .whole        a new audit's files, while they are written, and while they take the place of the one before
 """
@@ -28,15 +29,15 @@ import torch
 from torch import Tensor
 
 from iet_agc.audit.compute import AuditResult, audit, check_sets
+from iet_agc.audit.finished import FILES, INPUTS, inputs_of, remember
 from iet_agc.audit.prompt_following import check_prompts
 from iet_agc.audit.schema import AuditRecord, AuditWarning, Names
 from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
-from iet_agc.audit.verdict import sentence as verdict_sentence
+from iet_agc.audit.verdict import said
 from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
-from iet_agc.metrics.gate import sentence
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
@@ -48,8 +49,6 @@ from iet_agc.runtime.seal import write_sealed
 
 __all__ = ["audit_sources", "save_audit", "settle_audit"]
 
-#: What an audit's folder holds beside audit.json.
-_FILES = ("samples.csv", "training-images.csv", "training-images.json", "pictures.npz", "curves.json")
 #: Where files of a new audit are written; it is renamed when all are whole, and emptied file by file into the folder.
 _WRITTEN, _WHOLE = ".written", ".whole"
 
@@ -106,7 +105,8 @@ def audit_sources(
         UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
             else, or another process is at work in it.
     """
-    folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE})
+    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device)
+    folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
     folder.check({})
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
     networks = [load_extractor(name, where, download) for name in extractors]
@@ -158,18 +158,11 @@ def audit_sources(
         if distributed.rank() == 0:
             names = {"train": train, "samples": samples, "held_out": held_out or ""}
             save_audit(replace(result, numbers=numbers), out, names)
+            remember(out, inputs)
             folder.drop_parts()
-    if distributed.is_first():
-        _say_verdict(numbers)
+    if distributed.is_first() and (words := said(numbers)):
+        say(f"iet-agc: {words}")
     return numbers
-
-
-def _say_verdict(numbers: AuditRecord) -> None:
-    """Say what a gate found; or else, why an audit cannot tell."""
-    if numbers.gate:
-        say(f"iet-agc: {sentence(numbers.gate)}")
-    elif numbers.verdict and numbers.verdict.reasons:
-        say(f"iet-agc: {verdict_sentence(numbers.verdict)}")
 
 
 @dataclass(frozen=True)
@@ -317,7 +310,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in pictures.items()}
         np.savez_compressed(stream, **arrays)
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
-    write_sealed(out / "audit.json", numbers.model_dump(mode="json"), _FILES)
+    write_sealed(out / "audit.json", numbers.model_dump(mode="json"), FILES)
     flush(out)
     os.rename(out, final / _WHOLE)
     flush(final)
@@ -328,7 +321,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
 def _check_folder(out: Path) -> None:
     """Refuse a folder that is neither an audit's nor free, nor one in which a kill cut off `settle_audit`."""
     if not (out / _WHOLE).is_dir():
-        check_ours(out, "audit.json", {*_FILES, "audit.json", "report.html", ".parts", _WRITTEN}, "audit")
+        check_ours(out, "audit.json", {*FILES, "audit.json", "report.html", ".parts", _WRITTEN, INPUTS}, "audit")
 
 
 def settle_audit(out: Path) -> None:
@@ -341,7 +334,7 @@ def settle_audit(out: Path) -> None:
     if not whole.is_dir():
         return
     if (whole / "audit.json").exists():
-        for old in ("audit.json", "report.html"):
+        for old in ("audit.json", "report.html", INPUTS):
             (out / old).unlink(missing_ok=True)
     for file in sorted(whole.iterdir(), key=lambda file: file.name == "audit.json"):
         os.replace(file, out / file.name)

@@ -11,11 +11,23 @@ from typing import Literal
 
 from iet_agc.audit.schema import AuditRecord, NoCut, Verdict, read_record
 from iet_agc.metrics.gate import PIXELS, Gate, Way, decisive, gate
+from iet_agc.metrics.gate import sentence as gate_sentence
 from iet_agc.metrics.records import Calibrated
 from iet_agc.metrics.soundness import Blind, Unsound
 from iet_agc.runtime.errors import UserError
 
-__all__ = ["FEWEST", "Outcome", "check_audit", "check_share", "doubts", "outcome", "reasons", "sentence", "verdict"]
+__all__ = [
+    "FEWEST",
+    "Outcome",
+    "check_audit",
+    "check_share",
+    "doubts",
+    "outcome",
+    "reasons",
+    "said",
+    "sentence",
+    "verdict",
+]
 
 #: A cut with 1 % false alarms is the smallest ratio of 99 held-out images; of fewer, there is none.
 FEWEST = 99
@@ -80,6 +92,13 @@ def sentence(found: Verdict) -> str:
     if found.outcome == "cannot_tell":
         return f"cannot tell how much is copied: {why}"
     return f"judged {' and '.join(found.by)}; cannot tell otherwise: {why}"
+
+
+def said(numbers: AuditRecord) -> str:
+    """What a terminal is told of an audit: what a gate found or else why it cannot tell; nothing where it can."""
+    if numbers.gate:
+        return gate_sentence(numbers.gate)
+    return sentence(numbers.verdict) if numbers.verdict and numbers.verdict.reasons else ""
 
 
 def check_share(numbers: AuditRecord, fail_above: float) -> Gate:

@@ -451,11 +451,28 @@ def _number(text: str, least: float, most: float, what: str) -> float:
 
 
 def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.audit.run import audit_sources
-    from iet_agc.runtime import distributed
+    from iet_agc.audit.finished import finished_audit
 
     if arguments.fail_above is not None and not arguments.held_out:
         raise UserError("--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z")
+    done = finished_audit(
+        arguments.train,
+        arguments.samples,
+        arguments.held_out,
+        arguments.out,
+        arguments.flips,
+        arguments.extractor,
+        arguments.convert_to,
+        arguments.clip,
+        arguments.device,
+        arguments.fail_above,
+    )
+    if done:
+        return int(done.gate is not None and done.gate.failed), done.model_dump(mode="json")
+
+    from iet_agc.audit.run import audit_sources
+    from iet_agc.runtime import distributed
+
     numbers = audit_sources(
         arguments.train,
         arguments.samples,
