@@ -34,7 +34,9 @@ def near_copies(images: Tensor, seed: int = 0) -> dict[Kind, Tensor]:
         uint8 (N, C, H, W) each; squeezed ones of images of at least 16 x 16 pixels only.
     """
     copies: dict[Kind, Tensor] = {"jpeg_75": _each(images, _encoded), "noise_5": _noised(images, seed)}
-    return copies | ({"squeezed_90": _each(images, _squeezed)} if min(images.shape[2:]) >= _LEAST_SIDE else {})
+    if min(images.shape[2:]) >= _LEAST_SIDE:
+        copies["squeezed_90"] = _each(images, _squeezed)
+    return copies
 
 
 def _noised(images: Tensor, seed: int) -> Tensor:

@@ -245,24 +245,22 @@ def check_held_out(
     """
     real, trained = (share(sum(each), len(each)) for each in near)
     kept = [~np.asarray(each, dtype=bool) for each in near]
-    nearer = {
+    nearer: dict[Compared, Area] = {
         by: area(np.asarray(mine)[kept[0]], np.asarray(others)[kept[1]])
         for by, (mine, others) in compared.items()
         if kept[0].any() and kept[1].any()
     }
-    shares = {kind: share(sum(each), len(each)) for kind, each in found.items()}
+    shares: dict[Kind, Proportion] = {kind: share(sum(each), len(each)) for kind, each in found.items()}
     reasons: list[TooClose | SameImages | Blind] = []
     if in_train and in_train[0].ci95[0] > max(_COMMON, in_train[1]):
         reasons.append(_same(in_train[0], in_train[1], exact=True))
     if real.ci95[0] > max(_COMMON, trained.ci95[1]):
         reasons.append(_same(real, trained.share, exact=False))
-    close = {by: each for by, each in nearer.items() if each.ci95[0] > _CLOSE}
-    if close:
-        by = max(close, key=lambda one: close[one].ci95[0])
-        reasons.append(TooClose(compared=by, nearer=close[by].value, ci95=close[by].ci95))
-    worst = min(shares.items(), key=lambda one: one[1].share, default=None)
-    if worst and worst[1].share < LEAST_FOUND:
-        reasons.append(Blind(kind=worst[0], count=worst[1].count, total=worst[1].total, in_features=in_features))
+    close = [TooClose(compared=by, nearer=each.value, ci95=each.ci95) for by, each in nearer.items()]
+    reasons += sorted((one for one in close if one.ci95[0] > _CLOSE), key=lambda one: -one.ci95[0])[:1]
+    blind = [(kind, each) for kind, each in shares.items() if each.share < LEAST_FOUND]
+    for kind, each in sorted(blind, key=lambda one: one[1].share)[:1]:
+        reasons.append(Blind(kind=kind, count=each.count, total=each.total, in_features=in_features))
     return HeldOutCheck(
         num_train=trained.total,
         nearer=nearer,
