@@ -267,7 +267,7 @@ def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
         "images": {"train": len(where.train), "calibrate": len(calibrate.own), "unrelated": len(unrelated.own)},
         "cut": cut,
         "kinds": rows,
-        "held_out": held_out_statistics(calibrate.distances, calibrate.own),
+        "held_out": held_out_statistics(calibrate.distances, calibrate.own).model_dump(),
         "mixtures": [
             {"planted": planted_share, **counts(mixed(planted_share, copies, unrelated), cut, calibrate)}
             for planted_share in SHARES

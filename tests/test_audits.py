@@ -342,7 +342,7 @@ def test_an_old_page_does_not_stand_beside_new_numbers(tmp_path):
 def test_too_few_held_out_images_are_told_before_the_work(tmp_path, monkeypatch):
     np.save("real.npy", torch.cat([noise(98, 2), noise(98, 2), noise(130, 1)]).numpy())
     monkeypatch.setattr(audits, "compute_parts", lambda *given: pytest.fail("there was work"))
-    few = r"^98 held-out .* 99 are needed \(left out: 130 in the training set, 98 repeated\): give more with --held-out"
+    few = r"^98 held-out .* 99 are needed \(left out: 130 in the training set, 98 repeated\): give more held-out images"
     with pytest.raises(ValueError, match=few):
         run("a", tmp_path, fail_above=0.5)
 
@@ -363,7 +363,9 @@ def test_near_copies_do_not_count_and_are_told_before_samples_are_looked_at(tmp_
     assert [name[:15] for name in names] == ["pixels-held-out"]
     assert not (tmp_path / "a" / "audit.json").exists()
     np.save("real.npy", noise(105, 2).numpy())  # more, as it was asked for, into the same folder
-    assert run("a", tmp_path, fail_above=0.5)["gate"]["failed"] is False
+    found = run("a", tmp_path, fail_above=0.5).gate
+    assert found is not None
+    assert not found.failed
 
 
 def test_sets_that_do_not_fit_leave_nothing(tmp_path):

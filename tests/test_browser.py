@@ -68,7 +68,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "full": write_audit(out / "full", train=photo, extractor="big-net", spaces=("big-net", "other")),
         "plain": write_audit(out / "plain", held_out=0, record=False, spaces=(), pictures=6),
         "few": write_audit(out / "few", held_out=60, copies=0, pictures=6, record=False),
-        "old": write_audit(out / "old", old=True, pictures=6),
         "warned": write_audit(out / "warned", files=f"<i>{LONG}/" * 2, warned=True, pictures=6),
         "large": write_audit(out / "large", train=noise(6, (3, 160, 120), 6), record=False, spaces=(), pictures=3),
     }
@@ -79,7 +78,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return written | {"several": write_report(several, out / "several.html", title=LONG)}
 
 
-@pytest.fixture(scope="module", params=["full", "plain", "few", "old", "warned", "large", "several"])
+@pytest.fixture(scope="module", params=["full", "plain", "few", "warned", "large", "several"])
 def opened(request: pytest.FixtureRequest, browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
     """A page, opened with JavaScript off, and what it asked for and complained of."""
     context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})

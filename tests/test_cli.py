@@ -25,8 +25,19 @@ def test_help_comes_at_once_and_names_every_verb():
     done = run("--help")
     assert time.perf_counter() - began < 5  # a guard against importing torch, not a timing
     assert done.returncode == 0
-    for verb in ("demo", "pipeline", "train", "sample", "audit", "detect", "report", "compare", "presets"):
-        assert f"  {verb} " in done.stdout
+    for verb in (
+        "demo",
+        "pipeline",
+        "train",
+        "sample",
+        "audit",
+        "detect",
+        "duplicates",
+        "report",
+        "compare",
+        "presets",
+    ):
+        assert re.search(rf"^    {verb}\s", done.stdout, re.M)
 
 
 def test_no_verb_imports_torch_before_it_is_run():
@@ -53,10 +64,15 @@ def test_the_options_are_these(capsys):
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
             "--convert-to", "--memory", "--device", "--fail-above", "--clip", "--download",
+            "--orient", "--background", "--on-bad",
         },
         "detect": {
             "--prompts", "--prompt", "--planted", "--memorized", "--seeds", "--steps", "--first-steps", "--guidance",
             "--weights", "--out", "--device",
+        },
+        "duplicates": {
+            "--out", "--exact", "--no-flips", "--convert-to", "--keep-list", "--fail-above",
+            "--orient", "--background", "--on-bad",
         },
         "report": {"--out"},
         "compare": {"--out"},
@@ -197,6 +213,13 @@ def test_presets_are_listed_with_their_meaning(capsys):
         (["sample", "nowhere", "--out", "y", "--flips"], "--flips are those of a guard: give --guard TRAIN as well"),
         (["sample", "nowhere", "--out", "y", "--guard", "digits"], "give held-out images (--held-out)"),
         (["sample", "nowhere", "--out", "y", "--guard", "nowhere", "--held-out", "digits"], "nowhere is not a folder"),
+        (["duplicates", "nowhere", "--out", "d"], "nowhere is not a folder of images, nor an .npz or .npy file"),
+        (["duplicates", "digits"], "the following arguments are required: --out"),
+        (
+            ["duplicates", "digits", "--out", "d", "--fail-above", "2"],
+            "argument --fail-above: '2' is not a share from 0 to 1",
+        ),
+        (["duplicates", "digits", "--out", "d", "--keep-list", "."], ". is a folder, and the list is one file"),
         (["report", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere is not a run: it has no config.json"),
         (["dance"], "invalid choice: 'dance'"),
@@ -217,6 +240,7 @@ def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
     for arguments in (
         ["train", "digits-default", "--out", tmp_path],
         ["audit", "--train", "digits", "--samples", "digits", "--out", tmp_path],
+        ["duplicates", "digits", "--out", tmp_path],
     ):
         status, _, err = call(capsys, *arguments)
         assert status == 2
@@ -233,6 +257,7 @@ def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
         (["detect", "run", "--out", "a"], "the parts that are finished are kept"),
         (["demo"], "bundles and finished parts are kept"),
         (["pipeline", "emoji-text-default", "--out", "a"], "the same command starts from the beginning"),
+        (["duplicates", "digits", "--out", "a"], "the same command starts from the beginning"),
         (["report", "a"], "the same command starts from the beginning"),
         (["compare", "a"], "the same command starts from the beginning"),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from iet_agc.audit.schema import AuditRecord
 from iet_agc.cli.demo import PRESETS, demo, table
 
 SMALL = {
@@ -62,7 +63,8 @@ def test_the_report_is_one_page_with_pictures(result):
 
 
 def test_the_table_has_a_row_for_each_preset(result):
-    lines = table(result[1]["presets"]).splitlines()
+    audits = {name: AuditRecord.model_validate_json(json.dumps(one)) for name, one in result[1]["presets"].items()}
+    lines = table(audits).splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
     assert len({len(line) for line in lines}) == 1
 

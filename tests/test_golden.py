@@ -11,7 +11,19 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
-VERBS = ("demo", "pipeline", "train", "sample", "audit", "check", "detect", "report", "compare", "presets")
+VERBS = (
+    "demo",
+    "pipeline",
+    "train",
+    "sample",
+    "audit",
+    "check",
+    "detect",
+    "duplicates",
+    "report",
+    "compare",
+    "presets",
+)
 
 
 def approved(file: Path, text: str) -> str:

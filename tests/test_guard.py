@@ -43,8 +43,8 @@ def test_the_guard_agrees_with_the_audit():
     for flips, copied in ((False, 10), (True, 20)):
         guard = make_guard(TRAIN, HELD_OUT, flips)
         result = audit(TRAIN, drawn, HELD_OUT, flips=flips)
-        assert guard.cut == result.cut
-        assert torch.equal(guard.passes(drawn.images), result.ratios >= result.cut)
+        assert guard.cut == result.numbers.cut
+        assert torch.equal(guard.passes(drawn.images), result.ratios >= result.numbers.cut)
         turned_down = (~guard.passes(drawn.images)).nonzero()[:, 0]
         assert len(turned_down) >= copied
         assert {seed for seed in range(60) if seed % 3 == 0 and (flips or seed % 6)} <= {*turned_down.tolist()}

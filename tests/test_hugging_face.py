@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from iet_agc.data.conversion import Resize, convert
+from iet_agc.data.mending import UnusableFilesError
 from tests.commands import refused
 from tests.image_sets import load_named
 
@@ -100,6 +101,26 @@ def test_captions_in_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "column 'empty' of" in told
     assert "row 4 has no caption, or one that is empty or no text: give it a text, or a list of them" in told
     assert "has no column 'caption'" in refused(capsys, tmp_path, *_ours(**ours, caption_column="caption"))
+
+
+def test_rows_that_are_left_out_take_their_labels_and_captions_along(tmp_path: Path) -> None:
+    images = [_encoded(_pixels(6, 6, 3, seed=seed)) for seed in range(5)]
+    bad: list[bytes | None] = [images[0], None, images[2], images[3][:40], images[4]]
+    root = _parquet(tmp_path / "set", bad, fine=[4, 0, 1, 2, 3], text=list("abcde"))
+    options: dict[str, Any] = {"image_column": "img", "label_column": "fine", "caption_column": "text", "num_train": 3}
+    with pytest.raises(UnusableFilesError, match="2 of 5 files cannot be used"):
+        load_named("hugging-face", root, **options)
+    train, _ = load_named("hugging-face", root, **options, on_bad="skip")
+    assert train.labels is not None
+    assert train.captions is not None
+    rows = zip(train.images, train.labels.tolist(), train.captions, strict=True)
+    found = {image.numpy().tobytes(): (label, texts) for image, label, texts in rows}
+    expected = {0: (4, ("a",)), 2: (1, ("c",)), 4: (3, ("e",))}
+    assert found == {_pixels(6, 6, 3, seed=seed).transpose(2, 0, 1).tobytes(): row for seed, row in expected.items()}
+    assert [(file.path, file.kind) for file in train.treated] == [
+        ("row 0000001", "missing"),
+        ("row 0000003", "damaged"),
+    ]
 
 
 def test_two_splits(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ TORCHLESS = [
     "iet_agc.report.audit_page",
     "iet_agc.report.comparison",
     "iet_agc.report.comparison_page",
+    "iet_agc.report.duplicates_page",
 ]
 #: What numbers must not know: folders, processes, what a run is.
 BEHIND_A_WALL = {

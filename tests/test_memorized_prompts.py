@@ -151,7 +151,7 @@ def test_the_interval_solves_newcombes_equation(auc, count, others):
 
 def test_the_interval_covers(monkeypatch):
     """Normal scores, whose area is known: 0.95, of 20 prompts each."""
-    monkeypatch.setattr(memorized_prompts, "roc_auc_score", lambda marks, x: (x[:20, None] > x[20:]).mean())
+    monkeypatch.setattr("sklearn.metrics.roc_auc_score", lambda marks, x: (x[:20, None] > x[20:]).mean())
     rng, covered = np.random.default_rng(0), 0
     for _ in range(1000):
         values = np.concatenate([rng.normal(1.6448536 * 2**0.5, 1, 20), rng.normal(0, 1, 20)])
@@ -349,15 +349,18 @@ def test_bad_inputs_get_one_line_and_leave_nothing(capsys, folder, run, tmp_path
         ([folder, "--prompts", file["none"]], "none.txt holds no prompts: write one per line"),
         ([folder, "--prompts", file["gap"]], "gap.txt has no prompt in line 2"),
         ([folder, "--prompts", file["latin"]], "latin.txt is not UTF-8, at byte 5"),
-        ([folder, "--prompts", file["nowhere"]], "nowhere.txt cannot be read"),
+        ([folder, "--prompts", file["nowhere"]], "nowhere.txt is not there"),
         ([folder, "--prompt", "a", "--prompts", file["p"]], "not allowed with argument"),
         ([run, "--planted", "--memorized", file["p"]], "give --prompts FILE as well"),
         ([folder, "--prompts", file["p"], "--memorized", file["other"]], "'a bird' is not among the prompts"),
         ([folder, "--prompts", file["p"], "--memorized", file["all"]], "all prompts are said to be memorized"),
         ([folder, "--prompts", file["p"], "--memorized", file["none"]], "none.txt holds no prompts"),
-        ([folder, "--prompt", "a", "--seeds", "0"], "--seeds 0 is not between 1 and 4294967296"),
-        ([folder, "--prompt", "a", "--steps", "9", "--first-steps", "10"], "--first-steps 10 is not between 1 and 9"),
-        ([folder, "--prompt", "a", "--first-steps", "0"], "--first-steps 0 is not between 1 and 50"),
+        ([folder, "--prompt", "a", "--seeds", "0"], "seeds 0 is not between 1 and 4294967296 (--seeds)"),
+        (
+            [folder, "--prompt", "a", "--steps", "9", "--first-steps", "10"],
+            "first_steps 10 is not between 1 and 9 (--first-steps)",
+        ),
+        ([folder, "--prompt", "a", "--first-steps", "0"], "first_steps 0 is not between 1 and 50 (--first-steps)"),
         ([folder, "--prompt", "a", "--steps", "0"], "setting sample.steps: input should be greater than or equal to 1"),
         ([folder, "--prompt", "a", "--guidance", "-1"], "setting sample.guidance: input should be greater than or"),
         ([folder, "--prompt", "a\udcff"], "prompt 'a\\udcff' is not UTF-8: write it so"),

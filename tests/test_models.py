@@ -190,7 +190,7 @@ def test_a_crash_while_saving_leaves_the_old_pipeline(folder: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("iet_agc.diffusion.unet.DDIMPipeline.save_pretrained", crash)
+        patch.setattr("diffusers.DDIMPipeline.save_pretrained", crash)
         with pytest.raises(KeyboardInterrupt):
             save_pipeline(_tiny(1), make_scheduler(), folder)
     _assert_same(load_pipeline(folder)[0], _tiny())

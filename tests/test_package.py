@@ -101,7 +101,10 @@ def texts_opened(source):
         named = {one.arg for one in node.keywords}
         modes = [one.value for one in node.args if isinstance(one, ast.Constant)]
         opens = name == "open" and (len(modes) == len(node.args) or isinstance(node.func, ast.Name))
-        text = name in ("read_text", "write_text") or (opens and not any("b" in str(mode) for mode in modes))
+        ours = name == "read_text" and isinstance(node.func, ast.Name)  # of `runtime.reading`: UTF-8
+        text = (name in ("read_text", "write_text") and not ours) or (
+            opens and not any("b" in str(mode) for mode in modes)
+        )
         if (text or "text" in named) and "encoding" not in named:
             yield node.lineno
 

@@ -14,6 +14,7 @@ from iet_agc.audit.schema import AuditRecord, read_record
 from iet_agc.audit.verdict import check_share, said
 from iet_agc.config.data_settings import DataSettings, HuggingFaceData, found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.data.mending import Mending
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, only_one, replace_text, shown
 from iet_agc.runtime.progress import say
@@ -41,6 +42,7 @@ def inputs_of(
     convert_to: tuple[int, int, int] | None,
     clip: str | None,
     device: str,
+    mending: Mending = Mending(),  # noqa: B008 (frozen)
 ) -> str | None:
     """A digest of what an audit is asked for and of the files that it is made from; None where these are not known.
 
@@ -59,7 +61,17 @@ def inputs_of(
         places += found
     return digest(
         {
-            "asked": [train, samples, held_out, flips, list(extractors), list(convert_to or ()), clip, device],
+            "asked": [
+                train,
+                samples,
+                held_out,
+                flips,
+                list(extractors),
+                list(convert_to or ()),
+                clip,
+                device,
+                mending.asked,
+            ],
             "versions": [version("iet-agc"), version("torch"), version("pillow")],
             "files": [each for each in stamps(places) if not _is_passing(each[0], out)],
         }
@@ -121,6 +133,7 @@ def finished_audit(
     clip: str | None,
     device: str,
     fail_above: float | None,
+    mending: Mending = Mending(),  # noqa: B008 (frozen)
 ) -> AuditRecord | None:
     """The audit in `out`, where it is whole, as it was written, and of the same inputs; None of any other.
 
@@ -128,7 +141,7 @@ def finished_audit(
     that share the work make it in full.
 
     Args:
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device: see `inputs_of`.
+        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending: see `inputs_of`.
         fail_above: the share that is allowed, or None.
 
     Raises:
@@ -137,7 +150,7 @@ def finished_audit(
     file = out / INPUTS
     if os.environ.get("WORLD_SIZE", "1") != "1" or not file.is_file():
         return None
-    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device)
+    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending)
     with only_one(out):
         numbers = _record(out) if inputs and _remembered(file) == inputs else None
         if numbers is None:

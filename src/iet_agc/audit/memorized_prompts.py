@@ -37,7 +37,7 @@ from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import SampleSettings, Settings
 from iet_agc.data.captions import check_texts
-from iet_agc.diffusion.samplers import denoise, initial_noise, rows_at_a_time, scheduler_of
+from iet_agc.diffusion.samplers import denoise, described, initial_noise, rows_at_a_time, scheduler_of
 from iet_agc.metrics.intervals import auc_interval, share
 from iet_agc.report.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
@@ -329,7 +329,7 @@ def _about(folder: Path, pipeline: TextPipeline, asked: SampleSettings, device: 
         "weights_sha256": {name: sha256(file) for name, file in files.items()},
         "measure": "L2 norm of eps(x_t, prompt) - eps(x_t, empty), mean over steps, then over seeds",
         "sampler": "DDIM, eta 0",
-        "scheduler": dict(pipeline.scheduler.config),
+        "scheduler": described(pipeline.scheduler),
         "steps": asked.steps,
         "guidance": asked.guidance,
         "device": device.type,

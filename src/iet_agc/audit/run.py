@@ -4,6 +4,7 @@ audit.json              the numbers; written last, with it the folder is whole
 samples.csv             ratio and nearest training image of every sample; by feature space, the most similar one
 training-images.csv     how often every training image was copied, by which samples; seen and skipped how often
 training-images.json    the same
+mending.csv             files of the sets that were mended or left out, where there are any
 pictures.npz            the images that a report shows
 curves.json             the training curves of an audited run
 .inputs.json            what it was made from, told without reading it: the same command again is over at once
@@ -19,7 +20,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,12 @@ from torch import Tensor
 from iet_agc.audit.compute import AuditResult, audit, check_sets
 from iet_agc.audit.finished import FILES, INPUTS, inputs_of, remember
 from iet_agc.audit.prompt_following import check_prompts
-from iet_agc.audit.schema import AuditRecord, AuditWarning, Names
+from iet_agc.audit.schema import AuditRecord, AuditWarning, Mended, Names
 from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
 from iet_agc.audit.verdict import said
 from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
+from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
 from iet_agc.runtime import distributed
@@ -73,6 +75,7 @@ def audit_sources(
     flips: bool = False,
     extractors: Sequence[str] = (),
     convert_to: tuple[int, int, int] | None = None,
+    mending: Mending = Mending(),  # noqa: B008 (frozen)
     fail_above: float | None = None,
     clip: str | None = None,
     memory: int = 2 * 1024**3,
@@ -92,6 +95,7 @@ def audit_sources(
         extractors: see `audit`.
         convert_to: bring every image to this (C, H, W), see `load_images`: as the run `train` resizes its images, so
             that samples are treated alike, or else bicubic; what another run trains on or holds out, as that run does.
+        mending: of folders, see `load_part`; files that were mended or left out are listed in OUT/mending.csv.
         fail_above, clip: see `audit`; what a gate found is said on stderr.
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
@@ -105,7 +109,7 @@ def audit_sources(
         UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
             else, or another process is at work in it.
     """
-    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device)
+    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending)
     folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
     folder.check({})
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
@@ -116,7 +120,7 @@ def audit_sources(
         return load_extractor(default_extractor(shape), where, download)
 
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-        given = _read(train, samples, held_out, convert_to, networks, default, bar.update)
+        given = _read(train, samples, held_out, convert_to, networks, default, bar.update, mending)
     if judge:
         check_prompts(given.samples)
     record = read_record(train, len(given.train))
@@ -150,6 +154,7 @@ def audit_sources(
         numbers = result.numbers.model_copy(
             update={
                 "conventions": result.numbers.conventions.model_copy(update=told),
+                "mending": _mended(given, mending),
                 "made_of": made_of,
                 "warnings": (*result.numbers.warnings, *given.warnings),
             }
@@ -157,11 +162,14 @@ def audit_sources(
         distributed.barrier()  # others may still be reading parts
         if distributed.rank() == 0:
             names = {"train": train, "samples": samples, "held_out": held_out or ""}
-            save_audit(replace(result, numbers=numbers), out, names)
+            save_audit(replace(result, numbers=numbers), out, names, treated=given.treated)
             remember(out, inputs)
             folder.drop_parts()
-    if distributed.is_first() and (words := said(numbers)):
-        say(f"iet-agc: {words}")
+    if distributed.is_first():
+        for name, files in given.treated.items():
+            say(in_short(given.sets[name].name, files, out / LIST_NAME))
+        if words := said(numbers):
+            say(f"iet-agc: {words}")
     return numbers
 
 
@@ -181,6 +189,19 @@ class _Given:
         """Those that there are, by name."""
         return {"train": self.train, "samples": self.samples} | ({"held_out": self.held_out} if self.held_out else {})
 
+    @property
+    def treated(self) -> dict[str, Sequence[TreatedFile]]:
+        """The files that were mended or left out, of sets with such files."""
+        return {name: images.treated for name, images in self.sets.items() if images.treated}
+
+
+def _mended(given: _Given, mending: Mending) -> Mended | None:
+    """What audit.json says of it."""
+    if not mending.asked and not given.treated:
+        return None
+    sets = {name: counts(files) for name, files in given.treated.items()}
+    return Mended.model_validate({**asdict(mending), "sets": sets})
+
 
 def _read(
     train: str,
@@ -190,14 +211,15 @@ def _read(
     networks: Sequence[Extractor],
     default: Callable[[tuple[int, int, int]], Extractor],
     on_images: Callable[[int], object],
+    mending: Mending,
 ) -> _Given:
     """Read the sets of an audit; without networks the default one, which may be refused, before samples are read."""
-    size = convert_to, on_images, resize_of(train)
     warn = _Warnings()
-    training, _ = load_part(train, "train", *size, warn)
+    how = convert_to, on_images, resize_of(train), warn, mending
+    training, _ = load_part(train, "train", *how)
     networks = networks or [default(training.shape)]
-    images, seeds = load_part(samples, "samples", *size, warn)
-    real = load_part(held_out, "held-out", *size, warn)[0] if held_out else None
+    images, seeds = load_part(samples, "samples", *how)
+    real = load_part(held_out, "held-out", *how)[0] if held_out else None
     check_sets(training, images, real)
     return _Given(training, images, real, seeds, networks, warn.all)
 
@@ -267,7 +289,13 @@ def _file(name: str) -> str:
     return f"{readable}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
-def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None = None, most: int = 24) -> Path:
+def save_audit(
+    result: AuditResult,
+    out: Path,
+    names: Mapping[str, str] | None = None,
+    most: int = 24,
+    treated: Mapping[str, Sequence[TreatedFile]] | None = None,
+) -> Path:
     """Write an audit's folder: audit.json, two tables, and the images that a report shows.
 
     Args:
@@ -276,6 +304,7 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         names: what was audited, as the person who asked for it wrote it: "train", "samples", "held_out".
         most: how many pairs and training images to keep pictures of. A training image stands in one pair only, with the
             sample closest to it.
+        treated: files that were mended or left out when the sets were read, by the name of the set.
     """
     _check_folder(out)
     settle_audit(out)
@@ -310,6 +339,8 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in pictures.items()}
         np.savez_compressed(stream, **arrays)
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
+    if treated:
+        write_list(out / LIST_NAME, treated)
     write_sealed(out / "audit.json", numbers.model_dump(mode="json"), FILES)
     flush(out)
     os.rename(out, final / _WHOLE)
@@ -321,7 +352,9 @@ def save_audit(result: AuditResult, out: Path, names: Mapping[str, str] | None =
 def _check_folder(out: Path) -> None:
     """Refuse a folder that is neither an audit's nor free, nor one in which a kill cut off `settle_audit`."""
     if not (out / _WHOLE).is_dir():
-        check_ours(out, "audit.json", {*FILES, "audit.json", "report.html", ".parts", _WRITTEN, INPUTS}, "audit")
+        check_ours(
+            out, "audit.json", {*FILES, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN, INPUTS}, "audit"
+        )
 
 
 def settle_audit(out: Path) -> None:
@@ -334,7 +367,7 @@ def settle_audit(out: Path) -> None:
     if not whole.is_dir():
         return
     if (whole / "audit.json").exists():
-        for old in ("audit.json", "report.html", INPUTS):
+        for old in ("audit.json", "report.html", LIST_NAME, INPUTS):
             (out / old).unlink(missing_ok=True)
     for file in sorted(whole.iterdir(), key=lambda file: file.name == "audit.json"):
         os.replace(file, out / file.name)

@@ -38,7 +38,9 @@ __all__ = [
     "Coverage",
     "Fingerprints",
     "HeldOut",
+    "LeftOut",
     "ManyNearCopies",
+    "Mended",
     "Names",
     "NoCut",
     "Space",
@@ -123,7 +125,24 @@ class UnknownOrigin(Warned):
         return {"samples": self.samples, "why": why}
 
 
-AuditWarning = Annotated[ManyNearCopies | NoCut | Farther | UnknownImages | UnknownOrigin, Field(discriminator="code")]
+class LeftOut(Warned):
+    """Files of a folder cannot be used and were left out, as was asked for."""
+
+    words: ClassVar[str] = "{num} files of {source} cannot be used and were left out{consequence}"
+    code: Literal["left_out"] = "left_out"
+    source: str
+    images: Literal["train", "samples", "held-out"]
+    num: Annotated[Count, Field(ge=1)]
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        consequences = {"train": ": copies of them are not found", "samples": ": whether they are copies is not known"}
+        return {**dict(self), "consequence": consequences.get(self.images, "")}
+
+
+AuditWarning = Annotated[
+    ManyNearCopies | NoCut | Farther | UnknownImages | UnknownOrigin | LeftOut, Field(discriminator="code")
+]
 
 
 # Copies -----------------------------------------------------------------------------------------------------
@@ -269,6 +288,21 @@ class Conventions(Record):
     resize: str | None = None
 
 
+class Mended(Record):
+    """What was asked for about image files that cannot be used as they are, and what was done.
+
+    Attributes:
+        orient, background, on_bad: of folders, see `data.mending.Mending`; a run mends its images as it was trained.
+        sets: for each set with such files, how many were treated in which way, such as {"oriented": 3, "left out:
+            damaged": 1}; of a run, of all files that its images were read from.
+    """
+
+    orient: bool
+    background: str | None
+    on_bad: Literal["fail", "skip"]
+    sets: dict[Literal["train", "samples", "held_out"], dict[str, Count]]
+
+
 class Verdict(Record):
     """What an audit allows to say, made by `iet_agc.audit.verdict.verdict`.
 
@@ -320,6 +354,7 @@ class AuditRecord(Copies, _Sets):
         prompts: None where samples have no prompts, or training images no captions.
         gate: None where none was asked for.
         clip: None likewise.
+        mending: None where it was not asked for and no file needed it.
         made_of: what the audit follows from, to tell it from another one; None of one that was not made from folders.
         names: None likewise.
     """
@@ -330,6 +365,7 @@ class AuditRecord(Copies, _Sets):
     prompts: Coverage | None = None
     gate: Gate | None = None
     clip: AboutPrompts | None = None
+    mending: Mended | None = None
     made_of: dict[str, JsonValue] | None = None
     names: Names | None = None
 

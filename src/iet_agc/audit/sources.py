@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from iet_agc.audit.guard import Guard, make_guard
-from iet_agc.audit.schema import AuditWarning, UnknownImages, UnknownOrigin
+from iet_agc.audit.schema import AuditWarning, LeftOut, UnknownImages, UnknownOrigin
 from iet_agc.config.data_settings import found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
+from iet_agc.data.mending import Mending
 from iet_agc.runtime.curves import read_curve
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
@@ -33,6 +34,7 @@ def load_part(
     on_images: Callable[[int], object] = lambda count: None,
     resize: Resize = "bicubic",
     warn: Callable[[AuditWarning], object] = _say,
+    mending: Mending | None = Mending(),  # noqa: B008 (frozen)
 ) -> tuple[ImageSet, list[int] | None]:
     """Images of a run, a sample set, a folder, an array or a named image set.
 
@@ -43,7 +45,8 @@ def load_part(
         shape: bring every image to this (C, H, W); see `load_images`.
         on_images: called with a number of images that were read, for progress.
         resize: how they are brought to it; what a run trains on or holds out is brought to it as the run says.
-        warn: told what could not be compared with what the run says of itself.
+        warn: told what could not be compared with what the run says of itself, and what was left out of a folder.
+        mending: of a folder, see `load_images`; the images of a run are mended as the run says.
 
     Returns:
         The images and, of a sample set, their seeds.
@@ -65,7 +68,10 @@ def load_part(
     else:
         if part == "samples":
             _check_origin(path, warn)
-        return load_samples(path, shape, on_images, resize)
+        found, seeds = load_samples(path, shape, on_images, resize, mending)
+        if found.left_out:
+            warn(LeftOut(source=shown(source), images=part, num=len(found.left_out)))
+        return found, seeds
     images = held_out if part == "held-out" else train
     if len(images) == 0:
         raise UserError(f"{source} holds out no images: set data.num_train lower, or give other images")
@@ -131,4 +137,5 @@ def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> 
     if held_out is None and not is_run(Path(train)):
         raise UserError(f"the guard by {train} needs real images to set its cut on: give held-out images", "held_out")
     flips = flips or trained_with_flips(train)
-    return make_guard(load_part(train, "train")[0], load_part(held_out or train, "held-out")[0], flips)
+    real = load_part(held_out or train, "held-out", mending=None)[0]
+    return make_guard(load_part(train, "train", mending=None)[0], real, flips)

@@ -74,7 +74,7 @@ def _status(arguments: Sequence[str]) -> int:
     except CheckFailed as error:
         return _failed(str(error), 1)
     except UserError as error:
-        return _failed(f"{error}{_option(error.field)}", 2)
+        return _failed(f"{error}{_listed(error, parsed)}{_option(error.field)}", 2)
     except OSError as error:
         return _failed(_of_system(error), 2)
 
@@ -89,6 +89,23 @@ def _option(field: str | None) -> str:
     if field is None:
         return ""
     return f" (--{field if '.' in field else field.replace('_', '-')})"
+
+
+def _listed(error: UserError, parsed: argparse.Namespace) -> str:
+    """Of image files that cannot be used: the options of the verb that mend them, and where all are listed."""
+    from iet_agc.data.mending import UnusableFilesError, list_beside
+
+    if not isinstance(error, UnusableFilesError):
+        return ""
+    place = list_beside(error, getattr(parsed, "out", None))
+    pairs = {
+        name: f"--{name.replace('_', '-')}{'' if value == 'true' else f' {value}'}"
+        for name, value in error.mends.items()
+    }
+    if not hasattr(parsed, "on_bad"):
+        pairs = {name: f"--data.{name} {value}" for name, value in error.mends.items()}
+    options = f" ({' '.join(pairs.values())})" if pairs else ""
+    return f"{options}; all are listed in {place}"
 
 
 def _of_system(error: OSError) -> str:
@@ -113,18 +130,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    order = (
-        _add_demo,
-        _add_pipeline,
-        _add_train,
-        _add_sample,
-        _add_audit,
-        _add_check,
-        _add_detect,
-        _add_report,
-        _add_compare,
-    )
-    for add in (*order, _add_presets):
+    order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect, _add_duplicates
+    for add in (*order, _add_report, _add_compare, _add_presets):
         add(verbs)
     return parser
 
@@ -340,6 +347,27 @@ def _add_device(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def _add_mending(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--orient", action="store_true", help="of folders: turn images as their EXIF orientation says")
+    parser.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="of folders: put transparent images on this colour: white, black or #rrggbb",
+    )
+    parser.add_argument(
+        "--on-bad",
+        choices=["fail", "skip"],
+        default="fail",
+        help="of folders, files that cannot be used: refuse the set, or leave them out (default: %(default)s)",
+    )
+
+
+def _mending(arguments: argparse.Namespace) -> Any:
+    from iet_agc.data.mending import Mending
+
+    return Mending(arguments.orient, arguments.background, arguments.on_bad)
+
+
 def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not arguments.guard and (arguments.held_out or arguments.flips):
         raise UserError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
@@ -411,6 +439,7 @@ def _add_audit(verbs: Any) -> None:
         metavar="CxHxW",
         help="bring every image to this size, such as 3x64x64, as the run of --train resizes its own, or else bicubic",
     )
+    _add_mending(parser)
     parser.add_argument(
         "--memory", type=_bytes, default="2", metavar="GIB", help="working memory of a search (default: %(default)s)"
     )
@@ -466,6 +495,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         arguments.clip,
         arguments.device,
         arguments.fail_above,
+        _mending(arguments),
     )
     if done:
         return int(done.gate is not None and done.gate.failed), done.model_dump(mode="json")
@@ -481,6 +511,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         flips=arguments.flips,
         extractors=arguments.extractor,
         convert_to=arguments.convert_to,
+        mending=_mending(arguments),
         fail_above=arguments.fail_above,
         clip=arguments.clip,
         memory=arguments.memory,
@@ -569,6 +600,48 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
         arguments.device,
     )
     return 0, summary if distributed.is_first() else None
+
+
+def _add_duplicates(verbs: Any) -> None:
+    parser = _verb(verbs, "duplicates", _duplicates, "find the images that stand in a set more than once")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a run, a folder of images, an .npz or .npy file, or the name of an image set"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for page, table and counts")
+    parser.add_argument("--exact", action="store_true", help="only copies that are equal pixel by pixel")
+    parser.add_argument("--no-flips", action="store_true", help="do not take mirrored images for copies")
+    parser.add_argument(
+        "--convert-to", type=_shape, metavar="CxHxW", help="bring every image to this size, such as 3x64x64"
+    )
+    _add_mending(parser)
+    parser.add_argument(
+        "--keep-list",
+        type=Path,
+        metavar="FILE",
+        help="write what stays there, one of each group: a path or index a line",
+    )
+    parser.add_argument(
+        "--fail-above",
+        type=_share,
+        metavar="SHARE",
+        help="exit with status 1 if a larger share of the images is beyond one of each group",
+    )
+
+
+def _duplicates(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.audit.duplicates import find_duplicates
+
+    numbers = find_duplicates(
+        arguments.source,
+        arguments.out,
+        near=not arguments.exact,
+        flips=not arguments.no_flips,
+        convert_to=arguments.convert_to,
+        mending=_mending(arguments),
+        keep_list=arguments.keep_list,
+        fail_above=arguments.fail_above,
+    )
+    return int(numbers["gate"] is not None and numbers["gate"]["failed"]), numbers
 
 
 def _add_report(verbs: Any) -> None:

@@ -139,7 +139,23 @@ class _Downloaded(DataSettings, frozen=True):
     download: bool = Field(default=False, description="download the set into data.root, or unpack its archive there")
 
 
-class _Captioned(DataSettings, frozen=True):
+class _ImageFiles(DataSettings, frozen=True):
+    orient: bool = Field(
+        default=False, description="turn images as their EXIF orientation says; false: such files are refused"
+    )
+    background: str | None = Field(
+        default=None,
+        pattern=r"^(white|black|#[0-9a-fA-F]{6})$",
+        description="colour that transparent images are put on: white, black or #rrggbb; none: such files are refused",
+    )
+    on_bad: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="files that cannot be used: fail, the set is refused; skip, they are left out, counted and listed "
+        "in RUN/mending.csv",
+    )
+
+
+class _Captioned(_ImageFiles, frozen=True):
     captions: str | None = Field(
         default=None,
         description="conditioning text: a .json file (path: captions), a .jsonl file (file_name, text), or 'txt' for "
@@ -187,7 +203,7 @@ class EmojiData(DataSettings, frozen=True):
     name: Literal["emoji"] = Field(default="emoji")
 
 
-class HuggingFaceData(DataSettings, frozen=True):
+class HuggingFaceData(_ImageFiles, frozen=True):
     """A dataset of the Hugging Face hub, or a folder in its layout."""
 
     is_what_lies_there: ClassVar[bool] = True

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from filelock import FileLock
 
 from iet_agc.data.image_set import ImageSet
+from iet_agc.data.mending import TreatedFile
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, digest, flush, replace_text, replacing_folder, shown
 from iet_agc.runtime.reading import check_regular, read_object
@@ -86,6 +88,7 @@ def _about(images: ImageSet) -> dict[str, object]:
         "labels": None if images.labels is None else images.labels.tolist(),
         "files": images.files,
         "captions": images.captions,
+        **({"treated": [asdict(file) for file in images.treated]} if images.treated else {}),
     }
 
 
@@ -103,7 +106,8 @@ def _read(entry: Path, part: str) -> ImageSet:
         labels = None if about["labels"] is None else torch.tensor(about["labels"], dtype=torch.int64)
         files = None if about["files"] is None else tuple(about["files"])
         captions = None if about["captions"] is None else tuple(map(tuple, about["captions"]))
-        images = ImageSet(pixels, about["name"], labels, files, captions)
+        treated = tuple(TreatedFile(**file) for file in about.get("treated", ()))
+        images = ImageSet(pixels, about["name"], labels, files, captions, treated)
         intact = sealed == _sealed(about) and images.fingerprint == about["fingerprint"]
     except Exception as error:  # damaged files make readers raise nearly anything
         raise _damaged(entry) from error

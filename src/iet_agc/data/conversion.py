@@ -94,7 +94,8 @@ def _covering(size: tuple[int, int], width: int, height: int) -> tuple[int, int]
     """The (width, height) of an image resized to just cover a part, in whole pixels."""
     covering = max((width, size[1] * width // size[0]), (size[0] * height // size[1], height))
     if math.prod(covering) > _MOST_COVERED * width * height:  # most of which is for nothing
-        raise UnfitError(f"is {size[0]} x {size[1]}, too narrow to be resized to {width} x {height}: crop it before")
+        what = f"is {size[0]} x {size[1]}, too narrow to be resized to {width} x {height}: crop it before"
+        raise UnfitError(what, "too-narrow")
     return covering
 
 

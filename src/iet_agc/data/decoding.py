@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from iet_agc.data.mending import Kind, Mending
 from iet_agc.runtime.errors import in_words
 
 __all__ = ["Opener", "UnfitError", "decode", "look", "explain", "strict_pillow"]
@@ -22,26 +23,42 @@ Opener = Callable[[], BinaryIO]
 _MOST_BESIDE, _MOST_PER_PIXEL = 2**26, 8
 #: Seconds of this thread's time that a file may take to be opened, and each pixel to be decoded.
 _LONGEST, _LONGEST_PER_PIXEL = 10.0, 1e-6
+#: What brings an image upright, by its EXIF orientation; from 5 on width and height are exchanged.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
 
 
 class UnfitError(Exception):
-    """What is wrong with a file and how to mend it, in words that follow its name."""
+    """What is wrong with a file and how to mend it, in words that follow its name; and of which kind that is."""
+
+    def __init__(self, message: str, kind: Kind = "damaged") -> None:
+        super().__init__(message)
+        self.kind: Kind = kind
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception) -> UnfitError:
     """What an error says about a file, and the mend."""
     match error:
         case UnfitError():
-            return str(error)
+            return error
         case Image.DecompressionBombError():
-            return f"is too large to be decoded safely, {in_words(error)}: make it smaller"
+            return UnfitError(f"is too large to be decoded safely, {in_words(error)}: make it smaller", "too-large")
         case UnidentifiedImageError():
-            return "cannot be read as an image, it is damaged or of an unknown format: copy it again or remove it"
+            return UnfitError(
+                "cannot be read as an image, it is damaged or of an unknown format: copy it again or remove it"
+            )
         case PermissionError():
-            return f"cannot be opened, {in_words(error)}: make it readable"
-        case _:
-            return f"cannot be read as an image, {in_words(error)}: copy it again or remove it"
+            return UnfitError(f"cannot be opened, {in_words(error)}: make it readable", "unreadable")
+    kind = "out-of-memory" if isinstance(error, MemoryError) else "damaged"
+    return UnfitError(f"cannot be read as an image, {in_words(error)}: copy it again or remove it", kind)
 
 
 #: Pillow's flags and Python's filters of warnings are of the whole process: one reader of images sets them at a time.
@@ -82,24 +99,61 @@ class _Bounded:
         return self.file.read(size)
 
 
-def look(file: Opener) -> tuple[int, int, int]:
-    """(C, H, W) by the header alone."""
+def look(file: Opener, mending: Mending = Mending()) -> tuple[int, int, int]:  # noqa: B008 (frozen)
+    """(C, H, W) by the header alone, as `decode` gives it."""
     with file() as handle:
         image = _open(handle)
-        return (1 if is_grey(image) else 3), image.height, image.width
+        width, height = image.size
+        if mending.orient and image.format != "TIFF" and _orientation(image) >= 5:
+            width, height = height, width
+        return (1 if is_grey(image) and not _gets_colour(image, mending) else 3), height, width
 
 
-def decode(file: Opener) -> Image.Image:
-    """The pixels, in mode L or RGB."""
+def decode(file: Opener, mending: Mending = Mending()) -> tuple[Image.Image, dict[Kind, str]]:  # noqa: B008 (frozen)
+    """The pixels, in mode L or RGB, and what was mended: the kind, and what was done.
+
+    Raises:
+        UnfitError: what is wrong with it and not mended; and what decoders raise.
+    """
+    done: dict[Kind, str] = {}
     with file() as handle:
-        image = _open(handle)
-        coding = _coding(image)
-        image.load()
-        if _is_turned(image):
-            raise UnfitError("is to be turned, by its EXIF orientation: turn its pixels or remove the tag")
+        opened = _open(handle)
+        coding = _coding(opened)
+        opened.load()
+        image: Image.Image = opened
+        if (turn := _UPRIGHT.get(_orientation(image))) is not None:
+            if not mending.orient:
+                what = "is to be turned, by its EXIF orientation: turn its pixels or remove the tag"
+                raise UnfitError(what, "turned")
+            image, done["turned"] = image.transpose(turn), "oriented"
         if _is_transparent(image, coding):
-            raise UnfitError("is transparent in places: put it on a background and save it without alpha")
-        return image.convert("L" if is_grey(image) else "RGB")
+            if mending.colour is None:
+                what = "is transparent in places: put it on a background and save it without alpha"
+                raise UnfitError(what, "transparent")
+            image, done["transparent"] = _composed(image, coding, mending.colour), f"put on {mending.background}"
+        return image.convert("L" if is_grey(image) else "RGB"), done
+
+
+def _composed(image: Image.Image, coding: object, colour: tuple[int, int, int]) -> Image.Image:
+    """An image on a background; grey on grey stays grey."""
+    mode = "L" if is_grey(image) and _is_grey_colour(colour) else "RGB"
+    if widened := {"L;2": 85, "L;4": 17}.get(str(coding)):  # as Pillow widens the pixels
+        image.info["transparency"] *= widened
+    below = Image.new("RGBA", image.size, (*colour, 255))
+    return Image.alpha_composite(below, image.convert("RGBA")).convert(mode)
+
+
+def _gets_colour(image: ImageFile.ImageFile, mending: Mending) -> bool:
+    """Whether a grey image will be put on a background that is not grey."""
+    if mending.colour is None or _is_grey_colour(mending.colour):
+        return False
+    coding = _coding(image)
+    image.load()
+    return _is_transparent(image, coding)
+
+
+def _is_grey_colour(colour: tuple[int, int, int]) -> bool:
+    return len({*colour}) == 1
 
 
 def _open(handle: BinaryIO) -> ImageFile.ImageFile:
@@ -113,13 +167,13 @@ def _open(handle: BinaryIO) -> ImageFile.ImageFile:
         raise UnfitError(f"has {size} bytes for {image.width} x {image.height} pixels: copy it again or remove it")
     bounded.seconds += _LONGEST_PER_PIXEL * image.width * image.height
     if (count := getattr(image, "n_frames", 1)) > 1:
-        raise UnfitError(f"is animated or has pages, {count} pictures: give single images")
+        raise UnfitError(f"is animated or has pages, {count} pictures: give single images", "animated")
     if image.mode == "F":
-        raise UnfitError("has floating-point pixels: save it with 8 bits per channel")
+        raise UnfitError("has floating-point pixels: save it with 8 bits per channel", "over-8-bits")
     if (bits := _bits(image)) > 8:
-        raise UnfitError(f"has {bits} bits per channel: save it with 8")
+        raise UnfitError(f"has {bits} bits per channel: save it with 8", "over-8-bits")
     if image.mode not in _MODES:
-        raise UnfitError(f"has colour mode {image.mode}: convert it to 8-bit grey or RGB")
+        raise UnfitError(f"has colour mode {image.mode}: convert it to 8-bit grey or RGB", "colour-mode")
     return image
 
 
@@ -151,9 +205,10 @@ def _is_transparent(image: Image.Image, coding: object) -> bool:
     return coding in {"L;2", "L;4"} or image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
 
 
-def _is_turned(image: Image.Image) -> bool:
-    """Whether viewers turn it; Pillow itself turns TIFF files, and broken EXIF data says nothing."""
+def _orientation(image: Image.Image) -> int:
+    """How viewers turn it, 1 to 8. Pillow itself turns TIFF files as it loads them; broken EXIF data says nothing."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
-        return False
+        return 1
+    return int(value) if value in range(1, 9) else 1

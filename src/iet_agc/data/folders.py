@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -13,6 +14,7 @@ from iet_agc.data.arrays import array_images
 from iet_agc.data.conversion import Item, Resize, Result, check_target, convert, fit, in_order, planes, room
 from iet_agc.data.decoding import Opener, UnfitError, decode, explain, look, strict_pillow
 from iet_agc.data.image_set import MOST_NAMED, ImageSet
+from iet_agc.data.mending import LEAST_IMAGES, Kind, Mending, TreatedFile, UnusableFilesError
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
@@ -36,15 +38,17 @@ def load_images(
     on_images: Callable[[int], object] = lambda count: None,
     in_colour: bool = False,
     resize: Resize = "bicubic",
+    mending: Mending | None = Mending(),  # noqa: B008 (frozen)
 ) -> ImageSet:
     """Images of a folder (any depth), or of one .npz or .npy file.
 
     Folders: PNG, JPEG, WebP, BMP, GIF, TIFF and netpbm files in the order of their paths, whatever the number of
     threads; other files are no images. Links are followed, and a file with two paths counts twice. A set is grey
     when every image is, by its colour mode or by a palette without colours; otherwise grey images get three equal
-    channels. Pixels are taken as stored: colour profiles are not applied. No image is left out and nothing
+    channels. Pixels are taken as stored: colour profiles are not applied. Unasked no image is left out and nothing
     guessed: a file that is damaged, animated, transparent in places, to be turned by its EXIF data, of more than 8
-    bits or of other colours than grey and RGB is an error.
+    bits or of other colours than grey and RGB is an error. With `mending` the set is that of a folder in which such
+    files were mended or are not there, pixel by pixel, and `ImageSet.treated` lists them.
 
     Arrays: uint8 (N, C, H, W), (N, H, W, C) or grey (N, H, W); of an .npz the array "images", or the only one.
     Nothing is unpickled.
@@ -55,15 +59,18 @@ def load_images(
         on_images: called with a number of images that were read, for progress.
         in_colour: whether a grey file in a folder is an error.
         resize: how images are brought to `shape`, see `convert`.
+        mending: what to do about files that cannot be used; None refuses them, where nothing else can be asked for.
+            Of an array file, no effect.
 
     Raises:
-        UserError: nothing there, files that cannot be used (how many, and what is wrong with the first five),
-            images of several sizes, or more than the machine's memory holds.
+        UnusableFilesError: files that cannot be used (what is wrong with the first five, how many of each kind, and
+            what would mend them), or images of several sizes.
+        UserError: nothing there, or more than the machine's memory holds.
     """
     if shape is not None:
         check_target(shape, resize)
     if os.path.isdir(path):
-        return _folder_images(path, shape, on_images, in_colour, resize)
+        return _folder_images(path, shape, on_images, in_colour, resize, mending)
     if path.suffix.lower() not in {".npz", ".npy"}:
         raise UserError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
     images = ImageSet(array_images(path), name=shown(path))
@@ -77,23 +84,25 @@ def _folder_images(
     on_images: Callable[[int], object],
     in_colour: bool,
     resize: Resize,
+    mending: Mending | None,
 ) -> ImageSet:
     files, bad = _list_images(folder)
     if not files and not bad:
         raise UserError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
     openers: dict[PurePath, Opener] = {file.relative_to(folder): partial(open, file, "rb") for file in files}
-    reasons: dict[PurePath, str] = {file.relative_to(folder): reason for file, reason in bad.items()}
-    return read_images(openers, shown(folder), shape, reasons, on_images, in_colour, resize)
+    reasons: dict[PurePath, UnfitError] = {file.relative_to(folder): reason for file, reason in bad.items()}
+    return read_images(openers, shown(folder), shape, reasons, on_images, in_colour, resize, mending)
 
 
 def read_images(
     files: Mapping[PurePath, Opener],
     where: str,
     shape: tuple[int, int, int] | None = None,
-    bad: Mapping[PurePath, str] | None = None,
+    bad: Mapping[PurePath, UnfitError] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
     in_colour: bool = False,
     resize: Resize = "bicubic",
+    mending: Mending | None = Mending(),  # noqa: B008 (frozen)
 ) -> ImageSet:
     """Image files from anywhere, decoded by the rules of `load_images`.
 
@@ -104,33 +113,84 @@ def read_images(
         bad: what is there and cannot be an image, by its name, with the reason.
         on_images: see `load_images`.
         in_colour: whether a grey file is an error.
-        resize: see `load_images`.
+        resize, mending: see `load_images`.
 
     Raises:
         UserError: see `load_images`.
     """
     if shape is not None:
         check_target(shape, resize)
-    bad, count = dict(bad or {}), len(files) + len(bad or {})
+    how = mending or Mending()
+    bad, count, files = dict(bad or {}), len(files) + len(bad or {}), dict(files)
+    reading = _Reading(where, shape, in_colour, resize, how)
     with strict_pillow():
-        looks = _attempt(look, files, bad) if shape is None else dict.fromkeys(files, shape)
+        out, found = reading.attempt(files, bad, on_images)
+        # what is left out has no say in the common shape, and leaves no gap: what remains is read for itself
+        while out is None and len(files) >= LEAST_IMAGES and all(how.leaves_out(bad[file].kind) for file in bad):
+            out, found = reading.attempt(files, bad)
+    if out is None or (bad and len(files) < LEAST_IMAGES):
+        raise _complaint(where, bad, count, mending)
+    treated = [*found, *(_treated(path, bad[path].kind, "left out", str(bad[path])) for path in bad)]
+    names = tuple(shown(file) for file in files)
+    treated.sort(key=lambda file: file.path)
+    return ImageSet(torch.from_numpy(out), name=where, files=names, treated=tuple(treated))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How files are read; see `read_images`."""
+
+    where: str
+    shape: tuple[int, int, int] | None
+    in_colour: bool
+    resize: Resize
+    mending: Mending
+
+    def attempt(
+        self,
+        files: dict[PurePath, Opener],
+        bad: dict[PurePath, UnfitError],
+        on_images: Callable[[int], object] = lambda count: None,
+    ) -> tuple[np.ndarray | None, list[TreatedFile]]:
+        """The pixels of all files, uint8 (N, C, H, W), and what was mended; no pixels where more files proved bad.
+
+        Bad files go from `files` to `bad`. Those that are known beforehand do not count where they are left out.
+        """
+        looks = _attempt(partial(look, mending=self.mending), files, bad) if self.shape is None else {}
+        before = {file for file in bad if self.mending.leaves_out(bad[file].kind)}
+        known = list(files) if self.shape else list(looks)
         # with bad files nothing is kept; the others are decoded all the same, to name all that is wrong at once
-        out = None
-        if not bad:
-            out = room((count, *(shape or _one_shape(where, looks))), f"{count} images of {where}")
-        places = {file: at for at, file in enumerate(looks)}
+        out, odd = None, None
+        if known and not bad.keys() - before:
+            try:
+                shape = self.shape or _one_shape(self.where, looks)
+                out = room((len(known), *shape), f"{len(known)} images of {self.where}")
+            except UnusableFilesError as error:
+                if self.mending.on_bad == "fail":
+                    raise
+                odd = error  # unless those of another size are left out
+        places = {file: at for at, file in enumerate(known)}
 
-        def fill(place: tuple[PurePath, Opener]) -> None:
-            image = decode(place[1])
-            if in_colour and image.mode != "RGB":
-                raise UnfitError("is grey, where three channels are expected: give the set's own files")
+        def fill(file: PurePath) -> dict[Kind, str]:
+            image, mended = decode(files[file], self.mending)
+            if self.in_colour and image.mode != "RGB":
+                raise UnfitError("is grey, where three channels are expected: give the set's own files", "grey")
             if out is not None:
-                _put(planes(fit(image, shape, resize) if shape else image), out[places[place[0]]])
+                fitted = fit(image, self.shape, self.resize) if self.shape else image
+                _put(planes(fitted), out[places[file]])
+            return mended
 
-        _attempt(fill, {file: (file, files[file]) for file in looks}, bad, on_images)
-    if bad or out is None:
-        raise UserError(_complaint(where, bad, count))
-    return ImageSet(torch.from_numpy(out), name=where, files=tuple(shown(file) for file in looks))
+        done = _attempt(fill, {file: file for file in known}, bad, on_images)
+        for file in bad.keys() & files.keys():
+            del files[file]
+        if odd and not bad.keys() - before:
+            raise odd
+        found = [_treated(file, kind, how, f"was {kind}") for file in done for kind, how in done[file].items()]
+        return (None if bad.keys() - before else out), found
+
+
+def _treated(path: PurePath, kind: str, done: str, reason: str) -> TreatedFile:
+    return TreatedFile(shown(path), kind, done, reason)
 
 
 def is_image_name(name: str) -> bool:
@@ -138,10 +198,10 @@ def is_image_name(name: str) -> bool:
     return PurePath(name).suffix.lower() in _SUFFIXES
 
 
-def _list_images(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+def _list_images(folder: Path) -> tuple[list[Path], dict[Path, UnfitError]]:
     """Image files under a folder, in the order of their paths; and what cannot be one, with the reason."""
     files: list[Path] = []
-    bad: dict[Path, str] = {}
+    bad: dict[Path, UnfitError] = {}
     todo: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
     while todo:
         here, chain = todo.pop()
@@ -149,13 +209,13 @@ def _list_images(folder: Path) -> tuple[list[Path], dict[Path, str]]:
             with os.scandir(here) as entries:
                 paths = [Path(entry.path) for entry in entries]
         except OSError as error:
-            bad[here] = explain(error)
+            bad[here] = UnfitError(str(explain(error)), "folder")
             continue
         for path in paths:
             if os.path.isdir(path):
                 real = os.path.realpath(path) if path.is_symlink() else os.path.join(chain[-1], path.name)
                 if path.is_symlink() and any(os.path.commonpath([one, real]) == real for one in chain):
-                    bad[path] = "is a link to a folder that it stands in: remove it"
+                    bad[path] = UnfitError("is a link to a folder that it stands in: remove it", "no-file")
                 else:
                     todo.append((path, (*chain, real)))
             elif reason := _not_a_file(path):
@@ -165,22 +225,22 @@ def _list_images(folder: Path) -> tuple[list[Path], dict[Path, str]]:
     return sorted(files), bad
 
 
-def _not_a_file(path: Path) -> str | None:
+def _not_a_file(path: Path) -> UnfitError | None:
     """Why something cannot be opened that is named like an image, or may have been a folder of them."""
     suffix = path.suffix.lower()
     if suffix in _OTHER_SUFFIXES:
-        return f"is {suffix[1:].upper()}, which is not read: convert it to PNG"
+        return UnfitError(f"is {suffix[1:].upper()}, which is not read: convert it to PNG", "other-format")
     if not os.path.exists(path):
-        return "is a link to nothing: mend the link or remove it"
+        return UnfitError("is a link to nothing: mend the link or remove it", "no-file")
     if suffix in _SUFFIXES and not os.path.isfile(path):
-        return "is a pipe, a socket or a device, no file: remove it"
+        return UnfitError("is a pipe, a socket or a device, no file: remove it", "no-file")
     return None
 
 
 def _attempt(
     work: Callable[[Item], Result],
     items: Mapping[PurePath, Item],
-    bad: dict[PurePath, str],
+    bad: dict[PurePath, UnfitError],
     on_images: Callable[[int], object] = lambda count: None,
 ) -> dict[PurePath, Result]:
     """The work on every item, by its name; those where it fails are entered into `bad` instead."""
@@ -189,23 +249,28 @@ def _attempt(
         try:
             return work(item)
         except Exception as error:  # damaged files make decoders raise nearly anything
-            return UnfitError(explain(error))
+            return explain(error)
 
     done: dict[PurePath, Result] = {}
     for file, result in zip(items, in_order(outcome, list(items.values()), on_images), strict=True):
         if isinstance(result, UnfitError):
-            bad[file] = str(result)
+            bad[file] = result
         else:
             done[file] = result
     return done
 
 
-def _complaint(where: str, bad: dict[PurePath, str], count: int) -> str:
+def _complaint(where: str, bad: dict[PurePath, UnfitError], count: int, mending: Mending | None) -> UnusableFilesError:
     """One line about all that cannot be used."""
-    named = [f"{shown(path)} {bad[path]}" for path in sorted(bad)[:MOST_NAMED]]
-    if len(bad) > MOST_NAMED:
-        named.append(f"and {len(bad) - MOST_NAMED} more")
-    return f"{where}: {len(bad)} of {count} files cannot be used: {'; '.join(named)}"
+    kept = [path for path in sorted(bad) if not (mending and mending.leaves_out(bad[path].kind))] or sorted(bad)
+    named = [f"{shown(path)} {bad[path]}" for path in kept[:MOST_NAMED]]
+    if len(bad) > len(named):
+        named.append(f"and {len(bad) - len(named)} more")
+    refused = [_treated(path, bad[path].kind, "refused", str(bad[path])) for path in sorted(bad)]
+    problem = f"{where}: {len(bad)} of {count} files cannot be used: {'; '.join(named)}"
+    if mending and all(mending.leaves_out(reason.kind) for reason in bad.values()):
+        problem += f"; without them fewer than {LEAST_IMAGES} images remain"
+    return UnusableFilesError.of(problem, where, refused, mending)
 
 
 def _one_shape(where: str, looks: dict[PurePath, tuple[int, int, int]]) -> tuple[int, int, int]:
@@ -215,12 +280,17 @@ def _one_shape(where: str, looks: dict[PurePath, tuple[int, int, int]]) -> tuple
     odd = [file for file, look in looks.items() if look[1:] != (height, width)]
     if odd:
         like = next(file for file, look in looks.items() if look[1:] == (height, width))
-        raise UserError(
+        problem = (
             f"{where}: {len(odd)} of {len(looks)} images have another size: "
             f"{shown(odd[0])} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
             f"{shown(like)} is {width} x {height} (width x height): all images of a set must have "
             "one size; an audit brings them to one by convert_to CxHxW, a training by data.convert_to"
         )
+        refused = [
+            _treated(file, "other-size", "refused", f"is {looks[file][2]} x {looks[file][1]} (width x height)")
+            for file in odd
+        ]
+        raise UnusableFilesError(problem, where, refused, {})
     return max(look[0] for look in looks.values()), height, width
 
 

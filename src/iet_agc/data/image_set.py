@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from iet_agc.data.mending import TreatedFile
 from iet_agc.runtime.errors import UserError
 
 __all__ = ["ImageSet", "MOST_NAMED", "Parts", "digests", "unique_images"]
@@ -28,6 +29,7 @@ class ImageSet:
         labels: class of each, int64 (N,), or None.
         files: path of each below the folder that they were read from, or None.
         captions: one or more texts about each, or None.
+        treated: files that were mended or left out when the images were read, of all that were read.
     """
 
     images: Tensor
@@ -35,6 +37,12 @@ class ImageSet:
     labels: Tensor | None = None
     files: tuple[str, ...] | None = None
     captions: tuple[tuple[str, ...], ...] | None = None
+    treated: tuple[TreatedFile, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The paths of files that were left out."""
+        return tuple(file.path for file in self.treated if file.done == "left out")
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:

@@ -5,6 +5,7 @@ Text-to-image has other samplers, too, none of which draws noise on its way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,7 @@ __all__ = [
     "Sampler",
     "check_images_finite",
     "denoise",
+    "described",
     "initial_noise",
     "labels_of",
     "rows_at_a_time",
@@ -40,6 +42,14 @@ SAMPLERS: dict[Sampler, str] = {
     "pndm": "PNDM, linear multistep",
     "euler": "Euler",
 }
+
+
+def described(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's configuration as JSON can say it: diffusers' DPM-Solver has -infinity for "no clipping"."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in scheduler.config.items()
+    }
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

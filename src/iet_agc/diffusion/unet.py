@@ -213,7 +213,7 @@ def checked_scheduler(folder: Path, make: Callable[[], Any]) -> DDIMScheduler:
     Raises:
         UserError: it is damaged, or not finite. Whatever making it or its step raises is passed on.
     """
-    count = read_object(folder / "scheduler_config.json").get("num_train_timesteps", 1)
+    count = read_object(folder / "scheduler_config.json", finite=False).get("num_train_timesteps", 1)
     if type(count) is not int or not 1 <= count <= _MOST_TIMESTEPS:
         raise UserError(f"its noise schedule has {count} timesteps: 1 to {_MOST_TIMESTEPS:,} can be")
     scheduler = make()

@@ -111,9 +111,9 @@ def default_extractor(shape: tuple[int, int, int]) -> str:
 
 def extractor_names() -> tuple[str, ...]:
     """Names that `load_extractor` knows; the path of a TorchScript file is the other choice."""
-    from iet_agc.metrics.torch_fidelity_networks import NAMES
+    from iet_agc.metrics.torch_fidelity_networks import names
 
-    return ("pixels", _LITE0, *NAMES)
+    return ("pixels", _LITE0, *names())
 
 
 def load_extractor(name: str, device: torch.device | str = "cpu", download: bool = False) -> Extractor:

@@ -18,12 +18,14 @@ from torch_fidelity.utils import create_feature_extractor
 from iet_agc.metrics.published import DINOV2, PUBLISHED, dinov2_code, published_file
 from iet_agc.runtime.errors import UserError, in_words
 
-__all__ = ["NAMES", "load_network"]
-
-#: Of the networks.
-NAMES = (*FEATURE_EXTRACTORS_REGISTRY,)
+__all__ = ["load_network", "names"]
 
 _LOGITS = "logits_unbiased"
+
+
+def names() -> tuple[str, ...]:
+    """Of the networks that are registered with torch-fidelity, by whoever did."""
+    return (*FEATURE_EXTRACTORS_REGISTRY,)
 
 
 def load_network(

@@ -468,7 +468,11 @@ def _weights(numbers: AuditRecord) -> list[tuple[str, str]]:
 
 def _conventions(numbers: AuditRecord) -> list[tuple[str, object]]:
     """How the numbers were taken, with the sources of the statistics; what feature spaces share is said once."""
-    rows = [(key, value) for key, value in numbers.conventions if value is not None]
+    rows: list[tuple[str, object]] = [(key, value) for key, value in numbers.conventions if value is not None]
+    for name, found in (numbers.mending.sets if numbers.mending else {}).items():
+        rows.append(
+            (f"files of {name.replace('_', '-')}", ", ".join(f"{count} {what}" for what, count in found.items()))
+        )
     rows += _described(numbers)
     common = numbers.quality.conventions
     rows += [_convention(numbers.quality.extractor, key, value) for key, value in common.items()]
@@ -506,6 +510,10 @@ def _command(numbers: AuditRecord, out: str) -> str:
         words += ["--extractor", extractor]
     words += ["--clip", numbers.clip.model] if numbers.clip else []
     words += ["--convert-to", conventions.convert_to] if conventions.convert_to else []
+    if numbers.mending:
+        words += ["--orient"] if numbers.mending.orient else []
+        words += ["--background", numbers.mending.background] if numbers.mending.background else []
+        words += ["--on-bad", "skip"] if numbers.mending.on_bad == "skip" else []
     words += ["--fail-above", f"{numbers.gate.fail_above:g}"] if numbers.gate else []
     return shlex.join([*words, "--out", out]) + "\n" + shlex.join(["iet-agc", "report", out])
 

@@ -116,43 +116,44 @@ def _utf8(content: bytes, where: str, mend: str) -> str:
         raise UserError(f"{where} is not UTF-8, at byte {error.start}: {mend}") from None
 
 
-def read_json(file: Path, mend: str = _RESTORE) -> object:
+def read_json(file: Path, mend: str = _RESTORE, finite: bool = True) -> object:
     """The content of a JSON file.
 
     Args:
         file: a regular one.
         mend: what is to be done where it is damaged.
+        finite: refuse NaN and infinity, which are no JSON; libraries write them, though.
 
     Raises:
         UserError: see `read_text` and `parse_json`.
     """
-    return parse_json(read_bytes(file), shown(file), mend)
+    return parse_json(read_bytes(file), shown(file), mend, finite)
 
 
-def read_object(file: Path, mend: str = _RESTORE) -> dict[str, Any]:
+def read_object(file: Path, mend: str = _RESTORE, finite: bool = True) -> dict[str, Any]:
     """The content of a JSON file that holds one object; see `read_json`."""
-    content = read_json(file, mend)
+    content = read_json(file, mend, finite)
     if not isinstance(content, dict):
         raise UserError(f"{shown(file)} is damaged, it holds no JSON object: {mend}")
     return content
 
 
-def parse_json(content: bytes, where: str, mend: str = _RESTORE) -> object:
+def parse_json(content: bytes, where: str, mend: str = _RESTORE, finite: bool = True) -> object:
     """JSON from anywhere, see the head of this file.
 
     Args:
         content: UTF-8; a byte order mark is passed over.
         where: it stands, for people.
         mend: what is to be done where it is damaged.
+        finite: see `read_json`.
 
     Raises:
         UserError: it is none.
     """
     text = _utf8(content, where, mend).removeprefix("\ufeff")
     try:
-        found = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite, parse_int=_integer
-        )
+        limits = {"parse_constant": _refuse, "parse_float": _finite} if finite else {}
+        found = json.loads(text, object_pairs_hook=_once, parse_int=_integer, **limits)
         _check(found, bool(_ESCAPED_UNFIT.search(text)))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is damaged, {in_words(error)}: {mend}") from None

@@ -151,4 +151,4 @@ class ResultFolder:
 
 def _as_json(value: Any) -> Any:
     """What JSON reads back: tuples are lists there."""
-    return json.loads(json.dumps(value))
+    return json.loads(json.dumps(value, allow_nan=False))

@@ -35,7 +35,7 @@ def sealed(content: Mapping[str, Any], folder: Path, files: Collection[str] = ()
 
 def write_sealed(file: Path, content: Mapping[str, Any], files: Collection[str] = ()) -> None:
     """Write a folder's JSON file with its seal, in one step; see `sealed`."""
-    replace_text(file, json.dumps(sealed(content, file.parent, files), indent=1) + "\n")
+    replace_text(file, json.dumps(sealed(content, file.parent, files), indent=1, allow_nan=False) + "\n")
 
 
 def unsealed(file: Path, content: Mapping[str, Any], again: str, files: Collection[str] | None = ()) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from iet_agc.data.conversion import Resize
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.samplers import SAMPLERS, labels_of, rows_at_a_time, sample, scheduler_of
+from iet_agc.data.mending import Mending
+from iet_agc.diffusion.samplers import SAMPLERS, described, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed, UserError
@@ -310,7 +311,7 @@ def _about(
         "num": len(seeds),
         "steps": steps,
         "sampler": SAMPLERS["ddim"],
-        "scheduler": dict(source.scheduler.config),
+        "scheduler": described(source.scheduler),
         "device": device.type,
         "rows": rows_at_a_time(source.shape, device),
         "file_format": file_format,
@@ -438,22 +439,24 @@ def load_samples(
     shape: tuple[int, int, int] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
     resize: Resize = "bicubic",
+    mending: Mending | None = Mending(),  # noqa: B008 (frozen)
 ) -> tuple[ImageSet, list[int] | None]:
     """The images of a sample set, with their classes if it has any, and their seeds; of other images, None.
 
     Args:
         folder: of the sample set, or what else `load_images` reads.
         shape, on_images, resize: see `load_images`.
+        mending: see `load_images`; a sample set of ours needs none.
 
     Raises:
         UserError: an unfinished set, or what `load_images` refuses.
     """
     _check_finished(folder)
     if not (folder / "samples.json").is_file():
-        return load_images(folder, shape, on_images, resize=resize), None
+        return load_images(folder, shape, on_images, resize=resize, mending=mending), None
     about = _read_about(folder / "samples.json", check_images=True)
     place = folder / ("samples.npz" if about["file_format"] == "npz" else "images")
-    images = load_images(place, shape, on_images, resize=resize)
+    images = load_images(place, shape, on_images, resize=resize, mending=None)
     if len(images) != about["num"]:
         raise UserError(f"{folder} holds {len(images)} images, its samples.json says {about['num']}: sample again")
     turned_down = {*about.get("turned_down", [])}

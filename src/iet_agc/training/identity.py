@@ -1,7 +1,8 @@
 """What a run is, in RUN/identity.json: the settings and images that it was trained with, and the weights that it left.
 
 settings     what its weights follow from, as `settings.essence` says
-train        name, number and hashes of the training images; held_out the same, or null where they were not known
+train        name, number and hashes of the training images, and how many of the files that they were read from were
+             mended or left out, if any were; held_out the same, or null where they were not known
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
 seal         of this file, and of telemetry.csv, captions.json and the curves when the weights were exported
 
@@ -18,6 +19,7 @@ from iet_agc.config.fingerprint import essence, fingerprint
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
+from iet_agc.data.mending import counts
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import digest, sha256
 from iet_agc.runtime.reading import read_object
@@ -211,6 +213,7 @@ def _about(images: ImageSet) -> dict[str, Any]:
         "sha256": images.fingerprint,
         "labels": labels_sha256(images),
         "captions": "none" if images.captions is None else digest(images.captions),
+        **({"mending": counts(images.treated)} if images.treated else {}),
     }
 
 

@@ -30,6 +30,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet, unique_images
+from iet_agc.data.mending import LIST_NAME, counts, in_short, write_list
 from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.method.averaging import average_states
 from iet_agc.method.sharding import partition
@@ -79,6 +80,7 @@ def start(
         "preset": settings.name,
         "training_images": len(images),
         "held_out_images": len(held_out),
+        **({"mending": counts(images.treated)} if images.treated else {}),
         "steps": settings.total_steps,
         "images_seen": settings.total_steps * settings.train.batch_size,
         "skip_rate": int(skipped.sum()) / int(seen.sum()),
@@ -123,11 +125,24 @@ def train(
         distributed.barrier()
         if distributed.rank() == 0:
             claim_folder(run.settings, out)
+            _list_treated(images, held_out, out)
             if not run.resumed or identity.read_identity(out) is None:
                 identity.record_training(out, run.settings, images, None if run.resumed else held_out)
         distributed.barrier()
         with run.stop.listening():
             run.to_the_end()
+
+
+def _list_treated(images: ImageSet, held_out: ImageSet | None, out: Path) -> None:
+    """Write down, and say, which files were mended or left out; what was read as one is listed once."""
+    sets = {"train": images.treated}
+    if held_out is not None and held_out.treated != images.treated:
+        sets["held_out"] = held_out.treated
+    sets = {name: treated for name, treated in sets.items() if treated}
+    if sets:
+        write_list(out / LIST_NAME, sets)
+    for name, treated in sets.items():
+        say(in_short(f"{images.name}, {name.replace('_', '-')}", treated, out / LIST_NAME))
 
 
 def _prepared(

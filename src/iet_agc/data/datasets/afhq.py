@@ -49,7 +49,7 @@ def read_afhq_dog(data: AfhqDogData) -> Parts:
     if root.is_file():
         return _afhq_archive(root, shape, resize)
     train, test = _folders(root)
-    read = partial(load_images, shape=shape, in_colour=True, resize=resize)
+    read = partial(load_images, shape=shape, in_colour=True, resize=resize, mending=None)
     return read(train), read(test) if test else None
 
 
@@ -92,7 +92,7 @@ def _afhq_archive(file: Path, shape: tuple[int, int, int], resize: Resize) -> Pa
         parts = {part: _dogs(archive, part) for part in ("train", "test", "val")}
         if not parts["train"]:
             raise UserError(f"{shown(file)} holds no images in train/dog: {_AFHQ_HELP}")
-        read = partial(read_images, where=shown(file), shape=shape, in_colour=True, resize=resize)
+        read = partial(read_images, where=shown(file), shape=shape, in_colour=True, resize=resize, mending=None)
         test = parts["test"] or parts["val"]
         return read(parts["train"]), read(test) if test else None
 
@@ -107,5 +107,5 @@ def _dogs(archive: ZipFile, part: str) -> dict[PurePath, Opener]:
 
 def _unzipped(archive: ZipFile, member: ZipInfo) -> BinaryIO:
     if member.file_size > _LARGEST_MEMBER:
-        raise UnfitError(f"is too large, {member.file_size} bytes: make it smaller")
+        raise UnfitError(f"is too large, {member.file_size} bytes: make it smaller", "too-large")
     return io.BytesIO(archive.read(member))  # whole, since only then its checksum is compared

@@ -9,8 +9,10 @@ from pathlib import Path, PurePath, PurePosixPath
 from iet_agc.config.data_settings import FolderData, Laion10kData
 from iet_agc.data.captions import is_caption, texts_of
 from iet_agc.data.conversion import Resize
+from iet_agc.data.datasets.reader import mending_of
 from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet, Parts
+from iet_agc.data.mending import Mending
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import parse_json, read_bytes, read_text
@@ -43,7 +45,8 @@ def read_laion(data: Laion10kData) -> Parts:
     if root is None or not root.is_dir():
         where = "data.root does not say where" if root is None else f"{shown(root)} is no folder"
         raise UserError(f"data.name is 'laion-10k', but {where}: {_LAION_HELP}")
-    return read_captioned(root, data.captions or _only_json(root), data.shape or LAION_SHAPE, data.resize), None
+    captions, shape = data.captions or _only_json(root), data.shape or LAION_SHAPE
+    return read_captioned(root, captions, shape, data.resize, mending_of(data)), None
 
 
 def captioned_origin(data: Laion10kData | FolderData) -> list[Path]:
@@ -64,9 +67,13 @@ def _only_json(root: Path) -> str:
 
 
 def read_captioned(
-    root: Path, captions: str, shape: tuple[int, int, int] | None = None, resize: Resize = "bicubic"
+    root: Path,
+    captions: str,
+    shape: tuple[int, int, int] | None = None,
+    resize: Resize = "bicubic",
+    mending: Mending = Mending(),  # noqa: B008 (frozen)
 ) -> ImageSet:
-    """The images of a folder, with captions as data in UTF-8.
+    """The images of a folder, with captions as data in UTF-8; those of images that are left out are left out as well.
 
     Args:
         root: the folder of images, at any depth.
@@ -77,7 +84,7 @@ def read_captioned(
             another machine: an image has the captions of the only path that ends with its own path below `root`, or
             has its name;
             "txt": beside each image a .txt file of its name, with a caption in each line.
-        shape, resize: see `folders.load_images`.
+        shape, resize, mending: see `folders.load_images`.
 
     Raises:
         UserError: images without captions, captions without an image, an empty caption, a file that is not there or
@@ -86,18 +93,23 @@ def read_captioned(
     if not root.is_dir():
         raise UserError(f"{shown(root)} is no folder: data.captions is for a folder of images")
     if captions == "txt":
-        images = load_images(root, shape, resize=resize)
-        beside = {image: str(PurePath(image).with_suffix(".txt")) for image in images.files or ()}
+        images = load_images(root, shape, resize=resize, mending=mending)
+        beside = {path: str(PurePath(path).with_suffix(".txt")) for path in _paths(images)}
         texts = _read_beside(root)
         found = {image: [text] if text in texts else [] for image, text in beside.items()}
         return replace(images, captions=_match(images, texts, found, "its .txt files"))
     file = _captions_file(root, captions)
     lines = file.suffix == ".jsonl"
     texts = _read_lines(file) if lines else _read_captions(file)
-    images = load_images(root, shape, resize=resize)
-    paths = images.files or ()
+    images = load_images(root, shape, resize=resize, mending=mending)
+    paths = _paths(images)
     found = {path: [path] if path in texts else [] for path in paths} if lines else _by_their_ends(paths, texts)
     return replace(images, captions=_match(images, texts, found, shown(file)))
+
+
+def _paths(images: ImageSet) -> tuple[str, ...]:
+    """Of the images, and of those that were left out: they may have captions."""
+    return (*(images.files or ()), *images.left_out)
 
 
 def _captions_file(root: Path, captions: str) -> Path:
@@ -163,17 +175,21 @@ def _by_their_ends(images: Sequence[str], texts: Collection[str]) -> dict[str, l
 def _match(
     images: ImageSet, texts: Mapping[str, tuple[str, ...]], found: Mapping[str, list[str]], where: str
 ) -> tuple[tuple[str, ...], ...]:
-    """The captions of each image, every one of them used; `found` are the keys of `texts` that an image may have."""
-    unsure = [image for image, paths in found.items() if len(paths) != 1]
-    counts = Counter(path for paths in found.values() for path in paths)
-    left = texts.keys() - counts.keys()
+    """The captions of each image, every one of them used; `found` are the keys of `texts` that an image may have.
+
+    Those of images that were left out are not used.
+    """
+    kept = {image: found[image] for image in images.files or ()}
+    unsure = [image for image, paths in kept.items() if len(paths) != 1]
+    counts = Counter(path for paths in kept.values() for path in paths)
+    left = texts.keys() - {path for paths in found.values() for path in paths}
     shared = [path for path, count in counts.items() if count > 1]
     if unsure or left or shared:
         complaints = {"images have no captions of their own": unsure, "captions have no image": sorted(left)}
         complaints["captions fit more than one image"] = shared
         told = [f"{len(odd)} {what}, such as {shown(odd[0])}" for what, odd in complaints.items() if odd]
         raise UserError(f"{images.name} and {where} do not match: {'; '.join(told)}")
-    return tuple(texts[paths[0]] for paths in found.values())
+    return tuple(texts[paths[0]] for paths in kept.values())
 
 
 def _paths_of(image: str, paths: list[str]) -> list[str]:

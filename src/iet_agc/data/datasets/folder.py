@@ -7,6 +7,7 @@ import torch
 
 from iet_agc.config.data_settings import FolderData
 from iet_agc.data.datasets.captioned_folder import read_captioned
+from iet_agc.data.datasets.reader import mending_of
 from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError
@@ -19,14 +20,19 @@ def read_folder(data: FolderData) -> Parts:
     """The images under `data.root`, with `data.captions` as `read_captioned` takes them and classes by subfolders.
 
     Raises:
-        UserError: what `load_images` and `read_captioned` refuse, and images in no subfolder or classes without images.
+        UserError: what `load_images` and `read_captioned` refuse, images in no subfolder or classes without images,
+            and what would mend image files where there are none.
     """
     if (root := data.root_path) is None:
         raise UserError("data.name is 'folder', but data.root does not say which: set data.root")
+    mending = mending_of(data)
+    if mending.asked and root.is_file():
+        option = f"data.{next(iter(mending.asked))}"
+        raise UserError(f"{shown(root)} is an array file, on which {option} has no effect: leave it out", option)
     if data.captions:
-        images = read_captioned(root, data.captions, data.shape, data.resize)
+        images = read_captioned(root, data.captions, data.shape, data.resize, mending)
     else:
-        images = load_images(root, data.shape, resize=data.resize)
+        images = load_images(root, data.shape, resize=data.resize, mending=mending)
     return (_with_classes(images, root) if data.classes == "folders" else images), None
 
 

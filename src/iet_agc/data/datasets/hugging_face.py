@@ -10,6 +10,7 @@ import torch
 
 from iet_agc.config.data_settings import HuggingFaceData
 from iet_agc.data.captions import texts_of
+from iet_agc.data.datasets.reader import mending_of
 from iet_agc.data.decoding import UnfitError
 from iet_agc.data.folders import read_images
 from iet_agc.data.image_set import ImageSet, Parts
@@ -72,13 +73,16 @@ def _read_split(data: HuggingFaceData, part: str) -> ImageSet:
     rows = {PurePath(f"row {row:07d}"): partial(_opened, encoded, row, image_column) for row in range(len(table))}
     if not rows:
         raise UserError(f"{shown(name)} has no images in its split {part!r}: choose another")
-    images = read_images(rows, shown(name), data.shape, resize=data.resize)
+    images = read_images(rows, shown(name), data.shape, resize=data.resize, mending=mending_of(data))
+    if images.left_out:
+        places = {str(row): place for place, row in enumerate(rows)}
+        table = table.select([places[file] for file in images.files or ()])
     labels = None if label_column is None else _labels(table[label_column], f"column {label_column!r} of {shown(name)}")
     captions = None
     if caption_column is not None:
         where = f"column {caption_column!r} of {shown(name)}, row"
         captions = tuple(texts_of(value, f"{where} {row}") for row, value in enumerate(table[caption_column]))
-    return ImageSet(images.images, images.name, labels, captions=captions)
+    return ImageSet(images.images, images.name, labels, captions=captions, treated=images.treated)
 
 
 def _library() -> Any:
@@ -145,7 +149,7 @@ def _saved(datasets: Any, folder: Path, part: str) -> Any:
 def _opened(table: Any, row: int, column: str) -> BinaryIO:
     image = table[row][column]
     if image is None:
-        raise UnfitError("holds no image: leave the row out")
+        raise UnfitError("holds no image: leave the row out", "missing")
     return io.BytesIO(image["bytes"]) if image["bytes"] is not None else open_file(Path(image["path"]))
 
 

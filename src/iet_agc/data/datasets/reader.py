@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from iet_agc.config.data_settings import DataSettings
+from iet_agc.config.data_settings import DataSettings, FolderData, HuggingFaceData, Laion10kData
 from iet_agc.data.image_set import Parts
+from iet_agc.data.mending import Mending
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "mending_of"]
 
 S = TypeVar("S", bound=DataSettings)
 
@@ -27,3 +28,8 @@ class Reader(Generic[S]):
     settings: type[S]
     read: Callable[[S], Parts]
     origin: Callable[[S], Sequence[Path] | str]
+
+
+def mending_of(data: FolderData | Laion10kData | HuggingFaceData) -> Mending:
+    """What the settings of image files ask to be mended."""
+    return Mending(data.orient, data.background, data.on_bad)

@@ -1,5 +1,6 @@
 """The image sets by their settings: what is trained on, what is held out, and what is planted."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from iet_agc.data.datasets.emoji import emoji_origin, read_emoji
 from iet_agc.data.datasets.fashion_mnist import fashion_mnist_origin, read_fashion_mnist
 from iet_agc.data.datasets.folder import read_folder
 from iet_agc.data.datasets.hugging_face import hugging_face_origin, read_hugging_face
-from iet_agc.data.datasets.reader import Reader
+from iet_agc.data.datasets.reader import Reader, mending_of
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.image_set import ImageSet
+from iet_agc.data.mending import Mending
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import generator
 
@@ -98,8 +100,10 @@ def _source(data: DataSettings) -> dict[str, object] | None:
     origin = READERS[type(data)].origin(data)
     if not (known := origin if isinstance(origin, str) else stamps(origin)):
         return None
-    own = type(data).model_fields.keys() - DataSettings.model_fields.keys() - {"download"}
-    options = {name: getattr(data, name) for name in own} | {"shape": data.shape, "resize": data.resize}
+    mending = mending_of(data).asked if isinstance(data, FolderData | Laion10kData | HuggingFaceData) else {}
+    others = {*DataSettings.model_fields, "download", *(option.name for option in fields(Mending))}
+    options = {name: getattr(data, name) for name in type(data).model_fields.keys() - others}
+    options |= {"shape": data.shape, "resize": data.resize} | mending
     return {
         "name": data.name,
         "options": {name: value for name, value in options.items() if value is not None},
