@@ -258,9 +258,12 @@ def check_held_out(
         reasons.append(_same(real, trained.share, exact=False))
     close = [TooClose(compared=by, nearer=each.value, ci95=each.ci95) for by, each in nearer.items()]
     reasons += sorted((one for one in close if one.ci95[0] > _CLOSE), key=lambda one: -one.ci95[0])[:1]
-    blind = [(kind, each) for kind, each in shares.items() if each.share < LEAST_FOUND]
-    for kind, each in sorted(blind, key=lambda one: one[1].share)[:1]:
-        reasons.append(Blind(kind=kind, count=each.count, total=each.total, in_features=in_features))
+    missed = [
+        Blind(kind=kind, count=each.count, total=each.total, in_features=in_features)
+        for kind, each in shares.items()
+        if each.share < LEAST_FOUND
+    ]
+    reasons += sorted(missed, key=lambda one: one.count)[:1]
     return HeldOutCheck(
         num_train=trained.total,
         nearer=nearer,
