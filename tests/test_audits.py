@@ -22,6 +22,7 @@ from iet_agc.config.settings import validate
 from iet_agc.data.conversion import convert
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
+from iet_agc.metrics.gate import sentence
 from tests.image_sets import load_named
 
 
@@ -180,7 +181,7 @@ def test_the_table_of_training_images_names_the_samples(tmp_path):
     assert len(told) == 130
 
 
-def test_the_gate_fails_above_a_share_and_says_the_risk(tmp_path, capsys):
+def test_the_gate_fails_above_a_share_and_says_the_risk(tmp_path):
     """Three copies among 24 samples, at 105 held-out images: 12.5 %, but at least 2.5 % only."""
     assert run("a", tmp_path).gate is None
     found = run("a", tmp_path, fail_above=0.01).gate
@@ -192,12 +193,13 @@ def test_the_gate_fails_above_a_share_and_says_the_risk(tmp_path, capsys):
     assert 0.02 < check.least < 0.03
     assert check.fails_from == 3
     assert check.harmless < 0.025
-    line = "iet-agc: check failed: 3 of 24 samples are below the calibrated cut (12.5%; at least 2.48% by the draws of"
-    told = capsys.readouterr().err
+    line = "check failed: 3 of 24 samples are below the calibrated cut (12.5%; at least 2.48% by the draws of"
+    told = sentence(found)
     assert line in told
     assert "more than 1%; it fails in at most 2.5% of draws where the share is 1%, in" in told
-    assert not run("b", tmp_path, fail_above=0.03).gate.failed
-    assert "iet-agc: check passed: 3 of 24 samples are below" in (told := capsys.readouterr().err)
+    found = run("b", tmp_path, fail_above=0.03).gate
+    assert not found.failed
+    assert "check passed: 3 of 24 samples are below" in (told := sentence(found))
     assert "from 4 on it fails), not shown to be more than 3%; it fails in" in told
 
 

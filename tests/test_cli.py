@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc import cli
+from iet_agc import __version__, cli
 from iet_agc.audit.sources import load_part
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
@@ -36,8 +36,9 @@ def test_help_comes_at_once_and_names_every_verb():
         "report",
         "compare",
         "presets",
+        "completion",
     ):
-        assert re.search(rf"^    {verb}\s", done.stdout, re.M)
+        assert re.search(rf"^    {verb}\b", done.stdout, re.M)
 
 
 def test_no_verb_imports_torch_before_it_is_run():
@@ -77,7 +78,12 @@ def test_the_options_are_these(capsys):
         "report": {"--out"},
         "compare": {"--out"},
         "presets": set(),
+        "completion": set(),
     }  # fmt: skip
+    for verb in expected.keys() - {"completion"}:
+        expected[verb].add("--json")
+    for verb in expected.keys() - {"report", "compare", "presets", "completion"}:
+        expected[verb].add("--quiet")
     verbs = cli._parser()._subparsers._group_actions[0].choices
     found = {
         name: {option for action in verb._actions for option in action.option_strings} for name, verb in verbs.items()
@@ -91,9 +97,10 @@ def test_train_help_shows_every_setting_with_its_value(capsys):
 
     status, out, _ = call(capsys, "train", "digits-iet-agc", "--help")
     assert status == 0
+    words = " ".join(out.split())
     for name, _, meaning in documented(load_preset("digits-iet-agc")):
         assert name in {"name", "description"} or f"--{name} " in out
-        assert name in {"name", "description"} or meaning in out
+        assert name in {"name", "description"} or meaning in words
     assert "--method.skip_below 0.5" in out or "--method.skip_below 0.75" in out
 
 
@@ -178,7 +185,11 @@ def test_presets_are_listed_with_their_meaning(capsys):
         ),
         (["sample", "nowhere", "--out", "y", "--class", "cat"], "argument --class: invalid int value: 'cat'"),
         (["sample", "nowhere", "--out", "y"], "nowhere is not a diffusers pipeline: it has no model_index.json"),
-        (["sample", "nowhere", "--out", "y", "--frob"], "unknown argument '--frob'"),
+        (["sample", "nowhere", "--out", "y", "--xyzzy"], "unknown option '--xyzzy'; see 'iet-agc sample --help'"),
+        (["sample", "nowhere", "--out", "y", "--wieghts", "raw"], "'--wieghts'; did you mean '--weights'?"),
+        (["audit", "--trian=x"], "unknown option '--trian'; did you mean '--train'?; see 'iet-agc audit --help'"),
+        (["train", "digits-agc", "--otu", "x"], "unknown option '--otu'; did you mean '--out'?"),
+        (["report", "nowhere", "surplus", "--", "--frob"], "nowhere/audit.json is not there: give a folder that"),
         (["sample", "nowhere"], "the following arguments are required: --out"),
         (["audit", "--train", "digits", "--samples", "nowhere", "--out", "a"], "nowhere is not a folder of images"),
         (["audit", "--train", "nowhere", "--samples", "digits", "--out", "a"], "nowhere is not a folder of images"),
@@ -211,7 +222,6 @@ def test_presets_are_listed_with_their_meaning(capsys):
             "unknown extractor 'resnet': use the path of a TorchScript file (.pt) or one of pixels, efficientnet-lite0",
         ),
         (["sample", "nowhere", "--out", "y", "--flips"], "--flips are those of a guard: give --guard TRAIN as well"),
-        (["sample", "nowhere", "--out", "y", "--guard", "digits"], "give held-out images (--held-out)"),
         (["sample", "nowhere", "--out", "y", "--guard", "nowhere", "--held-out", "digits"], "nowhere is not a folder"),
         (["duplicates", "nowhere", "--out", "d"], "nowhere is not a folder of images, nor an .npz or .npy file"),
         (["duplicates", "digits"], "the following arguments are required: --out"),
@@ -222,8 +232,9 @@ def test_presets_are_listed_with_their_meaning(capsys):
         (["duplicates", "digits", "--out", "d", "--keep-list", "."], ". is a folder, and the list is one file"),
         (["report", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere is not a run: it has no config.json"),
-        (["dance"], "invalid choice: 'dance'"),
-        ([], "the following arguments are required: VERB"),
+        (["dance"], "unknown verb 'dance'; 'iet-agc --help' lists them"),
+        (["trian"], "unknown verb 'trian'; did you mean 'train'?"),
+        (["audit"], "the following arguments are required: --train, --samples, --out"),
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(arguments, line, capsys, tmp_path, monkeypatch):
@@ -233,6 +244,51 @@ def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(arguments, line
     assert line in err
     assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_guard_needs_real_images(capsys, tmp_path, pipeline):
+    status, _, err = call(capsys, "sample", pipeline, "--out", tmp_path / "y", "--guard", "digits")
+    assert status == 2
+    assert "give held-out images (--held-out)" in err
+
+
+def test_no_words_print_help_and_did_nothing(capsys):
+    status, out, err = call(capsys)
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: iet-agc")
+    assert call(capsys, "--version")[:2] == (0, f"iet-agc {__version__}\n")
+
+
+def test_quiet_shows_no_progress_and_only_then(capsys, monkeypatch):
+    from iet_agc.runtime import progress
+
+    def work(parsed):
+        with progress.progress_bar("work", 10, unit="image") as bar:
+            bar.delay = 0
+            bar.update(10)
+        progress.say("warning: a word")
+        return 0, {}
+
+    monkeypatch.setattr(cli, "_demo", work)
+    assert call(capsys, "demo", "--quiet")[2] == "warning: a word\n"
+    assert call(capsys, "demo")[2].startswith("work: 100% (10/10 images)")
+
+
+def test_a_log_names_round_member_and_phase_with_loss_and_skip_rate(capsys, monkeypatch, tmp_path):
+    from iet_agc.runtime import progress
+
+    monkeypatch.setattr(progress, "_DELAY", 0)
+    run = tmp_path / "run"
+    _, _, err = call(capsys, "train", "digits-iet-agc", "--out", run, *SETTINGS, "--run.log_every", "1")
+    assert re.search(r"^train round 1/2 member 2/4: 20% \(5/24 steps\) in .* left, loss [\d.]+, skip 0\.0%$", err, re.M)
+    assert re.search(r"^train round 2/2 member 4/4: 100% \(24/24 steps\) in", err, re.M)
+    assert re.search(r"^export: \d\d:\d\d$", err, re.M)
+    _, _, err = call(capsys, "sample", run, "--out", run / "samples")
+    assert re.search(r"^sample: 100% \(60/60 images\) in", err, re.M)
+    sources = ("--train", run, "--samples", run / "samples", "--held-out", run)
+    _, _, err = call(capsys, "audit", *sources, "--out", tmp_path / "a", "--extractor", "pixels")
+    assert re.search(r"^read: \d+ images in", err, re.M)
+    assert re.search(r"^audit: pixels-\w+.*: \d+% in", err, re.M)
 
 
 def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):

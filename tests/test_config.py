@@ -45,6 +45,7 @@ OTHER = {
     "data.orient": True,
     "data.background": "#2040ff",
     "data.on_bad": "skip",
+    "data.caption": "a photo of sks dog",
     "model.kind": "text-to-image",
     "model.channels": 64,
     "model.multipliers": (1, 2),

@@ -23,6 +23,7 @@ VERBS = (
     "report",
     "compare",
     "presets",
+    "completion",
 )
 
 

@@ -13,10 +13,12 @@ from iet_agc.audit.run import audit_sources
 from iet_agc.audit.schema import AuditRecord, AuditWarning, UnknownImages, UnknownOrigin, read_record
 from iet_agc.audit.sources import load_guard, load_part
 from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import read_settings
 from iet_agc.config.settings import Settings, validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
+from iet_agc.runtime.errors import UserError
 from iet_agc.sampling.sample_set import sample_run
 from iet_agc.training import loop
 from iet_agc.training.identity import check_pipeline, read_identity
@@ -197,16 +199,59 @@ def test_a_run_that_says_nothing_is_audited_with_a_warning(base: Path) -> None:
 
 
 def test_images_given_from_python_are_not_taken_for_those_of_the_settings(tmp_path: Path) -> None:
+    """Of another number, or as many; the run says so, and does not say that they are digits."""
+    chosen = override(validate({}), TINY | {"name": "digits-x", "data.name": "digits", "data.num_train": "40"})
+    for number in (30, 40):
+        run = tmp_path / str(number)
+        train(chosen, ImageSet(noise(number, 9), "mine"), run, CPU)
+        train(chosen, ImageSet(noise(number, 9), "mine"), run, CPU)  # nothing is left to do, and nothing forgotten
+        said = f"As digits-x, but on images given from Python: mine, {number} of 1 x 8 x 8"
+        assert read_settings(run).description == said
+        assert said in (run / "settings.toml").read_text()
+        sample_run(run, run / "samples", on_images=lambda images: None)
+        what = rf"was trained on images given from Python \(mine, {number} of them\), not on what its settings read"
+        for call in (
+            lambda run=run: load_part(str(run), "train"),
+            lambda run=run: load_part(str(run), "held-out"),
+            lambda run=run: load_guard(str(run)),
+            lambda run=run: audit_sources(str(run), str(run), None, tmp_path / "audit", device="cpu"),
+        ):
+            with pytest.raises(UserError, match=what) as error:
+                call()
+            assert "(digits): give those images themselves, not the run" in one_line(error)
+    np.save(tmp_path / "mine.npy", noise(40, 9).numpy())
+    found = audit_sources(
+        str(tmp_path / "mine.npy"), str(run), None, tmp_path / "audit", on_done=lambda share: None, device="cpu"
+    )
+    assert found.warnings == ()
+
+
+def test_images_given_from_python_that_are_those_of_the_settings_are_known(tmp_path: Path) -> None:
     chosen = override(validate({}), TINY | {"data.name": "digits", "data.num_train": "40"})
-    train(chosen, ImageSet(noise(40, 9), "mine"), tmp_path / "run", CPU)
-    with pytest.raises(ValueError, match="are not those that it was trained on"):
-        load_part(str(tmp_path / "run"), "train")
     images, held_out = load_named("digits", num_train=40)
     train(chosen, images, tmp_path / "same", CPU)
     assert torch.equal(load_part(str(tmp_path / "same"), "train")[0].images, images.images)
     said: list[AuditWarning] = []
     assert len(load_part(str(tmp_path / "same"), "held-out", warn=said.append)[0]) == len(held_out)
     assert len(said) == 1
+    start(chosen, tmp_path / "same", lambda steps: None)  # which reads them
+    assert read_settings(tmp_path / "same").description == chosen.description
+
+
+def test_settings_that_read_nothing_do_not_hide_that_images_were_given(tmp_path: Path) -> None:
+    chosen = override(validate({}), TINY | {"data.root": str(tmp_path / "nowhere")})
+    train(chosen, ImageSet(noise(40, 9), "mine"), tmp_path / "run", CPU)
+    with pytest.raises(UserError, match=r"was trained on images given from Python \(mine, 40 of them\): give those"):
+        load_part(str(tmp_path / "run"), "train")
+
+
+def test_a_run_of_read_images_says_nothing_of_python(base: Path) -> None:
+    images, held_out = load_dataset(settings(base).data)
+    before = (base / "run" / "config.json").read_text()
+    train(settings(base), images, base / "run", CPU, lambda steps: None, held_out=held_out)
+    assert read_settings(base / "run").description == ""
+    assert json.loads((base / "run" / "config.json").read_text()).keys() == json.loads(before).keys()
+    assert "given" not in (read_identity(base / "run") or {})
 
 
 def test_a_damaged_identity_is_named(base: Path) -> None:

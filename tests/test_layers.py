@@ -22,6 +22,11 @@ DISTRIBUTED = {"runtime.distributed"}
 TORCHLESS = [
     "iet_agc",
     "iet_agc.cli",
+    "iet_agc.cli.completion",
+    "iet_agc.cli.paths",
+    "iet_agc.cli.presentation",
+    "iet_agc.cli.summary",
+    "iet_agc.cli.train_help",
     "iet_agc.metrics.gate",
     "iet_agc.metrics.records",
     "iet_agc.metrics.soundness",

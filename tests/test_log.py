@@ -1,13 +1,14 @@
 """Curves on disk and the sums behind them."""
 
 import json
+import sys
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iet_agc.runtime.curves import BANDS, Curves, Meter, read_curve
-from iet_agc.runtime.progress import progress_bar, say
+from iet_agc.runtime.progress import phase, progress_bar, say, silenced
 
 
 def test_a_meter_counts_by_bands_and_means_over_steps():
@@ -92,6 +93,49 @@ def test_progress_and_words_go_to_stderr(capsys):
     assert captured.out == ""
     assert "a line" in captured.err
     assert bar.n == 3
+
+
+def test_a_log_gets_a_line_for_each_tenth_with_phase_and_figures(capsys):
+    with progress_bar("train", 200, done=40) as bar:
+        bar.delay = 0
+        for step in range(160):
+            bar.show_figures(f"loss {step}")
+            bar.update()
+        bar.name_phase("more")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" in ")[0] for line in lines] == [f"train: {10 * k}% ({20 * k}/200 steps)" for k in range(3, 11)]
+    assert lines[0].endswith(" left, loss 19")
+    assert "left" not in lines[-1]
+
+
+def test_a_log_says_what_nobody_could_count_at_the_end_and_nothing_of_short_work(capsys):
+    with progress_bar("read", None, unit="image") as bar:
+        bar.delay = 0
+        bar.update(3)
+        assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.startswith("read: 3 images in ")
+    with progress_bar("draw", 10) as bar, phase("export"):
+        bar.update(10)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_one_bar_that_names_its_phase_and_figures(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress_bar("train", 4) as bar, phase("export"):
+        bar.delay = 0
+        bar.show_figures("loss 1")
+        bar.name_phase("preview")
+        bar.update(4)
+    told = capsys.readouterr().err
+    assert "preview: 0% |" in told
+    assert "loss 1" in told
+    assert "export ...\r" in told
+    with silenced(), progress_bar("train", 4) as bar, phase("export"):
+        bar.delay = 0
+        bar.show_figures("loss 1")
+        bar.name_phase("preview")
+        bar.update(4)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_kill_while_a_curve_is_cut_back_loses_nothing(tmp_path, monkeypatch):

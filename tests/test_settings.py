@@ -121,6 +121,7 @@ ELSEWHERE = {
     "data.download": "test_datasets.py::test_an_archive_that_is_there_is_unpacked_without_a_network",
     "data.classes": "test_datasets.py::test_classes_of_a_folder_are_its_subfolders",
     "data.captions": "test_captions.py::test_captions_beside_images",
+    "data.caption": "test_one_caption.py::test_a_folder_without_captions_is_trained_on",
     "data.caption_column": "test_hugging_face.py::test_captions_in_a_column",
     "data.revision": "test_hugging_face.py::test_a_dataset_of_the_hub_is_taken_at_a_revision",
     "data.subset": "test_hugging_face.py::test_configurations",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from iet_agc.audit.schema import AuditRecord, read_record
-from iet_agc.audit.verdict import check_share, said
+from iet_agc.audit.verdict import check_share
 from iet_agc.config.data_settings import DataSettings, HuggingFaceData, found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.mending import Mending
@@ -161,8 +161,6 @@ def finished_audit(
             (out / "report.html").unlink(missing_ok=True)
             write_sealed(out / "audit.json", numbers.model_dump(mode="json"), FILES)
     say(f"{shown(out)} holds this audit: nothing to do")
-    if words := said(numbers):
-        say(f"iet-agc: {words}")
     return numbers
 
 

@@ -34,7 +34,6 @@ from iet_agc.audit.finished import FILES, INPUTS, inputs_of, remember
 from iet_agc.audit.prompt_following import check_prompts
 from iet_agc.audit.schema import AuditRecord, AuditWarning, Mended, Names
 from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
-from iet_agc.audit.verdict import said
 from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
@@ -96,7 +95,7 @@ def audit_sources(
         convert_to: bring every image to this (C, H, W), see `load_images`: as the run `train` resizes its images, so
             that samples are treated alike, or else bicubic; what another run trains on or holds out, as that run does.
         mending: of folders, see `load_part`; files that were mended or left out are listed in OUT/mending.csv.
-        fail_above, clip: see `audit`; what a gate found is said on stderr.
+        fail_above, clip: see `audit`.
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
         download: see `load_extractor`.
@@ -127,16 +126,15 @@ def audit_sources(
     flips = flips or trained_with_flips(train)
     made_of = _inputs(given.sets, flips, given.networks, judge)
     folder.check(made_of)
-    total = len(given.samples) + (len(given.held_out) if given.held_out else 0)
     with (
         distributed.processes(where),
         folder.at_work(made_of | _surroundings(given.networks, where), anew=True),
-        progress_bar("audit", total, unit="image", shown=shown_bar) as bar,
+        progress_bar("audit", 100, unit="", shown=shown_bar) as bar,
     ):
-        on_done = on_done or (lambda share: bar.update(share * total))
+        on_done = on_done or (lambda share: bar.update(100 * share))
         if distributed.rank() == 0:
             settle_audit(out)
-        parts = _Parts(folder.parts)
+        parts = _Parts(folder.parts, bar.name_phase)
         with _unless_refused(folder.parts):
             result = audit(
                 given.train,
@@ -168,8 +166,6 @@ def audit_sources(
     if distributed.is_first():
         for name, files in given.treated.items():
             say(in_short(given.sets[name].name, files, out / LIST_NAME))
-        if words := said(numbers):
-            say(f"iet-agc: {words}")
     return numbers
 
 
@@ -264,18 +260,21 @@ def _unless_refused(parts: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Finished work in a folder, which all processes share."""
+    """Finished work in a folder, which all processes share; `on_phase` is told what comes next."""
 
     folder: Path
+    on_phase: Callable[[str], object]
 
     def compute(self, name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
         """`Work.compute`."""
+        self.on_phase(f"audit: {shown(name)}")
         length = max(_SHORTEST_PART, min(_LONGEST_PART, -(-total // _LEAST_PARTS)))
         compute_parts(self.folder, _file(name), total, length, make, on_done)
         return read_parts(self.folder, _file(name), total, length)
 
     def once(self, name: str, make: Callable[[], str]) -> str:
         """`Work.once`."""
+        self.on_phase(f"audit: {shown(name)}")
         file = self.folder / f"{_file(name)}.json"
         if distributed.rank() == 0 and not file.exists():
             replace_text(file, make())

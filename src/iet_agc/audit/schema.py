@@ -26,6 +26,7 @@ from iet_agc.metrics.records import (
 )
 from iet_agc.metrics.soundness import Farther, HeldOutCheck
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.paths import check_audit_place
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import unsealed
 
@@ -440,8 +441,7 @@ def read_record(file: Path, files: Collection[str] = ()) -> AuditRecord:
     Raises:
         UserError: it is not there, of another version, or damaged; one line.
     """
-    if not file.is_file():
-        raise UserError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
+    check_audit_place(file.parent)
     content = read_object(file, _AGAIN)
     if (version := content.get("version")) != VERSION:
         raise UserError(f"{file} has version {version!r}, this iet-agc reads {VERSION}: {_AGAIN}")

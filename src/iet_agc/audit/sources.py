@@ -18,7 +18,7 @@ from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.progress import say
 from iet_agc.sampling.sample_set import load_samples, read_origin
-from iet_agc.training.identity import check_files, check_images, check_samples
+from iet_agc.training.identity import check_files, check_images, check_samples, given_images, is_going_on
 
 __all__ = ["load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
 
@@ -61,7 +61,7 @@ def load_part(
             raise UserError(f"{source} has no samples yet: run 'iet-agc sample {source} --out {source}/samples'")
         path = path / "samples"
     if is_run(path):
-        train, held_out = load_dataset(read_settings(path).data)
+        train, held_out = _load_run(path)
         resize = resize_of(source)
     elif (named := found_by_name(source)) and not path.exists():
         train, held_out = load_dataset(named)
@@ -81,6 +81,20 @@ def load_part(
     return (images if shape is None else convert(images, shape, resize)), None
 
 
+def _load_run(run: Path) -> tuple[ImageSet, ImageSet]:
+    """What a run's settings train on and hold out; of a run of given images only where these are the same."""
+    given = given_images(run)
+    try:
+        train, held_out = load_dataset(read_settings(run).data)
+    except UserError as error:
+        if given:
+            raise UserError(f"{run} was trained on {given}: give those images themselves, not the run") from error
+        raise
+    if given:
+        check_images(run, "train", train)
+    return train, held_out
+
+
 def _check_origin(samples: Path, warn: Callable[[AuditWarning], object]) -> None:
     """Compare what RUN/samples was drawn from with the weights of RUN; samples in other places may be anything."""
     run = samples.absolute().parent
@@ -98,7 +112,7 @@ def read_record(source: str, num_images: int) -> TrainingRecord | None:
     """
     run = Path(source)
     table = run / "telemetry.csv"
-    if not is_run(run) or not table.is_file():
+    if not is_run(run) or not table.is_file() or is_going_on(run):
         return None
     files = sorted((run / "curves").glob("*.jsonl"))
     check_files(run, [table, *files])

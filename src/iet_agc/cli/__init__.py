@@ -1,4 +1,6 @@
-"""The command line. Each verb parses, calls one function and prints its result as JSON on stdout.
+"""The command line. Each verb parses, calls one function and prints its result on stdout.
+
+That is a few lines for people on a terminal, and JSON anywhere else or where it is asked for (`--json`).
 
 Exit status: 0; 1 when a check failed or training broke; 2 on bad input, with one line on stderr, or where the result
 cannot be written; 130 or 143 when stopped by SIGINT or SIGTERM. It stays what it is where nobody reads the result, see
@@ -6,22 +8,28 @@ cannot be written; 130 or 143 when stopped by SIGINT or SIGTERM. It stays what i
 """
 
 import argparse
-import json
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from iet_agc.runtime.errors import CheckFailed, UserError, one_line
+from iet_agc.runtime.errors import CheckFailed, UserError, did_you_mean, one_line
 from iet_agc.runtime.streams import kept_apart, put
 
 __all__ = ["main"]
 
 #: Verbs whose work processes share; of any other, the first one does all.
 _SHARED = {"train", "sample", "audit", "detect"}
+
+#: Verbs that show progress.
+_LONG = {"demo", "pipeline", "duplicates", *_SHARED}
+
+#: Verbs that take settings, `--section.name VALUE`, and settings without a section.
+_WITH_SETTINGS, _TOP_SETTINGS = ("train", "pipeline"), ("name", "description")
 
 #: What is true of a verb that Ctrl-C stopped, for people.
 _AGAIN = "stopped; the same command starts from the beginning"
@@ -32,7 +40,10 @@ _ALL = "stopped; bundles and finished parts are kept, and the same command goes 
 #: What is said when a run is first asked to stop.
 _SAVING = "stopping: every member takes its step to the end and saves; a second signal ends this at once"
 
-_EPILOG = "Progress goes to stderr, the result to stdout as JSON. 'iet-agc VERB --help' tells more of each verb."
+_EPILOG = (
+    "Progress goes to stderr, the result to stdout: as JSON where that is no terminal, or with --json. "
+    "'iet-agc VERB --help' tells more of each verb."
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,6 +59,15 @@ class _Parser(argparse.ArgumentParser):
             self.exit(status)
 
 
+class _Version(argparse.Action):
+    """Prints the version as a result is printed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        parser.exit(put(f"iet-agc {version('iet-agc')}", 0))
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one verb and exit."""
     with kept_apart():
@@ -58,15 +78,24 @@ def _status(arguments: Sequence[str]) -> int:
     """Run one verb and print its result; the exit status."""
     from iet_agc.runtime.stop import Stopped
 
-    parsed, rest = _parser().parse_known_args(arguments)
+    parser = _parser()
+    if not arguments:
+        print(parser.format_help(), end="", file=sys.stderr)
+        return 2  # nothing was done, which a script whose variable is empty must notice
     try:
-        if rest and parsed.verb not in ("train", "pipeline"):
+        _check_words(_verbs(parser), arguments)
+    except UserError as error:
+        return _failed(str(error), 2)
+    parsed, rest = parser.parse_known_args(arguments)
+    try:
+        if rest and parsed.verb not in _WITH_SETTINGS:
             raise UserError(f"unknown argument {rest[0]!r}; see 'iet-agc {parsed.verb} --help'")
         if parsed.verb not in _SHARED and os.environ.get("RANK", "0") != "0":
             return 0
         parsed.rest = rest
-        status, result = parsed.run(parsed)
-        return status if result is None else put(json.dumps(result, indent=1), status)
+        with _progress(parsed.quiet):
+            status, result = parsed.run(parsed)
+        return status if result is None else put(_presented(parsed, result), status)
     except Stopped as stopped:
         return _stopped(stopped)
     except KeyboardInterrupt:
@@ -77,6 +106,41 @@ def _status(arguments: Sequence[str]) -> int:
         return _failed(f"{error}{_listed(error, parsed)}{_option(error.field)}", 2)
     except OSError as error:
         return _failed(_of_system(error), 2)
+
+
+def _check_words(verbs: Mapping[str, argparse.ArgumentParser], arguments: Sequence[str]) -> None:
+    """Refuse a verb, or an option of a verb without settings, that there is not: argparse names no other one.
+
+    Raises:
+        UserError: the first; the message names the nearest.
+    """
+    verb = arguments[0]
+    if verb.startswith("-"):
+        return
+    if verb not in verbs:
+        raise UserError(f"unknown verb {verb!r}{did_you_mean(verb, [*verbs])}; 'iet-agc --help' lists them")
+    options = sorted({option for action in verbs[verb]._actions for option in action.option_strings})
+    written = arguments[1 : arguments.index("--")] if "--" in arguments else arguments[1:]
+    for word in written:
+        name = word.partition("=")[0]
+        is_setting = verb in _WITH_SETTINGS and ("." in name or name[2:] in _TOP_SETTINGS)
+        if name.startswith("--") and name not in options and not is_setting:
+            raise UserError(f"unknown option {name!r}{did_you_mean(name, options)}; see 'iet-agc {verb} --help'")
+
+
+def _progress(quiet: bool) -> Any:
+    """What a verb runs in: progress is shown or not."""
+    if not quiet:
+        return nullcontext()
+    from iet_agc.runtime.progress import silenced
+
+    return silenced()
+
+
+def _presented(parsed: argparse.Namespace, result: Any) -> str:
+    from iet_agc.cli.presentation import presented
+
+    return presented(parsed, result)
 
 
 def _failed(message: str, status: int) -> int:
@@ -129,11 +193,24 @@ def _parser() -> argparse.ArgumentParser:
         description="Train image diffusion models that do not copy their training images, and prove it.",
         epilog=_EPILOG,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect, _add_duplicates
-    for add in (*order, _add_report, _add_compare, _add_presets):
+    for add in (*order, _add_report, _add_compare, _add_presets, _add_completion):
         add(verbs)
+    for name, verb in verbs.choices.items():
+        verb.set_defaults(quiet=False)
+        if name != "completion":
+            verb.add_argument("--json", action="store_true", help="print the result as JSON on a terminal as well")
+        if name in _LONG:
+            verb.add_argument("--quiet", action="store_true", help="show no progress")
     return parser
+
+
+def _verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """The parser of each verb."""
+    (action,) = (each for each in parser._actions if each.dest == "verb")
+    return cast("Mapping[str, argparse.ArgumentParser]", action.choices)
 
 
 def _verb(
@@ -162,9 +239,14 @@ def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("demo starts processes of its own: run it without torchrun")
 
+    from iet_agc.cli import summary, terminal
     from iet_agc.cli.demo import demo
+    from iet_agc.cli.presentation import for_people
 
-    return 0, demo(arguments.out)
+    result = demo(arguments.out)
+    if not for_people(arguments):
+        print("\n".join(summary.demo(result, terminal.width())), file=sys.stderr)
+    return 0, result
 
 
 def _add_pipeline(verbs: Any) -> None:
@@ -216,13 +298,20 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     settings = load_preset(arguments.preset) if arguments.preset else Settings()
     if arguments.help:
-        return put(_train_help(arguments.preset, settings), 0), None
+        from iet_agc.cli import terminal
+        from iet_agc.cli.train_help import train_help
+
+        return put(train_help(arguments.preset, settings, terminal.width()), 0), None
     if not arguments.preset:
         raise UserError("train needs a PRESET; 'iet-agc presets' lists them")
     if not arguments.out:
         raise UserError("train needs --out RUN, the folder of the run")
     given = {} if arguments.init is None else {"init.model": arguments.init}
     settings = customized(settings, _pairs(arguments.rest) | given)
+
+    from iet_agc.cli.paths import check_train
+
+    check_train(settings)
 
     from iet_agc.runtime import distributed
     from iet_agc.runtime.malloc import keep_freed_memory
@@ -252,31 +341,6 @@ def _pairs(rest: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _train_help(preset: str | None, settings: Any) -> str:
-    from iet_agc.config.settings import documented
-
-    lines = [f"usage: iet-agc train {preset or 'PRESET'} --out RUN [--init MODEL] [--section.name VALUE ...]", ""]
-    lines += [
-        "Train a model; the same command again resumes. --init MODEL trains a model further: a run (its averaged",
-        "weights go on as well), a diffusers pipeline folder, or a hub id such as google/ddpm-cifar10-32.",
-        "",
-        f"Settings, with their values in {preset}:" if preset else "Settings, with their defaults:",
-    ]
-    for name, value, meaning in documented(settings):
-        shown = (
-            ",".join(map(str, value))
-            if isinstance(value, tuple)
-            else "none"
-            if value is None
-            else str(value).lower()
-            if isinstance(value, bool)
-            else value
-        )
-        if name not in {"name", "description"}:
-            lines.append(f"  {f'--{name} {shown}':<34} {meaning}")
-    return "\n".join(lines)
-
-
 def _add_sample(verbs: Any) -> None:
     parser = _verb(
         verbs, "sample", _sample, "draw images from a trained model; the same command again resumes", _IN_PARTS
@@ -303,22 +367,20 @@ def _add_sample(verbs: Any) -> None:
         metavar="N",
         help="class of all images, of a class-conditional model (default: class seed %% classes, all in turn)",
     )
-    prompts = parser.add_mutually_exclusive_group()
+    text = parser.add_argument_group("text-to-image")
+    prompts = text.add_mutually_exclusive_group()
     prompts.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="of text-to-image: a prompt per line, all in turn by seed (default: the run's training captions, first "
-        "ones first)",
+        help="a prompt per line, all in turn by seed (default: the run's training captions, first ones first)",
     )
-    prompts.add_argument("--prompt", metavar="TEXT", help="of text-to-image: the same prompt for all images")
-    parser.add_argument(
-        "--guidance", type=float, help="of text-to-image: weight of the prompt (default: the run's sample.guidance)"
-    )
-    parser.add_argument(
+    prompts.add_argument("--prompt", metavar="TEXT", help="the same prompt for all images")
+    text.add_argument("--guidance", type=float, help="weight of the prompt (default: the run's sample.guidance)")
+    text.add_argument(
         "--scheduler",
         choices=["ddim", "dpm++", "pndm", "euler"],
-        help="of text-to-image: the sampler (default: the run's sample.scheduler)",
+        help="the sampler (default: the run's sample.scheduler)",
     )
     for name, kind, what in (
         ("random-tokens", int, "random words put into each prompt"),
@@ -326,18 +388,19 @@ def _add_sample(verbs: Any) -> None:
         ("repeat-words", int, "words of each prompt repeated in it"),
         ("embedding-noise", float, "deviation of Gaussian noise on the embedded prompt"),
     ):
-        mitigation = f"of text-to-image, against copying: {what} (default: the run's sample.{name.replace('-', '_')})"
-        parser.add_argument(f"--{name}", type=kind, metavar="S" if kind is float else "N", help=mitigation)
+        mitigation = f"against copying: {what} (default: the run's sample.{name.replace('-', '_')})"
+        text.add_argument(f"--{name}", type=kind, metavar="S" if kind is float else "N", help=mitigation)
     parser.add_argument(
         "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
     )
-    parser.add_argument(
+    guard = parser.add_argument_group("guard against copies")
+    guard.add_argument(
         "--guard",
         metavar="TRAIN",
         help="draw again, with further seeds, what the audit would call a copy of TRAIN: a run, or training images",
     )
-    parser.add_argument("--held-out", metavar="Z", help="of a guard: real images that set its cut (default: TRAIN's)")
-    parser.add_argument("--flips", action="store_true", help="of a guard: turn mirrored copies down, too")
+    guard.add_argument("--held-out", metavar="Z", help="real images that set its cut (default: TRAIN's)")
+    guard.add_argument("--flips", action="store_true", help="turn mirrored copies down, too")
     _add_device(parser, "sample")
 
 
@@ -371,6 +434,10 @@ def _mending(arguments: argparse.Namespace) -> Any:
 def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
     if not arguments.guard and (arguments.held_out or arguments.flips):
         raise UserError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
+
+    from iet_agc.cli.paths import check_sample
+
+    check_sample(arguments)
 
     from iet_agc.audit.sources import load_guard
     from iet_agc.runtime import distributed
@@ -480,10 +547,15 @@ def _number(text: str, least: float, most: float, what: str) -> float:
 
 
 def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
-    from iet_agc.audit.finished import finished_audit
-
     if arguments.fail_above is not None and not arguments.held_out:
         raise UserError("--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z")
+
+    from iet_agc.cli.paths import check_audit
+
+    check_audit(arguments)
+
+    from iet_agc.audit.finished import finished_audit
+
     done = finished_audit(
         arguments.train,
         arguments.samples,
@@ -498,7 +570,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
         _mending(arguments),
     )
     if done:
-        return int(done.gate is not None and done.gate.failed), done.model_dump(mode="json")
+        return _judged(arguments, done)
 
     from iet_agc.audit.run import audit_sources
     from iet_agc.runtime import distributed
@@ -520,6 +592,16 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     )
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
+    return _judged(arguments, numbers)
+
+
+def _judged(arguments: argparse.Namespace, numbers: Any) -> tuple[int, Any]:
+    """Exit status and result of an audit; what is said of it, where no people read the result."""
+    from iet_agc.audit.verdict import said
+    from iet_agc.cli.presentation import for_people
+
+    if (words := said(numbers)) and not for_people(arguments):
+        print(f"iet-agc: {words}", file=sys.stderr)
     return int(numbers.gate is not None and numbers.gate.failed), numbers.model_dump(mode="json")
 
 
@@ -578,6 +660,10 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
     if arguments.memorized and not arguments.prompts:
         raise UserError("--memorized says which of many prompts are: give --prompts FILE as well")
 
+    from iet_agc.cli.paths import check_detect
+
+    check_detect(arguments)
+
     from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts
     from iet_agc.runtime import distributed
     from iet_agc.sampling.sample_set import read_prompts
@@ -629,6 +715,10 @@ def _add_duplicates(verbs: Any) -> None:
 
 
 def _duplicates(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.cli.paths import check_source
+
+    check_source(arguments.source)
+
     from iet_agc.audit.duplicates import find_duplicates
 
     numbers = find_duplicates(
@@ -651,6 +741,10 @@ def _add_report(verbs: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.cli.paths import check_report
+
+    check_report(arguments)
+
     from iet_agc.report.audit_page import write_report
 
     names = {str(audit): audit for audit in arguments.audits}
@@ -671,6 +765,11 @@ def _add_compare(verbs: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.cli.paths import check_compare
+    from iet_agc.cli.presentation import for_people
+
+    check_compare(arguments)
+
     from iet_agc.report.comparison import compare, differences_from_first, plain, table, warnings
 
     rows = compare(arguments.runs)
@@ -684,7 +783,8 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
         from iet_agc.report.comparison_page import write_comparison
 
         result["files"] = write_comparison(rows, differences, arguments.out)
-    print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in warned)]), file=sys.stderr)
+    if not for_people(arguments):
+        print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in warned)]), file=sys.stderr)
     return 0, result
 
 
@@ -696,3 +796,17 @@ def _presets(_: argparse.Namespace) -> tuple[int, Any]:
     from iet_agc.config.presets import load_preset, preset_names
 
     return 0, {name: load_preset(name).description for name in preset_names()}
+
+
+def _add_completion(verbs: Any) -> None:
+    parser = _verb(verbs, "completion", _completion, "print a script that completes commands in a shell")
+    parser.add_argument("shell", choices=["bash", "zsh"], help='bash: eval "$(iet-agc completion bash)" in .bashrc')
+
+
+def _completion(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.cli.completion import completion
+    from iet_agc.config.presets import preset_names
+    from iet_agc.config.settings import Settings, documented
+
+    settings = [name for name, *_ in documented(Settings())]
+    return put(completion(arguments.shell, _verbs(_parser()), preset_names(), settings), 0), None

@@ -5,15 +5,13 @@ The presets run side by side, one process each, since small models use one core 
 
 import multiprocessing
 import os
-import sys
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from iet_agc.audit.run import audit_sources
-from iet_agc.audit.schema import CUT, AuditRecord
+from iet_agc.audit.schema import AuditRecord
 from iet_agc.config.overrides import customized
 from iet_agc.config.presets import load_preset
 from iet_agc.config.settings import Settings
@@ -24,7 +22,7 @@ from iet_agc.runtime.threads import num_threads
 from iet_agc.sampling.sample_set import sample_run
 from iet_agc.training.loop import start
 
-__all__ = ["PRESETS", "demo", "run_preset", "table"]
+__all__ = ["PRESETS", "demo", "run_preset"]
 
 #: What is compared: default training against the method.
 PRESETS = ("digits-default", "digits-iet-agc")
@@ -67,7 +65,6 @@ def demo(out: Path, presets: tuple[str, ...] = PRESETS, overrides: dict[str, str
         out / "report.html",
         "Default training and IET-AGC on real digits",
     )
-    print(table(audits), file=sys.stderr)
     found = {name: audit.model_dump(mode="json") for name, audit in audits.items()}
     return {"presets": found, "report": str(report), "seconds": round(time.perf_counter() - began, 1)}
 
@@ -84,16 +81,6 @@ def run_preset(settings: Settings, run: Path) -> AuditRecord:
             on_images=lambda images: _advance(images * settings.sample.steps),
         )
         return audit_sources(str(run), str(run / "samples"), str(run), run / "audit", on_done=lambda share: None)
-
-
-def table(audits: Mapping[str, AuditRecord]) -> str:
-    """The result as a table of fixed width, for a terminal."""
-    lines = [f"{'':<18} {'copied (ratio < 0.15)':>30} {'Fréchet, held-out':>18} {'Fréchet, train':>15}"]
-    for name, audit in audits.items():
-        below, quality = audit.mq[CUT], audit.quality
-        copied = f"{below.share:.1%} [{below.ci95[0]:.1%}, {below.ci95[1]:.1%}]"
-        lines.append(f"{name:<18} {copied:>30} {quality.frechet_held_out:>18.3f} {quality.frechet_train:>15.3f}")
-    return "\n".join(lines)
 
 
 _progress: "Synchronized[float] | None" = None
@@ -119,7 +106,7 @@ def _work(settings: Settings) -> float:
 
 def _watch(done: "Synchronized[float]", total: float, futures: "list[Future[AuditRecord]]") -> None:
     """Keep the bar where the workers are until they have finished, or one has failed."""
-    with progress_bar("demo", 1000, unit="‰") as bar:
+    with progress_bar("demo", 1000, unit="") as bar:
         while not all(future.done() for future in futures):
             bar.update(min(1000, int(1000 * done.value / total)) - bar.n)
             for future in futures:

@@ -84,6 +84,12 @@ class DataSettings(Section, frozen=True):
         description="captions of duplicated images: same, the first one with every copy; different, the next one with "
         "each copy; none: all of them with each",
     )
+    caption: str | None = Field(
+        default=None,
+        description="conditioning text of every image of a set without captions, such as 'a photo of sks dog'; "
+        "{class} in it is the name of the subfolder where data.classes is folders; none: no captions but those of the "
+        "set",
+    )
     flips: bool = Field(default=False, description="random horizontal flips of training images, with probability 0.5")
     seed: int = Field(
         default=0, ge=0, description="random seed of the choice of training images and of duplicated ones"
@@ -126,6 +132,18 @@ class DataSettings(Section, frozen=True):
     def _planted_are_trained(self) -> Self:
         if self.num_train is not None and self.planted_images > self.num_train:
             raise UserError(f"planted_images {self.planted_images} is more than num_train {self.num_train}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_caption_for_all(self) -> Self:
+        if self.caption is None:
+            return self
+        if not self.caption.strip():
+            raise UserError("caption is empty: say what the images show, or leave it out")
+        if getattr(self, "captions", None):
+            raise UserError("caption is one text for all images, and captions has one for each: leave one of them out")
+        if "{class}" in self.caption and getattr(self, "classes", None) is None:
+            raise UserError("caption has {class}, the name of an image's subfolder: set data.classes to folders")
         return self
 
     @model_serializer(mode="wrap")

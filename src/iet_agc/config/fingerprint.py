@@ -3,11 +3,11 @@
 from iet_agc.config.settings import Settings
 from iet_agc.runtime.files import digest
 
-__all__ = ["ADDED", "differences", "essence", "fingerprint"]
+__all__ = ["ADDED", "differences", "essence", "fingerprint", "goes_on"]
 
 #: Settings that came after runs had been trained, and what was done before, by section; see `fingerprint`.
 ADDED: dict[str, dict[str, object]] = {
-    "data": {"resize": "bicubic", "orient": False, "background": None, "on_bad": "fail"},
+    "data": {"resize": "bicubic", "orient": False, "background": None, "on_bad": "fail", "caption": None},
     "model": {"initialization": "diffusers"},
     "method": {"keep_duplicates_together": False},
 }
@@ -42,3 +42,19 @@ def differences(old: Settings, new: Settings) -> list[str]:
         for name, value in values.items()
         if value != (now := essence(new)[section].get(name))
     ]
+
+
+def goes_on(old: Settings, new: Settings) -> bool:
+    """Whether a run of `new` begins as one of `old` does and is longer, so that the one can become the other.
+
+    More rounds follow those that there are. More steps make the rounds longer, which leaves what was trained as it is
+    only in one round of one member: after any other stands an average. Nothing else follows from either number: the
+    learning rate is constant after the warm-up.
+    """
+    rounds, steps = new.method.rounds, new.train.steps
+    method = old.method.model_copy(update={"rounds": rounds})
+    longer = old.model_copy(update={"method": method, "train": old.train.model_copy(update={"steps": steps})})
+    is_one_round = old.method.members == old.method.rounds == 1
+    raised = steps > old.train.steps if steps != old.train.steps and is_one_round else steps == old.train.steps
+    more = (rounds, steps) != (old.method.rounds, old.train.steps)
+    return raised and more and rounds >= old.method.rounds and not differences(longer, new)

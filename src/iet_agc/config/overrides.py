@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 
 from iet_agc.config.other_images import changed_images, check_planting, described_by_changes, is_another_set
-from iet_agc.config.settings import Settings, did_you_mean, documented, fields_of, validate
-from iet_agc.runtime.errors import UserError
+from iet_agc.config.settings import Settings, documented, fields_of, validate
+from iet_agc.runtime.errors import UserError, did_you_mean
 from iet_agc.runtime.reading import parse_toml
 
 __all__ = ["customized", "override"]

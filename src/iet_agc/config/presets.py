@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from iet_agc.config.other_images import check_planting, described_by_changes, is_another_set
-from iet_agc.config.settings import Settings, did_you_mean, validate
-from iet_agc.runtime.errors import UserError
+from iet_agc.config.settings import Settings, validate
+from iet_agc.runtime.errors import UserError, did_you_mean
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import read_toml
 

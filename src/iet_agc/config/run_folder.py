@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from iet_agc.config.fingerprint import differences
+from iet_agc.config.fingerprint import differences, goes_on
 from iet_agc.config.settings import Settings, documented, validate
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, replace_text, shown
@@ -33,17 +33,28 @@ def read_settings(folder: Path) -> Settings:
         raise UserError(f"{shown(file)} is damaged: {error}") from None
 
 
-def check_folder(settings: Settings, folder: Path) -> None:
-    """Find out whether `folder` is free or holds the run of these settings. Writes nothing.
+def check_folder(settings: Settings, folder: Path) -> Settings | None:
+    """Find out whether `folder` is free, or holds the run of these settings or one that goes on to it. Writes nothing.
+
+    Returns:
+        The settings that its run has so far, where it goes on to these, with more rounds or steps; otherwise None.
 
     Raises:
         UserError: it holds another run, or something else; the message says what differs.
     """
     check_ours(folder, "config.json", {"config.json", "settings.toml"}, "run")
-    if (folder / "config.json").exists() and (changed := differences(read_settings(folder), settings)):
+    if not (folder / "config.json").exists():
+        return None
+    earlier = read_settings(folder)
+    if not (changed := differences(earlier, settings)):
+        return None
+    if not goes_on(earlier, settings):
         raise UserError(
-            f"{folder} holds another run ({'; '.join(changed)}): choose another output, or the settings of then", "out"
+            f"{folder} holds another run ({'; '.join(changed)}): choose another output, or the settings of then, of "
+            "which method.rounds can be raised, and train.steps of one round of one member",
+            "out",
         )
+    return earlier
 
 
 def claim_folder(settings: Settings, folder: Path) -> None:

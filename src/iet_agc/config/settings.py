@@ -1,6 +1,5 @@
 """Settings of a run: a class per section, validated and documented. Imports no torch."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from iet_agc.config.data_settings import DATA_OPTIONS, IMAGE_SETS, Data, DataSettings, DigitsData, names_with
 from iet_agc.config.section import Section
-from iet_agc.runtime.errors import UserError, one_line
+from iet_agc.runtime.errors import UserError, did_you_mean, one_line
 
 __all__ = [
     "InitSettings",
@@ -21,7 +20,6 @@ __all__ = [
     "Settings",
     "TextSettings",
     "TrainSettings",
-    "did_you_mean",
     "documented",
     "fields_of",
     "validate",
@@ -380,13 +378,6 @@ def _meaning(section: Section, name: str) -> str:
     meaning = fields_of(section)[name].description or ""
     owners = names_with(name) if isinstance(section, DataSettings) else []
     return f"of {', '.join(owners)}: {meaning}" if 0 < len(owners) < len(IMAGE_SETS) else meaning
-
-
-def did_you_mean(name: str, names: list[str]) -> str:
-    """The end of a message about an unknown name: the known one that may be meant, or nothing."""
-    misplaced = [known for known in names if known.split(".")[-1] == name.split(".")[-1]]
-    close = misplaced or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _one_line(error: ValidationError) -> str:

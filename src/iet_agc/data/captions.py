@@ -1,12 +1,15 @@
-"""Captions: what is one."""
+"""Captions: what is one, and images that share one."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePath
 from typing import TypeGuard
 
+from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.errors import UserError
 
-__all__ = ["check_texts", "is_caption", "texts_of"]
+__all__ = ["captioned", "check_texts", "is_caption", "texts_of"]
 
 
 def is_caption(value: object) -> TypeGuard[str]:
@@ -41,3 +44,21 @@ def texts_of(value: object, where: str) -> tuple[str, ...]:
     if not texts or len(texts) < len(given):
         raise UserError(f"{where} has no caption, or one that is empty or no text: give it a text, or a list of them")
     return texts
+
+
+def captioned(images: ImageSet, caption: str) -> ImageSet:
+    """Images that have no captions, each with this one.
+
+    Args:
+        images: where `caption` has {class}, each with a file in a subfolder, whose name stands in its place.
+        caption: the text.
+
+    Raises:
+        UserError: they have captions.
+    """
+    if images.captions is not None:
+        raise UserError(f"{images.name} has captions, so data.caption has no effect on it: leave it out")
+    if "{class}" not in caption:
+        return replace(images, captions=((caption,),) * len(images))
+    folders = [PurePath(file).parts[0] for file in images.files or ()]
+    return replace(images, captions=tuple((caption.replace("{class}", folder),) for folder in folders))

@@ -17,6 +17,7 @@ from iet_agc.data.image_set import MOST_NAMED, ImageSet
 from iet_agc.data.mending import LEAST_IMAGES, Kind, Mending, TreatedFile, UnusableFilesError
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.paths import check_images_place
 
 __all__ = ["is_image_name", "load_images", "read_images"]
 
@@ -71,8 +72,7 @@ def load_images(
         check_target(shape, resize)
     if os.path.isdir(path):
         return _folder_images(path, shape, on_images, in_colour, resize, mending)
-    if path.suffix.lower() not in {".npz", ".npy"}:
-        raise UserError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
+    check_images_place(path)
     images = ImageSet(array_images(path), name=shown(path))
     on_images(len(images))
     return convert(images, shape, resize) if shape else images

@@ -15,6 +15,7 @@ from torch import nn
 from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import hashes_below, replacing_folder
+from iet_agc.runtime.paths import check_pipeline_place
 from iet_agc.runtime.reading import check_regular_below, read_object
 from iet_agc.runtime.seeds import kept_generators
 
@@ -285,8 +286,7 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNe
     Raises:
         UserError: the folder is no diffusers pipeline with a U-Net that draws pixels, class-conditional or not.
     """
-    if not (folder / "model_index.json").is_file():
-        raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
+    check_pipeline_place(folder)
     from diffusers import DDIMScheduler
 
     check_regular_below(folder)

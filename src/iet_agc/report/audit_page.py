@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iet_agc.audit.schema import CUT, AuditRecord, Copies, Space
-from iet_agc.audit.verdict import FEWEST, Outcome, doubts, outcome, verdict
+from iet_agc.audit.verdict import FEWEST, Outcome, doubts, outcome
+from iet_agc.audit.verdict import verdict as judge
 from iet_agc.metrics.gate import Gate, Way, sentence
 from iet_agc.metrics.intervals import Proportion, difference, hundredths
 from iet_agc.metrics.records import MEASURES, Quality, Similarity
@@ -21,7 +22,7 @@ from iet_agc.report.reader import Alikes, Audit, Pair, Trained, read_audit
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, replace_text, writing
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "verdict", "write_report"]
 
 #: What the template begins with, and no other file does.
 _MARK = 'content="iet-agc report"'
@@ -102,6 +103,18 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
         )
 
 
+def verdict(folder: Path) -> str:
+    """What the page of an audit says of it first, in a few words.
+
+    Args:
+        folder: that `iet-agc audit` wrote.
+
+    Raises:
+        UserError: see `render`.
+    """
+    return _label(read_audit(folder.name, folder)).replace("\u00a0", " ")
+
+
 def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much is copied") -> Path:
     """Render audits into a file, which appears whole or not at all.
 
@@ -133,7 +146,7 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
 def _section(audit: Audit) -> dict[str, object]:
     """What the template knows of one audit."""
     numbers = audit.numbers
-    in_pixels, overall = _outcome(numbers), verdict(numbers).outcome
+    in_pixels, overall = _outcome(numbers), judge(numbers).outcome
     histogram = charts.histogram(audit.ratios, audit.held_out_ratios, numbers)
     return {
         "audit": audit,
@@ -212,7 +225,7 @@ def _label(audit: Audit) -> str:
     in_pixels = _outcome(numbers)
     if found and in_pixels != "copies":
         return _with_doubt(_capital(", ".join([*found, f"the share in pixels is {_BESIDES[in_pixels]}"])), numbers)
-    judged = verdict(numbers)
+    judged = judge(numbers)
     if judged.outcome == "cannot_tell":
         return _LABELS["cannot_tell"]
     elsewhere = f" {' and '.join(judged.by)}; cannot tell in pixels" if in_pixels == "cannot_tell" else ""

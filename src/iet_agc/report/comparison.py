@@ -26,6 +26,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.metrics.intervals import Interval, Proportion, Record, difference, mean, share_over_runs
 from iet_agc.metrics.records import Similarity
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.paths import check_compared_place
 
 __all__ = [
     "COLUMNS",
@@ -276,8 +277,7 @@ def _member(folder: Path) -> _Member:
     own = folder / "audit.json"
     if own.is_file() and not is_run(folder):
         return _Member(folder, own, None, None, read_record(own))
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder} is not a run: it has no config.json; and no audit: it has no audit.json")
+    check_compared_place(folder)
     settings, file = read_settings(folder), folder / "audit" / "audit.json"
     if not file.exists():
         raise UserError(

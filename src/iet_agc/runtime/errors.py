@@ -1,8 +1,10 @@
 """Errors that are told in one line, and what a program exits with. Any other error is ours, and keeps its traceback."""
 
+import difflib
 import json
+from collections.abc import Sequence
 
-__all__ = ["CheckFailed", "UserError", "in_words", "one_line"]
+__all__ = ["CheckFailed", "UserError", "did_you_mean", "in_words", "one_line"]
 
 #: A message has at most so many characters, and an unbroken word in it: paths are told whole, values need not be.
 _LONGEST_MESSAGE, _LONGEST_WORD = 800, 240
@@ -26,6 +28,13 @@ class UserError(ValueError):
 
 class CheckFailed(ArithmeticError):  # noqa: N818 (what happened, not what was raised)
     """The work was done as asked, and what came out is not acceptable, such as losses that are not finite. Status 1."""
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the known one that may be meant, or nothing."""
+    misplaced = [known for known in names if known.split(".")[-1] == name.split(".")[-1]]
+    close = misplaced or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def one_line(message: str) -> str:

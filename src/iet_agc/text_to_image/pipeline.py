@@ -33,6 +33,7 @@ from iet_agc.diffusion.unet import check_described, check_finite, checked_schedu
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.fixed_rows import fixed_rows
+from iet_agc.runtime.paths import check_pipeline_place
 from iet_agc.runtime.precision import Precision, autocast, resolved
 from iet_agc.runtime.progress import without_bars
 from iet_agc.runtime.reading import check_regular_below
@@ -254,6 +255,7 @@ def load_text_pipeline(folder: Path) -> TextPipeline:
 
 
 def _check_parts(folder: Path) -> None:
+    check_pipeline_place(folder)
     index = pipeline_index(folder)
     if not index:
         raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json that can be read")

@@ -12,7 +12,7 @@ Files are written into a staging folder, flushed to the disk, and the folder is 
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,14 +113,14 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def newest_bundle(
-    folder: Path, pattern: str, identity: Mapping[str, str], warn: Callable[[str], object]
+    folder: Path, pattern: str, identity: Mapping[str, Collection[str]], warn: Callable[[str], object]
 ) -> Bundle | None:
     """The newest usable bundle of a run.
 
     Args:
         folder: where the run's bundles are.
         pattern: which ones, a glob; their names sort by age.
-        identity: what a bundle of this run says of itself.
+        identity: what a bundle of this run says of itself: by name, one of these.
         warn: called with one line about each damaged bundle that is passed over.
 
     Raises:
@@ -134,7 +134,7 @@ def newest_bundle(
         except BundleError as error:
             warn(f"{error}; " + (f"trying {candidates[-1].name}" if candidates else "there is none before it"))
             continue
-        if any(bundle.about.get(key) != value for key, value in identity.items()):
+        if any(bundle.about.get(key) not in values for key, values in identity.items()):
             raise BundleError(
                 f"{candidate} belongs to a run with other settings or images: choose another output", "out"
             )

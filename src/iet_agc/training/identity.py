@@ -3,7 +3,10 @@
 settings     what its weights follow from, as `settings.essence` says
 train        name, number and hashes of the training images, and how many of the files that they were read from were
              mended or left out, if any were; held_out the same, or null where they were not known
+given        true where the images were given from Python, and are none that the settings are known to read
+earlier      fingerprints of the settings that it had before its rounds or steps were raised, where they were
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
+former       the same, of what was exported before they were raised, while there is nothing newer
 seal         of this file, and of telemetry.csv, captions.json and the curves when the weights were exported
 
 Whoever takes a run for what it says (audit, sample, guard, training further) compares first. Version 1 has no seal, and
@@ -22,6 +25,7 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import counts
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import digest, sha256
+from iet_agc.runtime.progress import say
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import damaged, unsealed, write_sealed
 from iet_agc.training import checkpoint
@@ -32,9 +36,13 @@ __all__ = [
     "check_pipeline",
     "check_samples",
     "damaged_exports",
+    "earlier_fingerprints",
     "exported_files",
+    "given_images",
     "labels_sha256",
+    "is_going_on",
     "read_identity",
+    "record_continuation",
     "record_training",
     "record_weights",
 ]
@@ -45,10 +53,13 @@ _NAME, _FORMAT, _VERSION = "identity.json", "iet-agc run", 2
 _EXPORTED, _CURVES = ("telemetry.csv", "captions.json"), "curves/*.jsonl"
 
 _RESTORE = "restore it from a copy"
+_FINISH = "run the same 'iet-agc train' again to finish it"
 _AGAIN = "run the same 'iet-agc train' again, which exports it from the run's bundles"
 
 
-def record_training(run: Path, settings: Settings, train: ImageSet, held_out: ImageSet | None) -> None:
+def record_training(
+    run: Path, settings: Settings, train: ImageSet, held_out: ImageSet | None, given: bool = False
+) -> None:
     """Write down with what a run begins.
 
     Args:
@@ -56,15 +67,37 @@ def record_training(run: Path, settings: Settings, train: ImageSet, held_out: Im
         settings: of the run.
         train: the images that it is trained on.
         held_out: those that its settings hold out, if they are known.
+        given: whether the training images may be others than those that its settings read.
     """
     real = _about(held_out) if held_out is not None and len(held_out) > 0 else None
-    _write(run, {"settings": essence(settings), "train": _about(train), "held_out": real, "weights": None})
+    content = {"settings": essence(settings), "train": _about(train), "held_out": real, "weights": None}
+    content |= {"earlier": earlier} if (earlier := earlier_fingerprints(run)) else {}
+    _write(run, content | ({"given": True} if given else {}))
+
+
+def record_continuation(run: Path, settings: Settings, earlier: Settings, train: ImageSet) -> None:
+    """Write down that a run goes on, with more rounds or steps than it had; before its config.json says so.
+
+    Its pipelines are from now on those of the run before, and stay until there are others.
+
+    Args:
+        run: its folder.
+        settings: of the run from now on.
+        earlier: those that it had so far.
+        train: see `record_training`.
+    """
+    known = read_identity(run) or {"train": _about(train), "held_out": None, "weights": None}
+    fingerprints = dict.fromkeys([*known.get("earlier", []), fingerprint(earlier)])
+    now = {"settings": essence(settings), "earlier": [*fingerprints], "weights": None}
+    former = known["weights"] or known.get("former")
+    _write(run, known | now | ({"former": former} if former else {}))
 
 
 def record_weights(run: Path, weights: Mapping[str, Mapping[str, str]]) -> None:
     """Write down what was exported: {"raw": {path below it: SHA-256}, "ema": ...}; the rest is read from the disk."""
     files = [run / name for name in _EXPORTED if (run / name).is_file()] + sorted(run.glob(_CURVES))
     content = (read_identity(run) or {}) | {"weights": {name: dict(files) for name, files in weights.items()}}
+    content.pop("former", None)
     _write(run, content, [str(file.relative_to(run)) for file in files])
 
 
@@ -85,7 +118,7 @@ def _read(run: Path) -> dict[str, Any] | None:
         return None
     content = read_object(file)
     try:
-        kind, weights = (content["format"], content["version"]), content["weights"] or {}
+        kind, weights = (content["format"], content["version"]), content["weights"] or content.get("former") or {}
         parts = [content["train"], *([content["held_out"]] if content["held_out"] else [])]
         hashes = [digest for files in weights.values() for digest in files.values()]
         usable = all(isinstance(part["sha256"], str) for part in parts) and all(map(_is_hash, hashes))
@@ -129,6 +162,11 @@ def check_images(run: Path, part: Literal["train", "held-out"], images: ImageSet
         return False
     now = _about(images)
     if any(then.get(name, now[name]) != now[name] for name in ("sha256", "labels", "captions")):
+        if given := given_images(run):
+            raise UserError(
+                f"{run} was trained on {given}, not on what its settings read ({images.name}): give those images "
+                "themselves, not the run"
+            )
         what, which = ("trained on", "training images") if part == "train" else ("begun with", "held-out images")
         raise UserError(
             f"the {which} that {run} reads now ({images.name}) are not those that it was {what}: put them back, or "
@@ -138,8 +176,30 @@ def check_images(run: Path, part: Literal["train", "held-out"], images: ImageSet
 
 
 def exported_files(run: Path, name: str) -> dict[str, str]:
-    """The files of a pipeline that a run left, path below it -> SHA-256; none where nothing was written down."""
-    return ((read_identity(run) or {}).get("weights") or {}).get(name, {})
+    """The files of a pipeline that a run left, path below it -> SHA-256; none where nothing was written down.
+
+    Of a run that goes on they are those that it left before.
+    """
+    known = read_identity(run) or {}
+    return (known.get("weights") or known.get("former") or {}).get(name, {})
+
+
+def earlier_fingerprints(run: Path) -> list[str]:
+    """Of the settings that a run had before its rounds or steps were raised; its bundles may still be of these."""
+    return (read_identity(run) or {}).get("earlier", [])
+
+
+def given_images(run: Path) -> str | None:
+    """What a run was trained on, in words, where that was given from Python; None of other runs, and of older ones."""
+    known = read_identity(run) or {}
+    if not known.get("given"):
+        return None
+    return f"images given from Python ({known['train']['name']}, {known['train']['num']} of them)"
+
+
+def is_going_on(run: Path) -> bool:
+    """Whether a run's pipelines and counts are those of before its rounds or steps were raised."""
+    return "former" in (read_identity(run) or {})
 
 
 def damaged_exports(run: Path) -> list[Path] | None:
@@ -179,6 +239,8 @@ def check_pipeline(folder: Path) -> None:
     run = folder.absolute().parent
     if is_run(run) and (odd := _damaged(folder, exported_files(run, folder.absolute().name))):
         raise UserError(f"{odd[0]} is not as it was exported: {_AGAIN}")
+    if is_run(run) and is_going_on(run):
+        say(f"warning: {run} goes on with more rounds or steps, and {folder} is what it was before: {_FINISH}")
 
 
 def check_samples(run: Path, drawn_from: Mapping[str, str]) -> bool:
@@ -197,6 +259,11 @@ def check_samples(run: Path, drawn_from: Mapping[str, str]) -> bool:
     known = [exported_files(run, name) or _hashes(run / name, drawn_from) for name in ("raw", "ema")]
     if not any(known):
         return False
+    if is_going_on(run):
+        raise UserError(
+            f"{run / 'samples'} was drawn before the rounds or steps of {run} were raised: {_FINISH}, or give the "
+            "samples from another place"
+        )
     if not any(files and _all_among(drawn_from, files) for files in known):
         raise UserError(
             f"{run / 'samples'} was not drawn from the weights of {run}: sample it again into an empty folder, or give "
@@ -235,7 +302,7 @@ def _changed_settings(run: Path, known: Mapping[str, Any]) -> list[str]:
         for name, value in values.items()
         if name in now.get(section, {}) and now[section][name] != value
     ]
-    if not changed and known.get("fingerprint") not in (None, fingerprint(settings)):
+    if not changed and known.get("fingerprint") not in (None, fingerprint(settings), *known.get("earlier", [])):
         return ["its bundles are of other settings"]
     return changed
 

@@ -7,7 +7,6 @@ the noise schedule matters.
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline
 from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.paths import check_model_name
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seeds import kept_generators, seeded
 from iet_agc.training.identity import check_pipeline
@@ -140,8 +140,7 @@ def commit_of(name: str, folder: Path) -> str | None:
 
 def _of_hub(name: str, kind: str, revision: str | None) -> Path:
     """The folder of a model of the hub, whose description is looked at before its weights are fetched."""
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise UserError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")
+    check_model_name(name)
     index = _fetched(name, _DESCRIPTION[kind], revision) / "model_index.json"
     unet = read_object(index).get("unet") if index.is_file() else None
     if unet != ["diffusers", kind]:  # said before gigabytes are fetched

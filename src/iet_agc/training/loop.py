@@ -14,6 +14,7 @@ after its next step, with the sums of the curve's next point.
 """
 
 import copy
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,8 +39,9 @@ from iet_agc.runtime import distributed
 from iet_agc.runtime.curves import Curves, Meter
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.exposure import read_telemetry, write_telemetry
+from iet_agc.runtime.files import flush
 from iet_agc.runtime.precision import resolved
-from iet_agc.runtime.progress import progress_bar, say
+from iet_agc.runtime.progress import Bar, phase, progress_bar, say
 from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.runtime.threads import num_threads
 from iet_agc.training import checkpoint, identity
@@ -73,7 +75,7 @@ def start(
     images, held_out = load_dataset(settings.data)
     device = distributed.choose_device(settings.run.device)
     with num_threads(settings.run.threads), distributed.processes(device):
-        train(settings, images, out, device, on_step, stop, held_out)
+        train(settings, images, out, device, on_step, stop, held_out, are_read=True)
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {
         "run": str(out),
@@ -96,8 +98,13 @@ def train(
     on_step: Callable[[int], object] | None = None,
     stop: StopRequest | None = None,
     held_out: ImageSet | None = None,
+    *,
+    are_read: bool = False,
 ) -> None:
     """Train to the end, from wherever the folder stands, and leave two diffusers pipelines in it.
+
+    A run goes on to more rounds, finished or not, and one of one member and one round to more steps; it is then the
+    run that had as many from the start. What it exported before stays until there is something newer.
 
     A run that is finished is left as it is, unless its pipelines are not as they were exported: then they are exported
     again from its last bundle.
@@ -110,6 +117,8 @@ def train(
         on_step: called with a number of steps that are done, in place of the progress bar.
         stop: listened to while members train; by default nothing asks to stop.
         held_out: what the settings hold out, so that an audit can tell whether it is still the same.
+        are_read: whether the images are those that the settings read. Otherwise the run says that they were given from
+            Python, in its description too, and is no source of images, unless they turn out to be the same.
 
     Raises:
         NonFiniteError: see `Member.train`.
@@ -119,15 +128,19 @@ def train(
             written then. Or a finished run is damaged and has no bundle to mend it from.
     """
     run = _prepared(settings, images, out, device, on_step, stop)  # refuses before anything is written
-    check_folder(run.settings, out)
+    earlier = check_folder(run.settings, out)
     with distributed.alone_in(out):
-        run.resume()
+        run.resume(earlier)
         distributed.barrier()
         if distributed.rank() == 0:
-            claim_folder(run.settings, out)
+            if earlier:
+                identity.record_continuation(out, run.settings, earlier, images)
+            given = not are_read and _were_given(out, run.resumed)
+            claim_folder(_described(run.settings, images) if given else run.settings, out)
             _list_treated(images, held_out, out)
+            run.reopen()
             if not run.resumed or identity.read_identity(out) is None:
-                identity.record_training(out, run.settings, images, None if run.resumed else held_out)
+                identity.record_training(out, run.settings, images, None if run.resumed else held_out, given)
         distributed.barrier()
         with run.stop.listening():
             run.to_the_end()
@@ -208,6 +221,8 @@ class _Run:
         curves: of each member, while it trains.
         meters: of each member, what the next point of its curve is made of.
         saved: the step of each member that is on the disk.
+        earlier: fingerprints of the settings that the run had before it was made longer.
+        ended: the bundle at the end of a round that is longer now; see `reopen`.
     """
 
     settings: Settings
@@ -225,6 +240,8 @@ class _Run:
     curves: dict[int, Curves] = field(default_factory=dict)
     meters: dict[int, Meter] = field(init=False)
     saved: dict[int, int] = field(init=False)
+    earlier: Sequence[str] = ()
+    ended: checkpoint.Bundle | None = None
 
     def __post_init__(self) -> None:
         self.meters = {each.index: Meter(NUM_TIMESTEPS, self.device) for each in self.members}
@@ -247,14 +264,23 @@ class _Run:
 
     # Where a run stands on disk -------------------------------------------------------------------
 
-    def resume(self) -> None:
-        """Load the newest bundle that is whole, then what members saved after it. Writes nothing."""
+    def resume(self, earlier: Settings | None = None) -> None:
+        """Load the newest bundle that is whole, then what members saved after it. Writes nothing.
+
+        Args:
+            earlier: the settings that the run had so far, where it is made longer.
+
+        Raises:
+            UserError: bundles of another run, or none of a finished one that cannot stay as it is.
+        """
+        self.earlier = [*identity.earlier_fingerprints(self.out), *([fingerprint(earlier)] if earlier else [])]
         if whole := self._newest("round-????"):
-            self.round, self.resumed = whole.about["round"], True
             for member in self.members:
                 _load(member, whole)
+            self.round, self.resumed = self.members[0].step // self.settings.train.steps, True
+            self.ended = whole if self.members[0].step > self.round * self.settings.train.steps else None
         elif identity.damaged_exports(self.out) is not None:
-            self._refuse_unless_whole()
+            self._refuse_unless_whole(earlier)
             self.round, self.resumed = self.settings.method.rounds, True
         for member in self.members:
             if partial := self._newest(f"{self._name(member)}-step-*"):
@@ -263,8 +289,23 @@ class _Run:
                 self.resumed = True
             self.saved[member.index] = member.step
 
-    def _refuse_unless_whole(self) -> None:
+    def reopen(self) -> None:
+        """Make the bundle at the end of a round that is longer now the one of its member within it."""
+        if self.ended is None:
+            return
+        within = self.bundles / f"{self._name(self.members[0])}-step-{self.ended.about['step']:09d}"
+        shutil.rmtree(within, ignore_errors=True)  # the same, left by a kill
+        os.rename(self.ended.folder, within)
+        flush(self.bundles)
+
+    def _refuse_unless_whole(self, earlier: Settings | None) -> None:
         """A finished run without bundles can stay as it is, and nothing else."""
+        if earlier:
+            raise UserError(
+                f"{self.out} is finished, and {self.bundles} holds no bundle to go on from: put them back, or train "
+                f"{self.out} further into another output, as initial weights",
+                "out",
+            )
         if odd := identity.damaged_exports(self.out):
             raise UserError(
                 f"{odd[0]} is not as it was exported, and {self.bundles} holds no bundle to export it from again: "
@@ -275,7 +316,9 @@ class _Run:
         read_telemetry(self.out / "telemetry.csv")
 
     def _newest(self, pattern: str) -> checkpoint.Bundle | None:
-        return checkpoint.newest_bundle(self.bundles, pattern, self.identity, say)
+        known = {name: [value] for name, value in self.identity.items()}
+        known["settings"] += self.earlier
+        return checkpoint.newest_bundle(self.bundles, pattern, known, say)
 
     def _name(self, member: Member | None = None) -> str:
         """Of a bundle at the start of this round, or of one member within it."""
@@ -329,7 +372,8 @@ class _Run:
         elif self.on_step:
             self.on_step(self.settings.method.rounds * self.settings.train.steps * len(self.members))
         if distributed.rank() == 0 and (trained or not self._is_exported()):
-            self._export()
+            with phase("export", self._is_shown):
+                self._export()
         distributed.barrier()
 
     def _train_rounds(self) -> None:
@@ -338,20 +382,34 @@ class _Run:
         rounds, steps = self.settings.method.rounds, self.settings.train.steps
         total = rounds * steps * len(self.members)
         done = sum(member.step for member in self.members)
-        with progress_bar("train", total, done, shown=self.on_step is None and distributed.rank() == 0) as bar:
-            on_step = self.on_step or bar.update
+        with progress_bar("train", total, done, shown=self._is_shown) as bar:
             if self.on_step:
                 self.on_step(done)
             while self.round < rounds:
                 for member in self.members:
-                    self._train_round(member, on_step)
+                    bar.name_phase(self._named(member))
+                    self._train_round(member, bar)
                 self._stop_if_asked()
+                bar.name_phase("average")
                 self._average()
                 self.round += 1
+                bar.name_phase("preview")
                 self._preview()  # before the bundle: a resume does not draw it again
+                bar.name_phase("save")
                 self.save_round()
+            bar.name_phase("train")
         for curves in self.curves.values():
             curves.close()
+
+    @property
+    def _is_shown(self) -> bool:
+        return self.on_step is None and distributed.rank() == 0
+
+    def _named(self, member: Member) -> str:
+        """What a bar says of where a run is; counted from 1, as people do."""
+        rounds, members = self.settings.method.rounds, self.settings.method.members
+        of_rounds = f" round {self.round + 1}/{rounds}" if rounds > 1 else ""
+        return f"train{of_rounds}{f' member {member.index + 1}/{members}' if members > 1 else ''}"
 
     def _is_exported(self) -> bool:
         """Whether the pipelines and the counts are those of this run, whole; says what is damaged."""
@@ -368,8 +426,9 @@ class _Run:
             say(f"{error}: it is written again")
             return False
 
-    def _train_round(self, member: Member, on_step: Callable[[int], object]) -> None:
+    def _train_round(self, member: Member, bar: Bar) -> None:
         """Train one member to the end of the round, with its curve and its bundles."""
+        on_step = self.on_step or bar.update
         run, end = self.settings.run, (self.round + 1) * self.settings.train.steps
         meter = self.meters[member.index]
         member.to(self.device)
@@ -383,7 +442,9 @@ class _Run:
                 break
             speed = (until - first) * self.settings.train.batch_size / (time.perf_counter() - began)
             if member.index in self.curves:
-                self.curves[member.index].add(self._point(member, meter, speed))
+                point = self._point(member, meter, speed)
+                self.curves[member.index].add(point)
+                bar.show_figures(f"loss {point['loss']:.3g}, skip {point['skip_rate']:.1%}")
             meter.reset()
             if until // run.save_every > first // run.save_every and until < end:
                 self.save_member(member)
@@ -489,6 +550,18 @@ def _made_definite(settings: Settings, initial: Initial, device: torch.device) -
             "train": settings.train.model_copy(update={"precision": precision}),
         }
     )
+
+
+def _were_given(out: Path, resumed: bool) -> bool:
+    """Whether a run that goes on was begun with images given from Python; one that begins now is."""
+    return not resumed or identity.read_identity(out) is None or identity.given_images(out) is not None
+
+
+def _described(settings: Settings, images: ImageSet) -> Settings:
+    """The settings with what they were used on, for the description of a preset does not outlive its images."""
+    what = f"{images.name}, {len(images)} of {images.size}"
+    base = settings.name or "the settings below"
+    return settings.model_copy(update={"description": f"As {base}, but on images given from Python: {what}"})
 
 
 def _file(member: Member) -> str:

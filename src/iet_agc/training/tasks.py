@@ -81,6 +81,8 @@ class ImageTask:
                 raise UserError(f"settings of section {section} have no effect on images alone: leave them out")
         if settings.data.planted_captions:
             raise UserError("data.planted_captions has no effect on images alone: leave it out")
+        if settings.data.caption:
+            raise UserError("data.caption has no effect on images alone: leave it out, or set model.kind text-to-image")
         self.classes = _classes(settings, images)
         self.initial = initial_weights(settings, images.shape)
         self.scheduler = make_scheduler()
@@ -119,7 +121,10 @@ class TextTask:
         from iet_agc.text_to_image.pipeline import check_size, load_text_pipeline
 
         if images.captions is None:
-            raise UserError(f"{images.name} has no captions, and model.kind is text-to-image: set data.captions")
+            raise UserError(
+                f"{images.name} has no captions, and model.kind is text-to-image: set data.captions, or data.caption, "
+                "one text for all"
+            )
         said = [bool(texts) and all(map(str.strip, texts)) for texts in images.captions]
         if not all(said):
             raise UserError(f"image {said.index(False)} of {images.name} has no caption, or an empty one: give it one")

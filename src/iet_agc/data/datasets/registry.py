@@ -19,6 +19,7 @@ from iet_agc.config.data_settings import (
     Laion10kData,
 )
 from iet_agc.data.cache import cached, stamps
+from iet_agc.data.captions import captioned
 from iet_agc.data.conversion import convert
 from iet_agc.data.datasets.afhq import afhq_dog_origin, read_afhq_dog
 from iet_agc.data.datasets.captioned_folder import captioned_origin, read_laion
@@ -67,6 +68,8 @@ def load_dataset(data: DataSettings) -> tuple[ImageSet, ImageSet]:
         train, held_out = cached(Path(data.cache), source, lambda: _read(data))
     else:
         train, held_out = _read(data)
+    if data.caption:
+        train, held_out = captioned(train, data.caption), captioned(held_out, data.caption)
     return plant_duplicates(train, data.planted_images, data.planted_copies, data.planted_captions), held_out
 
 

@@ -1,0 +1,114 @@
+"""Cheap checks of what a verb is given, before its heavy imports: a wrong path is told in under a second."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.paths import (
+    check_audit_place,
+    check_compared_place,
+    check_images_place,
+    check_model_name,
+    check_pipeline_place,
+)
+from iet_agc.runtime.reading import check_regular
+
+if TYPE_CHECKING:
+    from iet_agc.config.settings import Settings
+
+__all__ = [
+    "check_audit",
+    "check_compare",
+    "check_detect",
+    "check_report",
+    "check_sample",
+    "check_source",
+    "check_train",
+]
+
+
+def check_train(settings: "Settings") -> None:
+    """The image set of a folder, and the model to start from.
+
+    Raises:
+        UserError: one is not there.
+    """
+    from iet_agc.config.data_settings import FolderData
+
+    data = settings.data
+    if isinstance(data, FolderData) and data.root_path is not None and not data.captions:
+        check_images_place(data.root_path)
+    if settings.init.model:
+        check_model_name(settings.init.model)
+
+
+def check_sample(arguments: Namespace) -> None:
+    """The images of a guard, then what draws, then prompts.
+
+    Raises:
+        UserError: one is not there.
+    """
+    for source in (arguments.guard, arguments.held_out):
+        check_source(source)
+    check_detect(arguments)
+
+
+def check_detect(arguments: Namespace) -> None:
+    """What draws, then files of prompts.
+
+    Raises:
+        UserError: one is not there.
+    """
+    from iet_agc.config.run_folder import is_run
+
+    source: Path = arguments.source
+    if not is_run(source):
+        check_pipeline_place(source)
+    elif not any((source / weights).exists() for weights in ("raw", "ema")):
+        raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+    for file in (arguments.prompts, getattr(arguments, "memorized", None)):
+        if file is not None:
+            check_regular(file)
+
+
+def check_audit(arguments: Namespace) -> None:
+    """The three sets of images.
+
+    Raises:
+        UserError: one is not there.
+    """
+    for source in (arguments.train, arguments.samples, arguments.held_out):
+        check_source(source)
+
+
+def check_report(arguments: Namespace) -> None:
+    """The audits.
+
+    Raises:
+        UserError: one is not there.
+    """
+    for folder in arguments.audits:
+        check_audit_place(folder)
+
+
+def check_compare(arguments: Namespace) -> None:
+    """The runs, or their audits.
+
+    Raises:
+        UserError: one is not there.
+    """
+    for folder in arguments.runs:
+        check_compared_place(folder)
+
+
+def check_source(source: str | None) -> None:
+    """What a person calls an image set: a path, or the name of one that needs no root.
+
+    Raises:
+        UserError: it is neither.
+    """
+    from iet_agc.config.data_settings import found_by_name
+
+    if source is not None and not Path(source).exists() and not found_by_name(source):
+        check_images_place(Path(source))

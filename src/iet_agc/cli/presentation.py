@@ -1,0 +1,81 @@
+"""A result on standard output: lines for people on a terminal, JSON in UTF-8 anywhere else or where it is asked for."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from iet_agc.cli import summary, terminal
+
+__all__ = ["for_people", "presented"]
+
+#: What names of presets end with.
+_METHODS = "default", "iet", "agc", "iet-agc", "early-stop", "large-batch", "random-skip"
+
+
+def for_people(arguments: Namespace) -> bool:
+    """Whether a verb's result is told to people."""
+    return terminal.is_terminal() and not arguments.json
+
+
+def presented(arguments: Namespace, result: Any) -> str:
+    """What to print.
+
+    Args:
+        arguments: of the verb.
+        result: of the verb, JSON values.
+    """
+    if not for_people(arguments):
+        is_unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+        return json.dumps(result, indent=1, ensure_ascii=not is_unicode)
+    lines = _LINES[arguments.verb](arguments, result)
+    return "\n".join(terminal.coloured(lines) if terminal.has_colour() else lines)
+
+
+def _sample(arguments: Namespace, result: Any) -> list[str]:
+    from iet_agc.config.run_folder import is_run
+    from iet_agc.training.identity import read_identity
+
+    held_out = bool((read_identity(arguments.source) or {}).get("held_out")) if is_run(arguments.source) else None
+    return summary.sample(result, str(arguments.source), held_out)
+
+
+def _audit(arguments: Namespace, result: Any) -> list[str]:
+    from iet_agc.report.audit_page import verdict
+
+    return summary.audit(result, str(arguments.out), verdict(arguments.out))
+
+
+def _presets(_: Namespace, result: dict[str, str]) -> list[str]:
+    from iet_agc.config.presets import load_preset
+
+    return summary.presets([_row(name, load_preset(name)) for name in result], terminal.width())
+
+
+def _row(name: str, settings: Any) -> tuple[str, str, str, str, str]:
+    data, seen = settings.data.name, settings.total_steps * settings.train.batch_size
+    method = max((each for each in _METHODS if name.endswith(f"-{each}")), key=len)
+    return data, name, method, _short(seen), settings.description
+
+
+def _short(count: int) -> str:
+    """A count in three digits."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+_LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
+    "demo": lambda _, result: summary.demo(result, terminal.width()),
+    "pipeline": lambda given, result: summary.pipeline(result, str(given.out), given.preset),
+    "train": lambda _, result: summary.train(result),
+    "sample": _sample,
+    "audit": _audit,
+    "detect": lambda _, result: summary.detect(result, terminal.width()),
+    "duplicates": lambda given, result: summary.duplicates(result, str(given.out)),
+    "report": lambda _, result: summary.report(result),
+    "compare": lambda _, result: summary.compare(result, terminal.width()),
+    "presets": _presets,
+}

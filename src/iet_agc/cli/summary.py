@@ -1,0 +1,277 @@
+"""What a verb has done, in a few lines for people: how it went, what figures matter, where files are, what comes next.
+
+Pure functions of a result, as a verb prints it as JSON, to lines without colour. No torch, no files, no terminal.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import PurePath
+from typing import Any
+
+from iet_agc.cli.terminal import table, wrapped
+
+__all__ = ["audit", "compare", "demo", "detect", "duplicates", "pipeline", "presets", "report", "sample", "train"]
+
+#: Width of the names of figures.
+_NAMES = 17
+
+_CUT = "0.15"
+
+
+def train(result: Mapping[str, Any]) -> list[str]:
+    """A finished run.
+
+    Args:
+        result: of `iet_agc.training.loop.start`.
+    """
+    run, held_out = result["run"], result["held_out_images"]
+    skipped = f", {result['skip_rate']:.1%} of them skipped" if result["skip_rate"] else ""
+    return [
+        f"Trained {result['preset']}: {_many(result['steps'], 'step')} in {_time(result['seconds'])}",
+        _figure("images seen", f"{result['images_seen']:,}{skipped}"),
+        _figure("training images", f"{result['training_images']:,}, and {held_out:,} held out"),
+        _figure("run", f"{run} (previews in {PurePath(run, 'previews')})"),
+        _next(f"iet-agc sample {_word(run)} --out {_word(PurePath(run, 'samples'))}"),
+    ]
+
+
+def sample(result: Mapping[str, Any], source: str, held_out: bool | None) -> list[str]:
+    """A sample set.
+
+    Args:
+        result: of `iet_agc.sampling.sample_set.sample_run`.
+        source: what drew it.
+        held_out: whether the source holds images out, None where it is no run.
+    """
+    out, first, num = result["samples"], result["first_seed"], result["num"]
+    guard, prompts = result.get("guard"), result.get("prompts")
+    lines = [f"{_many(num, 'image')} drawn in {_time(result['seconds'])}, {_many(result['steps'], 'step')} each"]
+    lines += [_figure("first seed", f"{first}")] if first else []
+    lines += [_figure("class", f"{result['class']}")] if "class" in result else []
+    lines += [_figure("prompts", f"{prompts:,}, guidance scale {result['guidance']:g}")] if prompts else []
+    if guard:
+        lines.append(_figure("guard", f"{guard['turned_down']:,} of {guard['drawn']:,} turned down as copies"))
+    train = "IMAGES" if held_out is None else _word(source)
+    real = "IMAGES" if held_out is None else _word(source)
+    audit = PurePath(out).parent / "audit"
+    given = f" --held-out {real}" if held_out is not False else ""
+    asked = f"iet-agc audit --train {train} --samples {_word(out)}{given} --out {_word(audit)}"
+    return [*lines, _figure("samples", out), _next(asked)]
+
+
+def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
+    """An audit.
+
+    Args:
+        result: the content of audit.json.
+        out: its folder.
+        verdict: of its page.
+    """
+    quality, gate = result["quality"], result["gate"]
+    warnings = [*result["warnings"], *quality["warnings"]]
+    frechet = [
+        f"{value:.4g} to {what}"
+        for what in ("held_out", "train")
+        if (value := _mean(quality[f"frechet_{what}"])) is not None
+    ]
+    words = ", ".join(frechet).replace("held_out", "held-out").replace("to train", "to training images")
+    lines = [verdict, _figure("copied", _copied(result)), _figure("", _below(result))]
+    lines += [_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})")] if words else []
+    lines += [_figure("check", _least(gate))] if gate else []
+    lines += [_figure("held-out", reason) for reason in (result["verdict"] or {"reasons": ()})["reasons"]]
+    lines += [_figure("warnings", f"{len(warnings)}, on the page and in audit.json")] if warnings else []
+    lines.append(_figure("audit", f"{out} (audit.json, samples.csv, training-images.csv)"))
+    return [*lines, _next(f"iet-agc report {_word(out)}")]
+
+
+def _copied(result: Mapping[str, Any]) -> str:
+    found = result["calibrated"] or result["mq"][_CUT]
+    low, high = found["ci95"]
+    count, total = found["count"], result["num_samples"]
+    return f"{_percent(found['share'])}, 95 % interval {_percent(low)} to {_percent(high)} ({count:,} of {total:,})"
+
+
+def _below(result: Mapping[str, Any]) -> str:
+    """By what a sample is called copied."""
+    if found := result["calibrated"]:
+        return f"distance ratio below {found['cut']:.3g}, calibrated: {_percent(found['false_alarm'])} by chance"
+    return f"distance ratio below {_CUT}, not calibrated: give held-out images, 99 or more"
+
+
+def _least(gate: Mapping[str, Any]) -> str:
+    """What a gate decided by: the largest lower limit of its checks."""
+    least = max(check["least"] for check in gate["checks"])
+    return f"at least {_percent(least)}, and {100 * gate['fail_above']:g} % allowed, chance included"
+
+
+def report(result: Mapping[str, Any]) -> list[str]:
+    """A page."""
+    return ["Report written", _figure("page", result["report"]), _next("open the page in a browser")]
+
+
+def compare(result: Mapping[str, Any], most: int) -> list[str]:
+    """A comparison.
+
+    Args:
+        result: of the verb: rows by preset, differences, warnings, and files where some were written.
+        most: columns of the terminal.
+    """
+    rows = result["presets"]
+    titles = "preset", "runs", f"ratio < {_CUT}", "calibrated", "Fréchet, held-out"
+    columns = ("copied", "{:.1%}"), ("calibrated", "{:.1%}"), ("frechet_held_out", "{:.4g}")
+    cells = [
+        (name, str(len(row["runs"])), *(_cell(row[column], form) for column, form in columns))
+        for name, row in rows.items()
+    ]
+    lines = [f"{_many(len(rows), 'experiment')} compared; brackets: 95 % intervals"]
+    lines += ["", *table(titles, cells, most), ""]
+    lines += [line for warning in result["warnings"] for line in wrapped(f"warning: {warning}", 0, most).splitlines()]
+    if files := result.get("files"):
+        written = files.values() if isinstance(files, Mapping) else files
+        return [*lines, *(_figure("written" if not number else "", str(one)) for number, one in enumerate(written))]
+    return [*lines, _next("the same with --out FOLDER, which writes plots, a page and tables")]
+
+
+def _cell(values: Mapping[str, Any] | None, form: str) -> str:
+    if values is None:
+        return "-"
+    interval = f" [{', '.join(form.format(bound) for bound in values['ci95'])}]" if values["ci95"] else ""
+    return f"{form.format(values['mean'])}{interval}"
+
+
+def demo(result: Mapping[str, Any], most: int) -> list[str]:
+    """A demo.
+
+    Args:
+        result: of `iet_agc.cli.demo.demo`.
+        most: columns of the terminal.
+    """
+    rows = []
+    for name, numbers in result["presets"].items():
+        below, quality = numbers["mq"][_CUT], numbers["quality"]
+        low, high = below["ci95"]
+        copied = f"{below['share']:.1%} [{low:.1%}, {high:.1%}]"
+        rows.append((name, copied, *(f"{quality[f'frechet_{what}']:.3f}" for what in ("held_out", "train"))))
+    titles = "", f"copied (ratio < {_CUT})", "Fréchet, held-out", "Fréchet, train"
+    return [
+        f"Trained, sampled and audited {_many(len(rows), 'preset')} in {_time(result['seconds'])}",
+        "",
+        *table(titles, rows, most),
+        "",
+        _figure("page", result["report"]),
+        _next("open the page in a browser"),
+    ]
+
+
+def detect(result: Mapping[str, Any], most: int) -> list[str]:
+    """A detection of memorized prompts.
+
+    Args:
+        result: of `iet_agc.audit.memorized_prompts.detect_prompts`.
+        most: columns of the terminal.
+    """
+    separation = result["separation"]
+    lines = [f"{_many(result['num_prompts'], 'prompt')} looked at in {_time(result['seconds'])}"]
+    if separation and "auc" in separation:
+        lines.append(_figure("AUC", f"{_mean(separation['auc']):.3f} (memorized against other prompts)"))
+    lines.append(_figure("most memorized", ""))
+    lines += [f"  {_prompt(row)}"[:most] for row in result["highest"][:5]]
+    return [*lines, _figure("files", f"{result['detect']} (detect.json)")]
+
+
+def duplicates(result: Mapping[str, Any], out: str) -> list[str]:
+    """The duplicates of an image set.
+
+    Args:
+        result: of `iet_agc.audit.duplicates.find_duplicates`.
+        out: folder of the result.
+    """
+    further, groups, gate = result["redundant"], result["groups"], result["gate"]
+    lines = [f"{further['count']:,} of {_many(result['images'], 'image')} repeat another one"]
+    if gate:
+        said = "failed" if gate["failed"] else "passed"
+        lines[0] = f"Check {said}: {lines[0]}, {100 * gate['fail_above']:g} % allowed"
+    near = f", {groups['near']:,} of near copies" if result["near"] else ""
+    lines += [
+        _figure("share", _percent(further["share"])),
+        _figure("groups", f"{groups['exact']:,} of equal images{near}, the largest of {result['largest_group']:,}"),
+        _figure("kept", f"{result['kept']:,}, one of each group and all others"),
+    ]
+    lines += [_figure("list of those", result["keep_list"])] if result["keep_list"] else []
+    page = PurePath(out, "report.html")
+    return [*lines, _figure("page", f"{page}"), _next("open the page in a browser")]
+
+
+def _prompt(row: Mapping[str, Any]) -> str:
+    numbers = [value for value in row.values() if isinstance(value, float)]
+    return f"{numbers[0]:8.4g}  {row['prompt']}" if numbers else f"{row['prompt']}"
+
+
+def pipeline(result: Mapping[str, Any], out: str, preset: str) -> list[str]:
+    """A small pipeline.
+
+    Args:
+        result: of `iet_agc.text_to_image.bootstrap.build_pipeline`.
+        out: its folder.
+        preset: that it was built for.
+    """
+    return [
+        f"Pipeline built: {_many(result['steps'], 'step')} of its VAE",
+        _figure("reconstruction", f"{result['train_db']:.1f} dB, of held-out images {result['held_out_db']:.1f} dB"),
+        _figure("pipeline", out),
+        _next(f"iet-agc train {_word(preset)} --init {_word(out)} --out RUN"),
+    ]
+
+
+def presets(rows: Sequence[tuple[str, str, str, str, str]], most: int) -> list[str]:
+    """The presets as tables, one for each image set.
+
+    Args:
+        rows: images, name, method, images seen and description of each.
+        most: columns of the terminal; descriptions are cut to it.
+    """
+    lines = [f"{_many(len(rows), 'preset')}, by image set; seen: images that training takes, all epochs counted"]
+    for images, group in groupby(rows, lambda row: row[0]):
+        titles = f"{images.upper()}", "METHOD", "SEEN", "DESCRIPTION"
+        lines += ["", *table(titles, [row[1:] for row in group], most)]
+    return [*lines, "", _next("iet-agc train PRESET --help, then iet-agc train PRESET --out RUN")]
+
+
+# Words -----------------------------------------------------------------------------------------------------
+
+
+def _figure(name: str, value: str) -> str:
+    return f"  {name:<{_NAMES}} {value}".rstrip()
+
+
+def _next(command: str) -> str:
+    return f"next: {command}"
+
+
+def _word(path: object) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def _many(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
+def _time(seconds: float) -> str:
+    """A time in the two largest units that it has."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _percent(share: float) -> str:
+    return "<0.01 %" if 0 < share < 1e-4 else f"{100 * share:.3g} %"
+
+
+def _mean(value: Any) -> float | None:
+    """A number, or the mean of one that has a spread."""
+    return value["mean"] if isinstance(value, Mapping) else value

@@ -1,0 +1,76 @@
+"""Whether what a path names is there at all: asked at once, before what reads it takes seconds to import. No torch.
+
+Whoever reads such a path asks here as well, so that a wrong one is told in the same words by both.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import shown
+from iet_agc.runtime.reading import check_regular
+
+__all__ = [
+    "check_audit_place",
+    "check_compared_place",
+    "check_images_place",
+    "check_model_name",
+    "check_pipeline_place",
+]
+
+_ARRAYS = {".npz", ".npy"}
+
+
+def check_images_place(path: Path) -> None:
+    """Refuse what is neither a folder nor named as an array file.
+
+    Raises:
+        UserError: it is neither, or there is no such array file.
+    """
+    if os.path.isdir(path):
+        return
+    if path.suffix.lower() not in _ARRAYS:
+        raise UserError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
+    check_regular(path)
+
+
+def check_pipeline_place(folder: Path) -> None:
+    """Refuse a folder without a pipeline's index.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
+
+
+def check_audit_place(folder: Path) -> None:
+    """Refuse a folder without audit.json.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not (file := folder / "audit.json").is_file():
+        raise UserError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
+
+
+def check_compared_place(folder: Path) -> None:
+    """Refuse a folder that is neither a run nor an audit, or in an audit's folder of a run.
+
+    Raises:
+        UserError: it is neither.
+    """
+    own = folder.parent if folder.name == "audit" else folder
+    if not any((each / name).exists() for each in (folder, own) for name in ("config.json", "audit.json")):
+        raise UserError(f"{folder} is not a run: it has no config.json; and no audit: it has no audit.json")
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a model to start from that is neither on the disk nor named as one of the hub.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if not Path(name).exists() and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise UserError(f"{name} is no run, no folder and no hub id such as google/ddpm-cifar10-32")

@@ -1,0 +1,237 @@
+"""Lines for people: pure functions of results, and what a terminal and a pipe get of them."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iet_agc.cli import summary, terminal
+from iet_agc.cli.completion import completion
+
+TRAINED = {
+    "run": "my runs/a",
+    "preset": "digits-iet-agc",
+    "training_images": 2080,
+    "held_out_images": 497,
+    "steps": 1200,
+    "images_seen": 153_600,
+    "skip_rate": 0.031,
+    "seconds": 130.4,
+}
+SHARE = {"count": 3, "share": 0.05, "ci95": [0.0105, 0.1392]}
+AUDIT: dict[str, Any] = {
+    "num_samples": 60,
+    "mq": {"0.15": SHARE},
+    "calibrated": {**SHARE, "cut": 0.1234, "false_alarm": 0.01},
+    "gate": None,
+    "warnings": [],
+    "quality": {
+        "extractor": "pixels",
+        "frechet_train": 12.5,
+        "frechet_held_out": {"mean": 13.17231, "std": 0.1},
+        "warnings": ["few"],
+    },
+}
+
+
+def test_a_run_says_what_it_took_where_it_is_and_what_comes_next() -> None:
+    assert summary.train(TRAINED) == [
+        "Trained digits-iet-agc: 1,200 steps in 2 min 10 s",
+        "  images seen       153,600, 3.1% of them skipped",
+        "  training images   2,080, and 497 held out",
+        "  run               my runs/a (previews in my runs/a/previews)",
+        "next: iet-agc sample 'my runs/a' --out 'my runs/a/samples'",
+    ]
+    assert "skipped" not in "\n".join(summary.train(TRAINED | {"skip_rate": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [
+        (True, "next: iet-agc audit --train a --samples a/samples --held-out a --out a/audit"),
+        (False, "next: iet-agc audit --train a --samples a/samples --out a/audit"),
+        (None, "next: iet-agc audit --train IMAGES --samples a/samples --held-out IMAGES --out a/audit"),
+    ],
+)
+def test_samples_lead_to_an_audit_by_what_is_known(held_out: bool | None, expected: str) -> None:
+    drawn = {"samples": "a/samples", "num": 1, "first_seed": 0, "steps": 50, "seconds": 3.21}
+    lines = summary.sample(drawn, "a", held_out)
+    assert lines == ["1 image drawn in 3.2 s, 50 steps each", "  samples           a/samples", expected]
+
+
+def test_samples_say_class_prompts_and_guard_where_there_are_any() -> None:
+    drawn = {"samples": "s", "num": 60, "first_seed": 7, "steps": 50, "seconds": 4000, "class": 3, "prompts": 2}
+    drawn |= {"guidance": 7.5, "guard": {"turned_down": 4, "drawn": 64}}
+    told = "\n".join(summary.sample(drawn, "a", None))
+    for words in ("1 h 6 min", "first seed        7", "class             3", "2, guidance scale 7.5", "4 of 64 turned"):
+        assert words in told
+
+
+def test_an_audit_says_verdict_share_with_interval_quality_and_the_next_command() -> None:
+    assert summary.audit(AUDIT, "a/audit", "Undecided") == [
+        "Undecided",
+        "  copied            5 %, 95 % interval 1.05 % to 13.9 % (3 of 60)",
+        "                    distance ratio below 0.123, calibrated: 1 % by chance",
+        "  Fréchet distance  13.17 to held-out, 12.5 to training images (pixels)",
+        "  warnings          1, on the page and in audit.json",
+        "  audit             a/audit (audit.json, samples.csv, training-images.csv)",
+        "next: iet-agc report a/audit",
+    ]
+
+
+def test_an_audit_without_held_out_images_says_that_its_cut_is_not_calibrated() -> None:
+    quality = AUDIT["quality"] | {"frechet_held_out": None}
+    told = "\n".join(summary.audit(AUDIT | {"calibrated": None, "quality": quality}, "a", "Not calibrated"))
+    assert "distance ratio below 0.15, not calibrated" in told
+    assert "Fréchet distance  12.5 to training images (pixels)" in told
+
+
+def test_a_gate_says_its_lower_limit() -> None:
+    gate = {"fail_above": 0.02, "failed": True, "checks": [{"least": 0.01}, {"least": 0.031}]}
+    told = "\n".join(summary.audit(AUDIT | {"gate": gate}, "a", "Check failed"))
+    assert "check             at least 3.1 %, and 2 % allowed, chance included" in told
+
+
+def test_a_comparison_is_a_table_with_intervals_and_its_warnings_fit() -> None:
+    mean = {"mean": 0.05, "ci95": [0.01, 0.1]}
+    row = {"runs": ["a", "b"], "copied": mean, "calibrated": None, "frechet_held_out": {"mean": 13.1, "ci95": None}}
+    lines = summary.compare({"presets": {"digits-agc": row}, "warnings": ["few images " * 12]}, 80)
+    assert lines[2] == "preset      runs        ratio < 0.15  calibrated  Fréchet, held-out"
+    assert lines[3] == "digits-agc     2  5.0% [1.0%, 10.0%]           -               13.1"
+    assert max(map(len, lines)) <= 80
+    assert lines[5].startswith("warning: few images")
+    written = summary.compare({"presets": {}, "warnings": [], "files": {"html": "c.html", "png": "c.png"}}, 80)
+    assert written[-2:] == ["  written           c.html", "                    c.png"]
+
+
+def test_other_verbs_say_their_result() -> None:
+    assert "  page              a/report.html" in summary.report({"report": "a/report.html"})
+    built = summary.pipeline({"steps": 2000, "train_db": 21.34, "held_out_db": 20.0}, "small", "emoji-text-default")
+    assert built[1] == "  reconstruction    21.3 dB, of held-out images 20.0 dB"
+    assert built[-1] == "next: iet-agc train emoji-text-default --init small --out RUN"
+    rows = [{"prompt": f"a cat {'very ' * 40}", "magnitude": 1.25, "sd": None}]
+    found = {"num_prompts": 1, "seconds": 1, "separation": {"auc": 0.9}, "highest": rows, "detect": "d"}
+    told = summary.detect(found, 80)
+    assert "  AUC               0.900 (memorized against other prompts)" in told
+    assert max(map(len, told)) == 80
+    demo = {"presets": {"digits-agc": AUDIT | {"quality": {"frechet_train": 1.0, "frechet_held_out": 2.0}}}}
+    assert any("5.0% [1.1%, 13.9%]" in line for line in summary.demo(demo | {"seconds": 1, "report": "r"}, 80))
+
+
+def test_duplicates_say_how_many_of_which_kind() -> None:
+    found = {"images": 1000, "redundant": {"count": 20, "share": 0.02}, "groups": {"exact": 3, "near": 4}, "near": True}
+    found |= {"largest_group": 9, "kept": 980, "keep_list": None, "gate": {"fail_above": 0.01, "failed": True}}
+    lines = summary.duplicates(found, "d")
+    assert lines[0] == "Check failed: 20 of 1,000 images repeat another one, 1 % allowed"
+    assert "  groups            3 of equal images, 4 of near copies, the largest of 9" in lines
+    assert terminal.coloured(lines)[0].startswith("\x1b[1;31m")
+    assert summary.duplicates(found | {"gate": None}, "d")[0] == "20 of 1,000 images repeat another one"
+
+
+def test_presets_are_tables_by_image_set_that_fit() -> None:
+    rows = [("digits", "digits-agc", "agc", "154k", "long " * 40), ("cifar10", "cifar10-agc", "agc", "51.2M", "short")]
+    lines = summary.presets(rows, 60)
+    assert max(map(len, lines[1:-1])) <= 60
+    assert lines[2:4] == [
+        "DIGITS      METHOD  SEEN  DESCRIPTION",
+        "digits-agc  agc     154k  long long long long long long lon…",
+    ]
+
+
+def test_colour_marks_the_first_line_and_what_asks_for_something() -> None:
+    assert terminal.coloured(["Undecided", "  copied", "next: x"]) == [
+        "\x1b[1mUndecided\x1b[0m",
+        "  copied",
+        "\x1b[36mnext: x\x1b[0m",
+    ]
+    assert terminal.coloured(["Copies found"]) == ["\x1b[1;31mCopies found\x1b[0m"]
+
+
+# A terminal and a pipe -------------------------------------------------------------------------------------
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status, and what a terminal of 80 columns gets on stdout."""
+    main, other = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-m", "iet_agc", *arguments],
+        stdout=other,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "80", "TERM": "xterm", **environment},
+    )
+    os.close(other)
+    read = b""
+    while True:
+        try:
+            piece = os.read(main, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not piece:
+            break
+        read += piece
+    os.close(main)
+    done.communicate()
+    return done.returncode, read.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_gets_lines_and_a_pipe_gets_json() -> None:
+    status, told = on_a_terminal("presets", NO_COLOR="")
+    assert status == 0
+    assert told.startswith("\x1b[1m")
+    plain = re.sub(r"\x1b\[[\d;]*m", "", told)
+    assert on_a_terminal("presets", NO_COLOR="1") == (0, plain)
+    assert "digits-iet-agc" in plain
+    assert "{" not in plain
+    piped = subprocess.run([sys.executable, "-m", "iet_agc", "presets"], capture_output=True, check=True).stdout
+    asked = on_a_terminal("presets", "--json")[1]
+    assert json.loads(asked) == json.loads(piped)
+    assert {line.split()[0] for line in plain.splitlines() if "-" in line[:20]} >= json.loads(piped).keys()
+
+
+def test_json_is_utf_8_unless_the_stream_is_not() -> None:
+    code = "from argparse import Namespace; from iet_agc.cli.presentation import presented\n"
+    code += "print(presented(Namespace(json=True), {'a': 'Fr\\u00e9chet'}))"
+    for encoding, expected in (("utf-8", "Fréchet".encode()), ("ascii", b"Fr\\u00e9chet")):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+        assert expected in told
+
+
+# Completion ------------------------------------------------------------------------------------------------
+
+
+def completed(*words: str) -> set[str]:
+    """What bash offers for the last of the words behind "iet-agc"."""
+    script = subprocess.run(
+        [sys.executable, "-m", "iet_agc", "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+    typed = " ".join(f"'{word}'" for word in ("iet-agc", *words))
+    program = f'{script}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words)}; _iet_agc; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    told = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    assert told.stderr == ""
+    return {*told.stdout.split()}
+
+
+def test_bash_completes_verbs_options_choices_presets_and_settings() -> None:
+    assert completed("a") == {"audit"}
+    assert completed("audit", "--fl") == {"--flips"}
+    assert completed("sample", "run", "--weights", "") == {"raw", "ema"}
+    assert completed("train", "digits-iet") == {"digits-iet", "digits-iet-agc"}
+    assert completed("train", "digits-iet", "--train.st") == {"--train.steps"}
+    assert completed("completion", "") == {"bash", "zsh"}
+    assert completed("report", "") == set()  # paths, by the shell itself
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+def test_zsh_takes_the_script(tmp_path: Path) -> None:
+    (tmp_path / "script").write_text(completion("zsh", {}, ["x"], []))
+    program = f"autoload -U compinit && compinit -u -d {tmp_path}/dump; source {tmp_path}/script"
+    done = subprocess.run(["zsh", "-fc", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
