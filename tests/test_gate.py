@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom, binom
 
-from iet_agc.metrics.gate import gate, sentence
+from iet_agc.metrics.gate import PIXELS, gate, sentence
 from iet_agc.metrics.intervals import least_calibrated_share, surely_above
 from iet_agc.metrics.records import Calibrated
 
@@ -12,7 +12,7 @@ from iet_agc.metrics.records import Calibrated
 def numbers(count, total, held_out, **more):
     ci95 = (0.0, 1.0)
     told = {"false_alarm": 0.01, "cut": 0.1, "num_held_out": held_out}
-    return {None: Calibrated(count=count, total=total, share=count / total, ci95=ci95, **told, **more)}
+    return {PIXELS: Calibrated(count=count, total=total, share=count / total, ci95=ci95, **told, **more)}
 
 
 @pytest.mark.parametrize("held_out", [99, 400, 497, 4999])

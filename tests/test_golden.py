@@ -17,6 +17,7 @@ VERBS = (
     "train",
     "sample",
     "audit",
+    "check",
     "detect",
     "duplicates",
     "report",

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_curve
 
 from iet_agc.audit import memorized_prompts
 from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
+from iet_agc.metrics.intervals import auc_interval
 from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
 from tests.processes import in_processes
@@ -138,7 +139,7 @@ def test_found_prompts_are_those_of_the_roc_curve_below_one_percent(others, allo
 
 @pytest.mark.parametrize(("auc", "count", "others"), [(0.9, 10, 20), (0.5, 5, 5), (1.0, 20, 20), (0.0, 3, 8)])
 def test_the_interval_solves_newcombes_equation(auc, count, others):
-    low, high = memorized_prompts._auc_interval(auc, count, others)
+    low, high = auc_interval(auc, count, others)
     areas = np.linspace(0, 1, 100_001)[1:-1]
     both = (count + others) / 2 - 1
     variance = areas * (1 - areas) * (1 + both * ((1 - areas) / (2 - areas) + areas / (1 + areas))) / count / others

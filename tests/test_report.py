@@ -24,7 +24,7 @@ from iet_agc.audit.compute import audit
 from iet_agc.audit.run import save_audit
 from iet_agc.audit.schema import AuditRecord
 from iet_agc.data.image_set import ImageSet
-from iet_agc.metrics.gate import gate
+from iet_agc.metrics.gate import PIXELS, gate
 from iet_agc.report.audit_page import render, write_report
 from iet_agc.report.reader import read_audit
 from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, Folder, noise, points, write_audit
@@ -126,7 +126,7 @@ def test_verdict_counts_what_audit_json_counts(case: Case) -> None:
         assert "2 more repeat other held-out images and were left out." in text
     else:
         assert "8 of 32 samples (25.0 %, 95 % interval 13.3 to 42.1 %) have a distance ratio below 0.15" in text
-        assert "1 exact copy found, the share in pixels is not calibrated" in text
+        assert "1 exact copy found, the share in pixels is not known" in text
         assert "No held-out images were given" in text
         assert "expected by chance" not in text
     assert "32 samples, 76 training images (70 unique), " in text
@@ -296,8 +296,8 @@ def test_what_the_audit_does_not_trust_stands_in_the_verdict(tmp_path: Path) -> 
     text, words = page_of(folder).text, page_of(folder).words
     assert "No copying beyond chance shown, but not without warning" in words
     assert f"Warnings {NEAR_COPIES.sentence}. In the features of net: {NO_CUT.sentence}. 1 of 400 samples" in text
-    assert "In the features of net: not calibrated, but not without warning, " in text
-    assert "Not calibrated, but not without warning. " in text
+    assert "In the features of net: cannot tell, " in text
+    assert "Cannot tell. " in text
     assert f"Warning. {NO_CUT.sentence}. No cut could be set on the 300 held-out images, so" in text
     assert 'class="verdict undecided"' in render({"it": folder.path})
     found = page_of(small(tmp_path / "b", warned=True)).words
@@ -311,7 +311,7 @@ def test_no_cut_in_pixels_is_explained_by_the_warning(tmp_path: Path) -> None:
     folder = small(tmp_path / "a", samples=400, copies=0)
     folder.edit(calibrated=None, warnings=[warning.model_dump() for warning in (NO_CUT, NEAR_COPIES)])
     text = page_of(folder).text
-    assert f"Not calibrated, but not without warning Warnings {NO_CUT.sentence}. " in text
+    assert f"Cannot tell Warnings {NO_CUT.sentence}. " in text
     assert "No cut could be set on the 300 held-out images, so it is not known" in text
 
 
@@ -414,7 +414,7 @@ def test_exact_copies_are_told_whatever_the_share_is(tmp_path: Path) -> None:
 
 def test_few_held_out_images_cannot_calibrate(tmp_path: Path) -> None:
     page = page_of(small(tmp_path / "audit", held_out=98, exact=False))
-    assert "Not calibrated" in page.words
+    assert "Cannot tell" in page.words
     assert "8 of 32 samples" in page.text
     assert "Only 98 held-out images were given, too few" in page.text
     assert "expected by chance" not in page.text
@@ -672,7 +672,7 @@ def test_false_alarms_follow_from_the_images_that_set_the_cut(tmp_path: Path) ->
 def gated(folder: Folder, fail_above: float) -> Folder:
     """An audit that was asked to fail above a share."""
     numbers = AuditRecord.model_validate_json((folder.path / "audit.json").read_bytes())
-    folder.edit(gate=gate({None: numbers.calibrated}, fail_above).model_dump(mode="json"))
+    folder.edit(gate=gate({PIXELS: numbers.calibrated}, fail_above).model_dump(mode="json"))
     return folder
 
 

@@ -11,7 +11,7 @@ from iet_agc.audit.compute import audit
 from iet_agc.audit.run import audit_sources, save_audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.features import nearest_features
-from iet_agc.metrics.gate import gate, sentence
+from iet_agc.metrics.gate import PIXELS, Way, gate, sentence
 from iet_agc.metrics.intervals import least_calibrated_share, mean, percentile
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
 from tests.similar_images import FRESH, HELD_OUT, NETWORK, TRAIN, centred
@@ -182,13 +182,13 @@ def test_a_build_fails_by_a_copy_detector_and_not_by_another_network(files, tmp_
     entry = numbers.feature_spaces["sscd.pt"].similarity
     assert entry.copy_detection is True
     assert entry.calibrated.count >= 12
-    found = {None: numbers.calibrated, "sscd.pt": entry.calibrated}
+    found = {PIXELS: numbers.calibrated, Way("sscd.pt", "similarity"): entry.calibrated}
     checks = gate(found, 0.05)
     assert [check.space for check in checks.checks] == [None, "sscd.pt"]
     alike = checks.checks[1]
     assert alike.failed
     assert alike.least == least_calibrated_share(alike.count, 72, 0.01, entry.num_calibrating, 0.0125)
-    found[None] = numbers.calibrated.model_copy(update={"count": 0, "share": 0.0})  # as if pixels saw none
+    found[PIXELS] = numbers.calibrated.model_copy(update={"count": 0, "share": 0.0})  # as if pixels saw none
     checks = gate(found, 0.05)
     said = sentence(checks)
     assert checks.failed
@@ -196,7 +196,7 @@ def test_a_build_fails_by_a_copy_detector_and_not_by_another_network(files, tmp_
     assert "below the calibrated cut" not in said
     assert " where nothing is copied, by check" in said
     assert not gate(found, alike.least).failed
-    assert not gate({None: found[None]}, 0).failed
+    assert not gate({PIXELS: found[PIXELS]}, 0).failed
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -14,7 +14,7 @@ from iet_agc.audit.compute import audit
 from iet_agc.audit.run import save_audit
 from iet_agc.audit.schema import read_record
 from iet_agc.data.image_set import ImageSet
-from iet_agc.metrics.gate import gate
+from iet_agc.metrics.gate import PIXELS, Way, gate
 from iet_agc.metrics.intervals import Mean, share
 from iet_agc.metrics.records import AboutPrompts, ClipScore
 from iet_agc.report.audit_page import render
@@ -133,7 +133,10 @@ def test_a_gate_has_the_verdict_by_similarity_where_that_is_open(folder: Path, t
     numbers["feature_spaces"][DETECTOR.name]["similarity"]["calibrated"] |= share(4, 62).model_dump()
     file.write_text(json.dumps(numbers))
     record, says = read_record(file), []
-    shares = {None: record.calibrated, DETECTOR.name: record.feature_spaces[DETECTOR.name].similarity.calibrated}
+    shares = {
+        PIXELS: record.calibrated,
+        Way(DETECTOR.name, "similarity"): record.feature_spaces[DETECTOR.name].similarity.calibrated,
+    }
     for entry in (None, gate(shares, 0.01), gate(shares, 0.5)):
         file.write_text(json.dumps(numbers | {"gate": entry and entry.model_dump()}))
         text = Page(render({"it": tmp_path / "a"})).text

@@ -26,12 +26,13 @@ from iet_agc.audit.schema import (
     Quantities,
     Space,
 )
+from iet_agc.audit.verdict import check_share, verdict
 from iet_agc.audit.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
+from iet_agc.metrics.altered import near_copies
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
-from iet_agc.metrics.gate import gate
-from iet_agc.metrics.intervals import calibration_rank
+from iet_agc.metrics.intervals import Proportion, calibration_rank, share
 from iet_agc.metrics.memorization import (
     FALSE_ALARM,
     calibrated_cut,
@@ -45,8 +46,9 @@ from iet_agc.metrics.memorization import (
 )
 from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import quality
-from iet_agc.metrics.records import Alignment, Calibrated, Quality, Similarity
+from iet_agc.metrics.records import Alignment, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
+from iet_agc.metrics.soundness import MOST_COPIED, MOST_TRAINED, HeldOutCheck, Kind, check_held_out
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
@@ -58,6 +60,9 @@ NEIGHBORS = 50
 
 #: Refuses held-out images of which too few are fresh; see `_check_calibration`.
 _Check = Callable[..., None]
+
+#: Of fewer unique training images, held-out images are not checked: they have no two neighbours among the other ones.
+_LEAST_TRAINED = 3
 
 #: Images that are mirrored at a time.
 _SLICE = 1024
@@ -143,12 +148,13 @@ def audit(
     counts = _held_out_counts(held_out, real, in_train)
     if check := None if fail_above is None else partial(_check_calibration, counts):
         check(None)
-    sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real))
+    probe = _probe(unique, place, real, in_train)
+    sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real), probe)
     work = _shared_out(work, sets, networks, clip)
     pixels = _search_pixels(sets, work, check)
     found = [_in_features(one, sets, pixels, work, check) for one in networks]
     closest = first[pixels.indices[:, 0]]
-    copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts)
+    copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts, probe)
     spaces = {shown(one.name): each.space for one, each in zip(networks, found, strict=True) if each.space}
     numbers = AuditRecord(
         num_samples=len(samples),
@@ -161,9 +167,10 @@ def audit(
         quality=found[0].quality,
         feature_spaces=spaces,
         prompts=coverage(sets.told),
-        gate=None if fail_above is None else gate(_checked(copies, spaces), fail_above),
         clip=score_prompts(clip, samples, sets.told.prompts, work) if clip else None,
     )
+    judged = None if fail_above is None else check_share(numbers, fail_above)
+    numbers = numbers.model_copy(update={"verdict": verdict(numbers), "gate": judged})
     mirrored = torch.zeros(len(samples), dtype=torch.bool)
     if flips:
         mirrored = _is_mirrored(samples.images, train.images, closest, pixels.distances[:, 0])
@@ -267,12 +274,6 @@ def _fingerprints(train: ImageSet, sets: "_Sets") -> Fingerprints:
     return Fingerprints(train=train.fingerprint, samples=sets.samples.fingerprint, held_out=real)
 
 
-def _checked(copies: Copies, spaces: Mapping[str, Space]) -> dict[str | None, Calibrated | None]:
-    """What a gate looks at: pixels, and the descriptors that are made to find copies."""
-    alike = {name: space.similarity for name, space in spaces.items() if space.similarity.copy_detection}
-    return {None: copies.calibrated, **{name: one.calibrated for name, one in alike.items()}}
-
-
 def _held_out_counts(given: ImageSet | None, real: ImageSet | None, in_train: int) -> dict[str, int]:
     """How many held-out images were used, and how many left out, by reason."""
     num_given, used = (len(images) if images else 0 for images in (given, real))
@@ -299,6 +300,45 @@ def _conventions(k: int, flips: bool, prompts: Sequence[str]) -> Conventions:
 
 
 @dataclass(frozen=True)
+class _Probe:
+    """What held-out images are checked with, see `iet_agc.metrics.soundness`.
+
+    Attributes:
+        drawn: unique training images to compare with the other ones, int64 (L,).
+        altered: near copies of the first of them, uint8 (n, C, H, W), by how they were made.
+        in_train: the share of held-out images that stood in the training set; that of repeated training images.
+    """
+
+    drawn: Tensor
+    altered: Mapping[Kind, Tensor]
+    in_train: tuple[Proportion, float]
+
+    @property
+    def images(self) -> Tensor:
+        """All near copies, one kind after the other."""
+        return torch.cat([*self.altered.values()])
+
+    @property
+    def num_images(self) -> int:
+        """How many near copies there are."""
+        return sum(map(len, self.altered.values()))
+
+    def by_kind(self, found: Tensor) -> dict[Kind, list[bool]]:
+        """What is true of each near copy, bool (n * kinds,), by kind."""
+        return dict(zip(self.altered, found.view(len(self.altered), -1).tolist(), strict=True))
+
+
+def _probe(unique: ImageSet, place: Tensor, real: ImageSet | None, in_train: int) -> _Probe | None:
+    """Draw training images, and make near copies of some; None where held-out images are too few to set a cut."""
+    if real is None or not calibration_rank(FALSE_ALARM, len(real)) or len(unique) < _LEAST_TRAINED:
+        return None
+    drawn = torch.randperm(len(unique), generator=torch.Generator().manual_seed(0))[:MOST_TRAINED]
+    repeated = int((torch.bincount(place)[place] > 1).sum()) / len(place)
+    altered = near_copies(unique.images[drawn[:MOST_COPIED]])
+    return _Probe(drawn, altered, (share(in_train, in_train + len(real)), repeated))
+
+
+@dataclass(frozen=True)
 class _Sets:
     """What is compared: unique training images, samples, held-out images if there are any; what is said of them."""
 
@@ -307,6 +347,7 @@ class _Sets:
     held_out: ImageSet | None
     flips: bool
     told: Told
+    probe: _Probe | None
 
     @property
     def real(self) -> Tensor | None:
@@ -356,6 +397,8 @@ class _Neighbors:
         distances, indices: of the samples, (N, k).
         own: of each sample's nearest training image, the distance to its nearest other one, (N,).
         held_out, held_own: of the held-out images, (H, k) and (H,); None where there are none.
+        others: of training images that were drawn, to the nearest other ones, (L, k), one less where they are few.
+        altered: of near copies of training images, (n, k).
     """
 
     distances: Tensor
@@ -363,6 +406,8 @@ class _Neighbors:
     own: Tensor
     held_out: Tensor | None = None
     held_own: Tensor | None = None
+    others: Tensor | None = None
+    altered: Tensor | None = None
 
     @property
     def ratios(self) -> Tensor:
@@ -389,9 +434,14 @@ class _Nearest:
 def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Clip | None) -> Work:
     """The same work, whose progress counts images and comes to 1 in the end."""
     looked_at = len(sets.samples) + (len(sets.held_out) if sets.held_out else 0)
+    probed, altered = (len(sets.probe.drawn), sets.probe.num_images) if sets.probe else (0, 0)
     trained = len(sets.unique) * (3 if sets.flips else 2)  # extracted as they are and mirrored, and searched for
-    total = 2 * looked_at + sum(looked_at if one.name == "pixels" else 5 * looked_at + trained for one in networks)
-    total += len(sets.samples) if clip else 0
+    total = 2 * looked_at + probed + altered + (len(sets.samples) if clip else 0)
+    for one in networks:
+        if one.name == "pixels":
+            total += looked_at
+        else:
+            total += 5 * looked_at + trained + probed + (3 if one.copy_detection else 2) * altered
     return replace(work, on_done=lambda images: work.on_done(images / total))
 
 
@@ -416,7 +466,8 @@ def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> _Neighbors:
         return _search(work, f"pixels-{name}", rows, sets.unique.images, sets.flips, k, weight)
 
     held = _search_held_out(search, sets.real, check)
-    return _neighbors(search, sets.samples.images, held, sets.unique.images)
+    found = _neighbors(search, sets.samples.images, held, sets.unique.images)
+    return _probed(search, found, sets.probe, sets.unique.images, sets.probe.images) if sets.probe else found
 
 
 def _search_held_out(
@@ -441,6 +492,22 @@ def _neighbors(search: Callable[..., _Nearest], samples: Tensor, held: _Nearest 
     if held is None:
         return _Neighbors(mine.distances, mine.indices, own)
     return _Neighbors(mine.distances, mine.indices, own, held.distances, held_own)
+
+
+def _probed(
+    search: Callable[..., _Nearest], found: _Neighbors, probe: _Probe, unique: Tensor, altered: Tensor
+) -> _Neighbors:
+    """Search for what held-out images are checked with: training images, each among the other ones; near copies."""
+    trained = search("trained", unique[probe.drawn], NEIGHBORS + 1)
+    others = _without_itself(trained, probe.drawn)
+    return replace(found, others=others, altered=search("altered", altered, NEIGHBORS).distances)
+
+
+def _without_itself(found: _Nearest, own: Tensor) -> Tensor:
+    """The distances of other images, (N, k - 1); of an image that is not among its k nearest, all of distance 0."""
+    itself = found.indices == own[:, None]
+    itself[~itself.any(1), -1] = True
+    return found.distances[~itself].view(len(own), -1)
 
 
 def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor) -> Tensor:
@@ -486,18 +553,25 @@ def _in_features(
     held = _search_held_out(search, real, check, f" in the features of {shown(extractor.name)}")
     samples = extract(sets.samples.images, "samples")
     found = _neighbors(search, samples.features, held, train.features)
+    altered = extract(sets.probe.images, "altered").features if sets.probe else None
+    if sets.probe and altered is not None:
+        found = _probed(search, found, sets.probe, train.features, altered)
     made = {"samples": samples, "train": train, "held-out": held_out}
     quality = _quality(extractor, sets, lambda images, name: made[name], found.fresh, work)
-    copies = _copies(found, train.features, samples.features, real, sets.prompts)
+    copies = _copies(found, train.features, samples.features, real, sets.prompts, sets.probe, in_features=True)
     similarity, alignment, similar = _in_directions(
         extractor, sets, samples.features, references, real, found.fresh, work
     )
+    alike = None
+    if extractor.copy_detection and altered is not None:
+        alike = _check_similarity(extractor, sets, found, similarity, similar, altered, references, work)
     space = Space(
         sha256=extractor.sha256,
         dimensions=train.features.shape[1],
         **dict(copies),
         quality=quality,
         similarity=similarity,
+        similarity_check=alike,
         alignment=alignment,
     )
     return _Found(quality, space, similar)
@@ -523,6 +597,34 @@ def _in_directions(
     similar = most_similar(search, mine, trained[0], real)
     entry = similarities(similar, fresh, extractor.copy_detection, sets.prompts)
     return entry, aligned(extractor.name, sets.told, mine, trained[0], real, work), similar
+
+
+def _check_similarity(
+    extractor: Extractor,
+    sets: _Sets,
+    found: _Neighbors,
+    similarity: Similarity,
+    similar: Similar,
+    altered: Tensor,
+    references: Sequence[Tensor],
+    work: Work,
+) -> HeldOutCheck | None:
+    """Whether held-out images may set the cut on similarity."""
+    probe = sets.probe
+    if probe is None or similar.held_out is None or found.held_out is None or found.others is None:
+        return None
+    trained = [directions(one) for one in references]
+    name = f"{extractor.name}-similar-altered"
+    nearest = _search_features(work, name, directions(altered), trained, 1, 1).distances[:, 0]
+    above = {}
+    if similarity.calibrated:
+        above = probe.by_kind(1 - nearest / 2 > similarity.calibrated.cut)
+    return check_held_out(
+        {"similarity": (-similar.held_out, -similar.train[probe.drawn])},
+        (is_near_copy(found.held_out).tolist(), is_near_copy(found.others).tolist()),
+        above,
+        in_features=True,
+    )
 
 
 def _quality(
@@ -600,7 +702,13 @@ def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Te
 
 
 def _copies(
-    found: _Neighbors, train: Tensor, samples: Tensor, held_out: Tensor | None, prompts: Sequence[str] | None
+    found: _Neighbors,
+    train: Tensor,
+    samples: Tensor,
+    held_out: Tensor | None,
+    prompts: Sequence[str] | None,
+    probe: _Probe | None,
+    in_features: bool = False,
 ) -> Copies:
     """How much is copied, in pixels or in features."""
     real, mq = found.held_out, _quantities(found.ratios, prompts)
@@ -609,12 +717,31 @@ def _copies(
         return Copies(mq=mq, held_out=None, calibrated=None, warnings=(), statistics=own)
     fresh = ~is_near_copy(real)
     where = cells(train, samples, held_out[fresh]) if fresh.any() else None
+    calibrated = calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts)
+    check = _check(found, probe, calibrated and calibrated.cut, in_features) if probe else None
     return Copies(
         mq=mq,
         held_out=HeldOut(mq=_quantities(found.held_out_ratios), statistics=held_out_statistics(real, found.held_own)),
-        calibrated=calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts),
-        warnings=_warnings(fresh),
+        calibrated=calibrated,
+        warnings=(*_warnings(fresh), *(far for far in [check and check.farther] if far)),
         statistics=statistics(found.distances, found.own, real, where, fresh, prompts),
+        held_out_check=check,
+    )
+
+
+def _check(found: _Neighbors, probe: _Probe, cut: float | None, in_features: bool) -> HeldOutCheck | None:
+    """Whether held-out images may set the cut on distance ratios; these are of as many neighbours on both sides."""
+    if found.held_out is None or found.others is None or found.altered is None:
+        return None
+    k = min(found.held_out.shape[1], found.others.shape[1])
+    real, trained = found.held_out[:, :k], found.others[:, :k]
+    below = {} if cut is None else probe.by_kind(distance_ratio(found.altered) < cut)
+    return check_held_out(
+        {"distance": (real[:, 0], trained[:, 0]), "ratio": (distance_ratio(real), distance_ratio(trained))},
+        (is_near_copy(real).tolist(), is_near_copy(trained).tolist()),
+        below,
+        None if in_features else probe.in_train,
+        in_features,
     )
 
 

@@ -38,7 +38,7 @@ from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import SampleSettings, Settings
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, described, initial_noise, rows_at_a_time, scheduler_of
-from iet_agc.metrics.intervals import share
+from iet_agc.metrics.intervals import auc_interval, share
 from iet_agc.report.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
@@ -162,34 +162,12 @@ def separation(magnitudes: Sequence[float], memorized: Sequence[bool]) -> dict[s
         "num_memorized": count,
         "num_others": others,
         "auc": auc,
-        "auc_ci95": _auc_interval(auc, count, others),
+        "auc_ci95": list(auc_interval(auc, count, others)),
         "tpr_at_1_percent_fpr": {
             "cut": cut,
             **found.model_dump(mode="json"),
         },
     }
-
-
-def _auc_interval(auc: float, count: int, others: int) -> list[float]:
-    """Newcombe's 95 % interval (Statistics in Medicine 25, 2006, page 559, method 5), which has width at AUC 1, too.
-
-    Its limits are the areas A at which (A - auc)^2 = z^2 V(A), with m and n prompts of each kind and
-
-        V(A) = A (1 - A) (1 + ((m + n) / 2 - 1) ((1 - A) / (2 - A) + A / (1 + A))) / (m n)
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    z, paired = float(norm.ppf(0.975)), (count + others) / 2 - 1
-
-    def excess(area: float) -> float:
-        variance = area * (1 - area) * (1 + paired * ((1 - area) / (2 - area) + area / (1 + area))) / (count * others)
-        return (area - auc) ** 2 - z**2 * variance
-
-    inside = min(max(auc, 1e-9), 1 - 1e-9)  # where the excess is below 0, also of an area of 0 or 1
-    low = 0.0 if auc == 0 else float(brentq(excess, 0, inside))  # pyright: ignore[reportArgumentType]
-    high = 1.0 if auc == 1 else float(brentq(excess, inside, 1))  # pyright: ignore[reportArgumentType]
-    return [low, high]
 
 
 # -- prompts

@@ -7,6 +7,7 @@ training-images.json    the same
 mending.csv             files of the sets that were mended or left out, where there are any
 pictures.npz            the images that a report shows
 curves.json             the training curves of an audited run
+.inputs.json            what it was made from, told without reading it: the same command again is over at once
 .parts                  while it is at work
 .written, .whole        a new audit's files, while they are written, and while they take the place of the one before
 """
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from iet_agc.audit.compute import AuditResult, audit, check_sets
+from iet_agc.audit.finished import FILES, INPUTS, inputs_of, remember
 from iet_agc.audit.prompt_following import check_prompts
 from iet_agc.audit.schema import AuditRecord, AuditWarning, Mended, Names
 from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
@@ -48,8 +50,6 @@ from iet_agc.runtime.seal import write_sealed
 
 __all__ = ["audit_sources", "save_audit", "settle_audit"]
 
-#: What an audit's folder holds beside audit.json.
-_FILES = ("samples.csv", "training-images.csv", "training-images.json", "pictures.npz", "curves.json")
 #: Where files of a new audit are written; it is renamed when all are whole, and emptied file by file into the folder.
 _WRITTEN, _WHOLE = ".written", ".whole"
 
@@ -108,7 +108,8 @@ def audit_sources(
         UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
             else, or another process is at work in it.
     """
-    folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE})
+    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending)
+    folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
     folder.check({})
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
     networks = [load_extractor(name, where, download) for name in extractors]
@@ -160,6 +161,7 @@ def audit_sources(
         if distributed.rank() == 0:
             names = {"train": train, "samples": samples, "held_out": held_out or ""}
             save_audit(replace(result, numbers=numbers), out, names, treated=given.treated)
+            remember(out, inputs)
             folder.drop_parts()
     if distributed.is_first():
         for name, files in given.treated.items():
@@ -338,7 +340,7 @@ def save_audit(
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
     if treated:
         write_list(out / LIST_NAME, treated)
-    write_sealed(out / "audit.json", numbers.model_dump(mode="json"), _FILES)
+    write_sealed(out / "audit.json", numbers.model_dump(mode="json"), FILES)
     flush(out)
     os.rename(out, final / _WHOLE)
     flush(final)
@@ -349,7 +351,9 @@ def save_audit(
 def _check_folder(out: Path) -> None:
     """Refuse a folder that is neither an audit's nor free, nor one in which a kill cut off `settle_audit`."""
     if not (out / _WHOLE).is_dir():
-        check_ours(out, "audit.json", {*_FILES, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN}, "audit")
+        check_ours(
+            out, "audit.json", {*FILES, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN, INPUTS}, "audit"
+        )
 
 
 def settle_audit(out: Path) -> None:
@@ -362,7 +366,7 @@ def settle_audit(out: Path) -> None:
     if not whole.is_dir():
         return
     if (whole / "audit.json").exists():
-        for old in ("audit.json", "report.html", LIST_NAME):
+        for old in ("audit.json", "report.html", LIST_NAME, INPUTS):
             (out / old).unlink(missing_ok=True)
     for file in sorted(whole.iterdir(), key=lambda file: file.name == "audit.json"):
         os.replace(file, out / file.name)

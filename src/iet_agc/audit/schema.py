@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, model_validator
 
-from iet_agc.metrics.gate import Gate
+from iet_agc.metrics.gate import Gate, Way
 from iet_agc.metrics.intervals import ROUNDING, Count, Portion, Proportion, Record
 from iet_agc.metrics.records import (
     AboutPrompts,
@@ -24,6 +24,7 @@ from iet_agc.metrics.records import (
     StatisticsOfReal,
     Warned,
 )
+from iet_agc.metrics.soundness import Farther, HeldOutCheck
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.paths import check_audit_place
 from iet_agc.runtime.reading import read_object
@@ -46,6 +47,7 @@ __all__ = [
     "Space",
     "UnknownImages",
     "UnknownOrigin",
+    "Verdict",
     "json_schema",
     "one_line",
     "read_record",
@@ -139,7 +141,9 @@ class LeftOut(Warned):
         return {**dict(self), "consequence": consequences.get(self.images, "")}
 
 
-AuditWarning = Annotated[ManyNearCopies | NoCut | UnknownImages | UnknownOrigin | LeftOut, Field(discriminator="code")]
+AuditWarning = Annotated[
+    ManyNearCopies | NoCut | Farther | UnknownImages | UnknownOrigin | LeftOut, Field(discriminator="code")
+]
 
 
 # Copies -----------------------------------------------------------------------------------------------------
@@ -171,6 +175,7 @@ class Copies(Record):
         calibrated: the share below the calibrated cut; None where held-out images are too few.
         warnings: why these numbers are not to be trusted.
         statistics: the field's other ones.
+        held_out_check: whether the held-out images may set the cut; None where there are too few to ask.
     """
 
     mq: Quantities
@@ -178,6 +183,7 @@ class Copies(Record):
     calibrated: Calibrated | None
     warnings: tuple[AuditWarning, ...]
     statistics: Statistics
+    held_out_check: HeldOutCheck | None = None
 
     @model_validator(mode="after")
     def _counts_the_same_images(self) -> Self:
@@ -219,12 +225,18 @@ class Copies(Record):
 
 
 class Space(Copies):
-    """What was found in the features of one network; `sha256` is that of its weights."""
+    """What was found in the features of one network.
+
+    Attributes:
+        sha256: of its weights.
+        similarity_check: whether held-out images may set the cut on similarity, of descriptors made to find copies.
+    """
 
     sha256: str | None
     dimensions: Count
     quality: Quality
     similarity: Similarity
+    similarity_check: HeldOutCheck | None = None
     alignment: Alignment | None
 
 
@@ -292,6 +304,21 @@ class Mended(Record):
     sets: dict[Literal["train", "samples", "held_out"], dict[str, Count]]
 
 
+class Verdict(Record):
+    """What an audit allows to say, made by `iet_agc.audit.verdict.verdict`.
+
+    Attributes:
+        outcome: "copies": beyond chance; "undecided"; "chance": no copying beyond chance shown; "cannot_tell".
+        by: the ways of copying that show copies, or by which it was judged otherwise; in words.
+        reasons: why it cannot be told, by what else it is judged or not; each with its mend, sentences without their
+            full stops.
+    """
+
+    outcome: Literal["copies", "undecided", "chance", "cannot_tell"]
+    by: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
 class Coverage(Record):
     """How many unique training images the samples' prompts are about; `num_prompts` counts different prompts."""
 
@@ -324,6 +351,7 @@ class AuditRecord(Copies, _Sets):
             left out, since they stand in the training set or repeat others.
         quality: in the features that were asked for first, or in pixels.
         feature_spaces: by the name of each network.
+        verdict: what all this allows to say.
         prompts: None where samples have no prompts, or training images no captions.
         gate: None where none was asked for.
         clip: None likewise.
@@ -334,6 +362,7 @@ class AuditRecord(Copies, _Sets):
 
     quality: Quality
     feature_spaces: dict[str, Space]
+    verdict: Verdict | None = None
     prompts: Coverage | None = None
     gate: Gate | None = None
     clip: AboutPrompts | None = None
@@ -371,12 +400,27 @@ class AuditRecord(Copies, _Sets):
             yield "training images", found.train.above.total
             yield "held-out images", found.held_out.above.total if found.held_out else 0
 
+    def ways(self) -> dict[Way, Calibrated | None]:
+        """The share beyond the cut by each way of copying, pixels first; similarity where it is made to find copies."""
+        found = {Way(None): self.calibrated}
+        for name, space in self.feature_spaces.items():
+            found[Way(name)] = space.calibrated
+            if space.similarity.copy_detection:
+                found[Way(name, "similarity")] = space.similarity.calibrated
+        return found
+
+    def checks(self) -> dict[Way, HeldOutCheck | None]:
+        """By the same ways, whether held-out images may set the cut."""
+        found = {Way(None): self.held_out_check}
+        for name, space in self.feature_spaces.items():
+            found |= {Way(name): space.held_out_check, Way(name, "similarity"): space.similarity_check}
+        return {way: found[way] for way in self.ways()}
+
     @model_validator(mode="after")
     def _gate_looked_at_it(self) -> Self:
         """A gate counts what the calibrated shares count."""
         for check in self.gate.checks if self.gate else ():
-            space = self if check.space is None else self.feature_spaces.get(check.space)
-            found = space.similarity.calibrated if isinstance(space, Space) else space and space.calibrated
+            found = self.ways().get(check.way)
             if found is None or (found.count, found.total) != (check.count, check.total):
                 raise ValueError(f"a gate's count is {check.count} of {check.total}, that of the audit is another")
         return self

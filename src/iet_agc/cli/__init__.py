@@ -195,8 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_detect, _add_duplicates, _add_report
-    for add in (*order, _add_compare, _add_presets, _add_completion):
+    order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect, _add_duplicates
+    for add in (*order, _add_report, _add_compare, _add_presets, _add_completion):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)
@@ -515,8 +515,9 @@ def _add_audit(verbs: Any) -> None:
         "--fail-above",
         type=_share,
         metavar="SHARE",
-        help="exit with status 1 if a larger share of samples, by its lower limit, is below the calibrated cut, such "
-        "as 0.02, of which 0.01 is chance; or, of a TorchScript extractor, above the calibrated cut on similarity",
+        help="exit with status 1 if a larger share of samples, by its lower limit, is below the calibrated cut in "
+        "pixels or in any feature space, such as 0.02, of which 0.01 is chance, or, of a TorchScript extractor, above "
+        "the calibrated cut on similarity; or where the held-out images cannot tell",
     )
 
 
@@ -553,9 +554,25 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
 
     check_audit(arguments)
 
+    from iet_agc.audit.finished import finished_audit
+
+    done = finished_audit(
+        arguments.train,
+        arguments.samples,
+        arguments.held_out,
+        arguments.out,
+        arguments.flips,
+        arguments.extractor,
+        arguments.convert_to,
+        arguments.clip,
+        arguments.device,
+        arguments.fail_above,
+        _mending(arguments),
+    )
+    if done:
+        return _judged(arguments, done)
+
     from iet_agc.audit.run import audit_sources
-    from iet_agc.cli.presentation import for_people
-    from iet_agc.metrics.gate import sentence
     from iet_agc.runtime import distributed
 
     numbers = audit_sources(
@@ -575,9 +592,39 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     )
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
-    if (gate := numbers.gate) and not for_people(arguments):
-        print(f"iet-agc: {sentence(gate)}", file=sys.stderr)
-    return int(gate is not None and gate.failed), numbers.model_dump(mode="json")
+    return _judged(arguments, numbers)
+
+
+def _judged(arguments: argparse.Namespace, numbers: Any) -> tuple[int, Any]:
+    """Exit status and result of an audit; what is said of it, where no people read the result."""
+    from iet_agc.audit.verdict import said
+    from iet_agc.cli.presentation import for_people
+
+    if (words := said(numbers)) and not for_people(arguments):
+        print(f"iet-agc: {words}", file=sys.stderr)
+    return int(numbers.gate is not None and numbers.gate.failed), numbers.model_dump(mode="json")
+
+
+def _add_check(verbs: Any) -> None:
+    parser = _verb(verbs, "check", _check, "decide by a finished audit whether more is copied than is allowed, at once")
+    parser.add_argument("audit", type=Path, metavar="AUDIT", help="folder of an audit that had held-out images")
+    parser.add_argument(
+        "--fail-above",
+        type=_share,
+        required=True,
+        metavar="SHARE",
+        help="exit with status 1 if a larger share of samples, by its lower limit, is copied in pixels or in any "
+        "feature space, such as 0.02, of which 0.01 is chance; or where the held-out images cannot tell",
+    )
+
+
+def _check(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.audit.verdict import check_audit
+    from iet_agc.metrics.gate import sentence
+
+    found = check_audit(arguments.audit, arguments.fail_above)
+    print(f"iet-agc: {sentence(found)}", file=sys.stderr)
+    return int(found.failed), found.model_dump(mode="json")
 
 
 def _add_detect(verbs: Any) -> None:

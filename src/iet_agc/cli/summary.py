@@ -79,6 +79,7 @@ def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
     lines = [verdict, _figure("copied", _copied(result)), _figure("", _below(result))]
     lines += [_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})")] if words else []
     lines += [_figure("check", _least(gate))] if gate else []
+    lines += [_figure("held-out", reason) for reason in (result["verdict"] or {"reasons": ()})["reasons"]]
     lines += [_figure("warnings", f"{len(warnings)}, on the page and in audit.json")] if warnings else []
     lines.append(_figure("audit", f"{out} (audit.json, samples.csv, training-images.csv)"))
     return [*lines, _next(f"iet-agc report {_word(out)}")]

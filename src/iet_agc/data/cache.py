@@ -1,8 +1,7 @@
 """Decoded image sets on the disk, mapped into memory: one entry per source, whole or not there, and checked."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,26 +15,11 @@ from iet_agc.data.mending import TreatedFile
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, digest, flush, replace_text, replacing_folder, shown
 from iet_agc.runtime.reading import check_regular, read_object
+from iet_agc.runtime.stamps import stamps
 
 __all__ = ["cached", "stamps"]
 
 _VERSION = 2
-
-
-def stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """(path, bytes, time of change in ns) of every file at or below some places, links followed."""
-    found: dict[str, tuple[int, int]] = {}
-    seen: set[str] = set()
-    for place in places:
-        walk = os.walk(place, followlinks=True) if place.is_dir() else [(str(place.parent), [], [place.name])]
-        for folder, inner, names in walk:
-            seen.add(os.path.realpath(folder))
-            inner[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) not in seen]
-            for name in names:
-                path = os.path.abspath(os.path.join(folder, name))
-                if os.path.isfile(path):
-                    found[path] = (os.stat(path).st_size, os.stat(path).st_mtime_ns)
-    return [(path, *found[path]) for path in sorted(found)]
 
 
 def cached(

@@ -6,15 +6,16 @@ lower limit that knows of both draws is above the share (see `iet_agc.metrics.in
 """
 
 import math
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
 from iet_agc.metrics.intervals import ROUNDING, Count, Portion, Record, least_calibrated_share, surely_above
 from iet_agc.metrics.records import Calibrated
+from iet_agc.metrics.soundness import Blind, HeldOutCheck, Unsound
 
-__all__ = ["Check", "Gate", "gate", "risk", "sentence"]
+__all__ = ["PIXELS", "Check", "Gate", "Way", "decisive", "gate", "risk", "sentence"]
 
 #: A gate fails at most so often where no more is copied than is allowed: as a 95 % interval lies too high.
 _RISK = 0.025
@@ -28,19 +29,39 @@ _CONVENTION = (
 )
 
 
+class Way(NamedTuple):
+    """A way of copying: in whose features, or, None, in pixels; and by which number."""
+
+    space: str | None
+    by: Literal["ratio", "similarity"] = "ratio"
+
+    def __str__(self) -> str:
+        if self.by == "similarity":
+            return f"on similarity by {self.space}"
+        return "in pixels" if self.space is None else f"in the features of {self.space}"
+
+
+#: The first way, which every audit looks at.
+PIXELS = Way(None)
+
+
 class Check(Record):
     """One share that a gate looked at.
 
     Attributes:
-        space: whose features samples are above the cut on similarity in; None: below that on distance ratios in pixels.
+        space: the name of a network; None: pixels.
+        by: samples are below the cut on distance ratios, or above that on similarity.
         count, total, share: samples beyond the calibrated cut, of how many.
         least: the lower limit of the share, by the draws of samples and of the cut.
         fails_from: from so many samples on it fails; `total` + 1 where it never does.
         harmless: how often it fails where samples are like held-out images.
-        failed: `least` is above the share that is allowed.
+        failed: `least` is above the share that is allowed. A cut that is too low finds fewer copies, not more, so a
+            check may fail by one that cannot tell; it cannot pass by it.
+        reasons: why the cut cannot tell; empty where it can.
     """
 
     space: str | None
+    by: Literal["ratio", "similarity"] = "ratio"
     count: Count
     total: Count
     share: Portion
@@ -48,6 +69,12 @@ class Check(Record):
     fails_from: Count
     harmless: Portion
     failed: bool
+    reasons: tuple[Unsound, ...] = ()
+
+    @property
+    def way(self) -> Way:
+        """Of copying."""
+        return Way(self.space, self.by)
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -62,8 +89,9 @@ class Gate(Record):
     Attributes:
         fail_above: the share that is allowed, chance included.
         risk: how often any check fails where the share is `fail_above`.
-        failed: one of the checks did.
-        checks: of pixels, and of descriptors that are made to find copies.
+        failed: one of the checks did, or it cannot tell.
+        checks: of distance ratios in pixels and in features, and of similarity by descriptors that are made to find
+            copies, as far as these are calibrated.
     """
 
     fail_above: Portion
@@ -78,40 +106,68 @@ class Gate(Record):
             if check.failed != (check.least > self.fail_above):
                 allowed = f"{check.least!r} at least, {self.fail_above!r} allowed"
                 raise ValueError(f"a check's failed is {check.failed!r}: {allowed}")
-        if not self.checks or self.failed != any(check.failed for check in self.checks):
+        if not self.checks or self.failed != (any(check.failed for check in self.checks) or self.cannot_tell):
             raise ValueError(f"a gate's failed is {self.failed!r}, with {len(self.checks)} checks")
         return self
 
+    @property
+    def cannot_tell(self) -> bool:
+        """Whether no check failed, and none can tell: then the gate fails all the same."""
+        told = {check.way: check.reasons for check in self.checks}
+        return not any(check.failed for check in self.checks) and not decisive(told)
+
     def fails_by(self, space: str) -> bool:
         """Whether the check on similarity in the features of a network failed; one that was not checked did not."""
-        return any(check.failed for check in self.checks if check.space == space)
+        return any(check.failed for check in self.checks if check.way == Way(space, "similarity"))
 
 
-def gate(shares: Mapping[str | None, Calibrated | None], fail_above: float) -> Gate:
+def decisive(reasons: Mapping[Way, Sequence[Unsound]]) -> list[Way]:
+    """By which ways of copying an audit can be judged; none where it cannot tell.
+
+    A blind cut is one of its space: another way that can tell stands in for it. Held-out images that are too close to
+    the training set are so for every way, whichever of them notices.
+
+    Args:
+        reasons: by each calibrated way, why its cut cannot tell; pixels first.
+    """
+    if any(not isinstance(reason, Blind) for each in reasons.values() for reason in each):
+        return []
+    return [way for way, each in reasons.items() if not each]
+
+
+def gate(
+    shares: Mapping[Way, Calibrated | None],
+    fail_above: float,
+    held_out: Mapping[Way, HeldOutCheck | None] | None = None,
+) -> Gate:
     """Judge the shares of an audit.
 
     Args:
-        shares: those of samples beyond their calibrated cuts: below that on distance ratios in pixels (None) and, by
-            the name of each descriptor that is made to find copies, above that on similarity. None can be checked that
-            is not calibrated.
+        shares: those of samples beyond their calibrated cuts, by way of copying. None can be checked that is not
+            calibrated.
         fail_above: the share that is allowed, in [0, 1], chance included.
+        held_out: what was found of the held-out images that set the cuts; by default they are taken for sound.
     """
+    known = {way: each.reasons for way, each in (held_out or {}).items() if each}
     checks = [
-        _check(space, found, fail_above, _RISK / len(shares)) for space, found in shares.items() if found is not None
+        _check(way, found, fail_above, _RISK / len(shares), known.get(way, ()))
+        for way, found in shares.items()
+        if found is not None
     ]
     assert len(checks) == len(shares), "what is not calibrated cannot be checked"
-    failed = any(check.failed for check in checks)
+    failed = any(check.failed for check in checks) or not decisive({check.way: check.reasons for check in checks})
     return Gate(fail_above=fail_above, risk=_RISK, failed=failed, checks=tuple(checks))
 
 
-def _check(space: str | None, found: Calibrated, fail_above: float, risk: float) -> Check:
+def _check(way: Way, found: Calibrated, fail_above: float, risk: float, reasons: tuple[Unsound, ...]) -> Check:
     """One check. Where samples of a prompt are alike, so many are worth one: the design effect, rounded in favour."""
     cut, alike = (found.false_alarm, found.num_held_out), found.design_effect or 1.0
     worth = math.ceil(found.total / alike)
     least = least_calibrated_share(math.floor(found.count / alike), worth, *cut, risk)
     enough, harmless = surely_above(fail_above, worth, *cut, risk)
     return Check(
-        space=space,
+        space=way.space,
+        by=way.by,
         count=found.count,
         total=found.total,
         share=found.share,
@@ -119,21 +175,33 @@ def _check(space: str | None, found: Calibrated, fail_above: float, risk: float)
         fails_from=min(math.ceil(enough * alike), found.total + 1),
         harmless=harmless,
         failed=least > fail_above,
+        reasons=reasons,
     )
 
 
 def sentence(gate: Gate) -> str:
     """What a gate found, in words without a full stop."""
+    if gate.cannot_tell:
+        return f"check failed, as it cannot tell whether more than {100 * gate.fail_above:g}% are copied: {_why(gate)}"
     most = f"{100 * gate.fail_above:g}%"
-    told = " and ".join(_told(check) for check in gate.checks if check.failed or not gate.failed)
+    judged = [check for check in gate.checks if (check.failed if gate.failed else not check.reasons)]
+    told = " and ".join(_told(check) for check in judged)
     verdict = ("failed", "more than") if gate.failed else ("passed", "not shown to be more than")
-    return f"check {verdict[0]}: {told}, {verdict[1]} {most}; {risk(gate)}"
+    doubt = f"; cannot tell {_why(gate)}" if any(check.reasons for check in gate.checks) else ""
+    return f"check {verdict[0]}: {told}, {verdict[1]} {most}; {risk(gate)}{doubt}"
+
+
+def _why(gate: Gate) -> str:
+    """Why cuts cannot tell, by way of copying; what is found of the held-out images themselves is enough."""
+    reasons = [(check.way, reason) for check in gate.checks for reason in check.reasons]
+    of_set = [(way, reason) for way, reason in reasons if not isinstance(reason, Blind)]
+    return "; ".join(f"{way}, {reason.sentence}" for way, reason in of_set or reasons)
 
 
 def _told(check: Check) -> str:
-    where = "below the calibrated cut"
-    if check.space is not None:
-        where = f"above the calibrated cut on similarity by {check.space}"
+    where = f"{'above' if check.by == 'similarity' else 'below'} the calibrated cut"
+    if check.way != PIXELS:
+        where += f" {check.way}"
     least = f"at least {_percent(check.least)} by the draws of samples and of the cut"
     few = "" if check.fails_from > check.total else f"; from {check.fails_from:,} on it fails"
     return f"{check.count:,} of {check.total:,} samples are {where} ({_percent(check.share)}; {least}{few})"

@@ -30,6 +30,7 @@ __all__ = [
     "Portion",
     "Proportion",
     "Record",
+    "auc_interval",
     "calibration_rank",
     "clustered_share",
     "difference",
@@ -241,6 +242,34 @@ def share(count: int, total: int) -> Proportion:
     interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
     limits = float(interval.low), float(interval.high)
     return Proportion(count=count, total=total, share=count / total, ci95=limits)
+
+
+def auc_interval(auc: float, count: int, others: int) -> Interval:
+    """Limits of an area under the ROC curve, which have width at 0 and 1, too; the Mann-Whitney statistic is one.
+
+    Its limits are the areas A at which (A - auc)^2 = z^2 V(A), with m and n draws of each kind and
+
+        V(A) = A (1 - A) (1 + ((m + n) / 2 - 1) ((1 - A) / (2 - A) + A / (1 + A))) / (m n)
+
+    Source: Newcombe, Statistics in Medicine 25, 2006, page 559, method 5.
+
+    Args:
+        auc: in [0, 1].
+        count, others: m and n, at least 1 each.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    z, paired = float(norm.ppf(0.975)), (count + others) / 2 - 1
+
+    def excess(area: float) -> float:
+        variance = area * (1 - area) * (1 + paired * ((1 - area) / (2 - area) + area / (1 + area))) / (count * others)
+        return (area - auc) ** 2 - z**2 * variance
+
+    inside = min(max(auc, 1e-9), 1 - 1e-9)  # where the excess is below 0, also of an area of 0 or 1
+    low = 0.0 if auc == 0 else float(brentq(excess, 0, inside))  # pyright: ignore[reportArgumentType]
+    high = 1.0 if auc == 1 else float(brentq(excess, inside, 1))  # pyright: ignore[reportArgumentType]
+    return low, high
 
 
 def student(freedom: float) -> float:

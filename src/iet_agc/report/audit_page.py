@@ -8,12 +8,13 @@ the one of false alarms, and no page says that there are none: it says what is n
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from iet_agc.audit.schema import CUT, AuditRecord, Copies, Space
-from iet_agc.metrics.gate import Gate, sentence
+from iet_agc.audit.verdict import FEWEST, Outcome, doubts, outcome
+from iet_agc.audit.verdict import verdict as judge
+from iet_agc.metrics.gate import Gate, Way, sentence
 from iet_agc.metrics.intervals import Proportion, difference, hundredths
-from iet_agc.metrics.records import MEASURES, Calibrated, Quality, Similarity
+from iet_agc.metrics.records import MEASURES, Quality, Similarity
 from iet_agc.report import charts
 from iet_agc.report.charts import decimal, percent
 from iet_agc.report.comparison import differing, facts, warned
@@ -29,22 +30,19 @@ _MARK = 'content="iet-agc report"'
 #: How many pairs and images are shown before "more": whole rows on a wide page.
 _SHOWN = {"pairs": 6, "single": 12, "alike": 6}
 
-#: A cut with 1 % false alarms is the smallest ratio of 99 held-out images; of fewer, there is none.
-_FEWEST = 99
-
 #: So many samples of a most-copied image are named.
 _NAMED = 6
 
-_Outcome = Literal["copies", "undecided", "chance", "uncalibrated"]
-_LABELS: dict[_Outcome, str] = {
+#: The verdicts, in words.
+_LABELS: dict[Outcome, str] = {
     "copies": "Copies found",
     "undecided": "Undecided",
     "chance": "No copying beyond chance shown",
-    "uncalibrated": "Not calibrated",
+    "cannot_tell": "Cannot tell",
 }
 
 #: What is said of the share in pixels where something else shows copies.
-_BESIDES = {"undecided": "undecided", "chance": "not shown to exceed chance", "uncalibrated": "not calibrated"}
+_BESIDES = {"undecided": "undecided", "chance": "not shown to exceed chance", "cannot_tell": "not known"}
 
 #: Of each of the field's other statistics: its title, and what it counts, in plain words.
 _STATISTICS = {
@@ -148,15 +146,15 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
 def _section(audit: Audit) -> dict[str, object]:
     """What the template knows of one audit."""
     numbers = audit.numbers
-    outcome = _outcome(numbers.calibrated)
+    in_pixels, overall = _outcome(numbers), judge(numbers).outcome
     histogram = charts.histogram(audit.ratios, audit.held_out_ratios, numbers)
     return {
         "audit": audit,
-        "outcome": "copies" if _found(audit) or _failed(numbers) else "undecided" if numbers.warnings else outcome,
+        "outcome": "copies" if _found(audit) or _failed(numbers) else "undecided" if numbers.warnings else overall,
         "label": _label(audit),
         "verdict": _verdict(numbers),
         "gate": _gate(numbers),
-        "note": _note(numbers, outcome, numbers.gate),
+        "note": _note(numbers, in_pixels, numbers.gate),
         "warnings": _warnings(numbers),
         "exact": _exact(audit.exact),
         "left_out": _left_out(numbers),
@@ -184,8 +182,8 @@ def _space(name: str, space: Space, audit: Audit) -> dict[str, object]:
     """What the template knows of one feature space; its quality is None where the audit's quality is just that."""
     return {
         "name": name,
-        "summary": f"{_with_doubt(_beside(space, audit.numbers), space)}. {_verdict(space)}",
-        "note": _note(space, _outcome(space.calibrated)),
+        "summary": f"{_with_doubt(_beside(name, audit.numbers), space)}. {_verdict(space)}",
+        "note": _note(space, _outcome(audit.numbers, name)),
         "warnings": [_capital(warning.sentence) for warning in space.warnings],
         "chart": charts.mq_chart(space, f"features of {name}"),
         "rows": _mq_rows(space),
@@ -196,25 +194,21 @@ def _space(name: str, space: Space, audit: Audit) -> dict[str, object]:
     }
 
 
-def _outcome(found: Calibrated | None) -> _Outcome:
-    """What the numbers allow to say; see the module's docstring."""
-    if found is None:
-        return "uncalibrated"
-    low, _ = found.ci95
-    if low <= found.false_alarm:
-        return "chance"
-    return "copies" if low > found.most_false_alarms else "undecided"
+def _outcome(numbers: AuditRecord, name: str | None = None) -> Outcome:
+    """What distance ratios in one space allow to say, by the name of its network; by default in pixels."""
+    copies = numbers if name is None else numbers.feature_spaces[name]
+    return outcome(copies.calibrated, doubts(numbers, Way(name)))
 
 
 def _found(audit: Audit) -> list[str]:
     """What shows copies, in words: distance ratios in pixels; else equal pixels, or features."""
-    if _outcome(audit.numbers.calibrated) == "copies":
+    if _outcome(audit.numbers) == "copies":
         return [_LABELS["copies"]]
     exact = f"{_count(audit.exact)} exact {'copy' if audit.exact == 1 else 'copies'} found"
     spaces = [
         name
         for name, space in audit.numbers.feature_spaces.items()
-        if "copies" in (_outcome(space.calibrated), _by_detector(space))
+        if "copies" in (_outcome(audit.numbers, name), _by_detector(name, audit.numbers))
     ]
     features = f"copies found in the features of {' and '.join(spaces)}"
     return [exact] * bool(audit.exact) + [features] * bool(spaces)
@@ -226,11 +220,16 @@ def _label(audit: Audit) -> str:
     if gate := numbers.gate:
         most = f"more than {100 * gate.fail_above:g}\u00a0% copied, chance included"
         checked = f"Check failed: {most}" if gate.failed else f"Check passed: not shown to be {most}"
+        checked = "Check failed: cannot tell" if gate.cannot_tell else checked
         return _with_doubt("; ".join([checked, *(f"{each[:1].lower()}{each[1:]}" for each in found)]), numbers)
-    outcome = _outcome(numbers.calibrated)
-    if outcome == "copies" or not found:
-        return _with_doubt(_LABELS[outcome], numbers)
-    return _with_doubt(_capital(", ".join([*found, f"the share in pixels is {_BESIDES[outcome]}"])), numbers)
+    in_pixels = _outcome(numbers)
+    if found and in_pixels != "copies":
+        return _with_doubt(_capital(", ".join([*found, f"the share in pixels is {_BESIDES[in_pixels]}"])), numbers)
+    judged = judge(numbers)
+    if judged.outcome == "cannot_tell":
+        return _LABELS["cannot_tell"]
+    elsewhere = f" {' and '.join(judged.by)}; cannot tell in pixels" if in_pixels == "cannot_tell" else ""
+    return _with_doubt(f"{_LABELS[judged.outcome]}{elsewhere}", numbers)
 
 
 def _failed(numbers: AuditRecord) -> bool:
@@ -245,7 +244,7 @@ def _gate(numbers: AuditRecord) -> str:
 
 def _with_doubt(label: str, copies: Copies) -> str:
     """No verdict stands alone that the audit itself does not trust."""
-    return f"{label}, but not without warning" if copies.warnings else label
+    return f"{label}, but not without warning" if copies.warnings and label.lower() != "cannot tell" else label
 
 
 def _warnings(numbers: AuditRecord) -> list[str]:
@@ -289,21 +288,25 @@ def _verdict(copies: Copies) -> str:
     return f"{_of_all(copies)} {verb} {usual}; expected by chance: {chance:g}\u00a0%."
 
 
-def _beside(copies: Copies, numbers: AuditRecord) -> str:
-    """The verdict on one more space; none that leaves open what a gate has decided by others."""
-    outcome = _outcome(copies.calibrated)
-    return "Not checked" if outcome == "undecided" and numbers.gate else _LABELS[outcome]
+def _beside(name: str, numbers: AuditRecord) -> str:
+    """The verdict on one more space; that of a gate where one was asked for and it leaves open what that decides."""
+    found, way = _outcome(numbers, name), Way(name)
+    if found == "undecided" and numbers.gate:
+        checked = next((check for check in numbers.gate.checks if check.way == way), None)
+        return "Not checked" if checked is None else f"Check {'failed' if checked.failed else 'passed'}"
+    return _LABELS[found]
 
 
 def _in_short(name: str, space: Space, numbers: AuditRecord) -> str:
     """The verdict on one more space, for the first screen."""
-    share, label = space.copied, _with_doubt(_beside(space, numbers).lower(), space)
+    share, label = space.copied, _with_doubt(_beside(name, numbers).lower(), space)
     return f"In the features of {name}: {label}, {percent(share.share)} (95\u00a0% interval {_interval(share)})."
 
 
-def _by_detector(space: Space) -> _Outcome | None:
+def _by_detector(name: str, numbers: AuditRecord) -> Outcome | None:
     """What similarities allow to say, where the features were made to find copies."""
-    return _outcome(space.similarity.calibrated) if space.similarity.copy_detection else None
+    similar, way = numbers.feature_spaces[name].similarity, Way(name, "similarity")
+    return outcome(similar.calibrated, doubts(numbers, way)) if similar.copy_detection else None
 
 
 def _alike_in_short(numbers: AuditRecord) -> list[str]:
@@ -311,7 +314,7 @@ def _alike_in_short(numbers: AuditRecord) -> list[str]:
     return [
         f"By similarity in the features of {name}: {_alike(name, space.similarity, numbers)}"
         for name, space in numbers.feature_spaces.items()
-        if _by_detector(space)
+        if _by_detector(name, numbers)
     ]
 
 
@@ -324,15 +327,15 @@ def _alike(name: str, similar: Similarity, numbers: AuditRecord) -> str:
     usual = 100 * (1 - found.false_alarm)
     share = f"{_count(found.count)} samples ({percent(found.share)}, 95\u00a0% interval {_interval(found)})"
     more = f"more similar to one training image than {usual:g}\u00a0% of held-out images are, above {found.cut:.3f}"
-    return f"{_alike_label(name, similar, numbers.gate)}. {share} are {more}; {of}."
+    return f"{_alike_label(name, similar, numbers)}. {share} are {more}; {of}."
 
 
-def _alike_label(name: str, similar: Similarity, gate: Gate | None) -> str:
+def _alike_label(name: str, similar: Similarity, numbers: AuditRecord) -> str:
     """The verdict by similarity: that of a gate where one was asked for and copies are not found anyway."""
-    outcome = _outcome(similar.calibrated)
-    if gate and similar.copy_detection and outcome != "copies":
+    gate, found = numbers.gate, _by_detector(name, numbers) or outcome(similar.calibrated)
+    if gate and similar.copy_detection and found in ("undecided", "chance"):
         return "check failed" if gate.fails_by(name) else "check passed"
-    return "not checked" if gate and outcome == "undecided" else _LABELS[outcome].lower()
+    return "not checked" if gate and found == "undecided" else _LABELS[found].lower()
 
 
 def _similarity(name: str, similar: Similarity, alike: Alikes, numbers: AuditRecord) -> dict[str, object]:
@@ -358,7 +361,7 @@ def _alignment(space: Space) -> list[dict[str, object]]:
     return [{"title": title, "found": found} for title, found in sets if found]
 
 
-def _note(copies: Copies, outcome: _Outcome, gate: Gate | None = None) -> str:
+def _note(copies: Copies, outcome: Outcome, gate: Gate | None = None) -> str:
     """How sure the share is; where a gate was asked for, without another verdict than its own."""
     if copies.calibrated is None:
         return f"{_why_uncalibrated(copies)}, so it is not known how many real images would fall below this cut."
@@ -371,6 +374,8 @@ def _note(copies: Copies, outcome: _Outcome, gate: Gate | None = None) -> str:
     return {
         "copies": f"{known}; the samples' interval lies above that.",
         "undecided": f"{known}, within the samples' interval or above it: give more held-out images to decide.",
+        "cannot_tell": f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images; it "
+        "cannot be trusted, as the warnings say.",
         "chance": f"{known}. The samples' interval reaches down to the rate of real images: copying beyond that is not "
         f"shown; a share of {percent(copies.copied.ci95[1])} is not ruled out{single}.",
     }[outcome]
@@ -379,7 +384,7 @@ def _note(copies: Copies, outcome: _Outcome, gate: Gate | None = None) -> str:
 def _why_uncalibrated(copies: Copies) -> str:
     if not copies.total_held_out:
         return "No held-out images were given"
-    if copies.total_held_out < _FEWEST:
+    if copies.total_held_out < FEWEST:
         return f"Only {_count(copies.total_held_out)} held-out images were given, too few"
     return f"No cut could be set on the {_count(copies.total_held_out)} held-out images"
 

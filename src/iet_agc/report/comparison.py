@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from iet_agc.audit.schema import AuditRecord, Space, read_record
+from iet_agc.audit.verdict import reasons
 from iet_agc.config.fingerprint import differences, fingerprint
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import is_run, read_settings
@@ -511,7 +512,8 @@ def facts(audit: AuditRecord) -> Facts:
 
 def warned(audit: AuditRecord) -> list[str]:
     """What an audit warns of, in pixels and in feature spaces: sentences without their full stops."""
-    found = [warning.sentence for warning in audit.warnings]
+    found = [f"{way}, {reason.sentence}" for way, each in reasons(audit).items() for reason in each]
+    found += [warning.sentence for warning in audit.warnings]
     found += [
         f"In the features of {name}: {warning.sentence}"
         for name, space in audit.feature_spaces.items()

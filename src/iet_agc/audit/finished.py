@@ -1,0 +1,181 @@
+"""Whether an audit is finished and of the same inputs, told in a moment: no image is read, and no torch is imported.
+
+Beside audit.json, .inputs.json holds a digest of what the audit was asked for and of the size and time of change of
+every file that it was made from. Where it is another one, or cannot be told, the audit is asked for in full.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from iet_agc.audit.schema import AuditRecord, read_record
+from iet_agc.audit.verdict import check_share
+from iet_agc.config.data_settings import DataSettings, HuggingFaceData, found_by_name
+from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.data.mending import Mending
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import digest, only_one, replace_text, shown
+from iet_agc.runtime.progress import say
+from iet_agc.runtime.reading import read_object
+from iet_agc.runtime.seal import is_sealed, write_sealed
+from iet_agc.runtime.stamps import stamps
+
+__all__ = ["FILES", "INPUTS", "finished_audit", "inputs_of", "remember"]
+
+#: What an audit's folder holds beside audit.json; and the file that tells its inputs.
+FILES = ("samples.csv", "training-images.csv", "training-images.json", "pictures.npz", "curves.json")
+INPUTS = ".inputs.json"
+
+#: Files of these names come and go without a meaning.
+_PASSING = (".lock",)
+
+
+def inputs_of(
+    train: str,
+    samples: str,
+    held_out: str | None,
+    out: Path,
+    flips: bool,
+    extractors: Sequence[str],
+    convert_to: tuple[int, int, int] | None,
+    clip: str | None,
+    device: str,
+    mending: Mending = Mending(),  # noqa: B008 (frozen)
+) -> str | None:
+    """A digest of what an audit is asked for and of the files that it is made from; None where these are not known.
+
+    Those of named networks are not looked at: their weights are pinned by their SHA-256. For the arguments, see
+    `iet_agc.audit.run.audit_sources`.
+    """
+    sources = [each for each in (train, samples, held_out) if each is not None]
+    files = [name for name in (*extractors, clip) if name and Path(name).exists()]
+    if clip and clip not in files:
+        return None
+    places: list[Path] = [Path(name) for name in files]
+    for source in sources:
+        found = _places(source)
+        if found is None:
+            return None
+        places += found
+    return digest(
+        {
+            "asked": [
+                train,
+                samples,
+                held_out,
+                flips,
+                list(extractors),
+                list(convert_to or ()),
+                clip,
+                device,
+                mending.asked,
+            ],
+            "versions": [version("iet-agc"), version("torch"), version("pillow")],
+            "files": [each for each in stamps(places) if not _is_passing(each[0], out)],
+        }
+    )
+
+
+def _places(source: str) -> list[Path] | None:
+    """Where the images of a source come from; None where that is not known."""
+    path = Path(source)
+    if not path.exists():
+        named = found_by_name(source)
+        return None if named is None else _roots(named)
+    if not is_run(path):
+        return [path]
+    try:
+        roots = _roots(read_settings(path).data)
+    except UserError:
+        return None
+    return None if roots is None else [path, *roots]
+
+
+def _roots(data: DataSettings) -> list[Path] | None:
+    """The paths among the settings of an image set; None of images that come through a cache elsewhere."""
+    if isinstance(data, HuggingFaceData):
+        return None
+    return [*_paths(data.model_dump())]
+
+
+def _paths(settings: dict[str, Any]) -> Iterator[Path]:
+    for name, value in settings.items():
+        if isinstance(value, str) and name not in ("name", "cache") and Path(value).exists():
+            yield Path(value)
+
+
+def _is_passing(file: str, out: Path) -> bool:
+    """Whether a file is the audit's own, or says nothing of images."""
+    return file.endswith(_PASSING) or file.startswith(os.path.join(os.path.abspath(out), ""))
+
+
+def remember(out: Path, inputs: str | None) -> None:
+    """Keep what a finished audit was made from; by one process.
+
+    Args:
+        out: folder of the audit.
+        inputs: what `inputs_of` told before any of them was read.
+    """
+    if inputs:
+        replace_text(out / INPUTS, f'{{"inputs": "{inputs}"}}\n')
+
+
+def finished_audit(
+    train: str,
+    samples: str,
+    held_out: str | None,
+    out: Path,
+    flips: bool,
+    extractors: Sequence[str],
+    convert_to: tuple[int, int, int] | None,
+    clip: str | None,
+    device: str,
+    fail_above: float | None,
+    mending: Mending = Mending(),  # noqa: B008 (frozen)
+) -> AuditRecord | None:
+    """The audit in `out`, where it is whole, as it was written, and of the same inputs; None of any other.
+
+    Where another share is allowed than before, the gate is decided again and audit.json written with it. Processes
+    that share the work make it in full.
+
+    Args:
+        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending: see `inputs_of`.
+        fail_above: the share that is allowed, or None.
+
+    Raises:
+        UserError: see `iet_agc.audit.verdict.check_share`; another program is at work there.
+    """
+    file = out / INPUTS
+    if os.environ.get("WORLD_SIZE", "1") != "1" or not file.is_file():
+        return None
+    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending)
+    with only_one(out):
+        numbers = _record(out) if inputs and _remembered(file) == inputs else None
+        if numbers is None:
+            return None
+        judged = None if fail_above is None else check_share(numbers, fail_above)
+        if judged != numbers.gate:
+            numbers = numbers.model_copy(update={"gate": judged})
+            (out / "report.html").unlink(missing_ok=True)
+            write_sealed(out / "audit.json", numbers.model_dump(mode="json"), FILES)
+    say(f"{shown(out)} holds this audit: nothing to do")
+    return numbers
+
+
+def _remembered(file: Path) -> object:
+    """What `remember` wrote; None where that is damaged."""
+    try:
+        return read_object(file, "remove it").get("inputs")
+    except UserError:
+        return None
+
+
+def _record(out: Path) -> AuditRecord | None:
+    """The record of a whole audit that is as it was written, with all its files."""
+    file = out / "audit.json"
+    try:
+        return read_record(file, FILES) if is_sealed(read_object(file, "remove it")) else None
+    except UserError:
+        return None

@@ -1,0 +1,252 @@
+"""Held-out images that may not set a cut: found out, said in page, JSON, terminal and gate; sound ones are trusted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from iet_agc.audit.compute import AuditResult, audit
+from iet_agc.audit.run import save_audit
+from iet_agc.audit.schema import read_record
+from iet_agc.audit.verdict import check_audit, check_share, outcome, verdict
+from iet_agc.config.settings import validate
+from iet_agc.data.datasets.registry import load_dataset
+from iet_agc.data.image_set import ImageSet
+from iet_agc.metrics.altered import near_copies
+from iet_agc.metrics.gate import PIXELS, Way, decisive, gate, sentence
+from iet_agc.metrics.intervals import share
+from iet_agc.metrics.records import Calibrated
+from iet_agc.metrics.soundness import Blind, SameImages, TooClose, area, check_held_out
+from iet_agc.report.audit_page import render
+from iet_agc.runtime.errors import UserError
+from tests.commands import call, run
+from tests.pages import Page
+
+DRAWS = np.random.default_rng(0)
+
+
+# Numbers ----------------------------------------------------------------------------------------------------
+
+
+def test_the_area_is_the_share_of_pairs_ties_half() -> None:
+    held_out, train = DRAWS.integers(0, 9, 40), DRAWS.integers(2, 9, 30)
+    pairs = held_out[:, None] - train[None]
+    found = area(held_out, train)
+    assert found.value == pytest.approx((pairs < 0).mean() + (pairs == 0).mean() / 2)
+    assert found.ci95[0] < found.value < found.ci95[1]
+
+
+def checked(shift: float, held_out: int = 99, below: float = 1.0, near: int = 0, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    real, train = rng.normal(shift, 1, held_out), rng.normal(0, 1, 2000)
+    copies = (np.arange(held_out) < near).tolist(), [False] * 2000
+    return check_held_out({"ratio": (real, train)}, copies, {"noise_5": (np.arange(200) < 200 * below).tolist()})
+
+
+def test_a_random_split_is_trusted_even_with_the_fewest_held_out_images() -> None:
+    """2,000 draws; each is wrongly refused with a probability below 0.001."""
+    assert sum(bool(checked(0, seed=seed).reasons) for seed in range(2000)) <= 4
+
+
+def test_what_is_too_close_is_found_out_and_what_is_farther_is_only_warned_of() -> None:
+    (reason,) = checked(-1).reasons
+    assert isinstance(reason, TooClose)
+    assert reason.nearer == pytest.approx(0.76, abs=0.06)  # Phi(1 / sqrt(2))
+    assert "too close" in reason.sentence
+    assert "give held-out images of photographs that are not in the training set" in reason.sentence
+    apart = checked(1)
+    assert apart.reasons == ()
+    assert apart.farther is not None
+    assert "farther" in apart.farther.sentence
+    assert checked(0).farther is None
+
+
+@pytest.mark.parametrize(("below", "told"), [(0.795, True), (0.8, False)])
+def test_a_cut_that_sees_less_than_80_percent_of_near_copies_is_blind(below: float, told: bool) -> None:
+    reasons = checked(0, below=below).reasons
+    assert [reason.code for reason in reasons] == ["blind"] * told
+    assert not told or "only 159 of 200 training images that were with noise" in reasons[0].sentence
+
+
+def test_near_copies_far_above_those_of_the_training_set_are_the_same_source() -> None:
+    assert checked(0, held_out=300, near=12).reasons == ()
+    (reason,) = checked(0, held_out=300, near=30).reasons
+    assert isinstance(reason, SameImages)
+    assert (reason.count, reason.total) == (30, 300)
+    both = [True] * 30 + [False] * 270, [True] * 200 + [False] * 1800
+    values = np.zeros(300), np.zeros(2000)
+    assert check_held_out({"ratio": values}, both, {"noise_5": [True]}).reasons == ()
+
+
+def test_near_copies_are_made_in_the_shape_of_the_images() -> None:
+    for shape, kinds in (((2, 1, 8, 8), 2), ((2, 3, 16, 20), 3)):
+        images = torch.randint(0, 256, shape, dtype=torch.uint8)
+        made = near_copies(images)
+        assert len(made) == kinds
+        for each in made.values():
+            assert (each.shape, each.dtype) == (images.shape, torch.uint8)
+            assert not torch.equal(each, images)
+
+
+# The gate ---------------------------------------------------------------------------------------------------
+
+
+def of(count: int, total: int = 1000) -> Calibrated:
+    return Calibrated(**dict(share(count, total)), false_alarm=0.01, cut=0.1, num_held_out=499)
+
+
+BLIND, CLOSE, SOUND = checked(0, below=0.5), checked(-1), checked(0)
+NET = Way("net")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "net", "copied", "failed", "told"),
+    [
+        (SOUND, SOUND, 5, False, False),
+        (SOUND, BLIND, 5, False, False),
+        (BLIND, SOUND, 5, False, False),
+        (BLIND, BLIND, 5, True, True),
+        (SOUND, CLOSE, 5, True, True),
+        (CLOSE, SOUND, 5, True, True),
+        (CLOSE, SOUND, 300, True, False),
+        (SOUND, BLIND, 300, True, False),
+    ],
+)
+def test_a_gate_passes_only_by_what_can_tell(pixels, net, copied, failed, told) -> None:
+    """Held-out images that are too close spoil every way; a blind cut only its own. Copies found stay found."""
+    judged = gate({PIXELS: of(5), NET: of(copied)}, 0.05, {PIXELS: pixels, NET: net})
+    assert (judged.failed, judged.cannot_tell) == (failed, told)
+    said = sentence(judged)
+    assert said.startswith("check failed" if failed else "check passed")
+    assert ("cannot tell" in said) == any(each.reasons for each in (pixels, net))
+    assert not failed or told or "in the features of net" in said
+
+
+def test_decisive_names_who_can_tell() -> None:
+    blind, close = BLIND.reasons, CLOSE.reasons
+    assert isinstance(blind[0], Blind)
+    assert decisive({PIXELS: blind, NET: ()}) == [NET]
+    assert decisive({PIXELS: (), NET: close}) == []
+
+
+def test_copies_beyond_chance_stay_found_by_a_cut_that_cannot_tell() -> None:
+    assert outcome(of(300), CLOSE.reasons) == "copies"
+    assert outcome(of(5), CLOSE.reasons) == "cannot_tell"
+    assert outcome(of(5)) == "chance"
+    assert outcome(None) == "cannot_tell"
+
+
+# Audits -----------------------------------------------------------------------------------------------------
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor]:
+    train, held_out = load_dataset(validate({"data": {"name": "digits"}}).data)
+    images = torch.cat([train.images, held_out.images])
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    train, real, rest = images[order].split([1200, 400, len(images) - 1600])
+    return train, real, rest
+
+
+TRAIN, REAL, REST = digits()
+JPEG = near_copies(TRAIN)["jpeg_75"]
+NOISE = torch.randn(TRAIN[:400].shape, generator=torch.Generator().manual_seed(0))
+NOISED = (TRAIN[:400].float() + 20 * NOISE).round().clamp(0, 255).to(torch.uint8)
+
+FAULTS = {
+    "noised": NOISED,
+    "half noised": torch.cat([NOISED[:200], REAL[:200]]),
+    "a third stand in the training set": torch.cat([TRAIN[:133], REAL[:267]]),
+}
+
+
+def audited(held_out: Tensor, **options: Any) -> AuditResult:
+    samples = torch.cat([REST, JPEG[:1]])
+    sets = [ImageSet(images, name) for images, name in ((TRAIN, "train"), (samples, "samples"), (held_out, "real"))]
+    return audit(*sets, extractors=["pixels"], **options)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_held_out_set_cannot_tell_in_json_page_and_gate(fault: str, tmp_path: Path) -> None:
+    result = audited(FAULTS[fault], fail_above=0.2)
+    numbers = result.numbers
+    assert numbers.verdict is not None
+    assert numbers.verdict.outcome == "cannot_tell"
+    assert numbers.gate is not None
+    assert numbers.gate.failed
+    assert numbers.gate.cannot_tell
+    save_audit(result, tmp_path / "a", {"train": "t", "samples": "s", "held_out": "h"})
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["verdict"]["outcome"] == "cannot_tell"
+    text = Page(render({"it": tmp_path / "a"})).text
+    assert "Check failed: cannot tell" in text
+    assert "give held-out images of photographs that are not in the training set" in text
+    assert "beyond chance shown" not in text
+    assert check_audit(tmp_path / "a", 0.2) == numbers.gate
+
+
+def test_without_a_gate_the_page_says_so_too(tmp_path: Path) -> None:
+    save_audit(audited(NOISED), tmp_path / "a", {"train": "t", "samples": "s", "held_out": "h"})
+    text = Page(render({"it": tmp_path / "a"})).text
+    assert "Cannot tell Warning" in text
+    assert "beyond chance shown" not in text
+
+
+def test_a_sound_held_out_set_is_trusted() -> None:
+    for held_out in (REAL, torch.cat([REAL[:388], JPEG[500:512]])):  # 3 % of near copies, as public test sets have
+        numbers = audited(held_out, fail_above=0.2).numbers
+        assert numbers.held_out_check is not None
+        assert numbers.held_out_check.reasons == ()
+        assert numbers.verdict == verdict(numbers)
+        assert verdict(numbers).outcome != "cannot_tell"
+        assert numbers.gate is not None
+        assert not numbers.gate.failed
+
+
+def test_pixels_that_are_all_alike_cannot_tell() -> None:
+    """Images that differ by less than noise does: no near copy lies below the cut, whatever is held out."""
+    images = (128 + torch.randint(-1, 2, (900, 3, 16, 16))).to(torch.uint8)
+    sets = [ImageSet(part, "it") for part in images.split([500, 100, 300])]
+    numbers = audit(*sets, extractors=["pixels"]).numbers
+    assert numbers.verdict is not None
+    assert numbers.verdict.outcome == "cannot_tell"
+    assert ["would not see copies" in reason for reason in numbers.verdict.reasons] == [True]
+
+
+# The command line -------------------------------------------------------------------------------------------
+
+
+def test_check_decides_on_a_finished_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"train": "t", "samples": "s", "held_out": "h"}
+    save_audit(audited(REAL), tmp_path / "sound", names)
+    save_audit(audited(NOISED), tmp_path / "faulty", names)
+    save_audit(audited(REAL[:50]), tmp_path / "few", names)
+    expected = {("sound", "0.2"): 0, ("sound", "0"): 1, ("faulty", "0.2"): 1, ("few", "0.2"): 2, ("none", "0.2"): 2}
+    for (folder, most), status in expected.items():
+        found, printed, said = call(capsys, "check", tmp_path / folder, "--fail-above", most)
+        assert found == status, said
+        assert said.count("\n") == 1
+        if status < 2:
+            assert json.loads(printed)["failed"] is bool(status)
+    assert "are too few to set a calibrated cut" in call(capsys, "check", tmp_path / "few", "--fail-above", "0.2")[2]
+
+
+def test_check_is_a_verb_of_its_own(tmp_path: Path) -> None:
+    said = run("check", tmp_path, "--fail-above", "0.2")
+    assert said.returncode == 2
+    assert "audit.json is not there" in said.stderr
+
+
+def test_a_check_refuses_what_is_not_calibrated() -> None:
+    with pytest.raises(UserError, match="are too few"):
+        check_share(audited(REAL[:50]).numbers, 0.2)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    result = audited(NOISED)
+    save_audit(result, tmp_path / "a", {"train": "t", "samples": "s", "held_out": "h"})
+    read = read_record(tmp_path / "a" / "audit.json")
+    assert read.held_out_check == result.numbers.held_out_check
+    assert read.verdict == verdict(read) == result.numbers.verdict
