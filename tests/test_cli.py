@@ -75,6 +75,7 @@ def test_the_options_are_these(capsys):
             "--out", "--exact", "--no-flips", "--convert-to", "--keep-list", "--fail-above",
             "--orient", "--background", "--on-bad",
         },
+        "check": {"--fail-above"},
         "report": {"--out"},
         "compare": {"--out"},
         "presets": set(),
