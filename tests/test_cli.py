@@ -83,7 +83,7 @@ def test_the_options_are_these(capsys):
     }  # fmt: skip
     for verb in expected.keys() - {"completion"}:
         expected[verb].add("--json")
-    for verb in expected.keys() - {"report", "compare", "presets", "completion"}:
+    for verb in expected.keys() - {"check", "report", "compare", "presets", "completion"}:
         expected[verb].add("--quiet")
     verbs = cli._parser()._subparsers._group_actions[0].choices
     found = {
