@@ -24,12 +24,16 @@ def _values(settings: Settings) -> dict[str, Any]:
     return found
 
 
+def _shown(settings: Settings) -> dict[str, Any]:
+    """Every setting as help and settings.toml have it: an option that other image sets got later has its default."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value, _ in documented(settings)}
+
+
 def _contract() -> dict[str, Any]:
-    defaults = _values(validate({}))
-    presets = {}
+    defaults, shown, presets = _values(validate({})), _shown(validate({})), {}
     for name in preset_names():
         settings = load_preset(name)
-        changed = {key: value for key, value in _values(settings).items() if value != defaults[key]}
+        changed = {key: value for key, value in _values(settings).items() if value != shown[key]}
         presets[name] = {"fingerprint": fingerprint(settings), "changed": changed}
     return {"defaults": defaults, "presets": presets}
 
@@ -46,8 +50,11 @@ def test_defaults_values_and_fingerprints_of_presets_are_what_they_were() -> Non
 @pytest.mark.parametrize("name", [None, *preset_names()])
 def test_what_is_shown_is_what_is_saved(name: str | None) -> None:
     settings = load_preset(name) if name else validate({})
-    shown = {key: list(value) if isinstance(value, tuple) else value for key, value, _ in documented(settings)}
-    assert list(shown.items())[2:] == list(_values(settings).items())
+    shown, saved = _shown(settings), _values(settings)
+    assert [(key, value) for key, value in shown.items() if key in saved] == list(saved.items())
+    later = shown.keys() - saved.keys() - {"name", "description"}
+    assert {key: shown[key] for key in later} == {key: _shown(validate({}))[key] for key in later}
+    assert all(key.startswith("data.") for key in later)
 
 
 if __name__ == "__main__":
