@@ -91,6 +91,7 @@ def test_the_command_line_does_what_is_for_the_whole_process(tmp_path, monkeypat
     for module, name in ((loop, "start"), (sample_set, "sample_run"), *((demo, n) for n in ("start", "sample_run"))):
         monkeypatch.setattr(module, name, lambda *given, **named: {"seconds": 0})
     monkeypatch.setattr(demo, "audit_sources", lambda *given, **named: threads.append(torch.get_num_threads()))
+    (tmp_path / "model_index.json").write_text("{}")  # of a pipeline, which is looked for first
     for words in (("train", "digits-default"), ("sample", str(tmp_path))):
         with pytest.raises(SystemExit) as ended:
             cli.main([*words, "--out", str(tmp_path / "out")])
