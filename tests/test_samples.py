@@ -154,7 +154,7 @@ def test_a_note_that_cannot_be_is_named(pipeline, tmp_path, name, value):
     first, _ = draw(pipeline, tmp_path / "a")
     file = tmp_path / "a" / "samples.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
-    with pytest.raises(ValueError, match=re.escape(f"samples.json is damaged ({name} is {str(value)!r}): sample")):
+    with pytest.raises(ValueError, match=re.escape(f"samples.json is damaged, {name} is {str(value)!r}: sample")):
         load_samples(tmp_path / "a")
     if name in ("turned_down", "labels", "prompts"):  # what it was drawn from is as it was: it is drawn again
         assert torch.equal(draw(pipeline, tmp_path / "a")[0].images, first.images)
