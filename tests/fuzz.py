@@ -31,7 +31,9 @@ import numpy as np
 from PIL import Image
 
 from iet_agc import cli
-from iet_agc.config.settings import annotated, load_preset, override
+from iet_agc.config.overrides import override
+from iet_agc.config.presets import load_preset
+from iet_agc.config.run_folder import annotated
 from tests.audit_folders import write_audit
 from tests.miniature import captioned, save_captioned, save_miniature
 
@@ -348,6 +350,10 @@ _INSTEAD = (_pipe, _device, _nowhere, _itself, _folder, _gone, _huge)
 # -- a case
 
 
+#: What a verb may write: its output, and the list of refused images beside it.
+_OUTPUTS = {"out", "out.mending.csv"}
+
+
 @dataclass(frozen=True)
 class Finding:
     """What is wrong.
@@ -437,8 +443,9 @@ class Driver:
         if status != 0 and Path("out").exists() and "--out out" in " ".join(words) and "train" not in words:
             found += [Finding(case, "half written", str(path)) for path in Path("out").rglob("*.*") if path.is_file()]
         now = _content(self.workshop, but=target)
-        changed = {path for path in there if path.split("/")[0] != "out" and now.get(path) != there[path]}
-        new = {path for path in now.keys() - there.keys() if path.split("/")[0] != "out"}
+        theirs = {path for path in there.keys() | now.keys() if path.split("/")[0] not in _OUTPUTS}
+        changed = {path for path in theirs & there.keys() if now.get(path) != there[path]}
+        new = theirs - there.keys()
         found += [Finding(case, "changed", path) for path in sorted(changed if "--out {}" in case else changed | new)]
         for path in new:
             _remove(Path(path))

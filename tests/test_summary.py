@@ -31,6 +31,7 @@ AUDIT: dict[str, Any] = {
     "mq": {"0.15": SHARE},
     "calibrated": {**SHARE, "cut": 0.1234, "false_alarm": 0.01},
     "gate": None,
+    "verdict": {"outcome": "undecided", "by": [], "reasons": []},
     "warnings": [],
     "quality": {
         "extractor": "pixels",
@@ -91,6 +92,13 @@ def test_an_audit_without_held_out_images_says_that_its_cut_is_not_calibrated() 
     told = "\n".join(summary.audit(AUDIT | {"calibrated": None, "quality": quality}, "a", "Not calibrated"))
     assert "distance ratio below 0.15, not calibrated" in told
     assert "Fréchet distance  12.5 to training images (pixels)" in told
+
+
+def test_an_audit_says_why_it_cannot_tell() -> None:
+    cannot = {"outcome": "cannot_tell", "by": [], "reasons": ["held-out images are too close: give others"]}
+    told = summary.audit(AUDIT | {"verdict": cannot}, "a", "Cannot tell")
+    assert told[0] == "Cannot tell"
+    assert "  held-out          held-out images are too close: give others" in told
 
 
 def test_a_gate_says_its_lower_limit() -> None:

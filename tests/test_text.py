@@ -546,7 +546,7 @@ def test_a_run_that_was_told_first_captions_draws_no_others(folder, tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{}", '["a dog"]', '[["a dog", 1]]', '{"a": ["b"]}', "[[]]", "[", "\xff"])
 def test_captions_of_a_run_that_are_none(run, tmp_path, content):
     (tmp_path / "captions.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"captions\.json (holds no captions|is damaged, .*): give prompts"):
+    with pytest.raises(ValueError, match=r"captions\.json (holds no captions|is .*): give prompts"):
         sample_set._captions_of(tmp_path, first=False)
 
 
