@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from iet_agc.report.charts import page, percent, picture
 
-__all__ = ["MOST_GROUPS", "MOST_IMAGES", "PAGE_MARK", "ShownGroup", "ShownImage", "render_duplicates"]
-
-#: What the template begins with, and no other file does.
-PAGE_MARK = 'content="iet-agc duplicates"'
+__all__ = ["MOST_GROUPS", "MOST_IMAGES", "ShownGroup", "ShownImage", "render_duplicates"]
 
 #: So many groups are on the page, and so many images of each; so many groups stand before "more".
 MOST_GROUPS, MOST_IMAGES = 200, 12
