@@ -151,7 +151,7 @@ def simulate_differences(random: np.random.Generator, draws: int, total: int = 1
         other = correlation * one + math.sqrt(1 - correlation**2) * other
         shares = [of_log_odds(normal, mean, spread) for normal, mean in zip((one, other), means, strict=True)]
         mine, theirs = ([tuple(row) for row in random.binomial(total, each).tolist()] for each in shares)
-        about = {"runs": runs, "spread": spread, "correlation": correlation, "means": means}
+        about: dict[str, Any] = {"runs": runs, "spread": spread, "correlation": correlation, "means": means}
         for name, way in (("student", students_difference), ("chosen", difference_over_runs)):
             limits = [way(*pair, total) for pair in zip(mine, theirs, strict=True)]
             about[name] = judged(limits, means[0] - means[1])
@@ -165,7 +165,7 @@ def simulate_prompts(random: np.random.Generator, draws: int) -> list[dict[str, 
         size = (draws, prompts)
         each = beta(random, mean, intraclass * mean * (1 - mean), size) if intraclass else np.full(size, mean)
         rows = [tuple(sorted(row)) for row in random.binomial(DRAWS_OF_EACH, each).tolist()]
-        about = {"prompts": prompts, "intraclass": intraclass, "mean": mean}
+        about: dict[str, Any] = {"prompts": prompts, "intraclass": intraclass, "mean": mean}
         for name, way in (("independent", as_if_independent), ("chosen", by_prompt)):
             about[name] = judged([way(row, DRAWS_OF_EACH) for row in rows], mean)
         found.append(about)

@@ -204,7 +204,7 @@ def measure_agc(arguments: argparse.Namespace, device: torch.device) -> Numbers:
         optimizer.step()
         optimizer.zero_grad()
 
-    actions = {
+    actions: dict[str, Callable[[], object]] = {
         "mean": lambda: step(torch.Tensor.mean),
         "agc": lambda: step(lambda each: agc(each, batch.timesteps)),
         "agc alone": lambda: agc(losses, batch.timesteps).backward(),

@@ -7,7 +7,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -280,7 +280,7 @@ def test_loops_of_two_links_end(tmp_path: Path) -> None:
 
 
 @contextmanager
-def _bound_by_permissions(folder: Path) -> Iterator[None]:
+def _bound_by_permissions(folder: Path) -> Generator[None]:
     """As somebody else where this is root, whom permissions do not bind."""
     if os.geteuid():
         yield

@@ -121,9 +121,9 @@ def test_bfloat16_measures_nearly_the_same(pipeline):
 def test_the_area_is_the_share_of_pairs_in_order():
     """Memorized 3 and 5, others 1, 3, 4: of six pairs, 3 > 1, 5 > 1, 5 > 3, 5 > 4, and 3 = 3 counts half."""
     found = separation([3, 1, 5, 3, 4], [True, False, True, False, False])
-    assert found["auc"] == pytest.approx(4.5 / 6)
-    assert (found["num_memorized"], found["num_others"]) == (2, 3)
-    assert (found["tpr_at_1_percent_fpr"]["cut"], found["tpr_at_1_percent_fpr"]["share"]) == (4, 0.5)
+    assert found.auc == pytest.approx(4.5 / 6)
+    assert (found.num_memorized, found.num_others) == (2, 3)
+    assert (found.tpr_at_1_percent_fpr.cut, found.tpr_at_1_percent_fpr.share) == (4, 0.5)
 
 
 @pytest.mark.parametrize(("others", "allowed"), [(20, 0), (100, 0), (101, 1), (500, 4)])
@@ -131,10 +131,10 @@ def test_found_prompts_are_those_of_the_roc_curve_below_one_percent(others, allo
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(1.5, 1, 60), rng.normal(0, 1, others)])
     marks = np.arange(len(values)) < 60
-    found = separation(values, marks)["tpr_at_1_percent_fpr"]
+    found = separation(values, marks).tpr_at_1_percent_fpr
     false, true, _ = roc_curve(marks, values, drop_intermediate=False)
-    assert found["share"] == true[false < 0.01][-1]
-    assert (values[60:] > found["cut"]).sum() == allowed
+    assert found.share == true[false < 0.01][-1]
+    assert (values[60:] > found.cut).sum() == allowed
 
 
 @pytest.mark.parametrize(("auc", "count", "others"), [(0.9, 10, 20), (0.5, 5, 5), (1.0, 20, 20), (0.0, 3, 8)])
@@ -155,7 +155,7 @@ def test_the_interval_covers(monkeypatch):
     rng, covered = np.random.default_rng(0), 0
     for _ in range(1000):
         values = np.concatenate([rng.normal(1.6448536 * 2**0.5, 1, 20), rng.normal(0, 1, 20)])
-        low, high = separation(values, [True] * 20 + [False] * 20)["auc_ci95"]
+        low, high = separation(values, [True] * 20 + [False] * 20).auc_ci95
         covered += low <= 0.95 <= high
     assert 0.93 <= covered / 1000 <= 0.99
 
@@ -185,7 +185,8 @@ def test_a_detection_is_sorted_and_whole(folder, pipeline, tmp_path):
         assert row["memorized"] == (prompt in PROMPTS[:2])
     values = [row["magnitude"] for row in found["prompts"]]
     assert values == sorted(values, reverse=True)
-    assert found["separation"] == separation(values, [row["memorized"] for row in found["prompts"]])
+    expected = separation(values, [row["memorized"] for row in found["prompts"]])
+    assert found["separation"] == expected.model_dump(mode="json")
     assert summary["separation"] == found["separation"]
     assert [row["prompt"] for row in summary["highest"]] == [row["prompt"] for row in found["prompts"]]
     assert {file.name for file in (tmp_path / "d").iterdir()} - {".lock"} == {"detect.json", "detect.png"}

@@ -556,7 +556,7 @@ def _in_features(
     altered = extract(sets.probe.images, "altered").features if sets.probe else None
     if sets.probe and altered is not None:
         found = _probed(search, found, sets.probe, train.features, altered)
-    made = {"samples": samples, "train": train, "held-out": held_out}
+    made = {"samples": samples, "train": train} | ({} if held_out is None else {"held-out": held_out})
     quality = _quality(extractor, sets, lambda images, name: made[name], found.fresh, work)
     copies = _copies(found, train.features, samples.features, real, sets.prompts, sets.probe, in_features=True)
     similarity, alignment, similar = _in_directions(

@@ -18,27 +18,30 @@ detect.png     both groups, and the ROC curve, where it is known which are memor
 """
 
 import io
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 from torch import Tensor
 
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import is_run, read_settings
-from iet_agc.config.settings import SampleSettings, Settings
+from iet_agc.config.settings import Settings
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, described, initial_noise, rows_at_a_time, scheduler_of
-from iet_agc.metrics.intervals import auc_interval, share
+from iet_agc.metrics.intervals import Count, Interval, Portion, Proportion, Record, auc_interval, share
 from iet_agc.report.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
@@ -53,10 +56,9 @@ from iet_agc.runtime.seal import unsealed
 from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
 from iet_agc.training.identity import check_files, check_pipeline
 
-__all__ = ["detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
+__all__ = ["Separation", "detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
 
-_FORMAT, _VERSION = "iet-agc detect", 1
-_MARK = "detect.json"
+_MARK, _PICTURE = "detect.json", "detect.png"
 
 #: A part on disk holds so many batches.
 _PART = 8
@@ -133,17 +135,35 @@ def _to_noise(scheduler: Any) -> Tensor:
 # -- how well it tells
 
 
-def separation(magnitudes: Sequence[float], memorized: Sequence[bool]) -> dict[str, Any]:
+class Detected(Proportion):
+    """The share of memorized prompts whose magnitude is above the cut."""
+
+    cut: float
+
+
+class Separation(Record):
+    """How well magnitudes tell memorized prompts from others.
+
+    Attributes:
+        num_memorized, num_others: prompts of each kind.
+        auc: how often a memorized prompt has the larger magnitude of a random pair, ties half.
+        tpr_at_1_percent_fpr: the memorized prompts above the cut, under which lie all others but less than 1 %; with
+            Wilson's interval given the cut.
+    """
+
+    num_memorized: Count
+    num_others: Count
+    auc: Portion
+    auc_ci95: Interval
+    tpr_at_1_percent_fpr: Detected
+
+
+def separation(magnitudes: Sequence[float], memorized: Sequence[bool]) -> Separation:
     """How well magnitudes tell memorized prompts from others.
 
     Args:
         magnitudes: one per prompt.
         memorized: whether each is; both kinds must be there.
-
-    Returns:
-        "auc": how often a memorized prompt has the larger magnitude of a random pair, ties half; with "auc_ci95".
-        "tpr_at_1_percent_fpr": the memorized prompts above "cut", under which lie all others but less than 1 %; with
-        Wilson's interval given the cut.
 
     Raises:
         UserError: all are memorized, or none.
@@ -158,16 +178,13 @@ def separation(magnitudes: Sequence[float], memorized: Sequence[bool]) -> dict[s
     allowed = math.ceil(_FALSE_ALARM * others) - 1
     cut = float(np.sort(values[~positive])[-1 - allowed])
     found = share(int((values[positive] > cut).sum()), count)
-    return {
-        "num_memorized": count,
-        "num_others": others,
-        "auc": auc,
-        "auc_ci95": list(auc_interval(auc, count, others)),
-        "tpr_at_1_percent_fpr": {
-            "cut": cut,
-            **found.model_dump(mode="json"),
-        },
-    }
+    return Separation(
+        num_memorized=count,
+        num_others=others,
+        auc=auc,
+        auc_ci95=auc_interval(auc, count, others),
+        tpr_at_1_percent_fpr=Detected(cut=cut, **found.model_dump()),
+    )
 
 
 # -- prompts
@@ -239,6 +256,50 @@ def _checked(prompts: Sequence[str], memorized: Sequence[str] | None) -> list[st
 # -- on disk
 
 
+class _Made(Record):
+    """What magnitudes were made from."""
+
+    format: Literal["iet-agc detect"] = "iet-agc detect"
+    version: Literal[1] = 1
+    pipeline: str
+    weights_sha256: dict[str, str]
+    measure: str = "L2 norm of eps(x_t, prompt) - eps(x_t, empty), mean over steps, then over seeds"
+    sampler: str = "DDIM, eta 0"
+    scheduler: dict[str, object]
+    steps: int
+    guidance: float
+    device: str
+    rows: int
+    precision: Precision
+    seeds: int
+    first_steps: int
+    num_prompts: int
+    prompts_sha256: str
+    memorized_sha256: str | None
+
+
+class _OfPrompt(Record):
+    """A prompt's magnitude: the mean over seeds, their standard deviation (None of one), and each; memorized or not."""
+
+    prompt: str
+    magnitude: float
+    sd: float | None
+    by_seed: tuple[float, ...]
+    memorized: bool | None = None
+
+    @model_serializer(mode="wrap")
+    def _unless_unknown(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        found: dict[str, object] = plain(self)
+        return {key: value for key, value in found.items() if key != "memorized" or value is not None}
+
+
+class _Detection(_Made):
+    """The whole of detect.json, beside its seal."""
+
+    separation: Separation | None
+    prompts: tuple[_OfPrompt, ...]
+
+
 def detect_prompts(
     source: Path,
     out: Path,
@@ -246,9 +307,9 @@ def detect_prompts(
     memorized: Sequence[str] | None = None,
     num_seeds: int = 4,
     first_steps: int | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
     device: str = "auto",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Measure prompts and write a folder: what `iet-agc detect` does; the same call again resumes.
 
     Args:
@@ -274,16 +335,23 @@ def detect_prompts(
     asked = settings.sample
     unique, where = _checked(prompts, memorized), distributed.choose_device(device)
     pipeline = replace(load_text_pipeline(folder), cuts=settings.text.too_long == "cut")  # as it was trained
-    precision = resolved(asked.precision, where)
     pipeline.tokens(unique)  # refuses those that are too long
-    about = _about(folder, pipeline, asked, where) | {
-        "precision": precision,
-        "seeds": _in_range("seeds", num_seeds, 2**32),
-        "first_steps": _in_range("first_steps", asked.steps if first_steps is None else first_steps, asked.steps),
-        "num_prompts": len(unique),
-        "prompts_sha256": digest(unique),
-        "memorized_sha256": None if memorized is None else digest(sorted({*memorized})),
-    }
+    made = _Made(
+        pipeline=str(folder.resolve()),
+        weights_sha256={str(file.relative_to(folder)): sha256(file) for file in text_weight_files(folder)},
+        scheduler=described(pipeline.scheduler),
+        steps=asked.steps,
+        guidance=asked.guidance,
+        device=where.type,
+        rows=rows_at_a_time(pipeline.image_shape, where),
+        precision=resolved(asked.precision, where),
+        seeds=_in_range("seeds", num_seeds, 2**32),
+        first_steps=_in_range("first_steps", asked.steps if first_steps is None else first_steps, asked.steps),
+        num_prompts=len(unique),
+        prompts_sha256=digest(unique),
+        memorized_sha256=None if memorized is None else digest(sorted({*memorized})),
+    )
+    about = made.model_dump()
     result = ResultFolder(out, _MARK, "detection")
     result.check(about)
     total = len(unique) * num_seeds
@@ -294,14 +362,14 @@ def detect_prompts(
     ):
         if unfinished:
             pipeline.to(where)
-            magnitudes = _magnitudes(result.parts, about, pipeline, unique, bar.update)
+            magnitudes = _magnitudes(result.parts, made, pipeline, unique, bar.update)
             distributed.barrier()  # others may still be reading parts
             if distributed.rank() == 0:
-                _write(result, about, unique, magnitudes, None if memorized is None else {*memorized})
+                _write(result, made, unique, magnitudes, None if memorized is None else {*memorized})
     return _summary(out) | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def _asked(source: Path, given: Mapping[str, Any]) -> tuple[Path, Settings]:
+def _asked(source: Path, given: Mapping[str, object]) -> tuple[Path, Settings]:
     """The pipeline of a source, and its settings, with those given."""
     run = is_run(source)
     settings = read_settings(source) if run else Settings()
@@ -319,40 +387,21 @@ def _in_range(name: str, value: int, most: int) -> int:
     return value
 
 
-def _about(folder: Path, pipeline: TextPipeline, asked: SampleSettings, device: torch.device) -> dict[str, Any]:
-    """What magnitudes follow from, beside prompts and seeds."""
-    files = {str(file.relative_to(folder)): file for file in text_weight_files(folder)}
-    return {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "pipeline": str(folder.resolve()),
-        "weights_sha256": {name: sha256(file) for name, file in files.items()},
-        "measure": "L2 norm of eps(x_t, prompt) - eps(x_t, empty), mean over steps, then over seeds",
-        "sampler": "DDIM, eta 0",
-        "scheduler": described(pipeline.scheduler),
-        "steps": asked.steps,
-        "guidance": asked.guidance,
-        "device": device.type,
-        "rows": rows_at_a_time(pipeline.image_shape, device),
-    }
-
-
 def _magnitudes(
     parts: Path,
-    about: Mapping[str, Any],
+    made: _Made,
     pipeline: TextPipeline,
     prompts: Sequence[str],
     on_images: Callable[[float], object],
 ) -> Tensor:
     """Every prompt with every seed, over all processes, float64 (P, S)."""
-    seeds: int = about["seeds"]
-    length: int = _PART * about["rows"]
+    seeds, length = made.seeds, _PART * made.rows
 
     def make(items: slice) -> dict[str, Tensor]:
         own = range(items.start, items.stop)
         drawn = [item % seeds for item in own]
         told = [prompts[item // seeds] for item in own]
-        how = about["steps"], about["guidance"], about["first_steps"], on_images, about["precision"]
+        how = made.steps, made.guidance, made.first_steps, on_images, made.precision
         return {"magnitudes": prompt_magnitudes(pipeline, drawn, told, *how).mean(1)}
 
     total = len(prompts) * seeds
@@ -361,63 +410,68 @@ def _magnitudes(
 
 
 def _write(
-    result: ResultFolder,
-    about: Mapping[str, Any],
-    prompts: Sequence[str],
-    magnitudes: Tensor,
-    memorized: set[str] | None,
+    result: ResultFolder, made: _Made, prompts: Sequence[str], magnitudes: Tensor, memorized: set[str] | None
 ) -> None:
     values = magnitudes.mean(1).tolist()
     spread = magnitudes.std(1).tolist() if magnitudes.shape[1] > 1 else [None] * len(prompts)
     rows = [
-        {"prompt": prompt, "magnitude": value, "sd": deviation, "by_seed": each}
-        | ({} if memorized is None else {"memorized": prompt in memorized})
+        _OfPrompt(
+            prompt=prompt,
+            magnitude=value,
+            sd=deviation,
+            by_seed=tuple(each),
+            memorized=None if memorized is None else prompt in memorized,
+        )
         for prompt, value, deviation, each in zip(prompts, values, spread, magnitudes.tolist(), strict=True)
     ]
-    rows.sort(key=lambda row: -row["magnitude"])
+    rows.sort(key=lambda row: -row.magnitude)
     found = None
     if memorized is not None:
-        marks = [row["memorized"] for row in rows]
-        found = separation([row["magnitude"] for row in rows], marks)
-        with replacing(result.place / "detect.png") as unfinished:
-            unfinished.write_bytes(_png([row["magnitude"] for row in rows], marks, found))
-    result.finish({**about, "separation": found, "prompts": rows}, [] if found is None else ["detect.png"])
+        highest_first, marks = [row.magnitude for row in rows], [row.prompt in memorized for row in rows]
+        found = separation(highest_first, marks)
+        with replacing(result.place / _PICTURE) as unfinished:
+            unfinished.write_bytes(_png(highest_first, marks, found))
+    detection = _Detection(**made.model_dump(), separation=found, prompts=tuple(rows))
+    result.finish(detection.model_dump(mode="json"), [] if found is None else [_PICTURE])
 
 
-def _summary(out: Path) -> dict[str, Any]:
+def _summary(out: Path) -> dict[str, object]:
     content = unsealed(out / _MARK, read_object(out / _MARK, "detect again"), "detect again")
-    names = ("num_prompts", "seeds", "steps", "first_steps", "guidance", "separation")
-    rows = content.get("prompts")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not {*names} <= content.keys():
-        raise UserError(f"{out / 'detect.json'} is damaged: remove it, or choose another output", "out")
-    highest = [{key: row[key] for key in row if key != "by_seed"} for row in rows[:_HIGHEST]]
-    return {"detect": str(out), **{name: content[name] for name in names}, "highest": highest}
+    try:
+        found = _Detection.model_validate_json(json.dumps(content))
+    except ValidationError:
+        raise UserError(f"{out / _MARK} is damaged: remove it, or choose another output", "out") from None
+    told = found.model_dump(
+        mode="json", include={"num_prompts", "seeds", "steps", "first_steps", "guidance", "separation"}
+    )
+    highest = [row.model_dump(mode="json", exclude={"by_seed"}) for row in found.prompts[:_HIGHEST]]
+    return {"detect": str(out), **told, "highest": highest}
 
 
 # -- the picture
 
 
-def _png(magnitudes: Sequence[float], memorized: Sequence[bool], found: Mapping[str, Any]) -> bytes:
+def _png(magnitudes: Sequence[float], memorized: Sequence[bool], found: Separation) -> bytes:
     from sklearn.metrics import roc_curve
 
-    values, positive = np.asarray(magnitudes), np.asarray(memorized)
+    values, positive = np.asarray(magnitudes, np.float64), np.asarray(memorized, np.bool_)
     with style():
         figure = Figure(figsize=(7.2, 3.2))
         groups, curve = figure.subplots(1, 2)
-        _draw_groups(groups, values, positive, found["tpr_at_1_percent_fpr"]["cut"])
+        _draw_groups(groups, values, positive, found.tpr_at_1_percent_fpr.cut)
         false, true, _ = roc_curve(positive, values, drop_intermediate=False)
         curve.plot(false, true, color=PALETTE[0], linewidth=1.6)
         curve.plot([0, 1], [0, 1], color=HELD_OUT, linestyle="--", linewidth=1.1)
         curve.set_xlabel("others taken for memorized")
         curve.set_ylabel("memorized prompts found")
-        low, high = found["auc_ci95"]
-        curve.set_title(f"AUC {found['auc']:.3f} (95 % interval {low:.3f} to {high:.3f})", fontsize=9)
+        low, high = found.auc_ci95
+        curve.set_title(f"AUC {found.auc:.3f} (95 % interval {low:.3f} to {high:.3f})", fontsize=9)
         stream = io.BytesIO()
         FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=200, metadata={"Software": None})
     return stream.getvalue()
 
 
-def _draw_groups(axes: Axes, values: Any, positive: Any, cut: float) -> None:
+def _draw_groups(axes: Axes, values: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_], cut: float) -> None:
     """A histogram of each group, and the cut."""
     edges = np.histogram_bin_edges(values, bins=30).tolist()
     for mask, colour, name in ((~positive, HELD_OUT, "others"), (positive, PALETTE[0], "memorized")):

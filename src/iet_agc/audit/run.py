@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -245,7 +245,7 @@ def _surroundings(networks: Sequence[Extractor], device: torch.device) -> dict[s
 
 
 @contextmanager
-def _unless_refused(parts: Path) -> Iterator[None]:
+def _unless_refused(parts: Path) -> Generator[None]:
     """Keep finished parts, unless the audit is refused: whoever mends what it was refused for has another one to make.
 
     Of several processes the others may still be reading them: there they stay, and on a full disk as well.

@@ -13,12 +13,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from iet_agc.runtime.errors import CheckFailed, UserError, did_you_mean, one_line
 from iet_agc.runtime.streams import kept_apart, put
+
+if TYPE_CHECKING:
+    from iet_agc.audit.schema import AuditRecord
+    from iet_agc.data.mending import Mending
+    from iet_agc.runtime.stop import Stopped
+
+    _Verbs: TypeAlias = "argparse._SubParsersAction[_Parser]"  # pyright: ignore[reportPrivateUsage]
 
 __all__ = ["main"]
 
@@ -53,7 +60,7 @@ class _Parser(argparse.ArgumentParser):
         """Print the message and exit with status 2."""
         self.exit(2, f"{self.prog}: {one_line(message)}; see '{self.prog} --help'\n")
 
-    def print_help(self, file: Any = None) -> None:
+    def print_help(self, file: object = None) -> None:
         """Print the help as a result is printed."""
         if status := put(self.format_help().rstrip(), 0):
             self.exit(status)
@@ -62,7 +69,7 @@ class _Parser(argparse.ArgumentParser):
 class _Version(argparse.Action):
     """Prints the version as a result is printed."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
         parser.exit(put(f"iet-agc {version('iet-agc')}", 0))
@@ -128,7 +135,7 @@ def _check_words(verbs: Mapping[str, argparse.ArgumentParser], arguments: Sequen
             raise UserError(f"unknown option {name!r}{did_you_mean(name, options)}; see 'iet-agc {verb} --help'")
 
 
-def _progress(quiet: bool) -> Any:
+def _progress(quiet: bool) -> AbstractContextManager[None]:
     """What a verb runs in: progress is shown or not."""
     if not quiet:
         return nullcontext()
@@ -137,7 +144,7 @@ def _progress(quiet: bool) -> Any:
     return silenced()
 
 
-def _presented(parsed: argparse.Namespace, result: Any) -> str:
+def _presented(parsed: argparse.Namespace, result: object) -> str:
     from iet_agc.cli.presentation import presented
 
     return presented(parsed, result)
@@ -179,7 +186,7 @@ def _of_system(error: OSError) -> str:
     return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
 
 
-def _stopped(stopped: Any) -> int:
+def _stopped(stopped: "Stopped") -> int:
     """Say where a run goes on, once for all processes."""
     from iet_agc.runtime import distributed
 
@@ -214,9 +221,9 @@ def _verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
 
 
 def _verb(
-    verbs: Any,
+    verbs: "_Verbs",
     name: str,
-    run: Callable[[argparse.Namespace], tuple[int, Any]],
+    run: Callable[[argparse.Namespace], tuple[int, object]],
     text: str,
     stopped: str = _AGAIN,
     **options: Any,
@@ -228,14 +235,14 @@ def _verb(
     return parser
 
 
-def _add_demo(verbs: Any) -> None:
+def _add_demo(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "demo", _demo, "the main job on embedded data, minutes on two cores", _ALL)
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder for runs and report (default: %(default)s)"
     )
 
 
-def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _demo(arguments: argparse.Namespace) -> tuple[int, object]:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("demo starts processes of its own: run it without torchrun")
 
@@ -249,7 +256,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[int, Any]:
     return 0, result
 
 
-def _add_pipeline(verbs: Any) -> None:
+def _add_pipeline(verbs: "_Verbs") -> None:
     parser = _verb(
         verbs, "pipeline", _pipeline, "build a small text-to-image pipeline that 'train --init' starts from, in minutes"
     )
@@ -263,7 +270,7 @@ def _add_pipeline(verbs: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of its weights and batches (default: %(default)s)")
 
 
-def _pipeline(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _pipeline(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.config.overrides import override
     from iet_agc.config.presets import load_preset
 
@@ -279,7 +286,7 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[int, Any]:
     return 0, build_pipeline(settings.data, arguments.out, arguments.steps, arguments.seed)
 
 
-def _add_train(verbs: Any) -> None:
+def _add_train(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "train", _train, "train a model; the same command again resumes", _TRAINING, add_help=False)
     parser.add_argument("preset", nargs="?", metavar="PRESET", help="see 'iet-agc presets'; or a .toml file")
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder of the run")
@@ -291,7 +298,7 @@ def _add_train(verbs: Any) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _train(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.config.overrides import customized
     from iet_agc.config.presets import load_preset
     from iet_agc.config.settings import Settings
@@ -341,7 +348,7 @@ def _pairs(rest: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _add_sample(verbs: Any) -> None:
+def _add_sample(verbs: "_Verbs") -> None:
     parser = _verb(
         verbs, "sample", _sample, "draw images from a trained model; the same command again resumes", _IN_PARTS
     )
@@ -425,13 +432,13 @@ def _add_mending(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _mending(arguments: argparse.Namespace) -> Any:
+def _mending(arguments: argparse.Namespace) -> "Mending":
     from iet_agc.data.mending import Mending
 
     return Mending(arguments.orient, arguments.background, arguments.on_bad)
 
 
-def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
     if not arguments.guard and (arguments.held_out or arguments.flips):
         raise UserError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
 
@@ -469,7 +476,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Any]:
     return 0, summary if distributed.is_first() else None
 
 
-def _add_audit(verbs: Any) -> None:
+def _add_audit(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "audit", _audit, "measure how much of a sample set is copied from a training set", _IN_PARTS)
     kinds = "a run, a folder of images, an .npz or .npy file, or the name of an image set"
     parser.add_argument("--train", required=True, metavar="X", help=f"the training images: {kinds}")
@@ -546,7 +553,7 @@ def _number(text: str, least: float, most: float, what: str) -> float:
     return number
 
 
-def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
     if arguments.fail_above is not None and not arguments.held_out:
         raise UserError("--fail-above needs a calibrated cut: give real images that were not trained on, --held-out Z")
 
@@ -595,7 +602,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, Any]:
     return _judged(arguments, numbers)
 
 
-def _judged(arguments: argparse.Namespace, numbers: Any) -> tuple[int, Any]:
+def _judged(arguments: argparse.Namespace, numbers: "AuditRecord") -> tuple[int, object]:
     """Exit status and result of an audit; what is said of it, where no people read the result."""
     from iet_agc.audit.verdict import said
     from iet_agc.cli.presentation import for_people
@@ -605,7 +612,7 @@ def _judged(arguments: argparse.Namespace, numbers: Any) -> tuple[int, Any]:
     return int(numbers.gate is not None and numbers.gate.failed), numbers.model_dump(mode="json")
 
 
-def _add_check(verbs: Any) -> None:
+def _add_check(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "check", _check, "decide by a finished audit whether more is copied than is allowed, at once")
     parser.add_argument("audit", type=Path, metavar="AUDIT", help="folder of an audit that had held-out images")
     parser.add_argument(
@@ -618,7 +625,7 @@ def _add_check(verbs: Any) -> None:
     )
 
 
-def _check(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _check(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.audit.verdict import check_audit
     from iet_agc.metrics.gate import sentence
 
@@ -627,7 +634,7 @@ def _check(arguments: argparse.Namespace) -> tuple[int, Any]:
     return int(found.failed), found.model_dump(mode="json")
 
 
-def _add_detect(verbs: Any) -> None:
+def _add_detect(verbs: "_Verbs") -> None:
     parser = _verb(
         verbs, "detect", _detect, "tell memorized prompts of text-to-image, without its training images", _IN_PARTS
     )
@@ -656,7 +663,7 @@ def _add_detect(verbs: Any) -> None:
     _add_device(parser, "compute")
 
 
-def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _detect(arguments: argparse.Namespace) -> tuple[int, object]:
     if arguments.memorized and not arguments.prompts:
         raise UserError("--memorized says which of many prompts are: give --prompts FILE as well")
 
@@ -688,7 +695,7 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, Any]:
     return 0, summary if distributed.is_first() else None
 
 
-def _add_duplicates(verbs: Any) -> None:
+def _add_duplicates(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "duplicates", _duplicates, "find the images that stand in a set more than once")
     parser.add_argument(
         "source", metavar="SOURCE", help="a run, a folder of images, an .npz or .npy file, or the name of an image set"
@@ -714,7 +721,7 @@ def _add_duplicates(verbs: Any) -> None:
     )
 
 
-def _duplicates(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _duplicates(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.cli.paths import check_source
 
     check_source(arguments.source)
@@ -734,13 +741,13 @@ def _duplicates(arguments: argparse.Namespace) -> tuple[int, Any]:
     return int(numbers["gate"] is not None and numbers["gate"]["failed"]), numbers
 
 
-def _add_report(verbs: Any) -> None:
+def _add_report(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "report", _report, "turn audits into one HTML page")
     parser.add_argument("audits", type=Path, nargs="+", metavar="AUDIT", help="folder of an audit")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first AUDIT)")
 
 
-def _report(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _report(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.cli.paths import check_report
 
     check_report(arguments)
@@ -752,7 +759,7 @@ def _report(arguments: argparse.Namespace) -> tuple[int, Any]:
     return 0, {"report": str(file)}
 
 
-def _add_compare(verbs: Any) -> None:
+def _add_compare(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "compare", _compare, "put audits side by side, by experiment: differences, frontier, table")
     parser.add_argument(
         "runs",
@@ -764,7 +771,7 @@ def _add_compare(verbs: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the comparison there: HTML, PNG and CSV")
 
 
-def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _compare(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.cli.paths import check_compare
     from iet_agc.cli.presentation import for_people
 
@@ -788,22 +795,22 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, Any]:
     return 0, result
 
 
-def _add_presets(verbs: Any) -> None:
+def _add_presets(verbs: "_Verbs") -> None:
     _verb(verbs, "presets", _presets, "list the presets")
 
 
-def _presets(_: argparse.Namespace) -> tuple[int, Any]:
+def _presets(_: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.config.presets import load_preset, preset_names
 
     return 0, {name: load_preset(name).description for name in preset_names()}
 
 
-def _add_completion(verbs: Any) -> None:
+def _add_completion(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "completion", _completion, "print a script that completes commands in a shell")
     parser.add_argument("shell", choices=["bash", "zsh"], help='bash: eval "$(iet-agc completion bash)" in .bashrc')
 
 
-def _completion(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _completion(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.cli.completion import completion
     from iet_agc.config.presets import preset_names
     from iet_agc.config.settings import Settings, documented

@@ -19,7 +19,7 @@ def for_people(arguments: Namespace) -> bool:
     return terminal.is_terminal() and not arguments.json
 
 
-def presented(arguments: Namespace, result: Any) -> str:
+def presented(arguments: Namespace, result: object) -> str:
     """What to print.
 
     Args:

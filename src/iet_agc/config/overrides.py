@@ -1,7 +1,7 @@
 """Settings replaced by name, as in `--train.steps 5`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from iet_agc.config.other_images import changed_images, check_planting, described_by_changes, is_another_set
 from iet_agc.config.settings import Settings, documented, fields_of, validate
@@ -9,6 +9,9 @@ from iet_agc.runtime.errors import UserError, did_you_mean
 from iet_agc.runtime.reading import parse_toml
 
 __all__ = ["customized", "override"]
+
+#: Types of settings whose values are texts, and are written without quotes.
+_OF_TEXT: Collection[object] = (str, str | None)
 
 
 def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
@@ -35,7 +38,7 @@ def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
         target = content[section[0]] if section else content
         is_list = isinstance(target.get(field), tuple)
         owner = fields_of(getattr(settings, section[0])) if section else Settings.model_fields
-        is_text = owner[field].annotation in (str, str | None)
+        is_text = owner[field].annotation in _OF_TEXT
         target[field] = _unquoted(text) if is_text else _parse(text, is_list)
     return validate(content)
 

@@ -1,7 +1,7 @@
 """Decoded image sets on the disk, mapped into memory: one entry per source, whole or not there, and checked."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -53,7 +53,7 @@ def cached(
 
 
 @contextmanager
-def _locked(folder: Path, key: str) -> Iterator[None]:
+def _locked(folder: Path, key: str) -> Generator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{key}.lock").acquire()

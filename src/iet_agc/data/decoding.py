@@ -4,7 +4,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -57,8 +57,9 @@ def explain(error: Exception) -> UnfitError:
             )
         case PermissionError():
             return UnfitError(f"cannot be opened, {in_words(error)}: make it readable", "unreadable")
-    kind = "out-of-memory" if isinstance(error, MemoryError) else "damaged"
-    return UnfitError(f"cannot be read as an image, {in_words(error)}: copy it again or remove it", kind)
+        case _:
+            kind = "out-of-memory" if isinstance(error, MemoryError) else "damaged"
+            return UnfitError(f"cannot be read as an image, {in_words(error)}: copy it again or remove it", kind)
 
 
 #: Pillow's flags and Python's filters of warnings are of the whole process: one reader of images sets them at a time.
@@ -66,7 +67,7 @@ _ALONE = threading.RLock()
 
 
 @contextmanager
-def strict_pillow() -> Iterator[None]:
+def strict_pillow() -> Generator[None]:
     """Pillow with all its plugins and no warnings, refusing cut files whatever the calling program has set."""
     with _ALONE, warnings.catch_warnings():
         Image.init()

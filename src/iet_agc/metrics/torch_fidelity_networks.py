@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class _PinnedDinoV2(FeatureExtractorDinoV2):
 
 
 @contextmanager
-def _without_xformers() -> Iterator[None]:
+def _without_xformers() -> Generator[None]:
     """A context in which DINOv2's code leaves xFormers alone, as in torch-fidelity: its kernels round differently."""
     before = os.environ.get("XFORMERS_DISABLED")
     os.environ["XFORMERS_DISABLED"] = "1"

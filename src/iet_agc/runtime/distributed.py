@@ -5,7 +5,7 @@ The only module that imports `torch.distributed`.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,7 +60,7 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[None]:
+def processes(device: torch.device) -> Generator[None]:
     """Join the processes that `torchrun` started, if it did, and leave them at the end."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -95,7 +95,7 @@ def is_first() -> bool:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def _together() -> Generator[None]:
     """Within it, a process waits for others.
 
     Raises:

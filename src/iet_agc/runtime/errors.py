@@ -60,6 +60,11 @@ def in_words(error: BaseException) -> str:
             return "it holds a value of the wrong kind"
         case OSError() if error.strerror:
             return error.strerror
+        case _:
+            return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return one_line(lines[0]).rstrip(".") if lines else "it is damaged"
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
@@ -47,7 +47,7 @@ class WriteError(UserError):
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path) -> Generator[Path]:
     """Write to the path that is given; when the block ends well, it takes the place of `file` in one step.
 
     When it does not, nothing is left of what was written.
@@ -74,7 +74,7 @@ def replace_text(file: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing_folder(folder: Path, own: Collection[str] | None = None) -> Iterator[Path]:
+def replacing_folder(folder: Path, own: Collection[str] | None = None) -> Generator[Path]:
     """Make a folder at the path that is given; when the block ends well, it takes the place of `folder`.
 
     Whenever a kill comes, the old folder or the new one is there, whole: between the two renames the old one stands
@@ -148,7 +148,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def writing(place: Path) -> Iterator[None]:
+def writing(place: Path) -> Generator[None]:
     """Within it, whatever keeps `place` from being written becomes one clear line.
 
     Raises:
@@ -228,7 +228,7 @@ def check_replaceable(file: Path, mark: str, what: str) -> None:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> Generator[None]:
     """Make the folder, and keep other programs that ask for it out of it until the block ends, or this one is killed.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -49,7 +49,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
+def silenced() -> Generator[None]:
     """Within it no progress is shown; what `say` says is. Of the whole process: for the command line."""
     global _silent  # noqa: PLW0603 (a switch of the process)
     before, _silent = _silent, True
@@ -153,7 +153,7 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
+def without_bars() -> Generator[None]:
     """Within it, transformers draws no bars of its own, which would stand beside ours, or before an error."""
     from transformers.utils import logging
 
@@ -167,7 +167,7 @@ def without_bars() -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None, done: int = 0, unit: str = "step", shown: bool = True) -> Iterator[Bar]:
+def progress_bar(what: str, total: int | None, done: int = 0, unit: str = "step", shown: bool = True) -> Generator[Bar]:
     """A bar on stderr that tells the time left, from the speed of this session's work only.
 
     Args:
@@ -191,7 +191,7 @@ def progress_bar(what: str, total: int | None, done: int = 0, unit: str = "step"
 
 
 @contextmanager
-def phase(what: str, shown: bool = True) -> Iterator[None]:
+def phase(what: str, shown: bool = True) -> Generator[None]:
     """Name work that nothing counts: on a terminal while it lasts, in a log when it has ended, with its time."""
     shown, began = shown and not _silent, time.monotonic()
     drawn = shown and sys.stderr.isatty()

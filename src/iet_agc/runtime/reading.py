@@ -152,8 +152,13 @@ def parse_json(content: bytes, where: str, mend: str = _RESTORE, finite: bool = 
     """
     text = _utf8(content, where, mend).removeprefix("\ufeff")
     try:
-        limits = {"parse_constant": _refuse, "parse_float": _finite} if finite else {}
-        found = json.loads(text, object_pairs_hook=_once, parse_int=_integer, **limits)
+        found = json.loads(
+            text,
+            object_pairs_hook=_once,
+            parse_int=_integer,
+            parse_float=_finite if finite else None,
+            parse_constant=_refuse if finite else None,
+        )
         _check(found, bool(_ESCAPED_UNFIT.search(text)))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is damaged, {in_words(error)}: {mend}") from None

@@ -10,7 +10,7 @@ A call that would make something else is refused before anything is written. One
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +97,7 @@ class ResultFolder:
         return f"{name} is {there}, not {now}"
 
     @contextmanager
-    def at_work(self, about: Mapping[str, Any], anew: bool = False) -> Iterator[bool]:
+    def at_work(self, about: Mapping[str, Any], anew: bool = False) -> Generator[bool]:
         """Within it this program, with all its processes, is alone at work there, and the folder is claimed.
 
         Args:

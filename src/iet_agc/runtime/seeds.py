@@ -4,7 +4,7 @@ The noise of step 7 of member 2 is the same in every process, after every restar
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -29,7 +29,7 @@ def generator(*identity: str | int, device: torch.device | str = "cpu") -> torch
 
 
 @contextmanager
-def kept_generators(device: torch.device | str = "cpu") -> Iterator[None]:
+def kept_generators(device: torch.device | str = "cpu") -> Generator[None]:
     """A context after which torch's global generators, of the CPU and of a device, stand where they stood."""
     device = torch.device(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -37,7 +37,7 @@ def kept_generators(device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
-def seeded(*identity: str | int, device: torch.device | str = "cpu") -> Iterator[None]:
+def seeded(*identity: str | int, device: torch.device | str = "cpu") -> Generator[None]:
     """A context in which torch's global generators, of the CPU and of a device, draw for one identity.
 
     For what takes no generator, such as the initialisation of layers, and dropout on a GPU. Those of the caller stand

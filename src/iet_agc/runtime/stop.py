@@ -6,7 +6,7 @@ back from C, and one step of a large model, or waiting for another process, may 
 
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from threading import Thread
 
@@ -42,7 +42,7 @@ class StopRequest:
         self.signal = 0
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> Generator[None]:
         """Hear the signals until the block ends; only in a program's main thread, unless there are none to hear."""
         if not self.signals:
             yield

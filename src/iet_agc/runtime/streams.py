@@ -7,7 +7,7 @@ is never a reason to stop.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -15,7 +15,7 @@ __all__ = ["kept_apart", "put"]
 
 
 @contextmanager
-def kept_apart() -> Iterator[None]:
+def kept_apart() -> Generator[None]:
     """Within it, both streams are there, nothing said on standard error can fail, and none of it lands elsewhere."""
     _fill_gaps()
     before = sys.stdout, sys.stderr

@@ -39,7 +39,8 @@ def integer_product(rows: Tensor, columns: Tensor, out: Tensor | None = None) ->
         rows, columns: on one device; CUDA wants more than 16 rows, and D and M that are multiples of 8.
         out: where to leave the result.
     """
-    return torch._int_mm(rows, columns.T) if out is None else torch._int_mm(rows, columns.T, out=out)
+    product = torch._int_mm  # pyright: ignore[reportPrivateUsage]
+    return product(rows, columns.T) if out is None else product(rows, columns.T, out=out)
 
 
 def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
