@@ -386,7 +386,12 @@ def sample_run(
     ):
         how: Any = {"file_format": file_format, "device": where, "guard": guard}
         draw_samples(pipeline, out, asked, conditioning, on_images=on_images or bar.update, **how)
-    summary: dict[str, object] = {"samples": str(out), "num": asked.num, "first_seed": asked.first_seed, "steps": asked.steps}
+    summary: dict[str, object] = {
+        "samples": str(out),
+        "num": asked.num,
+        "first_seed": asked.first_seed,
+        "steps": asked.steps,
+    }
     summary |= {} if label is None else {"class": label}
     summary |= {"prompts": len(prompts), **asked.model_dump(include={*_TOLD})} if texts else {}
     if guard:
