@@ -141,11 +141,13 @@ def _broken(module: str, source: str) -> list[str]:
 
 
 def _top_level(tree: ast.Module) -> Iterator[str]:
-    """Imports that run when the module is imported: in no function."""
+    """Imports that run when the module is imported: in no function, and not for the type checker alone."""
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from _imports(ast.Module([node], []))
