@@ -1,10 +1,11 @@
 """Library calls leave the process as it was: generators, threads, environment, the C library's memory."""
 
 import os
+import random
 
 import numpy as np
 import pytest
-import sklearn  # noqa: F401 (sets variables of the environment when it is imported)
+import sklearn.datasets  # noqa: F401 # pyright: ignore[reportUnusedImport] (its import sets variables, and draws)
 import torch
 from PIL import ImageFile
 
@@ -47,6 +48,7 @@ def state():
     return {
         "torch": torch.get_rng_state().tolist(),
         "numpy": str(np.random.get_state()),
+        "python": random.getstate(),
         "threads": torch.get_num_threads(),
         "environment": dict(os.environ),
         "pillow": ImageFile.LOAD_TRUNCATED_IMAGES,
@@ -106,6 +108,7 @@ def test_what_a_call_leaves_behind_is_seen():
     for change in (
         lambda: torch.rand(1),
         np.random.rand,
+        random.random,
         lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     ):
         threads = torch.get_num_threads()
