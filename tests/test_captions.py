@@ -354,6 +354,18 @@ def test_planted_copies_have_the_captions_asked_for():
     assert torch.equal(different.images, data.images[[0, 1, 2, 3, 0, 1, 0, 1, 0, 1]])
 
 
+def test_captions_of_planted_images_are_a_setting(tmp_path):
+    noise = captioned(3)
+    root = save_captioned(tmp_path / "set", ImageSet(noise.images, "noise", captions=(("a", "b"),) * 3))
+    how = {"shape": tuple(noise.images.shape[1:]), "planted_images": 3, "planted_copies": 2}
+    found = [load_named("laion-10k", root, **how, planted_captions=kind)[0] for kind in (None, "same", "different")]
+    assert [part.captions and part.captions[3:] for part in found] == [
+        (("a", "b"),) * 3,
+        (("a",),) * 3,
+        (("b",),) * 3,
+    ]
+
+
 def test_captions_of_planted_images_without_effect_are_refused(tmp_path, capsys):
     planted = ("--data.planted_images", "2", "--data.planted_copies", "2", "--data.planted_captions", "different")
     assert "digits has no captions, so data.planted_captions has no effect" in refused(

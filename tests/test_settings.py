@@ -1,6 +1,9 @@
 """No option without an effect: every setting is changed, alone, and something that matters must differ."""
 
+import ast
+import re
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 import torch
@@ -134,7 +137,7 @@ ELSEWHERE = {
     "data.on_bad": "test_mending.py::test_settings_mend_a_training_set",
     "data.cache": "test_image_cache.py::test_equal_to_no_cache",
     "data.resize": "test_datasets.py::test_a_folder_is_resized_as_asked",
-    "data.planted_captions": "test_captions.py::test_planted_copies_have_the_captions_asked_for",
+    "data.planted_captions": "test_captions.py::test_captions_of_planted_images_are_a_setting",
     "model.kind": "test_text.py::test_a_run_learns_and_leaves_frozen_parts_alone",
     "lora.rank": "test_lora.py::test_rank_and_alpha_have_an_effect",
     "lora.alpha": "test_lora.py::test_rank_and_alpha_have_an_effect",
@@ -188,13 +191,60 @@ def test_every_setting_is_in_the_table():
     assert {*CHANGES, *ELSEWHERE} == {name for name, *_ in documented(BASE)}
 
 
-def test_every_setting_that_is_shown_elsewhere_has_its_test_there():
-    """The test is there, and its file names the setting."""
-    for setting, test in ELSEWHERE.items():
-        file, name = test.split("::")
-        source = Path(__file__).with_name(file).read_text(encoding="utf-8")
-        assert f"\ndef {name}(" in source, f"{setting}: {file} has no {name}"
-        assert setting.split(".")[1] in source.replace("-", "_"), f"{setting}: {file} does not name it"
+def reached(file: Path, name: str) -> str:
+    """The source of a test with all of the tests that it uses: fixtures, helpers, constants."""
+    definitions = defined(file.read_text(encoding="utf-8"))
+    found: dict[str, str] = {}
+    todo = [name]
+    while todo:
+        if (word := todo.pop()) not in definitions or word in found:
+            continue
+        node = definitions[word]
+        if isinstance(node, ast.ImportFrom):
+            found[word] = reached(file.with_name(f"{(node.module or '').removeprefix('tests.')}.py"), word)
+        else:
+            found[word] = ast.unparse(node)
+            todo += re.findall(r"\w+", found[word])
+    return "\n".join(found.values())
+
+
+def defined(source: str) -> dict[str, ast.stmt]:
+    """What defines each name at the top of a file of tests, or imports it from another one."""
+    found: dict[str, ast.stmt] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign):
+            found |= {each.id: node for each in ast.walk(node) if is_bound(each)}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests."):
+            found |= {alias.name: node for alias in node.names}
+    return found
+
+
+def is_bound(node: ast.AST) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+@pytest.mark.parametrize("setting", ELSEWHERE)
+def test_every_setting_that_is_shown_elsewhere_has_its_test_there(setting):
+    """The test is there, and it, or what it uses of its file, names the setting."""
+    file, name = ELSEWHERE[setting].split("::")
+    found = reached(Path(__file__).with_name(file), name)
+    assert found.startswith(("def ", "@")), f"{file} has no {name}"
+    assert re.search(rf"(?:\b|__){setting.split('.')[1]}\b", found.replace("-", "_")), f"{name} does not name it"
+
+
+def test_what_a_test_uses_is_read_and_nothing_else(tmp_path):
+    file = tmp_path / "test_it.py"
+    (tmp_path / "other.py").write_text("E = 5\nF = E\nG = 7\n")
+    file.write_text(
+        "from tests.other import F\nA = 1\nB, C = A, 2\nD = 3\n"
+        "def helper(): return B, F\ndef test_one(): helper()\ndef test_two(): C\n"
+    )
+    for word, used in {"A = 1": True, "D = 3": False, "E = 5": True, "G = 7": False}.items():
+        assert (word in reached(file, "test_one")) == used
+    assert "helper" not in reached(file, "test_two")
+    assert reached(file, "test_none") == ""
 
 
 #: Those with a test of their own; those of `init` have theirs in test_initial.py, compiling in test_precision.py.
