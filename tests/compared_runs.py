@@ -1,6 +1,7 @@
 """Runs with made-up audits, to be compared."""
 
 import json
+from typing import Any
 
 from iet_agc.audit.schema import CUTS, Conventions, Copies, HeldOut
 from iet_agc.config.overrides import override
@@ -24,7 +25,7 @@ CONVENTIONS = Conventions(k=50, flips=False, interval="Wilson").model_dump()
 def copies(copied, calibrated=True, held_out=True):
     """What an audit says of copies in one space, where so many of 1,000 samples are copied."""
     part, real = share(copied, SAMPLES), share(7, HELD_OUT)
-    cut = {"false_alarm": 0.01, "cut": 0.1, "num_held_out": HELD_OUT}
+    cut: dict[str, Any] = {"false_alarm": 0.01, "cut": 0.1, "num_held_out": HELD_OUT}
     others = StatisticsOfReal(
         d1_d2=NearCopies(**dict(share(40, SAMPLES)), unit="share"),
         auth_pct=Authentic(**dict(share(480, SAMPLES)), percent=48.0, unit="percent"),
@@ -54,7 +55,7 @@ def quality(distance=1.0, held_out=True):
 
 def numbers(copied=100, distance=1.0, calibrated=True, held_out=True, sha="a", **changes):
     """The content of an audit.json in which so many of 1,000 samples are copied."""
-    content = {
+    content: dict[str, Any] = {
         "version": 2,
         "num_samples": SAMPLES,
         "num_train": 300,
@@ -75,7 +76,7 @@ def numbers(copied=100, distance=1.0, calibrated=True, held_out=True, sha="a", *
 def other_samples(count, copied, calibrated):
     """Changes of `numbers`, such that all shares are of so many samples."""
     content = numbers(copied)
-    found = {"num_samples": count, "mq": dict.fromkeys(CUTS, plain(share(copied, count)))}
+    found: dict[str, Any] = {"num_samples": count, "mq": dict.fromkeys(CUTS, plain(share(copied, count)))}
     found["calibrated"] = content["calibrated"] | plain(share(calibrated, count))
     found["statistics"] = {
         key: entry if key == "c_t" else entry | plain(share(1, count)) for key, entry in content["statistics"].items()

@@ -34,7 +34,7 @@ def tokenizer(length: int = 16) -> Any:
 
 
 def save_miniature(
-    folder: Path, seed: int = 0, prediction: str = "epsilon", scheduler: Any = None, **changes: Any
+    folder: Path, seed: int = 0, prediction: Any = "epsilon", scheduler: Any = None, **changes: Any
 ) -> Path:
     """Write the pipeline; 16 x 16 pixels, 8 x 8 latents. Further arguments change its U-Net."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -47,21 +47,22 @@ def save_miniature(
         max_position_embeddings=16, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
         pad_token_id=len(words) - 1,
     )  # fmt: skip
-    unet = {
+    unet: dict[str, Any] = {
         "sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1, "block_out_channels": (32, 32),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "norm_num_groups": 8, "attention_head_dim": 8,
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 16,
     }  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, sample_size=16,
-    )  # fmt: skip
+    vae: dict[str, Any] = {
+        "block_out_channels": (8, 16), "down_block_types": ("DownEncoderBlock2D",) * 2, "latent_channels": 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 4, "sample_size": 16,
+    }  # fmt: skip
     schedule = scheduler or DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1, prediction_type=prediction,
     )  # fmt: skip
-    StableDiffusionPipeline(
-        vae, CLIPTextModel(config), words, UNet2DConditionModel(**(unet | changes)), schedule,
+    pipeline: Any = StableDiffusionPipeline
+    pipeline(
+        AutoencoderKL(**vae), CLIPTextModel(config), words, UNet2DConditionModel(**(unet | changes)), schedule,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder

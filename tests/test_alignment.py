@@ -1,5 +1,7 @@
 """Alignment and the CLIP score: by pencil, in an audit, and refused where there are no prompts."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -52,6 +54,7 @@ def test_samples_of_their_prompts_are_aligned_and_others_are_not():
     assert copies.percentile.mean == copies.reciprocal_rank.mean == copies.top1.share == 1
     assert dict(copies.chance) == {"percentile": 0.5, "top1": pytest.approx(1 / 120), "top10": pytest.approx(1 / 12)}
     fresh = aligned(FRESH, NAMES[:60]).train
+    assert fresh.percentile.ci95 is not None
     low, high = fresh.percentile.ci95
     assert low < 0.5 < high < 0.65
     swapped = aligned(TRAIN[:40], [*NAMES[1:40], NAMES[0]]).train
@@ -149,7 +152,8 @@ def test_embeddings_are_those_of_transformers_and_do_not_depend_on_company(clip)
 
     network, images = load_clip(str(clip)), torch.cat([TRAIN[:20]] * 3, dim=1)
     texts = ["a red dog", "a blue house with a hat", "a " * 40]
-    model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPProcessor.from_pretrained(clip)
+    model = CLIPModel.from_pretrained(clip).eval()
+    processor: Any = CLIPProcessor.from_pretrained(clip)
     with torch.inference_mode():
         given = processor(
             text=texts, images=[*images], return_tensors="pt", padding=True, truncation=True, max_length=16

@@ -67,6 +67,7 @@ def test_the_calibrated_cut_calls_at_most_one_in_a_hundred_real_images_a_copy():
     """Of 399 images the cut is the 4th smallest ratio: 4 / 400 of further images lie below it on average."""
     result = audit(image_set(TRAIN), image_set(FRESH), image_set(noise(399, 5)))
     cut = result.numbers.calibrated.cut
+    assert result.held_out_ratios is not None
     assert share_below(result.held_out_ratios, cut).count == 3
     assert share_below(result.held_out_ratios, np.nextafter(cut, 1)).count == 4
     assert result.numbers.cut == cut

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def take(monkeypatch, items):
     monkeypatch.setattr(audits, "_LONGEST_PART", items)
 
 
-def run(out, tmp_path, **options):
+def run(out, tmp_path, **options: Any):
     options = {"on_done": lambda share: None, "device": "cpu", **options}
     return audit_sources("train.npy", "samples.npy", "real.npy", tmp_path / out, **options)
 
@@ -194,10 +195,12 @@ def test_the_gate_fails_above_a_share_and_says_the_risk(tmp_path):
     assert check.fails_from == 3
     assert check.harmless < 0.025
     line = "check failed: 3 of 24 samples are below the calibrated cut (12.5%; at least 2.48% by the draws of"
+    assert found is not None
     told = sentence(found)
     assert line in told
     assert "more than 1%; it fails in at most 2.5% of draws where the share is 1%, in" in told
     found = run("b", tmp_path, fail_above=0.03).gate
+    assert found is not None
     assert not found.failed
     assert "check passed: 3 of 24 samples are below" in (told := sentence(found))
     assert "from 4 on it fails), not shown to be more than 3%; it fails in" in told
@@ -221,7 +224,7 @@ def test_conversion_is_that_of_the_run(tmp_path):
     train = {"data.name": "folder", "data.root": str(root), "data.num_train": "10", "data.convert_to": "1x7x7"}
     np.save("samples.npy", convert(ImageSet(noise(5, 3), "x"), (1, 9, 9)).images.numpy())
     samples = ImageSet(torch.from_numpy(np.load("samples.npy")), "samples")
-    options = {"convert_to": (1, 4, 4), "device": "cpu"}
+    options: dict[str, Any] = {"convert_to": (1, 4, 4), "device": "cpu"}
     for way in ("bilinear", "bicubic"):
         claim_folder(override(validate({}), train | {"data.resize": way}), tmp_path / way)
         found = audit_sources(way, "samples.npy", way, tmp_path / f"by-{way}", **options)
@@ -296,11 +299,11 @@ class _Channels(torch.nn.Module):
 
     def __init__(self, half: bool) -> None:
         super().__init__()
-        self.half = half
+        self.left = half
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         small = torch.nn.functional.interpolate(images, (8, 8))[:, 0]
-        return (small[:, :, :4] if self.half else small).flatten(1)
+        return (small[:, :, :4] if self.left else small).flatten(1)
 
 
 def test_extractors_whose_names_look_alike_do_not_share_parts(tmp_path):

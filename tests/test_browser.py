@@ -72,7 +72,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "large": write_audit(out / "large", train=noise(6, (3, 160, 120), 6), record=False, spaces=(), pictures=3),
     }
     written = {name: write_report({name: one.path}, out / f"{name}.html") for name, one in audits.items()}
-    names = dict.fromkeys(("train", "samples", "held_out"), LONG)
+    names: dict[str, str] = dict.fromkeys(("train", "samples", "held_out"), LONG)
     long = write_audit(out / "long", names=names, spaces=(LONG,), pictures=6, record=False)
     several = {LONG + "1": long.path, LONG + "2": audits["plain"].path, "third": audits["few"].path}
     return written | {"several": write_report(several, out / "several.html", title=LONG)}

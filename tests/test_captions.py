@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from iet_agc.config.settings import TextSettings
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
+from iet_agc.diffusion.samplers import Sampler
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, change, vocabulary_of
@@ -251,6 +253,7 @@ def test_the_rate_has_an_effect(folder):
 
 def test_only_changing_captions_are_encoded_in_the_step(pipeline):
     data = captioned()
+    assert data.captions is not None
     still = Captioned(pipeline, data.images, data.captions, TextSettings()).to(CPU)
     assert still.embeddings is not None
     assert Captioned(pipeline, data.images, data.captions, CHANGING).to(CPU).embeddings is None
@@ -258,6 +261,7 @@ def test_only_changing_captions_are_encoded_in_the_step(pipeline):
 
 def test_replicas_see_the_rows_of_one_batch(pipeline):
     data = captioned()
+    assert data.captions is not None
     examples = Captioned(pipeline, data.images, data.captions, CHANGING)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
@@ -274,6 +278,7 @@ def test_a_step_reads_nothing_on_the_host(pipeline):
             return function(*args, **(kwargs or {}))
 
     data = captioned()
+    assert data.captions is not None
     examples = Captioned(pipeline, data.images, data.captions, CHANGING).to(CPU)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad(), Watch():
@@ -320,14 +325,15 @@ def test_changes_that_have_no_effect_are_refused(folder, tmp_path, monkeypatch):
 
 
 def test_captions_that_are_too_long_are_cut(folder, pipeline, tmp_path, capsys):
-    data = captioned()
-    long = "red " * 20
-    data = ImageSet(data.images, "noise", captions=((f"{long} a", f"{long} b"), *data.captions[1:]))
+    long, short = "red " * 20, captioned()
+    assert short.captions is not None
+    captions = ((f"{long} a", f"{long} b"), *short.captions[1:])
+    data = ImageSet(short.images, "noise", captions=captions)
     with pytest.raises(ValueError, match=r"has 23 tokens, the text encoder takes 16: shorten it, or set text.too_long"):
         TextTask(settings(folder), data)
     chosen = settings(folder, text__too_long="cut", method__members=1, method__rounds=1, run__preview_images=1)
     train(chosen, data, tmp_path / "run", CPU)
-    assert f"2 of {len({*sum(data.captions, ())})} captions are too long and cut off" in capsys.readouterr().err
+    assert f"2 of {len({*sum(captions, ())})} captions are too long and cut off" in capsys.readouterr().err
     cut = replace(pipeline, cuts=True)
     assert torch.equal(cut.tokens([long, "a dog"])[:, 1:15], pipeline.tokens(["red " * 14, "a dog"])[:, 1:15])
     assert cut.tokens([long])[0, -1] == pipeline.tokenizer.eos_token_id
@@ -357,7 +363,7 @@ def test_planted_copies_have_the_captions_asked_for():
 def test_captions_of_planted_images_are_a_setting(tmp_path):
     noise = captioned(3)
     root = save_captioned(tmp_path / "set", ImageSet(noise.images, "noise", captions=(("a", "b"),) * 3))
-    how = {"shape": tuple(noise.images.shape[1:]), "planted_images": 3, "planted_copies": 2}
+    how: dict[str, Any] = {"shape": tuple(noise.images.shape[1:]), "planted_images": 3, "planted_copies": 2}
     found = [load_named("laion-10k", root, **how, planted_captions=kind)[0] for kind in (None, "same", "different")]
     assert [part.captions and part.captions[3:] for part in found] == [
         (("a", "b"),) * 3,
@@ -399,7 +405,7 @@ LINES = [
 ]
 
 
-def written(root: Path, lines: list, name: str = "metadata.jsonl") -> Path:
+def written(root: Path, lines: list[Any], name: str = "metadata.jsonl") -> Path:
     (root / name).write_text("\n".join(json.dumps(line) for line in lines) + "\n", encoding="utf-8")
     return root
 
@@ -407,7 +413,7 @@ def written(root: Path, lines: list, name: str = "metadata.jsonl") -> Path:
 EXPECTED = {"1.png": ("a dog",), "b/2.png": ("ein Bär 🐻", "__import__('os').mkdir('executed')")}
 
 
-def told_of(*parts: ImageSet) -> dict:
+def told_of(*parts: ImageSet) -> dict[str, tuple[str, ...]]:
     """The captions of each file."""
     return {file: texts for part in parts for file, texts in zip(part.files or (), part.captions or (), strict=True)}
 
@@ -542,7 +548,7 @@ def test_a_folder_with_captions_trains(capsys, folder, tmp_path):
 # -- drawing
 
 
-MITIGATIONS = {"random_tokens": 2, "random_numbers": 1, "repeat_words": 2, "embedding_noise": 0.1}
+MITIGATIONS: dict[str, Any] = {"random_tokens": 2, "random_numbers": 1, "repeat_words": 2, "embedding_noise": 0.1}
 
 
 @pytest.mark.parametrize("name", MITIGATIONS)
@@ -579,7 +585,7 @@ def test_noise_on_the_prompt_is_gaussian_and_of_each_image(pipeline):
 def test_a_mitigated_image_depends_on_its_seed_and_prompt_only(folder, tmp_path):
     prompts = ["a red dog", "a bird", "a cat"]
     changes = {"random_tokens": 2, "random_numbers": 1, "repeat_words": 1}
-    options = {"settings": changes | {"embedding_noise": 0.2}}
+    options: dict[str, Any] = {"settings": changes | {"embedding_noise": 0.2}}
     whole, _ = load_samples(draw_samples(folder, range(7), tmp_path / "a", 2, prompts=prompts, **options))
     late, _ = load_samples(draw_samples(folder, range(4, 6), tmp_path / "b", 2, prompts=prompts, **options))
     assert torch.equal(late.images, whole.images[4:6])
@@ -617,7 +623,7 @@ def test_mitigations_are_part_of_a_sample_set(capsys, folder, tmp_path):
     assert call(capsys, *plain, "--random-tokens", "1")[0] == 2
 
 
-STOCK = {
+STOCK: dict[Sampler, Any] = {
     "dpm++": (DPMSolverMultistepScheduler, {}),
     "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
     "euler": (EulerDiscreteScheduler, {}),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def told(**changes):
     return settings(model__classes=4, **changes)
 
 
-def unet(classes=4):
+def unet(classes: int | None = 4):
     torch.manual_seed(0)
     return build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4, classes)
 
@@ -331,10 +332,10 @@ def test_stock_diffusers_draws_the_same_images_by_class(whole, tmp_path):
     """`DDIMPipeline` cannot pass classes on; `ConsistencyModelPipeline` can, and uses the scheduler it is given."""
     sample_run(whole, tmp_path / "a", {"num": 6}, device="cpu")
     ours = load_samples(tmp_path / "a")[0]
-    pipe = ConsistencyModelPipeline.from_pretrained(whole / "raw")
+    pipe: Any = ConsistencyModelPipeline.from_pretrained(whole / "raw")
     pipe.set_progress_bar_config(disable=True)
     seeds = [torch.Generator().manual_seed(seed) for seed in range(6)]
-    theirs = pipe(6, class_labels=ours.labels, num_inference_steps=2, generator=seeds, output_type="np").images  # pyright: ignore
+    theirs = pipe(6, class_labels=ours.labels, num_inference_steps=2, generator=seeds, output_type="np").images
     difference = np.round(theirs.transpose(0, 3, 1, 2) * 255) - ours.images.numpy()
     assert abs(difference).max() <= 1
     with pytest.raises(ValueError, match="class_labels should be provided"):

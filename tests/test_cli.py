@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_the_options_are_these(capsys):
         expected[verb].add("--json")
     for verb in expected.keys() - {"check", "report", "compare", "presets", "completion"}:
         expected[verb].add("--quiet")
-    verbs = cli._parser()._subparsers._group_actions[0].choices
+    verbs: Any = cli._parser()._subparsers._group_actions[0].choices
     found = {
         name: {option for action in verb._actions for option in action.option_strings} for name, verb in verbs.items()
     }
@@ -459,7 +460,7 @@ def test_every_option_has_a_name_that_torchrun_lets_through(capsys):
     from iet_agc.config.presets import load_preset
     from iet_agc.config.settings import documented
 
-    verbs = cli._parser()._subparsers._group_actions[0].choices
+    verbs: Any = cli._parser()._subparsers._group_actions[0].choices
     names = [action.option_strings for verb in verbs.values() for action in verb._actions if action.option_strings]
     names = [[name for name in each if name.startswith("--")] for each in names]
     names += [[f"--{name}"] for name, _, _ in documented(load_preset("digits-iet-agc"))]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from scipy import stats
@@ -267,7 +268,9 @@ def test_other_numbers_have_students_t_cut_off_where_no_value_can_be(tmp_path):
     row = compare(seeds(tmp_path, "x", [0, 0, 0], [1.0, 2.0, 3.0]))["x"]
     reach = 4.302653 / 3**0.5
     expected = {"ci95": (0, pytest.approx(2 + reach)), "method": "Student's t over runs"}
-    assert dict(row["frechet_held_out"].interval) == expected
+    interval = row["frechet_held_out"].interval
+    assert interval is not None
+    assert dict(interval) == expected
     row = compare(seeds(tmp_path, "y", [0, 0, 0], [1.0, 1.0, 1.0]))["y"]
     assert row["frechet_held_out"].interval is None  # runs that agree to the last digit tell of no spread
 
@@ -384,6 +387,7 @@ def test_two_single_runs_are_compared_by_newcombe_and_their_distances_not(tmp_pa
 def test_shares_that_do_not_vary_differ_by_an_interval_with_width(tmp_path):
     runs = seeds(tmp_path, "x", [0, 0], [1.0, 2.0]) + seeds(tmp_path, "y", [0, 0], [1.0, 2.0])
     found = differences_from_first(compare(runs))["y"]["copied"]
+    assert found.ci95 is not None
     low, high = found.ci95
     assert low == -high == -share_over_runs([0, 0], [1000] * 2)[1]
 
@@ -443,7 +447,7 @@ def test_seeds_of_one_experiment_are_compared_with_each_other(tmp_path):
 def test_what_the_audits_warn_of_is_passed_on_once_with_who_says_it(tmp_path):
     few, near = NoCut(num_held_out=3, num_needed=99), ManyNearCopies(num_near_copies=9, num_held_out=500)
     doubtful = {"net": space("e" * 64, warnings=[plain(few)])}
-    doubted = {"warnings": [plain(near)], "feature_spaces": doubtful}
+    doubted: dict[str, Any] = {"warnings": [plain(near)], "feature_spaces": doubtful}
     audits = [write(tmp_path / name, numbers(**(doubted if name in "ab" else {}))) for name in "abc"]
     assert warnings(compare(audits)) == [
         f"{near.sentence} (a and b).",
@@ -464,4 +468,5 @@ def test_rows_are_plain_json(tmp_path):
     found = comparison.plain(rows)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found["x"]) == ["runs", "seeds", "facts", *COLUMNS]
-    assert found["x"]["copied"]["values"] == [0.001, 0.002]
+    copied: Any = found["x"]["copied"]
+    assert copied["values"] == [0.001, 0.002]

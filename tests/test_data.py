@@ -54,7 +54,7 @@ def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
     assert len(held_out) == 0
     assert train.shape == (1, 8, 8)
     assert train.labels is not None
-    original = load_digits()
+    original: Any = load_digits()
     expected = {}
     for image, label in zip(original["images"], original["target"], strict=True):
         pixels = bytes(round(value * 255 / 16) for value in image.ravel())  # by Python's exact round; no value is a tie
@@ -291,7 +291,8 @@ def _save(file: Path, pixels: np.ndarray, mode: str | None = None, **how: Any) -
 def test_folders_are_read_at_any_depth_in_the_order_of_paths(tmp_path: Path) -> None:
     arrays = {name: _pixels(6, 5, 3, seed=i) for i, name in enumerate(["a/z.png", "b.PNG", "b/c/d.webp", "c.png"])}
     for name, pixels in reversed(arrays.items()):
-        _save(tmp_path / name, pixels, **({"lossless": True} if name.endswith("webp") else {}))
+        how: dict[str, Any] = {"lossless": True} if name.endswith("webp") else {}
+        _save(tmp_path / name, pixels, **how)
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "folder.png").mkdir()
     images = load_images(tmp_path)
@@ -585,7 +586,8 @@ def test_bilinear_covers_parts_that_are_no_squares() -> None:
         (8, 8): ((1, 3, 5), (5, 5)),
     }.items():
         pixels = _pixels(height, width)
-        larger = functional.resize(Image.fromarray(pixels), [*whole], InterpolationMode.BILINEAR)
+        picture: Any = Image.fromarray(pixels)
+        larger = functional.resize(picture, [*whole], InterpolationMode.BILINEAR)
         expected = torch.from_numpy(np.asarray(functional.center_crop(larger, [*shape[1:]])).copy())
         found = convert(ImageSet(torch.from_numpy(pixels)[None, None], "x"), shape, "bilinear")
         assert torch.equal(found.images[0, 0], expected)

@@ -18,6 +18,7 @@ BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "detection.py"
 
 def _loaded() -> Any:
     spec = importlib.util.spec_from_file_location("detection", BENCHMARK)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["detection"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

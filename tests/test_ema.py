@@ -8,6 +8,9 @@ from iet_agc.method.ema import ExponentialMovingAverage
 
 
 class _Module(nn.Module):
+    running: torch.Tensor
+    count: torch.Tensor
+
     def __init__(self, value: float = 0.0, count: int = 0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((3,), value))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,8 +41,10 @@ except ValueError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 #: Rocket, dog and their like.
-FEW = "\U0001f680\U0001f415\U0001f408\U0001f34b\U0001f344\U0001f3e0\U0001f697\u2764\U0001f31e\U0001f333\U0001f42c"
-FEW += "\U0001f3b8\U0001f35e\U0001f34e\U0001f3c0\U0001f511\U0001f451\U0001f308\U0001f682\U0001f40d"
+FEW = (
+    "\U0001f680\U0001f415\U0001f408\U0001f34b\U0001f344\U0001f3e0\U0001f697\u2764\U0001f31e\U0001f333\U0001f42c"
+    "\U0001f3b8\U0001f35e\U0001f34e\U0001f3c0\U0001f511\U0001f451\U0001f308\U0001f682\U0001f40d"
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,8 @@ def test_there_are_a_thousand_or_more_and_no_near_copies(emoji):
 
 
 def test_debian_12s_font_gives_these(emoji):
-    if TTFont(FONT)["head"].fontRevision != pytest.approx(2.042, abs=1e-3):
+    head: Any = TTFont(FONT)["head"]
+    if head.fontRevision != pytest.approx(2.042, abs=1e-3):
         pytest.skip("another version of the font")
     assert len(emoji) == 1650
 
@@ -201,7 +205,7 @@ def built(data, tmp_path_factory):
 
 def test_it_is_a_pipeline_for_everyone(built):
     out, told = built
-    stock = StableDiffusionPipeline.from_pretrained(out)
+    stock: Any = StableDiffusionPipeline.from_pretrained(out)
     stock.set_progress_bar_config(disable=True)
     images = stock("rocket", num_inference_steps=2, output_type="np", generator=torch.manual_seed(0)).images
     assert images.shape == (1, 32, 32, 3)
@@ -217,7 +221,8 @@ def test_latents_deviate_by_one(built, data):
     pipeline, train = load_text_pipeline(built[0]), load_dataset(data)[0]
     moments = pipeline.moments(train.images[:14])
     noise = torch.randn(moments[:, 0].shape, generator=torch.Generator().manual_seed(0))
-    latents = (moments[:, 0] + moments[:, 1] * noise) * pipeline.vae.config.scaling_factor
+    config: Any = pipeline.vae.config
+    latents = (moments[:, 0] + moments[:, 1] * noise) * config.scaling_factor
     assert latents.std() == pytest.approx(1, abs=0.02)
 
 

@@ -58,6 +58,7 @@ def test_one_round_of_iet_is_the_weighted_average_of_members_trained_alone(tmp_p
 
     torch.manual_seed(key_of("weights", 0))
     initial = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
+    assert data.labels is not None
     shards = partition(data.labels, 3, "stratified", 0)
     members = [
         Member(i, initial, Pixels(data.images[shard]), chosen.train, chosen.method, CPU)
@@ -102,8 +103,8 @@ def test_a_batch_may_be_larger_than_its_shard():
 
 
 def test_a_batch_depends_on_seed_member_and_step_only():
-    def drawn(*identity):
-        return draw_batch(*identity, 20, 8, (1, 2, 2), CPU)
+    def drawn(seed, member, step):
+        return draw_batch(seed, member, step, 20, 8, (1, 2, 2), CPU)
 
     assert torch.equal(drawn(0, 1, 2).noise, drawn(0, 1, 2).noise)
     for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
@@ -121,7 +122,9 @@ def test_telemetry_counts_every_draw_once(tmp_path):
     assert [int(row["image"]) for row in rows] == list(range(40))
     assert sum(int(row["seen"]) for row in rows) == 2 * 12 * 8
     assert 0.3 < sum(int(row["skipped"]) for row in rows) / (2 * 12 * 8) < 0.7
-    shards = partition(images().labels, 2, "stratified", 0)
+    labels = images().labels
+    assert labels is not None
+    shards = partition(labels, 2, "stratified", 0)
     assert all((int(row["member"]) == 1) == (int(row["image"]) in shards[1].tolist()) for row in rows)
 
 
@@ -210,7 +213,8 @@ class Explode(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, *grad_outputs):
+        (gradient,) = grad_outputs
         return gradient * torch.inf
 
 

@@ -42,7 +42,8 @@ def test_front_by_pencil():
 
 def test_nothing_on_the_front_is_beaten_and_everything_else_is():
     random = np.random.default_rng(0)
-    points = {str(number): tuple(map(float, random.integers(0, 12, 2))) for number in range(60)}
+    places = random.integers(0, 12, (60, 2)).tolist()
+    points: dict[str, tuple[float, float]] = {str(number): (x, y) for number, (x, y) in enumerate(places)}
     found = front(points)
 
     def beaten(name):
@@ -96,8 +97,8 @@ def test_front_line_goes_down_in_steps(tmp_path):
     _, axes = comparison_page._draw(plot_of(audits), 4, 4)
     (line,) = [line for line in axes.get_lines() if line.get_drawstyle() == "steps-post"]
     (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
-    assert list(line.get_xdata()) == [1, 1, 2, right]
-    assert list(line.get_ydata()) == [top, 0.2, 0.05, 0.05]
+    assert np.asarray(line.get_xdata()).tolist() == [1, 1, 2, right]
+    assert np.asarray(line.get_ydata()).tolist() == [top, 0.2, 0.05, 0.05]
     assert left < 1
     assert top > 0.2
 
@@ -126,7 +127,7 @@ def test_long_intervals_end_in_arrows_and_leave_room_for_the_marks(tmp_path):
     _, axes = comparison_page._draw(plot, 4, 4)
     assert axes.get_xlim()[0] > 7
     assert axes.get_xlim()[1] < 15
-    assert {"<", ">"} <= {line.get_marker() for line in axes.get_lines()}
+    assert {"<", ">"} <= {str(line.get_marker()) for line in axes.get_lines()}
 
 
 def test_labels_do_not_collide(tmp_path):
@@ -164,8 +165,10 @@ def test_page_stands_alone_and_is_accessible(tmp_path):
     assert ("html", {"lang": "en"}) in page.tags
     (picture,) = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert picture["role"] == "img"
-    assert "1 x: 7.5 % (0.3 % to 66.2 %), 1.500" in picture["aria-label"]
-    assert picture["aria-label"].endswith("On the front: y.")
+    label = picture["aria-label"]
+    assert label is not None
+    assert "1 x: 7.5 % (0.3 % to 66.2 %), 1.500" in label
+    assert label.endswith("On the front: y.")
     assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
     identifiers = re.findall(r'\bid="([^"]+)"', text)
     assert len(identifiers) == len(set(identifiers))

@@ -193,7 +193,7 @@ def test_a_run_that_says_nothing_is_audited_with_a_warning(base: Path) -> None:
     shutil.rmtree(base / "run" / "ema")
     warnings = audit(base).warnings
     assert [type(warning) for warning in warnings] == [UnknownImages, UnknownOrigin, UnknownImages]
-    assert [warnings[0].which, warnings[2].which] == ["training", "held-out"]
+    assert [warning.which for warning in warnings if isinstance(warning, UnknownImages)] == ["training", "held-out"]
     assert "has no weights, so whether it is the run's own is not checked" in warnings[1].sentence
     assert warnings == read_record(base / "audit" / "audit.json").warnings
 

@@ -35,7 +35,7 @@ ALLOWED = {
 }
 
 #: What a verb may load to say what it has to say. Folders that are not there are looked for before anything is made.
-VERBS = {
+VERBS: dict[tuple[str, ...], set[str]] = {
     ("--help",): set(),
     ("audit", "--help"): set(),
     ("presets",): {"pydantic"},

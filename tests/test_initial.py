@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -112,8 +113,9 @@ def test_a_pipeline_of_stock_diffusers_keeps_its_conventions(tmp_path):
     found = initial_of(folder, model__dropout=0.25)
     assert found.raw is found.ema
     assert_same(found.raw.state_dict(), stock().state_dict())
+    raw: Any = found.raw
     for name in ("norm_eps", "downsample_padding", "flip_sin_to_cos", "freq_shift"):
-        assert found.raw.config[name] == stock().config[name] != build_unet(8, 1, 8, (1, 2), 1, (), 0, 4).config[name]
+        assert raw.config[name] == stock().config[name] != build_unet(8, 1, 8, (1, 2), 1, (), 0, 4).config[name]
     x = torch.randn(2, *SHAPE)
     with torch.inference_mode():
         assert torch.equal(found.raw.eval()(x, 7).sample, stock().eval()(x, 7).sample)
@@ -123,7 +125,8 @@ def test_the_dropout_is_that_of_the_settings_and_one_that_replicas_share(tmp_pat
     """The model's own is 0.3."""
     found = initial_of(stock_folder(tmp_path / "hub"), model__dropout=0.25)
     rates = {type(module): module.p for module in found.raw.modules() if isinstance(module, torch.nn.Dropout)}
-    assert rates[BatchDropout] == found.raw.config["dropout"] == 0.25
+    raw: Any = found.raw
+    assert rates[BatchDropout] == raw.config["dropout"] == 0.25
     assert set(rates) == {BatchDropout}
     assert initial_of(tmp_path / "hub", model__dropout=0.0).sha256 == found.sha256
 

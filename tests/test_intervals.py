@@ -94,7 +94,7 @@ def test_runs_that_agree_have_the_samples_of_all_and_the_doubt_of_three_runs():
 def test_runs_that_differ_have_fewer_samples():
     """100, 200, 600 of 1,000: of shares the variance is 0.07, of log odds 1.7 x 0.21^2 = 0.0749, the larger."""
     counts, log_odds = (100, 200, 600), [math.log((x + 0.5) / (1000.5 - x)) for x in (100, 200, 600)]
-    variance = np.var(log_odds, ddof=1) * (0.3 * 0.7) ** 2 / 3
+    variance = float(np.var(log_odds, ddof=1)) * (0.3 * 0.7) ** 2 / 3
     assert variance > 0.07 / 3 > 0.3 * 0.7 / 3000
     assert share_over_runs(counts, [1000] * 3) == pytest.approx(wilson(0.3, 0.3 * 0.7 / variance, 2))
     rows = [share_over_runs([0, 0, x], [1000] * 3) for x in (0, 1, 10, 100, 1000)]
@@ -131,7 +131,9 @@ def test_over_runs_it_holds_where_students_t_does_not(runs, least):
     for row in counts.tolist():
         low, high = share_over_runs(row, [1024] * runs)
         held.append(low <= 0.01 <= high)
-        low, high = mean([count / 1024 for count in row]).ci95
+        interval = mean([count / 1024 for count in row]).ci95
+        assert interval is not None
+        low, high = interval
         students.append(low <= 0.01 <= high)
     assert np.mean(held) >= least
     assert np.mean(students) < 0.9

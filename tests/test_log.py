@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -79,9 +80,10 @@ def test_tensorboard_gets_the_same_numbers_and_the_grids(tmp_path):
     curves.add_grid(torch.zeros(3, 4, 4, dtype=torch.uint8), 3)
     curves.close()
     events = EventAccumulator(str(tmp_path / "tensorboard" / "member-0001")).Reload()
-    assert set(events.Tags()["scalars"]) == {"loss", "skip_rate_bands/1"}
+    tags: Any = events.Tags()
+    assert set(tags["scalars"]) == {"loss", "skip_rate_bands/1"}
     assert [(event.step, event.value) for event in events.Scalars("skip_rate_bands/1")] == [(3, 0.25)]
-    assert events.Tags()["images"] == ["preview"]
+    assert tags["images"] == ["preview"]
 
 
 def test_progress_and_words_go_to_stderr(capsys):

@@ -1,5 +1,7 @@
 """The numbers of copying by hand, by literal references, by published examples, and where MQ is blind."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -289,7 +291,8 @@ def test_cells_do_not_depend_on_threads_or_on_who_else_is_asked() -> None:
 
 def test_how_many_cells() -> None:
     def number(samples: int, held_out: int, train: int = 50) -> int:
-        return int(torch.cat(cells(*(_images(count, count) for count in (train, samples, held_out)))).max()) + 1
+        found = cells(_images(train, train), _images(samples, samples), _images(held_out, held_out))
+        return int(torch.cat(found).max()) + 1
 
     assert number(99, 5000) == 1
     assert number(350, 5000) == 3
@@ -339,11 +342,12 @@ def test_nearness_sees_the_copy_that_a_ratio_is_blind_to() -> None:
     distances = torch.cat([torch.ones(3, 50), torch.full((7, 50), 500.0)]).double()
     assert distance_ratio(distances).tolist() == [1.0] * 10
     found = calibrated_share(distances[:, 0], held_out)
-    told = {"false_alarm": 0.01, "cut": 20.0, "num_held_out": 199}
+    told: dict[str, Any] = {"false_alarm": 0.01, "cut": 20.0, "num_held_out": 199}
     assert found == Calibrated(**dict(share_below(distances[:, 0], 20.0)), **told)  # the 2nd of 199
     assert found.count == 3
     assert calibrated_share(distances[:, 0], held_out[:98]) is None
     entry = statistics(distances, torch.ones(10).double(), torch.stack([held_out] * 2, dim=1))
+    assert entry.near is not None
     assert entry.near.count == 3
     fresh = held_out > 10
     without = statistics(distances, torch.ones(10).double(), torch.stack([held_out] * 2, dim=1), fresh=fresh)

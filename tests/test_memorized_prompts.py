@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_found_prompts_are_those_of_the_roc_curve_below_one_percent(others, allo
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(1.5, 1, 60), rng.normal(0, 1, others)])
     marks = np.arange(len(values)) < 60
-    found = separation(values, marks).tpr_at_1_percent_fpr
+    found = separation(values.tolist(), marks.tolist()).tpr_at_1_percent_fpr
     false, true, _ = roc_curve(marks, values, drop_intermediate=False)
     assert found.share == true[false < 0.01][-1]
     assert (values[60:] > found.cut).sum() == allowed
@@ -155,7 +156,7 @@ def test_the_interval_covers(monkeypatch):
     rng, covered = np.random.default_rng(0), 0
     for _ in range(1000):
         values = np.concatenate([rng.normal(1.6448536 * 2**0.5, 1, 20), rng.normal(0, 1, 20)])
-        low, high = separation(values, [True] * 20 + [False] * 20).auc_ci95
+        low, high = separation(values.tolist(), [True] * 20 + [False] * 20).auc_ci95
         covered += low <= 0.95 <= high
     assert 0.93 <= covered / 1000 <= 0.99
 
@@ -188,7 +189,8 @@ def test_a_detection_is_sorted_and_whole(folder, pipeline, tmp_path):
     expected = separation(values, [row["memorized"] for row in found["prompts"]])
     assert found["separation"] == expected.model_dump(mode="json")
     assert summary["separation"] == found["separation"]
-    assert [row["prompt"] for row in summary["highest"]] == [row["prompt"] for row in found["prompts"]]
+    highest: Any = summary["highest"]
+    assert [row["prompt"] for row in highest] == [row["prompt"] for row in found["prompts"]]
     assert {file.name for file in (tmp_path / "d").iterdir()} - {".lock"} == {"detect.json", "detect.png"}
     assert (tmp_path / "d" / "detect.png").read_bytes().startswith(b"\x89PNG")
 
@@ -208,7 +210,8 @@ def test_a_killed_detection_goes_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(memorized_prompts, "_PART", 1)
     monkeypatch.setattr(memorized_prompts, "rows_at_a_time", lambda shape, device: 2)
     calls, honest = [], prompt_magnitudes
-    arguments = {"prompts": PROMPTS, "memorized": PROMPTS[:2], "num_seeds": 2, "given": {"steps": 2}}
+    arguments: dict[str, Any] = {"prompts": PROMPTS, "memorized": PROMPTS[:2], "num_seeds": 2, "given": {"steps": 2}}
+    longer: dict[str, Any] = {"given": {"steps": 3}}
 
     def dies(*some):
         calls.append(some)
@@ -221,7 +224,7 @@ def test_a_killed_detection_goes_on(folder, tmp_path, monkeypatch):
         detect_prompts(folder, tmp_path / "a", **arguments)
     assert not (tmp_path / "a" / "detect.json").exists()
     with pytest.raises(ValueError, match=r"holds another detection \(steps is 2, not 3\): choose another output"):
-        detect_prompts(folder, tmp_path / "a", **arguments | {"given": {"steps": 3}})
+        detect_prompts(folder, tmp_path / "a", **arguments | longer)
     detect_prompts(folder, tmp_path / "a", **arguments)
     assert len(calls) == 4 + 2
     detect_prompts(folder, tmp_path / "b", **arguments)
@@ -231,7 +234,13 @@ def test_a_killed_detection_goes_on(folder, tmp_path, monkeypatch):
     summaries = [detect_prompts(folder, tmp_path / place, **arguments) for place in "ab"]
     assert calls == []
     assert summaries[0]["highest"] == summaries[1]["highest"]
-    for change in ({"num_seeds": 3}, {"memorized": PROMPTS[1:2]}, {"memorized": None}, {"first_steps": 1}):
+    others: list[dict[str, Any]] = [
+        {"num_seeds": 3},
+        {"memorized": PROMPTS[1:2]},
+        {"memorized": None},
+        {"first_steps": 1},
+    ]
+    for change in others:
         with pytest.raises(ValueError, match="holds another detection"):
             detect_prompts(folder, tmp_path / "a", **arguments | change)
 
@@ -239,7 +248,7 @@ def test_a_killed_detection_goes_on(folder, tmp_path, monkeypatch):
 def test_processes_share_the_work(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(memorized_prompts, "_PART", 1)
     monkeypatch.setattr(memorized_prompts, "rows_at_a_time", lambda shape, device: 2)
-    arguments = {"prompts": PROMPTS, "num_seeds": 2, "given": {"steps": 2}}
+    arguments: dict[str, Any] = {"prompts": PROMPTS, "num_seeds": 2, "given": {"steps": 2}}
     detect_prompts(folder, tmp_path / "one", **arguments)
 
     def share():

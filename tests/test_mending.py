@@ -319,9 +319,11 @@ def test_an_array_file_has_nothing_to_mend(tmp_path: Path) -> None:
 # -- verbs
 
 
-TINY = ("--model.channels", 8, "--model.multipliers", 1, "--model.groups", 4, "--model.attention", "")
-TINY += ("--train.batch_size", 4, "--train.steps", 1, "--method.members", 1, "--method.rounds", 1, "--run.threads", 1)
-TINY += ("--run.preview_images", 0, "--data.planted_images", 0, "--data.planted_copies", 1, "--data.num_train", "none")
+TINY = (
+    *("--model.channels", 8, "--model.multipliers", 1, "--model.groups", 4, "--model.attention", ""),
+    *("--train.batch_size", 4, "--train.steps", 1, "--method.members", 1, "--method.rounds", 1, "--run.threads", 1),
+    *("--run.preview_images", 0, "--data.planted_images", 0, "--data.planted_copies", 1, "--data.num_train", "none"),
+)
 
 
 def train(folder: Path, run: Path, *more: object) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def trained(
     capsys: pytest.CaptureFixture[str], miniature: Path, pictures: Path, run: Path, *more: str
-) -> tuple[int, str]:
+) -> tuple[object, str]:
     words = ("train", "sd21-laion10k-default", "--out", run, "--init", miniature, "--data.name", "folder")
     status, _, line = call(capsys, *words, "--data.root", pictures, *TINY, *more)
     return status, line
@@ -67,7 +68,7 @@ def test_a_folder_without_captions_is_trained_on(
 
 
 def test_one_caption_by_class(pictures: Path) -> None:
-    data = {"classes": "folders", "caption": "a photo of {class} {x}", "num_train": 4}
+    data: dict[str, Any] = {"classes": "folders", "caption": "a photo of {class} {x}", "num_train": 4}
     for cache in (None, pictures.parent / "cache", pictures.parent / "cache"):
         for part in load_named("folder", pictures, **data, cache=cache):
             said = {file: f"a photo of {file.split('/')[0]} {{x}}" for file in part.files or ()}

@@ -198,7 +198,8 @@ def test_what_each_method_changes(name: str) -> None:
     assert settings.method.skip_below == (0.5 if method in {"agc", "iet-agc"} else 0)
     assert settings.method.random_skip == (0.13 if method == "random-skip" else 0)
     assert settings.train.batch_size == (10 * batch if method == "large-batch" else batch)
-    steps = dict.fromkeys(("iet", "iet-agc"), depth // 10) | dict.fromkeys(("early-stop", "large-batch"), depth)
+    steps: dict[str, int] = dict.fromkeys(("iet", "iet-agc"), depth // 10)
+    steps |= dict.fromkeys(("early-stop", "large-batch"), depth)
     assert settings.train.steps == steps.get(method, 400_000)
     short = method in {"iet", "iet-agc", "large-batch"}
     assert settings.train.warmup_steps == (member_warmup if short else 5_000)

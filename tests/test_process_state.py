@@ -2,10 +2,10 @@
 
 import os
 import random
+from typing import Any
 
 import numpy as np
 import pytest
-import sklearn.datasets  # noqa: F401 # pyright: ignore[reportUnusedImport] (its import sets variables, and draws)
 import torch
 from PIL import ImageFile
 
@@ -80,7 +80,7 @@ def test_training_sampling_and_auditing_leave_no_trace(tmp_path, no_mallopt):
     unchanged(lambda: start(settings, run, lambda steps: seen.add(torch.get_num_threads())))
     assert seen == {threads + 1}  # the conditions under test: threads are set,
     unchanged(lambda: sample_run(run, run / "samples", {"num": 4}, on_images=lambda images: None))
-    options = {"extractors": ["efficientnet-lite0", "pixels"], "on_done": lambda share: None}
+    options: dict[str, Any] = {"extractors": ["efficientnet-lite0", "pixels"], "on_done": lambda share: None}
     unchanged(lambda: audit_sources(str(run), str(run / "samples"), None, run / "audit", **options))
     base = settings.init.model_copy(update={"model": str(run)})
     unchanged(lambda: start(settings.model_copy(update={"init": base}), tmp_path / "further", lambda steps: None))
@@ -140,7 +140,7 @@ def test_an_identity_draws_as_a_seed_does_and_only_inside():
 def test_threads_come_back_when_work_fails():
     before = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError), num_threads(before + 1):
-        1 / (torch.get_num_threads() - before - 1)
+        _ = 1 / (torch.get_num_threads() - before - 1)
     with num_threads(0):
         assert torch.get_num_threads() == before
     assert torch.get_num_threads() == before

@@ -189,6 +189,7 @@ def test_mifid_may_take_near_copies_of_a_whole_set_for_better_than_fresh_images(
     copied, honest, few = (_entry(rows, train, None).mifid_train for rows in (near, fresh, near[:30].repeat(30, 1)))
     assert copied == pytest.approx(0.25, abs=0.01)
     assert honest == pytest.approx(2.49, abs=0.01)
+    assert honest is not None
     assert few > 100 * honest
 
 
@@ -284,6 +285,7 @@ def test_pairs_are_of_a_fixed_part_of_a_large_set(monkeypatch: pytest.MonkeyPatc
     shares = precision_recall(mine.double(), theirs.double())
     assert (part.precision_train, part.recall_train) == (shares["precision"], shares["recall"])
     distance = memorization_distance(mine.double(), train.double())  # to all of the training set
+    assert part.frechet_train is not None
     assert part.mifid_train == mifid(part.frechet_train, distance)
     for name in ("frechet_train", "kid_train", "inception_score"):
         assert getattr(part, name) == getattr(whole, name)
@@ -303,6 +305,7 @@ def test_copies_of_a_few_training_images_are_punished_by_mifid_only() -> None:
     honest, copied = _entry(samples, train, None), _entry(copies, train, None)
     assert copied.precision_train == 1
     assert copied.mifid_train == pytest.approx(copied.frechet_train * 1e14)
+    assert honest.frechet_train is not None
     assert honest.mifid_train < 100 * honest.frechet_train
 
 
@@ -377,12 +380,14 @@ def test_samples_that_equal_the_training_set_do_not_get_the_best_mifid() -> None
     """Rounding leaves 1e-13 of Fréchet distance or less, also below 0; copies of half of the set make MiFID huge."""
     _, train, held_out = _sets()
     entry = _entry(train.clone(), train, held_out)
+    assert entry.frechet_train is not None
     assert abs(entry.frechet_train) < 1e-6
     assert entry.mifid_train is None
     (told,) = (warning for warning in said(entry) if warning.startswith("MiFID"))
     assert "its best value, even where all are copies" in told
     assert entry.mifid_held_out > 0
     half = _entry(train[: len(train) // 2], train, held_out)
+    assert half.frechet_train is not None
     assert half.mifid_train > 1e6 * half.frechet_train > 0
 
 
@@ -455,7 +460,7 @@ def test_from_images_to_numbers_as_by_torch_fidelity(monkeypatch: pytest.MonkeyP
     assert entry.inception_score.mean == theirs["inception_score_mean"]
 
 
-class _Dataset(torch.utils.data.Dataset):
+class _Dataset(torch.utils.data.Dataset[Tensor]):
     def __init__(self, images: Tensor) -> None:
         self.images = images
 

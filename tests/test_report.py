@@ -31,7 +31,7 @@ from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, Folder, noise, points,
 from tests.pages import Page
 
 SHAPES = {"grey": (1, 8, 8), "colour": (3, 16, 16)}
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "full": {},
     "not held out": {"held_out": 0, "record": False, "spaces": ()},
     "colour": {"shape": (3, 16, 16), "extractor": "inception-v3-compat", "spaces": ("inception-v3-compat", "other")},
@@ -61,7 +61,8 @@ def one(tmp_path: Path) -> Folder:
 
 def small(folder: Path, **options: Any) -> Folder:
     """An audit of pixels only, with few charts and pictures, so that its page is made in no time."""
-    return write_audit(folder, **{"record": False, "spaces": (), "pictures": 4} | options)
+    least: dict[str, Any] = {"record": False, "spaces": (), "pictures": 4}
+    return write_audit(folder, **least | options)
 
 
 def page_of(folder: Folder) -> Page:
@@ -489,9 +490,9 @@ def change_in(file: Path, key: str, **changes: Any) -> None:
     change(file, **{key: json.loads(file.read_text())[key] | changes})
 
 
-def without_held_out_ratios(file: Path) -> None:
+def replace_held_out_ratios(file: Path, ratios: NDArray[np.float64]) -> None:
     with np.load(file) as pictures:
-        parts = dict(pictures) | {"held_out_ratios": np.empty(0)}
+        parts: dict[str, Any] = dict(pictures) | {"held_out_ratios": ratios}
     np.savez(file, **parts)
 
 
@@ -548,8 +549,8 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("pictures.npz", lambda file: file.write_bytes(file.read_bytes()[:200])),
     ("pictures.npz", lambda file: file.write_bytes(b"")),
     ("pictures.npz", lambda file: np.savez(file, worst=np.arange(3))),
-    ("pictures.npz", without_held_out_ratios),
-    ("pictures.npz", lambda file: np.savez(file, **{**np.load(file), "held_out_ratios": np.full(300, np.nan)})),
+    ("pictures.npz", lambda file: replace_held_out_ratios(file, np.empty(0))),
+    ("pictures.npz", lambda file: replace_held_out_ratios(file, np.full(300, np.nan))),
     ("curves.json", lambda file: file.write_text('{"member-0001": [{"step": 1}]}')),
     ("curves.json", lambda file: file.write_bytes(b"\xff\xfe")),
     ("curves.json", lambda file: file.write_text(file.read_text().replace('"loss": ', '"loss": "low", "was": '))),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_a_share_that_cannot_be_is_refused(changes: dict[str, object], reason: s
 
 
 def test_a_cut_that_held_out_images_cannot_set_is_refused() -> None:
-    entry = dict(share(1, 4)) | {"false_alarm": 0.01, "cut": 0.1}
+    entry: dict[str, Any] = dict(share(1, 4)) | {"false_alarm": 0.01, "cut": 0.1}
     assert Calibrated(**entry, num_held_out=99).most_false_alarms == pytest.approx(1 - 0.025 ** (1 / 99))
     with pytest.raises(ValidationError, match=r"98 held-out images set no cut of 0\.01 false alarms"):
         Calibrated(**entry, num_held_out=98)

@@ -82,7 +82,8 @@ def test_a_flipped_bit_in_an_audit_is_refused_and_mended_by_the_same_command(tmp
         np.save(name, rng.integers(256, size=(count, 1, 8, 8), dtype=np.uint8))
 
     def audit() -> None:
-        audit_sources(*names, tmp_path / "a", on_done=lambda share: None, device="cpu")
+        train, samples, real = names
+        audit_sources(train, samples, real, tmp_path / "a", on_done=lambda share: None, device="cpu")
 
     audit()
     before = contents(tmp_path / "a")

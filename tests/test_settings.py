@@ -262,6 +262,7 @@ def folder_of(folder, invert):
 @pytest.mark.parametrize("name", [name for name in CHANGES if name not in ALONE])
 def test_every_setting_has_an_effect(name, base, tmp_path):
     value, seen = CHANGES[name]
+    assert value is not None
     changes = {name: value}
     if name == "data.name":  # a folder has to be somewhere
         changes["data.root"] = folder_of(tmp_path / "images", invert=False)
@@ -288,7 +289,7 @@ def test_the_device_has_an_effect(tmp_path):
 
 def test_settings_of_section_run_change_no_weight(base, tmp_path):
     changes = {
-        name: value
+        name: str(value)
         for name, (value, _) in CHANGES.items()
         if name.startswith("run.") and name not in {"run.device", "run.threads"}
     }

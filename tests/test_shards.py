@@ -1,6 +1,7 @@
 """Shards are disjoint, covering and balanced, whatever the numbers."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_disjoint_covering_balanced(case: tuple[list[int], int], strategy: str, 
     labels, num_shards = case
     shards = partition(labels, num_shards, strategy, seed)
     assert len(shards) == num_shards
-    assert sorted(torch.cat(shards).tolist()) == list(range(len(labels)))  # each index once
+    assert sorted(torch.cat([*shards]).tolist()) == list(range(len(labels)))  # each index once
     assert _spread([len(shard) for shard in shards]) <= 1
     for shard in shards:
         assert shard.dtype == torch.int64
@@ -68,10 +69,11 @@ def test_the_global_generator_neither_decides_nor_moves() -> None:
 
 def test_contiguous_is_contiguous_and_random_is_not() -> None:
     contiguous = partition(103, 4, "contiguous")
-    assert torch.cat(contiguous).tolist() == list(range(103))
+    assert torch.cat([*contiguous]).tolist() == list(range(103))
     for strategy in ("random", "stratified"):
         for shard in partition(103, 4, strategy):
-            assert not torch.equal(shard, torch.arange(shard[0], shard[0] + len(shard)))
+            first = int(shard[0])
+            assert not torch.equal(shard, torch.arange(first, first + len(shard)))
 
 
 def test_stratified_mixes_within_a_class() -> None:
@@ -117,7 +119,7 @@ def test_groups_stay_together_and_nothing_is_lost(
     labels, groups, num_shards = case
     shards = partition(labels, num_shards, strategy, seed, groups=groups)
     assert len(shards) == num_shards
-    assert sorted(torch.cat(shards).tolist()) == list(range(len(labels)))  # each index once
+    assert sorted(torch.cat([*shards]).tolist()) == list(range(len(labels)))  # each index once
     assert all(len(holders) == 1 for holders in _holders(shards, groups).values())
     for shard in shards:
         assert len(shard) > 0
@@ -182,7 +184,7 @@ def test_the_seed_decides_where_groups_go_and_their_names_do_not() -> None:
         ((4, 2, "contiguous"), [0, 1, 0, 1], "contiguous shards leave the order as it is and cannot keep groups"),
     ],
 )
-def test_impossible_groups(arguments: tuple, groups: list[int], message: str) -> None:
+def test_impossible_groups(arguments: tuple[Any, ...], groups: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         partition(*arguments, groups=groups)
 
@@ -198,6 +200,6 @@ def test_impossible_groups(arguments: tuple, groups: list[int], message: str) ->
         ((torch.zeros(4, 2), 2), r"labels must be \(N,\), not \(4, 2\)"),
     ],
 )
-def test_errors(arguments: tuple, message: str) -> None:
+def test_errors(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         partition(*arguments)

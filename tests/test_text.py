@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ def test_half_precision_is_trained_in_full(folder, tmp_path):
 
 def test_what_is_cached_is_what_stock_diffusers_computes(folder, pipeline):
     data, pipe = captioned(), stock(folder)
+    assert data.captions is not None
     for flips in (False, True):
         examples = Captioned(pipeline, data.images, data.captions, TextSettings(), flips=flips).to(CPU)
         for mirrored in range(1 + flips):
@@ -106,6 +108,7 @@ def test_the_loss_is_that_of_the_formula(tmp_path, prediction, flips):
     """By hand, image by image, with stock parts: latents drawn from the VAE, one caption of several, the target."""
     pipe = stock(save_miniature(tmp_path / "p", prediction=prediction))
     pipeline, data = load_text_pipeline(tmp_path / "p"), captioned()
+    assert data.captions is not None
     examples = Captioned(pipeline, data.images, data.captions, TextSettings(), flips=flips)
     batch = draw_batch(3, 1, 5, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
@@ -136,6 +139,7 @@ def test_the_loss_is_that_of_the_formula(tmp_path, prediction, flips):
 
 def test_replicas_of_a_batch_see_the_rows_of_one_batch(pipeline):
     data = captioned()
+    assert data.captions is not None
     examples = Captioned(pipeline, data.images, data.captions, TextSettings(), flips=True)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
@@ -156,7 +160,7 @@ def test_text_mitigations_do_what_they_say(folder, pipeline):
     torch.testing.assert_close(first, expected)
     assert not torch.equal(plain, first)
     rng = generator("text", 0, 0, 0)
-    torch.randn(8, 4, 8, 8, generator=rng), torch.rand(2, 8, generator=rng, dtype=torch.float64)
+    _ = torch.randn(8, 4, 8, 8, generator=rng), torch.rand(2, 8, generator=rng, dtype=torch.float64)
     torch.testing.assert_close(noisy, plain + 0.1 * torch.randn(8, *plain.shape[1:], generator=rng)[2:8])
     assert not torch.equal(losses, other_losses)
 
@@ -179,6 +183,7 @@ def test_dropped_captions_are_the_empty_text(folder, pipeline, how):
 def test_a_shard_takes_its_own_captions(folder, pipeline):
     data = captioned()
     examples = TextTask(settings(folder), data).examples(torch.tensor([5, 2])).to(CPU)
+    assert isinstance(examples, Captioned)
     expected = pipeline.embed(pipeline.tokens([data.captions[place][0] for place in (5, 2)]))
     torch.testing.assert_close(examples.embeddings[examples.choices[:, 0]], expected)
     assert torch.equal(examples.images, data.images[[5, 2]])
@@ -199,6 +204,7 @@ def test_a_loss_reads_nothing_on_the_host(pipeline, learns):
             return function(*args, **(kwargs or {}))
 
     data = captioned()
+    assert data.captions is not None
     examples = Captioned(pipeline, data.images, data.captions, TextSettings(train_encoder=learns), flips=True).to(CPU)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     model = UNetAndEncoder(pipeline.unet, pipeline.text_encoder) if learns else pipeline.unet
@@ -404,6 +410,7 @@ def test_texts_are_embedded_in_the_step_as_they_would_be_before(folder, pipeline
     """The same losses as from the cache; and a gradient."""
     data, both = captioned(), UNetAndEncoder(pipeline.unet, pipeline.text_encoder).train()
     batch = draw_batch(0, 0, 0, len(data), 8, (4, 8, 8), CPU)
+    assert data.captions is not None
     cached = Captioned(pipeline, data.images, data.captions, TextSettings(embedding_noise=0.1), flips=True)
     text = TextSettings(embedding_noise=0.1, train_encoder=True)
     live = Captioned(pipeline, data.images, data.captions, text, flips=True)
@@ -500,7 +507,8 @@ def test_an_image_depends_on_its_seed_and_prompt_only(run, tmp_path):
 def test_a_killed_draw_goes_on(run, tmp_path, monkeypatch):
     monkeypatch.setattr(sample_set, "_PART", 1)
     monkeypatch.setattr("iet_agc.sampling.sample_set.rows_at_a_time", lambda shape, device: 2)
-    calls, arguments = [], {"steps": 2, "prompts": ["a dog", "a cat", "a bird"]}
+    calls = []
+    arguments: dict[str, Any] = {"steps": 2, "prompts": ["a dog", "a cat", "a bird"]}
 
     def dies(share):
         calls.append(share)
@@ -709,7 +717,7 @@ def test_prompts_that_do_not_fit(capsys, run, tmp_path):
 
 def test_a_pipeline_with_another_scheduler_keeps_its_noise(tmp_path):
     schedule = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True)
-    found = load_text_pipeline(save_miniature(tmp_path / "p", scheduler=schedule)).scheduler
+    found: Any = load_text_pipeline(save_miniature(tmp_path / "p", scheduler=schedule)).scheduler
     assert torch.equal(found.alphas_cumprod, schedule.alphas_cumprod)
     assert found.config.clip_sample is False
     assert found.config.prediction_type == "epsilon"

@@ -1,5 +1,7 @@
 """Text-to-image runs on the miniature pipeline, and what is compared of them."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
@@ -29,7 +31,7 @@ def settings(init, **changes):
     return with_changes(content, changes)
 
 
-def stock(folder):
+def stock(folder) -> Any:
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -50,7 +52,7 @@ def told(folder, data, batch, **changes):
 
     task.pipeline.unet.forward = listening
     examples, model = task.examples(torch.arange(len(data))), task.pipeline.unet
-    if examples.text.train_encoder:
+    if task.settings.text.train_encoder:
         model = UNetAndEncoder(model, task.pipeline.text_encoder)
     with torch.no_grad():
         losses = examples.losses(model, task.scheduler, batch, slice(2, 8))
