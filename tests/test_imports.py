@@ -29,9 +29,9 @@ ALLOWED = {
     "import iet_agc.metrics.quality, iet_agc.metrics.features": {"numpy", "pydantic", "torch"},
     "from iet_agc.metrics.intervals import share": {"numpy", "pydantic"},
     "import iet_agc.sampling.sample_set": {"numpy", "pydantic", "torch"},
-    "import iet_agc.audit.run": {"numpy", "pydantic", "torch"},
-    "import iet_agc.report.audit_page": {"matplotlib", "numpy", "pydantic"},
-    "import iet_agc.report.comparison_page": {"matplotlib", "numpy", "pydantic"},
+    "import iet_agc.auditing.run": {"numpy", "pydantic", "torch"},
+    "import iet_agc.reporting.audit_page": {"matplotlib", "numpy", "pydantic"},
+    "import iet_agc.reporting.comparison_page": {"matplotlib", "numpy", "pydantic"},
 }
 
 #: What a verb may load to say what it has to say. Folders that are not there are looked for before anything is made.

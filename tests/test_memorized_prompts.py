@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 
 from sklearn.metrics import roc_curve
 
-from iet_agc.audit import memorized_prompts
-from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
+from iet_agc.auditing import memorized_prompts
+from iet_agc.auditing.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
 from iet_agc.metrics.intervals import auc_interval
 from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature

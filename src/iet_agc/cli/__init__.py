@@ -21,7 +21,7 @@ from iet_agc.runtime.errors import CheckFailed, UserError, did_you_mean, one_lin
 from iet_agc.runtime.streams import kept_apart, put
 
 if TYPE_CHECKING:
-    from iet_agc.audit.schema import AuditRecord
+    from iet_agc.auditing.schema import AuditRecord
     from iet_agc.data.mending import Mending
     from iet_agc.runtime.stop import Stopped
 
@@ -446,7 +446,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_sample(arguments)
 
-    from iet_agc.audit.sources import load_guard
+    from iet_agc.auditing.sources import load_guard
     from iet_agc.runtime import distributed
     from iet_agc.runtime.malloc import keep_freed_memory
     from iet_agc.sampling.sample_set import read_prompts, sample_run
@@ -561,7 +561,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_audit(arguments)
 
-    from iet_agc.audit.finished import finished_audit
+    from iet_agc.auditing.finished import finished_audit
 
     done = finished_audit(
         arguments.train,
@@ -579,7 +579,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
     if done:
         return _judged(arguments, done)
 
-    from iet_agc.audit.run import audit_sources
+    from iet_agc.auditing.run import audit_sources
     from iet_agc.runtime import distributed
 
     numbers = audit_sources(
@@ -604,7 +604,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
 
 def _judged(arguments: argparse.Namespace, numbers: "AuditRecord") -> tuple[int, object]:
     """Exit status and result of an audit; what is said of it, where no people read the result."""
-    from iet_agc.audit.verdict import said
+    from iet_agc.auditing.verdict import said
     from iet_agc.cli.presentation import for_people
 
     if (words := said(numbers)) and not for_people(arguments):
@@ -626,7 +626,7 @@ def _add_check(verbs: "_Verbs") -> None:
 
 
 def _check(arguments: argparse.Namespace) -> tuple[int, object]:
-    from iet_agc.audit.verdict import check_audit
+    from iet_agc.auditing.verdict import check_audit
     from iet_agc.metrics.gate import sentence
 
     found = check_audit(arguments.audit, arguments.fail_above)
@@ -671,7 +671,7 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_detect(arguments)
 
-    from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts
+    from iet_agc.auditing.memorized_prompts import detect_prompts, planted_prompts
     from iet_agc.runtime import distributed
     from iet_agc.sampling.sample_set import read_prompts
 
@@ -726,7 +726,7 @@ def _duplicates(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_source(arguments.source)
 
-    from iet_agc.audit.duplicates import find_duplicates
+    from iet_agc.auditing.duplicates import find_duplicates
 
     numbers = find_duplicates(
         arguments.source,
@@ -752,7 +752,7 @@ def _report(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_report(arguments)
 
-    from iet_agc.report.audit_page import write_report
+    from iet_agc.reporting.audit_page import write_report
 
     names = {str(audit): audit for audit in arguments.audits}
     file = write_report(names, arguments.out or arguments.audits[0] / "report.html")
@@ -777,7 +777,7 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_compare(arguments)
 
-    from iet_agc.report.comparison import compare, differences_from_first, plain, table, warnings
+    from iet_agc.reporting.comparison import compare, differences_from_first, plain, table, warnings
 
     rows = compare(arguments.runs)
     differences = differences_from_first(rows)
@@ -787,7 +787,7 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, object]:
     }
     result: dict[str, object] = {"presets": plain(rows), "differences": apart, "warnings": (warned := warnings(rows))}
     if arguments.out:
-        from iet_agc.report.comparison_page import write_comparison
+        from iet_agc.reporting.comparison_page import write_comparison
 
         result["files"] = write_comparison(rows, differences, arguments.out)
     if not for_people(arguments):

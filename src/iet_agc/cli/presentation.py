@@ -42,7 +42,7 @@ def _sample(arguments: Namespace, result: Any) -> list[str]:
 
 
 def _audit(arguments: Namespace, result: Any) -> list[str]:
-    from iet_agc.report.audit_page import verdict
+    from iet_agc.reporting.audit_page import verdict
 
     return summary.audit(result, str(arguments.out), verdict(arguments.out))
 

@@ -168,7 +168,7 @@ def detect(result: Mapping[str, Any], most: int) -> list[str]:
     """A detection of memorized prompts.
 
     Args:
-        result: of `iet_agc.audit.memorized_prompts.detect_prompts`.
+        result: of `iet_agc.auditing.memorized_prompts.detect_prompts`.
         most: columns of the terminal.
     """
     separation = result["separation"]
@@ -184,7 +184,7 @@ def duplicates(result: Mapping[str, Any], out: str) -> list[str]:
     """The duplicates of an image set.
 
     Args:
-        result: of `iet_agc.audit.duplicates.find_duplicates`.
+        result: of `iet_agc.auditing.duplicates.find_duplicates`.
         out: folder of the result.
     """
     further, groups, gate = result["redundant"], result["groups"], result["gate"]

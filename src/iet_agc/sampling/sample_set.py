@@ -62,7 +62,7 @@ _MOST_DRAWN = 10
 
 
 class Guard(Protocol):
-    """What lets images through or turns them down, such as `iet_agc.audit.guard.Guard`.
+    """What lets images through or turns them down, such as `iet_agc.auditing.guard.Guard`.
 
     Attributes:
         references: images of the size that it takes, uint8 (U, C, H, W).

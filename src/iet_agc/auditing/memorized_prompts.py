@@ -42,7 +42,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, described, initial_noise, rows_at_a_time, scheduler_of
 from iet_agc.metrics.intervals import Count, Interval, Portion, Proportion, Record, auc_interval, share
-from iet_agc.report.charts import HELD_OUT, PALETTE, style
+from iet_agc.reporting.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, replacing, sha256

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.audit.compute import AuditResult, audit, check_sets
-from iet_agc.audit.finished import FILES, INPUTS, inputs_of, remember
-from iet_agc.audit.prompt_following import check_prompts
-from iet_agc.audit.schema import AuditRecord, AuditWarning, Mended, Names
-from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
-from iet_agc.audit.work import Arrays, Maker, Work
+from iet_agc.auditing.compute import AuditResult, audit, check_sets
+from iet_agc.auditing.finished import FILES, INPUTS, inputs_of, remember
+from iet_agc.auditing.prompt_following import check_prompts
+from iet_agc.auditing.schema import AuditRecord, AuditWarning, Mended, Names
+from iet_agc.auditing.sources import load_part, read_record, resize_of, trained_with_flips
+from iet_agc.auditing.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
 from iet_agc.metrics.clip import Clip, load_clip

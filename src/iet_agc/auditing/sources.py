@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from iet_agc.audit.guard import Guard, make_guard
-from iet_agc.audit.schema import AuditWarning, LeftOut, UnknownImages, UnknownOrigin
+from iet_agc.auditing.guard import Guard, make_guard
+from iet_agc.auditing.schema import AuditWarning, LeftOut, UnknownImages, UnknownOrigin
 from iet_agc.config.data_settings import found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.conversion import Resize, convert

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from iet_agc.audit.schema import AuditRecord, read_record
-from iet_agc.audit.verdict import check_share
+from iet_agc.auditing.schema import AuditRecord, read_record
+from iet_agc.auditing.verdict import check_share
 from iet_agc.config.data_settings import DataSettings, HuggingFaceData, found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.mending import Mending
@@ -47,7 +47,7 @@ def inputs_of(
     """A digest of what an audit is asked for and of the files that it is made from; None where these are not known.
 
     Those of named networks are not looked at: their weights are pinned by their SHA-256. For the arguments, see
-    `iet_agc.audit.run.audit_sources`.
+    `iet_agc.auditing.run.audit_sources`.
     """
     sources = [each for each in (train, samples, held_out) if each is not None]
     files = [name for name in (*extractors, clip) if name and Path(name).exists()]
@@ -145,7 +145,7 @@ def finished_audit(
         fail_above: the share that is allowed, or None.
 
     Raises:
-        UserError: see `iet_agc.audit.verdict.check_share`; another program is at work there.
+        UserError: see `iet_agc.auditing.verdict.check_share`; another program is at work there.
     """
     file = out / INPUTS
     if os.environ.get("WORLD_SIZE", "1") != "1" or not file.is_file():
