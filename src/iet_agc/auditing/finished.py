@@ -5,9 +5,10 @@ every file that it was made from. Where it is another one, or cannot be told, th
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from iet_agc.auditing.schema import AuditRecord, read_record
@@ -43,13 +44,15 @@ def inputs_of(
     clip: str | None,
     device: str,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
+    given: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
     """A digest of what an audit is asked for and of the files that it is made from; None where these are not known.
 
     Those of named networks are not looked at: their weights are pinned by their SHA-256. For the arguments, see
-    `iet_agc.auditing.run.audit_sources`.
+    `iet_agc.auditing.run.audit_sources`; `given` has the fingerprints of sets that are in memory, by part.
     """
-    sources = [each for each in (train, samples, held_out) if each is not None]
+    parts = {"train": train, "samples": samples, "held-out": held_out}
+    sources = [source for part, source in parts.items() if source is not None and part not in given]
     files = [name for name in (*extractors, clip) if name and Path(name).exists()]
     if clip and clip not in files:
         return None
@@ -71,6 +74,7 @@ def inputs_of(
                 clip,
                 device,
                 mending.asked,
+                *([dict(given)] if given else []),
             ],
             "versions": [version("iet-agc"), version("torch"), version("pillow")],
             "files": [each for each in stamps(places) if not _is_passing(each[0], out)],
@@ -134,6 +138,7 @@ def finished_audit(
     device: str,
     fail_above: float | None,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
+    given: Mapping[str, str] = MappingProxyType({}),
 ) -> AuditRecord | None:
     """The audit in `out`, where it is whole, as it was written, and of the same inputs; None of any other.
 
@@ -141,7 +146,7 @@ def finished_audit(
     that share the work make it in full.
 
     Args:
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending: see `inputs_of`.
+        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, given: see `inputs_of`.
         fail_above: the share that is allowed, or None.
 
     Raises:
@@ -150,7 +155,7 @@ def finished_audit(
     file = out / INPUTS
     if os.environ.get("WORLD_SIZE", "1") != "1" or not file.is_file():
         return None
-    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending)
+    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, given)
     with only_one(out):
         numbers = _record(out) if inputs and _remembered(file) == inputs else None
         if numbers is None:

@@ -373,7 +373,7 @@ def _asked(source: Path, given: Mapping[str, object]) -> tuple[Path, Settings]:
     """The pipeline of a source, and its settings, with those given."""
     run = is_run(source)
     settings = read_settings(source) if run else Settings()
-    settings = override(settings, {f"sample.{name}": str(value) for name, value in given.items()})
+    settings = override(settings, {f"sample.{name}": value for name, value in given.items()})
     if run and not (source / settings.sample.weights).exists():
         raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
     pipeline = source / settings.sample.weights if run else source
