@@ -42,6 +42,9 @@ class _Result(ABC):
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))  # of one that is opened again, by a text
+
     def __fspath__(self) -> str:
         return os.fspath(self.folder)
 
@@ -104,13 +107,13 @@ class Run(_Result):
     def _figures(self) -> list[tuple[str, str]]:
         from iet_agc.runtime.exposure import read_telemetry
 
-        settings = self.settings
-        seen, skipped = read_telemetry(self.folder / "telemetry.csv")
-        shards = f"{settings.method.members} of {settings.method.rounds} rounds"
+        method, (seen, skipped) = self.settings.method, read_telemetry(self.folder / "telemetry.csv")
+        share = int(skipped.sum()) / int(seen.sum())
+        told = f", {100 * share:.1f} % of them skipped" if share else ""
         return [
             ("training images", f"{len(seen):,}"),
-            ("images seen", f"{int(seen.sum()):,}, {int(skipped.sum()) / int(seen.sum()):.1%} of them skipped"),
-            ("members", shards),
+            ("images seen", f"{int(seen.sum()):,}{told}"),
+            ("members, rounds", f"{method.members}, {method.rounds}"),
         ]
 
     def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
@@ -233,7 +236,7 @@ class Audit(_Result):
 
         read_record(self.folder / "audit.json", ["samples.csv"])  # refuses a table that is not as it was written
         text = io.StringIO(read_text(self.folder / "samples.csv"))
-        table = pandas.read_csv(text, keep_default_na=False, float_precision="round_trip")
+        table = pandas.read_csv(text, keep_default_na=False, engine="python")  # which reads floats exactly
         return table.astype({"mirrored": bool})
 
     def _title(self) -> str:
@@ -247,7 +250,8 @@ class Audit(_Result):
         frechet = record.quality.frechet_held_out
         cut = f"{record.cut:.3g}, {'calibrated' if record.calibrated else 'not calibrated: no held-out images'}"
         return [
-            ("copied", f"{found.count:,} of {found.total:,}: {found.share:.2%}, 95 % interval {low:.2%} to {high:.2%}"),
+            ("copied", f"{found.count:,} of {found.total:,}, {_percent(found.share)}"),
+            ("95 % interval", f"{_percent(low)} to {_percent(high)}"),
             ("cut", f"distance ratio below {cut}"),
             *([("Fréchet distance", f"{frechet:.4g} to held-out images")] if isinstance(frechet, float) else []),
             *(("", reason) for reason in self.verdict.reasons),
@@ -265,6 +269,10 @@ class Audit(_Result):
             for pair in pairs
             for original in [pair.original[:, :, ::-1] if pair.mirrored else pair.original]
         ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _pandas() -> Any:

@@ -45,8 +45,8 @@ def train(
 
     Args:
         preset: its name, the path of a .toml file, or settings.
-        images: what is trained on in place of the preset's own images: all of it, each as often as it stands there. A
-            dataset's classes come along. Nothing is held out of it: give `audit` other real images.
+        images: what is trained on in place of the preset's own images, see `audit`: all of it, each as often as it
+            stands there. A dataset's classes come along. Nothing is held out of it: give `audit` other real images.
         out: folder of the run. The same call again goes on from there, and leaves a finished run as it is.
         settings: to replace, such as {"train.seed": 1, "method.rounds": 20}; see `config.overrides.override`.
         init: train this model further: a run, a diffusers pipeline folder or a hub id.
@@ -142,6 +142,9 @@ def audit(
 ) -> Audit:
     """Measure how much of a sample set is copied from a training set; see `iet-agc audit`.
 
+    Images are a path, the name of an image set such as "digits", a result, uint8 tensors or arrays (N, C, H, W), a list
+    of PIL images, or a torch or Hugging Face dataset.
+
     Args:
         train: the training images; a run stands for what it was trained on, and tells what it saw and skipped.
         samples: the generated images.
@@ -225,8 +228,9 @@ def _named(images: "Images", argument: str) -> tuple[str, "ImageSet | None"]:
 def _sources(parts: "Mapping[Part, Images | None]") -> "tuple[dict[Part, str], dict[Part, ImageSet]]":
     """The names of the sets that there are, and those of them that are in memory."""
     found = {part: _named(images, part.replace("-", "_")) for part, images in parts.items() if images is not None}
-    given = {part: images for part, (_, images) in found.items() if images is not None}
-    return {part: name for part, (name, _) in found.items()}, given
+    names: dict[Part, str] = {part: name for part, (name, _) in found.items()}
+    given: dict[Part, ImageSet] = {part: images for part, (_, images) in found.items() if images is not None}
+    return names, given
 
 
 def _guard(train: "Images", held_out: "Images | None", flips: bool) -> "Guard":

@@ -65,8 +65,8 @@ def load_in_memory(given: object, name: str = "images") -> ImageSet:
     except UnfitError as error:
         raise UserError(f"{name} {error}", name) from None
     raise UserError(
-        f"{name} is a {type(given).__name__}: give a path, a uint8 tensor or array, a list of PIL images, or a dataset "
-        "with a length",
+        f"{name} is of type {type(given).__name__}: give a path, a uint8 tensor or array, a list of PIL images, or a "
+        "dataset with a length",
         name,
     )
 
@@ -111,7 +111,7 @@ def _one(image: object, place: int) -> np.ndarray:
             return _pixels(image[None])[0].numpy()
         except UnfitError as error:
             raise UnfitError(f"cannot be used, number {place} {error}") from None
-    raise UnfitError(f"cannot be used, number {place} is a {type(image).__name__} and no image")
+    raise UnfitError(f"cannot be used, number {place} is of type {type(image).__name__} and no image")
 
 
 def _upright(image: Image.Image, place: int) -> np.ndarray:
@@ -131,7 +131,7 @@ def _upright(image: Image.Image, place: int) -> np.ndarray:
 def _of_dataset(given: torch.utils.data.Dataset[Any]) -> ImageSet:
     """The items of a dataset: images, (image,) or (image, class)."""
     if not hasattr(given, "__len__"):
-        raise UnfitError(f"is a {type(given).__name__} without a length: give the images themselves, in a list")
+        raise UnfitError(f"is of type {type(given).__name__}, without a length: give the images themselves, in a list")
     items = [given[place] for place in range(len(cast("Any", given)))]
     name = f"{type(given).__name__} of {len(items)} images"
     if not items or not isinstance(items[0], tuple | list):
@@ -159,7 +159,7 @@ def _is_table(given: object) -> bool:
 def _of_table(given: Any) -> ImageSet:
     if type(given).__name__ != "Dataset":
         what = type(given).__name__
-        raise UnfitError(f"is a {what} of Hugging Face: give one of its splits, as a Dataset with a length")
+        raise UnfitError(f"is of Hugging Face's type {what}: give one of its splits, as a Dataset with a length")
     if given.format["type"] is not None:
         raise UnfitError(f"has the format {given.format['type']!r}: give it as it is, with_format(None)")
     columns = {
