@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect, _add_duplicates
-    for add in (*order, _add_report, _add_compare, _add_presets, _add_completion):
+    for add in (*order, _add_report, _add_compare, _add_card, _add_presets, _add_completion):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)
@@ -627,10 +627,12 @@ def _add_check(verbs: "_Verbs") -> None:
 
 def _check(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.auditing.verdict import check_audit
+    from iet_agc.cli.presentation import for_people
     from iet_agc.metrics.gate import sentence
 
     found = check_audit(arguments.audit, arguments.fail_above)
-    print(f"iet-agc: {sentence(found)}", file=sys.stderr)
+    if not for_people(arguments):
+        print(f"iet-agc: {sentence(found)}", file=sys.stderr)
     return int(found.failed), found.model_dump(mode="json")
 
 
@@ -793,6 +795,31 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, object]:
     if not for_people(arguments):
         print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in warned)]), file=sys.stderr)
     return 0, result
+
+
+def _add_card(verbs: "_Verbs") -> None:
+    parser = _verb(verbs, "card", _card, "write the model card of a run: what it is, and what audits found")
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="a finished run")
+    parser.add_argument(
+        "--audit",
+        type=Path,
+        action="append",
+        default=[],
+        dest="audits",
+        metavar="AUDIT",
+        help="folder of an audit of its samples; may be repeated (default: the card says that it was not audited)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the card (default: README.md in RUN)")
+
+
+def _card(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.cli.paths import check_card
+
+    check_card(arguments)
+
+    from iet_agc.auditing.model_card import write_card
+
+    return 0, write_card(arguments.run_folder, arguments.audits, arguments.out)
 
 
 def _add_presets(verbs: "_Verbs") -> None:
