@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ def audit(run: iet_agc.Run, name: str, samples: object, held_out: object = None)
     return iet_agc.audit(run, samples, held_out, **options).folder  # pyright: ignore[reportArgumentType]
 
 
-def card(run: iet_agc.Run, *audits: Path, out: Path | None = None) -> tuple[str, ModelCard]:
+def card(run: iet_agc.Run, *audits: Path, out: Path | None = None) -> tuple[str, Any]:
+    """The text of a card, and what the hub's library reads in it."""
     write_card(run.folder, audits, out)
     file = out or run.folder / "README.md"
     return file.read_text(encoding="utf-8"), ModelCard.load(file)
@@ -98,7 +100,7 @@ def test_it_tells_what_the_model_is(run: iet_agc.Run) -> None:
 def test_the_pipeline_that_it_names_loads(run: iet_agc.Run) -> None:
     from diffusers import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(run.folder / "raw")
+    pipeline: Any = DiffusionPipeline.from_pretrained(run.folder / "raw")
     pipeline.set_progress_bar_config(disable=True)
     assert len(pipeline(num_inference_steps=2).images) == 1
 

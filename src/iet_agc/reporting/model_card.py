@@ -7,6 +7,7 @@ the model's own. The same facts give the same text: no date, no device, no path 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import PurePath
@@ -179,22 +180,21 @@ def _results(facts: CardFacts) -> "Iterator[EvalResult]":
     for audit in facts.audits:
         if not audit.are_own or audit.verdict.outcome == "cannot_tell":
             continue
-        kind = "images" if facts.given else facts.settings.data.name
-        where = {"task_type": _task(facts.settings), "dataset_type": kind}
-        where["dataset_name"] = _last(facts.train.name)
+        result = partial(
+            EvalResult,
+            task_type=_task(facts.settings),
+            dataset_type="images" if facts.given else facts.settings.data.name,
+            dataset_name=_last(facts.train.name),
+        )
         for way, found, cut, doubt in _ways(audit):
             if not doubt:
                 told = {"count": found.count, "total": found.total, "ci95": list(found.ci95), "cut": cut}
                 name = f"Copied {way}, share of samples beyond the calibrated cut, of which 1% is chance"
-                yield EvalResult(
-                    **where, metric_type="copied_share", metric_name=name, metric_value=found.share, metric_args=told
-                )
+                yield result(metric_type="copied_share", metric_name=name, metric_value=found.share, metric_args=told)
         quality = audit.numbers.quality
-        if quality.frechet_held_out is not None:
+        if (frechet := quality.frechet_held_out) is not None:
             name = f"Fréchet distance to held-out images, features: {_last(quality.extractor)}"
-            yield EvalResult(
-                **where, metric_type="frechet_distance", metric_name=name, metric_value=quality.frechet_held_out
-            )
+            yield result(metric_type="frechet_distance", metric_name=name, metric_value=frechet)
 
 
 def _task(settings: Settings) -> str:
