@@ -48,6 +48,7 @@ VERBS: dict[tuple[str, ...], set[str]] = {
     ("completion", "bash"): {"pydantic"},
     ("report", "missing"): set(),
     ("compare", "missing"): set(),
+    ("card", "missing"): {"pydantic"},
     ("audit", "--train", "missing", "--samples", "missing", "--out", "x"): {"pydantic"},
     ("audit", "--train", "digits", "--samples", "missing.npz", "--out", "x"): {"pydantic"},
     ("sample", "missing", "--out", "x"): {"pydantic"},
