@@ -227,9 +227,12 @@ def _named(images: "Images", argument: str) -> tuple[str, "ImageSet | None"]:
 
 def _sources(parts: "Mapping[Part, Images | None]") -> "tuple[dict[Part, str], dict[Part, ImageSet]]":
     """The names of the sets that there are, and those of them that are in memory."""
-    found = {part: _named(images, part.replace("-", "_")) for part, images in parts.items() if images is not None}
-    names: dict[Part, str] = {part: name for part, (name, _) in found.items()}
-    given: dict[Part, ImageSet] = {part: images for part, (_, images) in found.items() if images is not None}
+    names: dict[Part, str] = {}
+    given: dict[Part, ImageSet] = {}
+    for part, images in parts.items():
+        if images is not None:
+            names[part], found = _named(images, part.replace("-", "_"))
+            given |= {} if found is None else {part: found}
     return names, given
 
 

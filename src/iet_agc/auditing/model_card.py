@@ -93,9 +93,12 @@ def _are_own(run: Path, numbers: AuditRecord, folder: Path) -> bool:
         return False
     if not are_its_samples(run, origin):
         raise UserError(f"{shown(folder)} is an audit of samples that other weights than those of {shown(run)} drew")
-    shape, resize = numbers.conventions.convert_to, numbers.conventions.resize
-    size = tuple(map(int, shape.split("x"))) if shape else None
-    images, _ = load_samples(place, size, resize=resize or "bicubic")
+    shape = None
+    if size := numbers.conventions.convert_to:
+        channels, height, width = map(int, size.split("x"))
+        shape = channels, height, width
+    resize = "bilinear" if numbers.conventions.resize == "bilinear" else "bicubic"
+    images, _ = load_samples(place, shape, resize=resize)
     return images.fingerprint == numbers.sha256.samples
 
 
