@@ -1,8 +1,12 @@
 """Fixtures of several test files. What is heavy to import is imported where it is used: a few tests need none of it."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+#: Audits say when they were made: in tests and the processes that these start, always then.
+os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
 
 #: Files whose tests train, draw, or start processes and browsers; `make check` leaves them out.
 SLOW = {

@@ -9,6 +9,7 @@ TensorBoard writes.
 
 import argparse
 import json
+import os
 import random
 import re
 import shutil
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbs", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
     arguments = parser.parse_args()
+    os.environ["SOURCE_DATE_EPOCH"] = "1767225600"  # results are compared by their bytes, dates included
     with tempfile.TemporaryDirectory() as folder:
         for line in run(arguments.verbs, arguments.kills, arguments.seed, Path(folder)):
             print(line, file=sys.stderr)

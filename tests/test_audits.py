@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,19 @@ def test_parts_change_nothing(tmp_path, monkeypatch):
     run("one", tmp_path, memory=20_000)
     assert content(tmp_path / "many") == content(tmp_path / "one")
     assert not (tmp_path / "many" / ".parts").exists()
+
+
+def test_an_audit_says_when_and_with_what_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "951782400")
+    made = run("a", tmp_path).provenance
+    assert made is not None
+    assert (made.date, made.device) == ("2000-02-29T00:00:00Z", "cpu")
+    assert made.versions == {"iet-agc": version("iet-agc"), "torch": torch.__version__}
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    before = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    today = run("b", tmp_path).provenance
+    assert today is not None
+    assert before <= today.date <= f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def test_a_killed_audit_goes_on(tmp_path, monkeypatch):

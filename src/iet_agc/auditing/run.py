@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +34,7 @@ from torch import Tensor
 from iet_agc.auditing.compute import AuditResult, audit, check_sets
 from iet_agc.auditing.finished import FILES, INPUTS, inputs_of, remember
 from iet_agc.auditing.prompt_following import check_prompts
-from iet_agc.auditing.schema import AuditRecord, AuditWarning, Mended, Names
+from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Names, Provenance
 from iet_agc.auditing.sources import Part, load_part, read_record, resize_of, trained_with_flips
 from iet_agc.auditing.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
@@ -160,6 +161,7 @@ def audit_sources(
                 "conventions": result.numbers.conventions.model_copy(update=told),
                 "mending": _mended(read, mending),
                 "made_of": made_of,
+                "provenance": _provenance(where),
                 "warnings": (*result.numbers.warnings, *read.warnings),
             }
         )
@@ -250,6 +252,20 @@ def _inputs(
     }
 
 
+def _provenance(device: torch.device) -> Provenance:
+    """When and with what; where SOURCE_DATE_EPOCH is set, seconds since 1970, the date is that one.
+
+    See https://reproducible-builds.org/specs/source-date-epoch: with it the same audit has the same bytes.
+    """
+    seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
+    when = datetime.fromtimestamp(int(seconds), UTC) if seconds.isdecimal() else datetime.now(UTC)
+    return Provenance(
+        date=f"{when:%Y-%m-%dT%H:%M:%SZ}",
+        device=device.type,
+        versions={"iet-agc": version("iet-agc"), "torch": torch.__version__},
+    )
+
+
 def _surroundings(networks: Sequence[Extractor], device: torch.device) -> dict[str, Any]:
     """What finished parts follow from besides; they are only gone on with where all of it is the same."""
     return {
@@ -317,8 +333,8 @@ def save_audit(
         result: the audit.
         out: folder; an earlier audit in it is replaced, anything else refused.
         names: what was audited, as the person who asked for it wrote it: "train", "samples", "held_out".
-        most: how many pairs and training images to keep pictures of. A training image stands in one pair only, with the
-            sample closest to it.
+        most: how many pairs, training images and first samples to keep pictures of. A training image stands in one pair
+            only, with the sample closest to it; flat samples come last.
         treated: files that were mended or left out when the sets were read, by the name of the set.
     """
     _check_folder(out)
@@ -330,7 +346,8 @@ def save_audit(
     shown_names = Names(**{part: shown(name) for part, name in names.items()})
     numbers = result.numbers.model_copy(update={"names": shown_names})
     table = _per_unique_image(result)
-    worst = _closest_pairs(result.ratios, result.nearest)[:most]
+    samples = result.samples.images
+    worst, flat = _flat_last(_closest_pairs(result.ratios, result.nearest), samples, most)
     top = result.unique[table["copied"].argsort(descending=True, stable=True)[:most]]
     skipped = top[:0]
     if result.record:
@@ -340,8 +357,10 @@ def save_audit(
     _write_table(out / "training-images.csv", [row | {"samples": " ".join(map(str, row["samples"]))} for row in images])
     replace_text(out / "training-images.json", json.dumps(images) + "\n")
     pictures = {
+        "first_samples": samples[:most],
         "worst": worst,
-        "worst_samples": result.samples.images[worst],
+        "worst_flat": flat,
+        "worst_samples": samples[worst],
         "worst_originals": result.train.images[result.nearest[worst]],
         "top": top,
         "top_images": result.train.images[top],
@@ -408,16 +427,41 @@ def _closest_pairs(values: Tensor, nearest: Tensor) -> Tensor:
     return order[torch.from_numpy(np.sort(first))]
 
 
+def _flat_last(pairs: Tensor, images: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The first pairs whose samples are not flat, and after them, if these are few, the first flat ones.
+
+    A flat sample is near to any flat training image, which says little of copying.
+
+    Args:
+        pairs: numbers of samples, int64 (P,), the closest first.
+        images: all samples, uint8 (N, C, H, W).
+        most: how many to take.
+
+    Returns:
+        Samples, int64 (at most `most`,), and whether each is flat, bool.
+    """
+    flat = torch.empty(0, dtype=torch.bool)
+    for part in pairs.split(256):
+        deviations = images[part].float().std(dim=(2, 3), correction=0).amax(1)
+        flat = torch.cat([flat, deviations <= FLAT * 255])
+        if int((~flat).sum()) >= most:
+            break
+    order = flat.to(torch.uint8).argsort(stable=True)[:most]
+    return pairs[order], flat[order]
+
+
 def _similar_pictures(result: AuditResult, most: int) -> dict[str, Tensor]:
     """Of each network, by its place among the feature spaces: similarities, and the most similar pairs."""
     found = {}
     for number, one in enumerate(result.similar.values()):
-        pairs = _closest_pairs(-one.samples, one.nearest)[:most]
+        closest = _closest_pairs(-one.samples, one.nearest)
+        pairs, flat = _flat_last(closest, result.samples.images, most)
         parts = {
             "samples": one.samples,
             "train": one.train,
             "held_out": torch.empty(0) if one.held_out is None else one.held_out,
             "pairs": pairs,
+            "pairs_flat": flat,
             "nearest": one.nearest[pairs],
             "pair_samples": result.samples.images[pairs],
             "pair_originals": result.train.images[one.nearest[pairs]],

@@ -32,6 +32,7 @@ from iet_agc.runtime.seal import unsealed
 
 __all__ = [
     "CUT",
+    "FLAT",
     "AuditRecord",
     "AuditWarning",
     "Conventions",
@@ -44,6 +45,7 @@ __all__ = [
     "Mended",
     "Names",
     "NoCut",
+    "Provenance",
     "Space",
     "UnknownImages",
     "UnknownOrigin",
@@ -59,6 +61,9 @@ VERSION = 2
 #: The cuts of MQ, the paper's nine, as they are written; the first is that of audits that are not calibrated.
 CUTS = ("0.15", "0.20", "0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90")
 CUT = CUTS[0]
+
+#: An image is flat where in each channel the standard deviation of its pixels is at most this share of their range.
+FLAT = 0.02
 
 
 # Warnings ---------------------------------------------------------------------------------------------------
@@ -304,6 +309,20 @@ class Mended(Record):
     sets: dict[Literal["train", "samples", "held_out"], dict[str, Count]]
 
 
+class Provenance(Record):
+    """When and with what an audit was made.
+
+    Attributes:
+        date: when it was finished, UTC, such as "2026-03-01T12:00:00Z".
+        device: "cpu" or "cuda".
+        versions: of iet-agc and torch, by name.
+    """
+
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    device: str
+    versions: dict[str, str]
+
+
 class Verdict(Record):
     """What an audit allows to say, made by `iet_agc.auditing.verdict.verdict`.
 
@@ -358,6 +377,7 @@ class AuditRecord(Copies, _Sets):
         mending: None where it was not asked for and no file needed it.
         made_of: what the audit follows from, to tell it from another one; None of one that was not made from folders.
         names: None likewise.
+        provenance: None likewise, and of audits that were made before it was kept.
     """
 
     quality: Quality
@@ -369,6 +389,7 @@ class AuditRecord(Copies, _Sets):
     mending: Mended | None = None
     made_of: dict[str, JsonValue] | None = None
     names: Names | None = None
+    provenance: Provenance | None = None
 
     @model_validator(mode="after")
     def _counts_what_there_is(self) -> Self:
