@@ -324,5 +324,6 @@ def _pictures(
     skipped = np.argsort([-row.get("skipped", math.inf) for row in table], kind="stable")[:most]
     skipped = skipped if "skipped" in table[0] else top[:0]
     parts = {"worst": worst, "worst_samples": images[worst], "worst_originals": train[nearest[worst]], "top": top}
+    parts |= {"first_samples": images[:most]}
     parts |= {"top_images": train[top], "skipped": skipped, "skipped_images": train[skipped]}
     return parts | {"held_out_ratios": real}

@@ -28,7 +28,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open and "svg" not in self.open:
+        if not {"style", "script", "svg"} & {*self.open}:
             self.words.append(data)
 
     @property

@@ -1,8 +1,10 @@
 """The plot, the page and the tables of a comparison say what the audits say, and stand alone."""
 
+import base64
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ from iet_agc.metrics.intervals import difference, share_over_runs
 from iet_agc.reporting import charts, comparison_page
 from iet_agc.reporting.comparison import COLUMNS, compare, differences_from_first
 from iet_agc.reporting.comparison_page import front, write_comparison
+from tests.audit_folders import write_audit
 from tests.compared_runs import numbers, quality, run, seeds, write
 from tests.pages import Page
 
@@ -159,11 +162,15 @@ def test_page_stands_alone_and_is_accessible(tmp_path):
     rows, page, paths = written(audits, tmp_path / "out")
     text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert paths["html"] == str(tmp_path / "out" / "comparison.html")
-    assert not re.search(r"""(src|href)\s*=\s*["']?[^"'#\s]|url\((?!#)|@import|<script|<link|\son\w+=""", text)
+    script = r"<script>(.*?)</script>"
+    assert len(re.findall(script, text, re.DOTALL)) == text.count("<script") == 1
+    rest = re.sub(script, "", text, flags=re.DOTALL)
+    assert not re.search(r"""(src|href)\s*=\s*["']?[^"'#\s]|url\((?!#)|@import|<link|\son\w+=""", rest)
     tags = [tag for tag, _ in page.tags]
-    assert (tags.count("h1"), tags.count("svg"), tags.count("main")) == (1, 1, 1)
+    assert (tags.count("h1"), tags.count("svg"), tags.count("main")) == (1, 2, 1)  # one plot for each width
     assert ("html", {"lang": "en"}) in page.tags
-    (picture,) = [attributes for tag, attributes in page.tags if tag == "svg"]
+    picture, narrow = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert picture["aria-label"] == narrow["aria-label"]
     assert picture["role"] == "img"
     label = picture["aria-label"]
     assert label is not None
@@ -196,10 +203,29 @@ def test_single_runs_say_that_their_distance_has_no_interval(tmp_path):
     text = written(audits, tmp_path / "out")[1].text.replace("\u00a0", " ")
     assert "Newcombe over the samples of two runs" in text
     assert "for Fréchet distances of one run none is known" in text
-    assert "−1.000 no interval" in text
+    assert re.search(r"−7\.3 to −2\.7 −1\.000 (?![−+])", text)
+    assert "no interval" not in text.replace(
+        "no interval is known: of a single run, Fréchet distances and other", "", 1
+    )
     assert "−5.0 −7.3 to −2.7" in text  # Newcombe, 50 and 100 of 1,000
     assert "Before you compare" not in text
     assert "AuthPct" in text
+
+
+def test_first_samples_of_each_experiment_are_shown(tmp_path):
+    """Those of the first run, where its audit holds their pictures; the others keep their place in the plot."""
+    audits = [*seeds(tmp_path, "x", [100, 200], [1.0, 2.0]), write(tmp_path / "own", numbers(10, 3.0))]
+    assert "First samples" not in written(audits, tmp_path / "out")[1].text
+    made = write_audit(tmp_path / "made", record=False, spaces=())
+    for name in ("audit.json", "pictures.npz"):
+        shutil.copy(made.path / name, tmp_path / "own" / name)
+    page = written(audits, tmp_path / "out")[1]
+    assert [image["alt"] for image in page.all("img")] == [f"own, sample {number}" for number in range(12)]
+    drawn = Image.open(io.BytesIO(base64.b64decode(page.all("img")[3]["src"].partition(",")[2])))
+    assert np.array_equal(np.asarray(drawn)[::16, ::16], made.samples[3, 0])
+    (tmp_path / "own" / "pictures.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"pictures\.npz is damaged: .*run the same 'iet-agc audit' again"):
+        written(audits, tmp_path / "out")
 
 
 def test_names_are_escaped_everywhere(tmp_path):
@@ -326,7 +352,7 @@ def test_a_failed_drawing_leaves_the_earlier_comparison(tmp_path, monkeypatch):
     audits = [write(tmp_path / "a", numbers())]
     written(audits, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(comparison_page, "_svg", lambda plot: 1 / 0)
+    monkeypatch.setattr(comparison_page, "_svg", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         written(audits, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

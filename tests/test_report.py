@@ -1,6 +1,7 @@
 """The page says what audit.json says, shows the copied pixels, stands alone, and damaged folders are refused."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -102,8 +103,15 @@ def test_page_stands_alone_and_is_accessible(case: Case) -> None:
         if key in ("src", "href", "xlink:href")
     ]
     assert links
-    assert all(str(link).startswith(("data:image/png;base64,", "#")) for link in links)
-    assert not re.search(r"https?:|@import|<script|<link", text)
+    own = ("data:image/png;base64,", "data:text/csv;base64,", "#")
+    assert all(str(link).startswith(own) for link in links)
+    assert not re.search(r"https?:|@import|<link", text)
+    (script,) = re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)  # ours alone, which browsers are told
+    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-" + hashed + "'"
+    assert [meta["content"] for meta in page.all("meta") if "http-equiv" in meta] == [policy]
+    inside = {str(link["href"]).removeprefix("#") for link in page.all("a") if str(link["href"]).startswith("#")}
+    assert inside <= {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert all(link.startswith("url(#") for link in re.findall(r"url\([^)]*", text))
     assert all(attributes.get("alt") for attributes in page.all("img"))
     assert all(attributes.get("aria-label") and attributes["role"] == "img" for attributes in page.all("svg"))
@@ -136,17 +144,29 @@ def test_verdict_counts_what_audit_json_counts(case: Case) -> None:
 
 def test_closest_pair_shows_the_copied_pixels_and_the_difference(case: Case) -> None:
     images, folder, shape = case.page.all("img"), case.folder, case.folder.train.shape[1:]
-    assert images[0]["alt"] == "sample 0"
-    assert np.array_equal(decode(images[0]["src"], shape), folder.train[0, :, :, ::-1])
-    assert str(images[1]["alt"]).startswith("training image 0,")
-    assert np.array_equal(decode(images[1]["src"], shape), folder.train[0])
-    assert images[2]["alt"] == "difference of the two, 0\u00a0% on average"
+    gallery = images[next(place for place, image in enumerate(images) if "difference" in str(image["alt"])) - 2 :]
+    for shown in (images, gallery):  # beside the verdict, and among the others
+        assert shown[0]["alt"] == "sample 0"
+        assert np.array_equal(decode(shown[0]["src"], shape), folder.train[0, :, :, ::-1])
+        assert str(shown[1]["alt"]).startswith("training image 0,")
+        assert np.array_equal(decode(shown[1]["src"], shape), folder.train[0])
+    assert gallery[2]["alt"] == "difference of the two, 0\u00a0% on average"
     assert "equal after mirroring" in case.page.text
-    assert (decode(images[2]["src"], shape) == 255).all()
-    assert np.array_equal(decode(images[4]["src"], shape), folder.train[1])
+    assert (decode(gallery[2]["src"], shape) == 255).all()
+    assert np.array_equal(decode(gallery[4]["src"], shape), folder.train[1])
     differences = np.abs(folder.samples[1].astype(int) - folder.train[1])
-    assert np.array_equal(decode(images[5]["src"], shape)[0], 255 - differences.max(axis=0))
-    assert images[5]["alt"] == f"difference of the two, {100 * differences.mean() / 255:.1f}\u00a0% on average"
+    assert np.array_equal(decode(gallery[5]["src"], shape)[0], 255 - differences.max(axis=0))
+    assert gallery[5]["alt"] == f"difference of the two, {100 * differences.mean() / 255:.1f}\u00a0% on average"
+
+
+def test_the_first_samples_are_shown_as_they_come(case: Case) -> None:
+    images = case.page.all("img")
+    first = [place for place, image in enumerate(images) if image["alt"] == "sample 0"][1]  # the first one is a pair's
+    assert [image["alt"] for image in images[first : first + 24]] == [f"sample {number}" for number in range(24)]
+    for number in (0, 9, 23):
+        shown = decode(images[first + number]["src"], case.folder.train.shape[1:])
+        assert np.array_equal(shown, case.folder.samples[number])
+    assert "The first 24 of 32 samples, as they come: none was chosen." in case.page.text
 
 
 def test_sections_follow_what_is_known(case: Case) -> None:
@@ -154,9 +174,9 @@ def test_sections_follow_what_is_known(case: Case) -> None:
     recorded = bool(json.loads((case.folder.path / "curves.json").read_text()))
     spaces = numbers["feature_spaces"]
     assert ("Most often skipped training images" in page.text) == recorded
-    assert ("Training" in page.words) == recorded
+    assert page.words.count("Training") == 2 * recorded  # in the contents, and above the curves
     assert len(page.all("svg")) == 2 + 2 * len(spaces) + (4 if recorded else 0)
-    assert page.words.count("mirrored") == 1
+    assert [word for word in page.words if word in ("mirrored", ", mirrored")] == [", mirrored", "mirrored"]
     assert "seed 1000" in page.text
     assert "present 4×" in page.text
     assert "Other statistics of copying" in page.text
@@ -165,7 +185,7 @@ def test_sections_follow_what_is_known(case: Case) -> None:
     assert ("Inception score" in page.text) == bool(spaces)  # pixels have none
     extractor = numbers["quality"]["extractor"]
     assert ("Quality, in pixels" if extractor == "pixels" else f"Quality, in the features of {extractor}") in page.text
-    assert page.text.count("Quality in these features stands above.") == int(extractor in spaces)
+    assert page.text.count("Quality in these features stands below.") == int(extractor in spaces)
 
 
 def test_command_is_the_one_that_was_given(case: Case) -> None:
@@ -175,6 +195,53 @@ def test_command_is_the_one_that_was_given(case: Case) -> None:
     given = " ".join(f"--extractor {name}" for name in extractors)
     command = f"iet-agc audit --train 'photos/my train' --samples samples{held_out} --flips {given} --out it"
     assert f"{command} iet-agc report it" in case.page.text
+
+
+def test_what_is_private_of_a_machine_stays_there(tmp_path: Path) -> None:
+    names = {"train": "/home/somebody/photos", "samples": "runs/a/samples", "held_out": "/home/somebody/unseen"}
+    page = page_of(small(tmp_path / "it", names=names))
+    assert "--train photos --samples runs/a/samples --held-out unseen" in page.text
+    assert "somebody" not in page.text
+
+
+def test_tables_can_be_saved_from_the_page_unless_they_are_large(tmp_path: Path) -> None:
+    folder = small(tmp_path / "it")
+    saved = {str(link["download"]): link["href"] for link in page_of(folder).all("a") if "download" in link}
+    assert list(saved) == ["samples.csv", "training-images.csv"]
+    for file, address in saved.items():
+        assert base64.b64decode(str(address).partition(",")[2]) == (folder.path / file).read_bytes()
+    page = page_of(small(tmp_path / "large", samples=20_000, pictures=2))
+    assert [link["download"] for link in page.all("a") if "download" in link] == ["training-images.csv"]
+    assert "samples.csv , beside audit.json" in page.text
+
+
+def test_date_versions_and_device_are_told_where_they_are_known(tmp_path: Path) -> None:
+    folder = small(tmp_path / "it")
+    assert "Audited" not in page_of(folder).text
+    made = {"date": "2026-03-01T12:00:00Z", "device": "cpu", "versions": {"iet-agc": "0.1.0", "torch": "2.9.0"}}
+    folder.edit(provenance=made)
+    assert "Audited 2026-03-01 by iet-agc 0.1.0, torch 2.9.0 on cpu." in page_of(folder).text
+    assert "--device cpu --out it" in page_of(folder).text
+    folder.edit(provenance=made | {"date": "yesterday"})
+    with pytest.raises(ValueError, match=r"provenance\.date: String should match pattern"):
+        page_of(folder)
+
+
+def test_flat_samples_stand_behind_the_others_and_are_called_flat(tmp_path: Path) -> None:
+    train = torch.from_numpy(noise(70, (3, 8, 8), 1))
+    train[:3] = torch.tensor([10, 90, 170], dtype=torch.uint8)[:, None, None, None]
+    samples = torch.from_numpy(noise(9, (3, 8, 8), 2))
+    samples[:3], samples[3:5] = train[:3] + 1, train[3:5]
+    samples[0, :, 0, :4] += 9  # a standard deviation of 2.2 of 255
+    samples[1, 0, :, ::2] += 11  # one of 5.5, in one channel: not flat
+    result = audit(ImageSet(train, "t"), ImageSet(samples, "s"), None, extractors=["pixels"])
+    folder = save_audit(result, tmp_path / "it")
+    pairs = read_audit("it", folder).pairs
+    assert [(pair.row.sample, pair.flat) for pair in pairs][-2:] == [(2, True), (0, True)]
+    assert {pair.row.sample for pair in pairs[:3]} == {1, 3, 4}
+    text = Page(render({"it": folder})).text
+    assert "The last 2 samples are flat." in text
+    assert "in no channel have a standard deviation above 2 % of their range" in text
 
 
 def test_command_says_how_images_were_converted(tmp_path: Path) -> None:
@@ -247,7 +314,8 @@ def test_missing_numbers_of_quality_are_dashes(one: Folder) -> None:
 def test_feature_space_says_what_it_found(tmp_path: Path) -> None:
     folder = write_audit(tmp_path / "a", samples=400, copies=0, spaces=("net",), record=False)
     text, found = page_of(folder).text, folder.numbers["feature_spaces"]["net"]
-    assert "No copying beyond chance shown 0 of 400 samples" in text
+    figures = "copied, below the calibrated cut 0 % expected by chance 1 % equal to a training image 0"
+    assert f"No copying beyond chance shown {figures} 0 of 400 samples" in text
     assert "In the features of net: no copying beyond chance shown, 0 % (95 % interval 0 to 1.0 %)." in text
     half = {"count": 200, "share": 0.5, "ci95": [0.45, 0.55]}
     spaces = {"net": found | {"calibrated": found["calibrated"] | half}}
@@ -284,7 +352,8 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     curves = {bad: points(1), "member-0001": points(2)}
     folder = write_audit(tmp_path / "a", names=names, curves=curves, spaces=(bad,)).path
     text = render({bad: folder, "b": folder}, title=bad)
-    assert "<script" not in text
+    assert text.count("<script") == 1
+    assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
     Page(text)
 
@@ -296,7 +365,7 @@ def test_what_the_audit_does_not_trust_stands_in_the_verdict(tmp_path: Path) -> 
     folder = small(tmp_path / "a", samples=400, copies=1, exact=False, spaces=("net",), warned=True)
     text, words = page_of(folder).text, page_of(folder).words
     assert "No copying beyond chance shown, but not without warning" in words
-    assert f"Warnings {NEAR_COPIES.sentence}. In the features of net: {NO_CUT.sentence}. 1 of 400 samples" in text
+    assert f"Warnings {NEAR_COPIES.sentence}. In the features of net: {NO_CUT.sentence}. copied, below" in text
     assert "In the features of net: cannot tell, " in text
     assert "Cannot tell. " in text
     assert f"Warning. {NO_CUT.sentence}. No cut could be set on the 300 held-out images, so" in text
@@ -324,7 +393,7 @@ def test_files_are_named_beside_pairs_and_training_images(tmp_path: Path) -> Non
     assert "training image 0 a<b>&/t/0.png present 4×" in text
     assert "4 of 10 times seen training image 4 a<b>&/t/4.png" in text
     pair = read_audit("it", folder.path).pairs[3]
-    assert (pair.file, pair.nearest_file) == ("a<b>&/s/3.png", "a<b>&/t/3.png")
+    assert (pair.row.file, pair.row.nearest_file) == ("a<b>&/s/3.png", "a<b>&/t/3.png")
     assert 'class="file"' not in render({"it": small(tmp_path / "b").path})
 
 
@@ -340,7 +409,8 @@ def test_several_audits_are_compared(tmp_path: Path) -> None:
     assert "Comparison" in page.text
     held_out = "The held-out set differs (300 images in copies; 0 images in plain): calibrated cuts and distances to"
     assert f"Warning. {held_out} held-out images do not compare. The copied share" in page.text
-    assert [link["href"] for link in page.all("a")] == ["#audit-1", "#audit-2"]
+    links = [link["href"] for link in page.all("a") if "download" not in link]
+    assert links == ["#comparison", *["#audit-1", "#audit-2"] * 2]  # the contents, and both verdicts
     assert {"audit-1", "audit-2"} <= {section.get("id") for section in page.all("section")}
     assert "No sample is below the cut 0.15." in page.text
     assert "Copied: below the cut 0.15, as not every audit is calibrated." in page.text
@@ -692,7 +762,10 @@ def test_a_failed_gate_is_the_one_verdict(tmp_path: Path) -> None:
     text = page_of(gated(folder, 0.5)).text
     assert "Check passed: 5 of 100 samples are below the calibrated cut" in text
     assert "not shown to be more than 50%" in text
-    assert "Check passed: not shown to be more than 50 % copied, chance included 5 of 100" in text
+    assert (
+        "Check passed: not shown to be more than 50 % copied, chance included copied, below the calibrated cut 5.0 %"
+        in text
+    )
     assert "Undecided" not in text
 
 

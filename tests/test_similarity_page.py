@@ -61,19 +61,19 @@ def test_prompts_and_captions_stand_escaped_beside_the_most_similar_pairs(page: 
     assert "sample 1 training image 11 similarity 0.99" in page.text
     assert "<b>dog" not in render({"it": folder})
     pairs = read_audit("it", folder).alike["sscd.pt"].pairs
-    assert len({pair.nearest for pair in pairs}) == len(pairs) == 24
-    assert np.array_equal(pairs[0].original, TRAIN[pairs[0].nearest].numpy())
-    other = next(pair for pair in pairs if pair.sample > 1)
-    assert (other.prompt, other.caption) == (
-        f"<b>dog</b> & hat {other.sample - 2}",
-        f"<b>dog</b> & hat {other.nearest}",
+    assert len({pair.row.nearest for pair in pairs}) == len(pairs) == 24
+    assert np.array_equal(pairs[0].original, TRAIN[pairs[0].row.nearest].numpy())
+    other = next(pair for pair in pairs if pair.row.sample > 1)
+    assert (other.row.prompt, other.row.caption) == (
+        f"<b>dog</b> & hat {other.row.sample - 2}",
+        f"<b>dog</b> & hat {other.row.nearest}",
     )
 
 
 def test_pairs_in_pixels_have_their_prompts_too(folder: Path) -> None:
     for pair in read_audit("it", folder).pairs:
-        at = pair.sample - 2 if pair.sample > 1 else (7, 11)[pair.sample]
-        assert (pair.prompt, pair.caption) == (f"<b>dog</b> & hat {at}", f"<b>dog</b> & hat {pair.nearest}")
+        at = pair.row.sample - 2 if pair.row.sample > 1 else (7, 11)[pair.row.sample]
+        assert (pair.row.prompt, pair.row.caption) == (f"<b>dog</b> & hat {at}", f"<b>dog</b> & hat {pair.row.nearest}")
 
 
 def test_the_page_says_what_audit_json_says_of_similarity(page: Page, folder: Path) -> None:

@@ -1,24 +1,28 @@
-"""Report: the folders of one or several audits -> one HTML page that needs no network, no script and no torch.
+"""Report: the folders of one or several audits -> one HTML page that needs no network and no torch.
 
 The verdict is careful. The calibrated cut comes from some held-out images, so the share of real images
 below it is itself uncertain. Copies are called found only where the interval of the samples lies above
-the one of false alarms, and no page says that there are none: it says what is not shown.
+the one of false alarms, and no page says that there are none: it says what is not shown. Here is what the page says;
+how it says it stands in templates/audit_page.html.j2 and templates/audit_parts.html.j2.
 """
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
-from iet_agc.auditing.schema import CUT, AuditRecord, Copies, Space
+from markupsafe import Markup
+
+from iet_agc.auditing.schema import CUT, FLAT, AuditRecord, Copies, Space
 from iet_agc.auditing.verdict import FEWEST, Outcome, doubts, outcome
 from iet_agc.auditing.verdict import verdict as judge
-from iet_agc.metrics.gate import Gate, Way, sentence
+from iet_agc.metrics.gate import Way, sentence
 from iet_agc.metrics.intervals import Proportion, difference, hundredths
-from iet_agc.metrics.records import MEASURES, Quality, Similarity
+from iet_agc.metrics.records import MEASURES, Similarity
 from iet_agc.reporting import charts
-from iet_agc.reporting.charts import decimal, percent
+from iet_agc.reporting.charts import Drawing, capital, count
 from iet_agc.reporting.comparison import differing, facts, warned
-from iet_agc.reporting.reader import Alikes, Audit, Pair, Trained, read_audit
+from iet_agc.reporting.reader import AlikePair, Alikes, Audit, Pair, read_audit
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, replace_text, writing
 
@@ -27,11 +31,12 @@ __all__ = ["render", "verdict", "write_report"]
 #: What the template begins with, and no other file does.
 _MARK = 'content="iet-agc report"'
 
-#: How many pairs and images are shown before "more": whole rows on a wide page.
+#: How many pairs and images are shown before "more": whole rows on a wide page; and beside the verdict.
 _SHOWN = {"pairs": 6, "single": 12, "alike": 6}
+_WORST = 3
 
-#: So many samples of a most-copied image are named.
-_NAMED = 6
+#: Tables of up to so many bytes are in the page, to be saved from it.
+_LARGEST_TABLE = 2**18
 
 #: The verdicts, in words.
 _LABELS: dict[Outcome, str] = {
@@ -44,34 +49,8 @@ _LABELS: dict[Outcome, str] = {
 #: What is said of the share in pixels where something else shows copies.
 _BESIDES = {"undecided": "undecided", "chance": "not shown to exceed chance", "cannot_tell": "not known"}
 
-#: Of each of the field's other statistics: its title, and what it counts, in plain words.
-_STATISTICS = {
-    "d1_d2": ("d1/d2 below 1/3", "nearest training image less than a third as far as the second nearest"),
-    "auth_pct": ("AuthPct", "authentic: farther from the nearest training image than that one is from its own nearest"),
-    "near": ("Nearness", "nearer to a training image than 99\u00a0% of held-out images are to any"),
-    "c_t": ("C_T", "how much farther than held-out images samples are from the training images"),
-}
-
-#: Whose similarities are shown, and whose captions were prompts, in words.
-_ALIKE = {
-    "samples": "samples, with training images",
-    "held_out": "held-out images, with training images",
-    "train": "training images, each with the others",
-}
-_ALIGNED = {"train": "training images", "held_out": "held-out images"}
-
-#: Of each number of quality: what it says in plain words, and which way is better.
-_QUALITY = {
-    "frechet": ("how far the two sets are apart as a whole", "lower"),
-    "kid": ("the same aim; small sets do not bias it", "lower"),
-    "precision": ("share of samples that lie among real images", "higher"),
-    "recall": ("share of real images that lie among samples", "higher"),
-    "mifid": ("Fréchet distance, raised where samples lie too near to real images", "lower"),
-    "inception_score": ("clear and varied; not compared with real images", "higher"),
-}
-
-#: What a convention of quality is about, in words.
-_TITLES = MEASURES | {"precision_recall": "Precision and recall"}
+#: The field's other statistics, by their names in the record.
+_STATISTICS = {"d1_d2": "d1/d2 below 1/3", "auth_pct": "AuthPct", "near": "Nearness", "c_t": "C_T"}
 
 
 def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str:
@@ -90,7 +69,7 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
     if not audits:
         raise UserError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote")
     read = [read_audit(name, folder) for name, folder in audits.items()]
-    filters = (_count, percent, _interval, _ratio, _cut, decimal, _signed, _value)
+    filters = (_interval, _ratio, _cut, _signed, _value, _place, sentence)
     with charts.style():
         return charts.page(
             "audit_page.html.j2",
@@ -100,6 +79,11 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
             comparison=_comparison(read) if len(read) > 1 else None,
             shown=_SHOWN,
             plain_cut=CUT,
+            fewest=FEWEST,
+            flat=FLAT,
+            statistics=_STATISTICS,
+            measures=MEASURES | {"precision_recall": "Precision and recall"},
+            largest=charts.LARGEST,
         )
 
 
@@ -143,55 +127,81 @@ def write_report(audits: Mapping[str, Path], file: Path, title: str = "How much 
 # What it says -------------------------------------------------------------------------------------------
 
 
-def _section(audit: Audit) -> dict[str, object]:
-    """What the template knows of one audit."""
-    numbers = audit.numbers
-    in_pixels, overall = _outcome(numbers), judge(numbers).outcome
+@dataclass(frozen=True)
+class _SpaceSection:
+    """What is said of one feature space; `alike_label` is empty where similarities are no verdict."""
+
+    name: str
+    found: Space
+    alike: Alikes
+    outcome: Outcome
+    label: str
+    alike_label: str
+    charts: tuple[Drawing, Drawing]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What is said of one audit.
+
+    Attributes:
+        mood: whose colour the verdict has.
+        outcome: in pixels.
+        worst, worst_by: the pairs beside the verdict, and by whose features; None: by pixels.
+        tables: those in the page, by file; with None those that are too large.
+    """
+
+    audit: Audit
+    mood: Outcome
+    outcome: Outcome
+    label: str
+    warnings: Sequence[str]
+    worst: Sequence[Pair | AlikePair]
+    worst_by: str | None
+    charts: Sequence[Drawing]
+    curves: Sequence[Drawing]
+    spaces: Sequence[_SpaceSection]
+    command: str
+    tables: Mapping[str, Markup | None]
+
+
+def _section(audit: Audit) -> _Section:
+    numbers, worst_by = audit.numbers, _shows_copies(audit.numbers)
+    mood = "undecided" if numbers.warnings else judge(numbers).outcome
     histogram = charts.histogram(audit.ratios, audit.held_out_ratios, numbers)
-    return {
-        "audit": audit,
-        "outcome": "copies" if _found(audit) or _failed(numbers) else "undecided" if numbers.warnings else overall,
-        "label": _label(audit),
-        "verdict": _verdict(numbers),
-        "gate": _gate(numbers),
-        "note": _note(numbers, in_pixels, numbers.gate),
-        "warnings": _warnings(numbers),
-        "exact": _exact(audit.exact),
-        "left_out": _left_out(numbers),
-        "elsewhere": [_in_short(name, space, numbers) for name, space in numbers.feature_spaces.items()]
-        + _alike_in_short(numbers),
-        "pairs": [_shown_pair(pair, numbers.cut) for pair in audit.pairs],
-        "pairs_below": sum(pair.ratio < numbers.cut for pair in audit.pairs),
-        "shrunk": bool(audit.pairs) and max(audit.pairs[0].picture.shape[1:]) > charts.LARGEST,
-        "charts": [charts.mq_chart(numbers, "pixels"), histogram],
-        "rows": _mq_rows(numbers),
-        "top": [(image, charts.picture(image.picture), _named(image)) for image in audit.top if image.copied],
-        "statistics": _statistics(numbers),
-        "quality": _quality(numbers.quality),
-        "spaces": [_space(name, space, audit) for name, space in numbers.feature_spaces.items()],
-        "skipped": [(image, charts.picture(image.picture)) for image in audit.skipped if image.skipped],
-        "curves": charts.curve_charts(audit.curves),
-        "sets": _sets(numbers),
-        "weights": _weights(numbers),
-        "conventions": _conventions(numbers),
-        "command": _command(numbers, audit.folder.resolve().name),
-    }
+    return _Section(
+        audit=audit,
+        mood="copies" if _found(audit) or (numbers.gate and numbers.gate.failed) else mood,
+        outcome=_outcome(numbers),
+        label=_label(audit),
+        warnings=[capital(warning) for warning in warned(numbers)],
+        worst=(audit.alike[worst_by].pairs if worst_by else audit.pairs)[:_WORST],
+        worst_by=worst_by,
+        charts=[charts.mq_chart(numbers, "pixels"), histogram],
+        curves=charts.curve_charts(audit.curves),
+        spaces=[_space(name, space, audit) for name, space in numbers.feature_spaces.items()],
+        command=_command(numbers, audit.folder.resolve().name),
+        tables={file: _table(audit.folder / file) for file in ("samples.csv", "training-images.csv")},
+    )
 
 
-def _space(name: str, space: Space, audit: Audit) -> dict[str, object]:
-    """What the template knows of one feature space; its quality is None where the audit's quality is just that."""
-    return {
-        "name": name,
-        "summary": f"{_with_doubt(_beside(name, audit.numbers), space)}. {_verdict(space)}",
-        "note": _note(space, _outcome(audit.numbers, name)),
-        "warnings": [_capital(warning.sentence) for warning in space.warnings],
-        "chart": charts.mq_chart(space, f"features of {name}"),
-        "rows": _mq_rows(space),
-        "statistics": _statistics(space),
-        "similarity": _similarity(name, space.similarity, audit.alike[name], audit.numbers),
-        "aligned": _alignment(space),
-        "quality": None if name == audit.numbers.quality.extractor else _quality(space.quality),
-    }
+def _space(name: str, space: Space, audit: Audit) -> _SpaceSection:
+    alike, where = audit.alike[name], f"features of {name}"
+    return _SpaceSection(
+        name=name,
+        found=space,
+        alike=alike,
+        outcome=_outcome(audit.numbers, name),
+        label=_with_doubt(_beside(name, audit.numbers), space),
+        alike_label=_alike_label(name, space.similarity, audit.numbers),
+        charts=(charts.mq_chart(space, where), charts.similarities(space.similarity, alike.values, where)),
+    )
+
+
+def _table(file: Path) -> Markup | None:
+    """A table as an address; None where it is too large for a page."""
+    content = file.read_bytes()
+    return Markup(charts.data_uri("text/csv", content)) if len(content) <= _LARGEST_TABLE else None
 
 
 def _outcome(numbers: AuditRecord, name: str | None = None) -> Outcome:
@@ -200,16 +210,29 @@ def _outcome(numbers: AuditRecord, name: str | None = None) -> Outcome:
     return outcome(copies.calibrated, doubts(numbers, Way(name)))
 
 
+def _by_detector(name: str, numbers: AuditRecord) -> Outcome | None:
+    """What similarities allow to say, where the features were made to find copies."""
+    similar, way = numbers.feature_spaces[name].similarity, Way(name, "similarity")
+    return outcome(similar.calibrated, doubts(numbers, way)) if similar.copy_detection else None
+
+
+def _spaces_with_copies(numbers: AuditRecord) -> list[str]:
+    return [
+        name for name in numbers.feature_spaces if "copies" in (_outcome(numbers, name), _by_detector(name, numbers))
+    ]
+
+
+def _shows_copies(numbers: AuditRecord) -> str | None:
+    """By whose features copies are shown where pixels do not show any; None: by pixels, or not at all."""
+    return None if _outcome(numbers) == "copies" else next(iter(_spaces_with_copies(numbers)), None)
+
+
 def _found(audit: Audit) -> list[str]:
     """What shows copies, in words: distance ratios in pixels; else equal pixels, or features."""
     if _outcome(audit.numbers) == "copies":
         return [_LABELS["copies"]]
-    exact = f"{_count(audit.exact)} exact {'copy' if audit.exact == 1 else 'copies'} found"
-    spaces = [
-        name
-        for name, space in audit.numbers.feature_spaces.items()
-        if "copies" in (_outcome(audit.numbers, name), _by_detector(name, audit.numbers))
-    ]
+    exact = f"{count(audit.exact)} exact {'copy' if audit.exact == 1 else 'copies'} found"
+    spaces = _spaces_with_copies(audit.numbers)
     features = f"copies found in the features of {' and '.join(spaces)}"
     return [exact] * bool(audit.exact) + [features] * bool(spaces)
 
@@ -224,7 +247,7 @@ def _label(audit: Audit) -> str:
         return _with_doubt("; ".join([checked, *(f"{each[:1].lower()}{each[1:]}" for each in found)]), numbers)
     in_pixels = _outcome(numbers)
     if found and in_pixels != "copies":
-        return _with_doubt(_capital(", ".join([*found, f"the share in pixels is {_BESIDES[in_pixels]}"])), numbers)
+        return _with_doubt(capital(", ".join([*found, f"the share in pixels is {_BESIDES[in_pixels]}"])), numbers)
     judged = judge(numbers)
     if judged.outcome == "cannot_tell":
         return _LABELS["cannot_tell"]
@@ -232,60 +255,9 @@ def _label(audit: Audit) -> str:
     return _with_doubt(f"{_LABELS[judged.outcome]}{elsewhere}", numbers)
 
 
-def _failed(numbers: AuditRecord) -> bool:
-    """Whether a gate was asked for, and failed: then that is the verdict."""
-    return numbers.gate is not None and numbers.gate.failed
-
-
-def _gate(numbers: AuditRecord) -> str:
-    """What a gate found, one sentence; none where none was asked for."""
-    return f"{_capital(sentence(numbers.gate))}." if numbers.gate else ""
-
-
 def _with_doubt(label: str, copies: Copies) -> str:
     """No verdict stands alone that the audit itself does not trust."""
     return f"{label}, but not without warning" if copies.warnings and label.lower() != "cannot tell" else label
-
-
-def _warnings(numbers: AuditRecord) -> list[str]:
-    """What the audit warns of, sentences without their full stops: of pixels first, then of the features."""
-    return [_capital(warning) for warning in warned(numbers)]
-
-
-def _exact(count: int) -> str:
-    """Of copies that need no statistics, one sentence; none of none."""
-    equal = "sample equals a training image" if count == 1 else "samples equal training images"
-    return f"{_count(count)} {equal} pixel by pixel, mirrored or not." if count else ""
-
-
-def _left_out(numbers: AuditRecord) -> str:
-    """Which held-out images were given and not used, in sentences."""
-    trained, again = numbers.num_held_out_in_train, numbers.num_held_out_repeated
-    stands = "more held-out image stands" if trained == 1 else "more held-out images stand"
-    repeats = "more repeats" if again == 1 else "more repeat"
-    told = [f"{_count(trained)} {stands} in the training set and {_was(trained)} left out."] * bool(trained)
-    told += [f"{_count(again)} {repeats} other held-out images and {_was(again)} left out."] * bool(again)
-    return " ".join(told)
-
-
-def _was(count: int) -> str:
-    return "was" if count == 1 else "were"
-
-
-def _of_all(copies: Copies) -> str:
-    share = copies.copied
-    of = f"{_count(share.count)} of {_count(share.total)} samples"
-    return f"{of} ({percent(share.share)}, 95\u00a0% interval {_interval(share)})"
-
-
-def _verdict(copies: Copies) -> str:
-    """One sentence: how many of how many, how sure, and against what."""
-    verb, have = ("is", "has") if copies.copied.count == 1 else ("are", "have")
-    if copies.calibrated is None:
-        return f"{_of_all(copies)} {have} a distance ratio below {CUT}, a cut that is not calibrated."
-    chance = 100 * copies.calibrated.false_alarm
-    usual = f"closer to one training image than {100 - chance:g}\u00a0% of held-out real images are"
-    return f"{_of_all(copies)} {verb} {usual}; expected by chance: {chance:g}\u00a0%."
 
 
 def _beside(name: str, numbers: AuditRecord) -> str:
@@ -297,39 +269,6 @@ def _beside(name: str, numbers: AuditRecord) -> str:
     return _LABELS[found]
 
 
-def _in_short(name: str, space: Space, numbers: AuditRecord) -> str:
-    """The verdict on one more space, for the first screen."""
-    share, label = space.copied, _with_doubt(_beside(name, numbers).lower(), space)
-    return f"In the features of {name}: {label}, {percent(share.share)} (95\u00a0% interval {_interval(share)})."
-
-
-def _by_detector(name: str, numbers: AuditRecord) -> Outcome | None:
-    """What similarities allow to say, where the features were made to find copies."""
-    similar, way = numbers.feature_spaces[name].similarity, Way(name, "similarity")
-    return outcome(similar.calibrated, doubts(numbers, way)) if similar.copy_detection else None
-
-
-def _alike_in_short(numbers: AuditRecord) -> list[str]:
-    """The verdict by similarity, of features that were made to find copies."""
-    return [
-        f"By similarity in the features of {name}: {_alike(name, space.similarity, numbers)}"
-        for name, space in numbers.feature_spaces.items()
-        if _by_detector(name, numbers)
-    ]
-
-
-def _alike(name: str, similar: Similarity, numbers: AuditRecord) -> str:
-    """How many samples are more alike than chance, and than the field's threshold, in one sentence or two."""
-    above, found = similar.samples.above, similar.calibrated
-    of = f"{percent(above.share)} (95\u00a0% interval {_interval(above)}) are above {similar.threshold}"
-    if found is None:
-        return f"not calibrated; {of}."
-    usual = 100 * (1 - found.false_alarm)
-    share = f"{_count(found.count)} samples ({percent(found.share)}, 95\u00a0% interval {_interval(found)})"
-    more = f"more similar to one training image than {usual:g}\u00a0% of held-out images are, above {found.cut:.3f}"
-    return f"{_alike_label(name, similar, numbers)}. {share} are {more}; {of}."
-
-
 def _alike_label(name: str, similar: Similarity, numbers: AuditRecord) -> str:
     """The verdict by similarity: that of a gate where one was asked for and copies are not found anyway."""
     gate, found = numbers.gate, _by_detector(name, numbers) or outcome(similar.calibrated)
@@ -338,197 +277,32 @@ def _alike_label(name: str, similar: Similarity, numbers: AuditRecord) -> str:
     return "not checked" if gate and found == "undecided" else _LABELS[found].lower()
 
 
-def _similarity(name: str, similar: Similarity, alike: Alikes, numbers: AuditRecord) -> dict[str, object]:
-    """What the template knows of similarities in one feature space."""
-    found = {"samples": similar.samples, "held_out": similar.held_out, "train": similar.train}
-    pairs = [
-        {"pair": pair, "sample": charts.picture(pair.picture), "original": charts.picture(pair.original)}
-        | {"below": similar.calibrated is not None and pair.similarity > similar.calibrated.cut}
-        for pair in alike.pairs
-    ]
-    return {
-        "found": similar,
-        "says": _capital(_alike(name, similar, numbers)),
-        "rows": [{"title": _ALIKE[images], "found": each} for images, each in found.items() if each],
-        "pairs": pairs,
-        "chart": charts.similarities(similar, alike.values, f"features of {name}"),
-    }
-
-
-def _alignment(space: Space) -> list[dict[str, object]]:
-    """Rows of the table of alignment, one per set of images whose captions were prompts."""
-    sets = [(title, getattr(space.alignment, images, None)) for images, title in _ALIGNED.items()]
-    return [{"title": title, "found": found} for title, found in sets if found]
-
-
-def _note(copies: Copies, outcome: Outcome, gate: Gate | None = None) -> str:
-    """How sure the share is; where a gate was asked for, without another verdict than its own."""
-    if copies.calibrated is None:
-        return f"{_why_uncalibrated(copies)}, so it is not known how many real images would fall below this cut."
-    held_out, most = _count(copies.calibrated.num_held_out), percent(copies.calibrated.most_false_alarms)
-    known = f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images"
-    known += f", so its true false-alarm rate may be up to {most}"
-    single = ", and single copies may be among the closest pairs" if copies.copied.count else ""
-    if gate and (outcome == "undecided" or (gate.failed and outcome == "chance")):
-        return f"{known}; the check above knows of that."
-    return {
-        "copies": f"{known}; the samples' interval lies above that.",
-        "undecided": f"{known}, within the samples' interval or above it: give more held-out images to decide.",
-        "cannot_tell": f"The cut, a distance ratio of {_cut(copies.cut)}, was set on {held_out} held-out images; it "
-        "cannot be trusted, as the warnings say.",
-        "chance": f"{known}. The samples' interval reaches down to the rate of real images: copying beyond that is not "
-        f"shown; a share of {percent(copies.copied.ci95[1])} is not ruled out{single}.",
-    }[outcome]
-
-
-def _why_uncalibrated(copies: Copies) -> str:
-    if not copies.total_held_out:
-        return "No held-out images were given"
-    if copies.total_held_out < FEWEST:
-        return f"Only {_count(copies.total_held_out)} held-out images were given, too few"
-    return f"No cut could be set on the {_count(copies.total_held_out)} held-out images"
-
-
-# Parts of a section -------------------------------------------------------------------------------------
-
-
-def _shown_pair(pair: Pair, cut: float) -> dict[str, object]:
-    differences = pair.differences
-    return {
-        "pair": pair,
-        "sample": charts.picture(pair.picture),
-        "original": charts.picture(pair.original),
-        "difference": charts.difference(differences),
-        "differs": float(differences.mean()) / 255,
-        "below": pair.ratio < cut,
-    }
-
-
-def _named(image: Trained) -> str:
-    """By which samples it was copied."""
-    samples = "sample" if len(image.samples) == 1 else "samples"
-    named = ", ".join(str(sample) for sample in image.samples[:_NAMED])
-    more = len(image.samples) - _NAMED
-    return f"{samples} {named} and {_count(more)} more" if more > 0 else f"{samples} {named}"
-
-
-def _mq_rows(copies: Copies) -> list[dict[str, object]]:
-    """Rows of the MQ table: the calibrated cut first, then the nine."""
-    held_out = copies.held_out.mq if copies.held_out else {}
-    nine = [
-        {"cut": cut, "samples": share, "held_out": held_out.get(cut), "calibrated": False}
-        for cut, share in copies.mq.items()
-    ]
-    if copies.calibrated is None:
-        return nine
-    return [{"cut": _cut(copies.cut), "samples": copies.calibrated, "held_out": None, "calibrated": True}, *nine]
-
-
-def _statistics(copies: Copies) -> list[dict[str, object]]:
-    """Rows of the table of the field's other statistics."""
-    real, rows = copies.held_out.statistics if copies.held_out else None, []
-    for key, (title, plain) in _STATISTICS.items():
-        if found := getattr(copies.statistics, key):
-            is_share = isinstance(found, Proportion)
-            row = {"title": title, "plain": plain, "found": found, "is_share": is_share}
-            rows.append(row | {"held_out": getattr(real, key, None)})
-    return rows
-
-
-def _quality(quality: Quality) -> dict[str, object]:
-    """Rows of the table of quality, and what warns of it."""
-    rows = []
-    for key, (plain, better) in _QUALITY.items():
-        found = [quality.measured(name) if hasattr(quality, name) else None for name in _names_of(key)]
-        if any(found):
-            row = {"title": MEASURES[key], "plain": plain, "better": better}
-            rows.append(row | dict(zip(("alone", "train", "held_out"), found, strict=True)))
-    warnings = [_capital(warning.sentence) for warning in quality.warnings]
-    scale = quality.frechet_train_to_held_out
-    return {"extractor": quality.extractor, "rows": rows, "warnings": warnings, "scale": scale}
-
-
-def _names_of(measure: str) -> tuple[str, str, str]:
-    """How `Quality` calls a number that is compared with nothing, with training images, with held-out images."""
-    return measure, f"{measure}_train", f"{measure}_held_out"
-
-
-def _sets(numbers: AuditRecord) -> list[tuple[str, str, str, str]]:
-    """What was compared: title, how many, where from, and the fingerprint."""
-    unique = f"{_count(numbers.num_train)} ({_count(numbers.num_train_unique)} unique)"
-    rows = [("samples", "samples", f"{_count(numbers.num_samples)}{_covering(numbers)}")]
-    rows.append(("training images", "train", unique))
-    if numbers.num_held_out:
-        rows.append(("held-out images", "held_out", _count(numbers.num_held_out)))
-    return [(title, many, getattr(numbers.names, key), getattr(numbers.sha256, key) or "") for title, key, many in rows]
-
-
-def _covering(numbers: AuditRecord) -> str:
-    """How many training images the samples' prompts are about; nothing of samples without prompts."""
-    if numbers.prompts is None:
-        return ""
-    about, unique = numbers.prompts, _count(numbers.num_train_unique)
-    covered = f"captions of {_count(about.num_train_images)} of {unique} unique training images"
-    return f" (different prompts: {_count(about.num_prompts)}, {covered})"
-
-
-def _weights(numbers: AuditRecord) -> list[tuple[str, str]]:
-    """Networks with the sha256 of their weights, each once."""
-    known = {numbers.quality.extractor: numbers.quality.sha256}
-    known |= {name: space.sha256 for name, space in numbers.feature_spaces.items()}
-    return [(name, sha256) for name, sha256 in known.items() if sha256]
-
-
-def _conventions(numbers: AuditRecord) -> list[tuple[str, object]]:
-    """How the numbers were taken, with the sources of the statistics; what feature spaces share is said once."""
-    rows: list[tuple[str, object]] = [(key, value) for key, value in numbers.conventions if value is not None]
-    for name, found in (numbers.mending.sets if numbers.mending else {}).items():
-        rows.append(
-            (f"files of {name.replace('_', '-')}", ", ".join(f"{count} {what}" for what, count in found.items()))
-        )
-    rows += _described(numbers)
-    common = numbers.quality.conventions
-    rows += [_convention(numbers.quality.extractor, key, value) for key, value in common.items()]
-    for name, space in numbers.feature_spaces.items():
-        own = {key: value for key, value in space.quality.conventions.items() if common.get(key) != value}
-        rows += [_convention(name, key, value) for key, value in own.items()]
-    return rows
-
-
-def _convention(extractor: str, key: str, value: object) -> tuple[str, object]:
-    """A convention of quality; that of the features goes by the name of the extractor."""
-    return (extractor if key == "features" else _TITLES.get(key, f"quality: {key}")), value
-
-
-def _described(numbers: AuditRecord) -> list[tuple[str, str]]:
-    """Conventions of statistics, similarity, alignment and the CLIP score, each once, where the audit has them."""
-    spaces = [*numbers.feature_spaces.values()]
-    known = {
-        title: next((found for copies in (numbers, *spaces) if (found := getattr(copies.statistics, key))), None)
-        for key, (title, _) in _STATISTICS.items()
-    }
-    known["Similarity"] = next((space.similarity for space in spaces), None)
-    known["Prompt alignment"] = next((space.alignment for space in spaces if space.alignment), None)
-    known["CLIP score"] = numbers.clip and numbers.clip.score
-    return [(title, f"{each.convention}. Source: {each.source}") for title, each in known.items() if each]
+# The command --------------------------------------------------------------------------------------------
 
 
 def _command(numbers: AuditRecord, out: str) -> str:
+    """The commands that give this page; of absolute paths the last part only, since a page is for others."""
     names, conventions = numbers.names, numbers.conventions
     assert names is not None, "what was read from a folder has names"
-    words = ["iet-agc", "audit", "--train", names.train, "--samples", names.samples]
-    words += ["--held-out", names.held_out] if names.held_out else []
+    words = ["iet-agc", "audit", "--train", _place(names.train), "--samples", _place(names.samples)]
+    words += ["--held-out", _place(names.held_out)] if names.held_out else []
     words += ["--flips"] if conventions.flips else []
     for extractor in dict.fromkeys([numbers.quality.extractor, *numbers.feature_spaces]):
-        words += ["--extractor", extractor]
-    words += ["--clip", numbers.clip.model] if numbers.clip else []
+        words += ["--extractor", _place(extractor)]
+    words += ["--clip", _place(numbers.clip.model)] if numbers.clip else []
     words += ["--convert-to", conventions.convert_to] if conventions.convert_to else []
     if numbers.mending:
         words += ["--orient"] if numbers.mending.orient else []
         words += ["--background", numbers.mending.background] if numbers.mending.background else []
         words += ["--on-bad", "skip"] if numbers.mending.on_bad == "skip" else []
     words += ["--fail-above", f"{numbers.gate.fail_above:g}"] if numbers.gate else []
+    words += ["--device", numbers.provenance.device] if numbers.provenance else []
     return shlex.join([*words, "--out", out]) + "\n" + shlex.join(["iet-agc", "report", out])
+
+
+def _place(name: str) -> str:
+    """Where something lies, without what is private of this machine."""
+    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 # Several audits -----------------------------------------------------------------------------------------
@@ -545,7 +319,7 @@ def _comparison(audits: Sequence[Audit]) -> dict[str, object]:
         "chart": charts.compared(shares, sorted(rates)),
         "warnings": [each.rstrip(".") for each in differing([(audit.name, facts(audit.numbers)) for audit in audits])],
         "differences": [_difference(audits[0].name, audit.name, shares) for audit in audits[1:]],
-        "by": "the calibrated cut of each audit" if calibrated else f"the cut {CUT}, as not every audit is calibrated",
+        "calibrated": calibrated,
     }
 
 
@@ -561,24 +335,16 @@ def _difference(first: str, other: str, shares: Mapping[str, Proportion]) -> str
     return f"The copied share of {other} is {size} than that of {first} ({interval})."
 
 
-def _points(share: float) -> str:
-    return f"{100 * share + 0:.1f}".replace("-", "\u2212")
-
-
 # Numbers ------------------------------------------------------------------------------------------------
 
 
-def _count(value: int) -> str:
-    return f"{value:,}"
+def _points(share: float) -> str:
+    return f"{100 * share + 0:.1f}".replace("-", "\u2212")
 
 
 def _interval(share: Proportion) -> str:
     low, high = share.ci95
     return f"{hundredths(low)} to {hundredths(high)}\u00a0%"
-
-
-def _capital(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _ratio(value: float) -> str:

@@ -11,12 +11,11 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 
 import matplotlib
 import matplotlib.style
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -31,6 +30,7 @@ from iet_agc.metrics.records import Similarity
 from iet_agc.reporting.reader import Point
 
 __all__ = [
+    "BEATEN",
     "EDGE",
     "HELD_OUT",
     "LARGEST",
@@ -38,13 +38,17 @@ __all__ = [
     "SOFT",
     "Drawing",
     "as_tick",
+    "capital",
     "compared",
+    "count",
     "curve_charts",
+    "data_uri",
     "decimal",
     "difference",
     "histogram",
     "inline",
     "mq_chart",
+    "on_page",
     "page",
     "percent",
     "picture",
@@ -63,6 +67,15 @@ _SAMPLES, HELD_OUT, *_ = PALETTE
 
 #: Greys: of text, of notes, of edges and of grids.
 _INK, SOFT, EDGE, _GRID = "#1c1f23", "#555b63", "#8a9099", "#e3e6ea"
+
+#: Pale, of the part of a plot where nothing is to be found.
+BEATEN = "#f1f2f5"
+
+#: Within a page, colours that depend on its scheme, light or dark: as matplotlib writes them, and in base.html.j2.
+_ON_PAGE = {
+    _INK: "ink", SOFT: "soft", EDGE: "edge", _GRID: "rule", BEATEN: "pale", HELD_OUT.lower(): "blue",
+    "#ffffff": "page", "#000000": "ink",
+}  # fmt: skip
 
 #: Points of a curve that a line is drawn through, and columns of the map of timestep bands.
 _POINTS, _COLUMNS = 400, 60
@@ -88,14 +101,23 @@ def style() -> Generator[None]:
 def page(template: str, filters: Mapping[str, Callable[..., str]], **values: object) -> str:
     """Fill in a template of the package; everything is escaped, and a name that is not there is an error.
 
+    Besides `filters`, every template has `picture`, `difference`, `percent`, `decimal`, `count`, `capital` and
+    `on_page`. The one script that pages have is told to browsers by its hash: they run no other.
+
     Args:
-        template: its file.
+        template: its file, which extends base.html.j2.
         filters, values: what it knows, by name.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader = PackageLoader("iet_agc.reporting")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    common = (picture, difference, percent, decimal, count, capital, on_page)
+    environment.filters |= {each.__name__: each for each in common}
     environment.filters |= filters
-    text = files("iet_agc.reporting").joinpath("templates", template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(values)
+    script, _, _ = loader.get_source(environment, "galleries.js")
+    sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(values, script=Markup(script), script_sha256=sha256)
 
 
 # Pictures -----------------------------------------------------------------------------------------------
@@ -115,15 +137,16 @@ def picture(image: NDArray[np.uint8]) -> str:
     if longest > _EXACT:
         drawn.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
         drawn.save(stream, "JPEG", quality=85, optimize=True)
-        return _data_uri("jpeg", stream)
+        return data_uri("image/jpeg", stream.getvalue())
     if (times := math.ceil(_SMALLEST / longest)) > 1:
         drawn = drawn.resize((drawn.width * times, drawn.height * times), Image.Resampling.NEAREST)
     drawn.save(stream, "PNG", optimize=True)
-    return _data_uri("png", stream)
+    return data_uri("image/png", stream.getvalue())
 
 
-def _data_uri(kind: str, stream: io.BytesIO) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+def data_uri(kind: str, content: bytes) -> str:
+    """Content of a MIME type as an address that needs no network."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def difference(differences: NDArray[np.uint8]) -> str:
@@ -141,6 +164,16 @@ def difference(differences: NDArray[np.uint8]) -> str:
 def percent(share: float) -> str:
     """A share for people; "0 %" and "100 %" only where they are exact."""
     return f"{hundredths(share)}\u00a0%"
+
+
+def count(number: int) -> str:
+    """A number of things."""
+    return f"{number:,}"
+
+
+def capital(text: str) -> str:
+    """The beginning of a sentence."""
+    return text[:1].upper() + text[1:]  # of markup, markup
 
 
 def decimal(value: float) -> str:
@@ -196,8 +229,15 @@ def inline(figure: Figure, alt: str) -> Markup:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>c{own}-", svg)
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
+    svg = re.sub(r'style="[^"]*"', lambda style: re.sub("#[0-9a-f]{6}", lambda found: on_page(found[0]), style[0]), svg)
     opening = f'<svg {box[0]} role="img" aria-label="{escape(alt)}">'
     return Markup(re.sub(r"^<svg[^>]*>", lambda _: opening, svg, count=1).strip())
+
+
+def on_page(colour: str) -> str:
+    """A colour as pages write it: where it depends on the scheme, by its name in base.html.j2."""
+    name = _ON_PAGE.get(colour.lower())
+    return f"var(--{name})" if name else colour
 
 
 def _legend_above(axes: Axes) -> None:

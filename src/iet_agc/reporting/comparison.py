@@ -211,12 +211,14 @@ class Row(Record):
 
     Attributes:
         runs: their folders.
+        audits: the folders of their audits.
         seeds: None of an audit without a run.
         facts: what the audits were made with, each once.
         cells: by column; None where an audit does not know it.
     """
 
     runs: tuple[str, ...]
+    audits: tuple[str, ...]
     seeds: tuple[int | None, ...]
     facts: tuple[Facts, ...]
     cells: dict[str, Cell | None]
@@ -316,6 +318,7 @@ def _row(members: Sequence[_Member]) -> Row:
         cells[name] = _cell_of(found, column) if len(found) == len(members) else None
     return Row(
         runs=tuple(str(member.folder) for member in members),
+        audits=tuple(str(member.file.parent) for member in members),
         seeds=tuple(member.seed for member in members),
         facts=tuple({fact.model_dump_json(): fact for fact in (facts(member.numbers) for member in members)}.values()),
         cells=cells,

@@ -21,8 +21,21 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from iet_agc.reporting.charts import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
+from iet_agc.reporting.charts import (
+    BEATEN,
+    EDGE,
+    HELD_OUT,
+    PALETTE,
+    SOFT,
+    as_tick,
+    decimal,
+    inline,
+    page,
+    percent,
+    style,
+)
 from iet_agc.reporting.comparison import COLUMNS, Cell, Differences, Row, Rows, listed, warnings
+from iet_agc.reporting.reader import first_samples
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
 
@@ -40,6 +53,9 @@ _MARKS = {
 }
 
 _TITLE = "Copied share against quality"
+
+#: So many samples of the first run of each experiment are shown.
+_PICTURES = 12
 
 
 def write_comparison(rows: Rows, differences: Differences, out: Path) -> dict[str, str]:
@@ -253,7 +269,6 @@ def _point(name: str, number: int, x: Cell, y: Cell) -> _Point:
 
 #: Seven colours and six shapes: 42 experiments look different.
 _MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}
-_BEATEN = "#f1f2f5"
 
 
 def _draw(plot: _Plot, width: float, height: float, bottom: float = 0) -> tuple[Figure, Axes]:
@@ -314,28 +329,19 @@ def _draw_front(axes: Axes, plot: _Plot) -> None:
     top = axes.get_ylim()[1]
     xs = [corners[0][0], *(x for x, _ in corners), axes.get_xlim()[1]]
     ys = [top, *(y for _, y in corners), corners[-1][1]]
-    axes.fill_between(xs, ys, top, step="post", color=_BEATEN, linewidth=0, zorder=0.4)
+    axes.fill_between(xs, ys, top, step="post", color=BEATEN, linewidth=0, zorder=0.4)
     axes.plot(xs, ys, drawstyle="steps-post", color=EDGE, linewidth=1.1, zorder=1.6)
 
 
 def _draw_point(axes: Axes, point: _Point) -> None:
     for x, y in point.each if len(point.each) > 1 else []:
-        axes.plot(
-            [x],
-            [y],
-            point.marker,
-            color=point.colour,
-            clip_on=False,
-            markersize=3.8,
-            alpha=0.6,
-            markeredgewidth=0,
-            zorder=2.5,
-        )
+        (one,) = axes.plot([x], [y], point.marker, color=point.colour, clip_on=False, zorder=2.5)
+        one.set(markersize=3.8, alpha=0.6, markeredgewidth=0)
     for along_x, bar in ((True, point.x_bar), (False, point.y_bar)):
         if bar is not None:
             _draw_bar(axes, point, along_x, bar)
-    mark = {"markersize": 7.5, "markeredgecolor": "white"}
-    axes.plot([point.x], [point.y], point.marker, color=point.colour, clip_on=False, zorder=4, **mark)
+    (mark,) = axes.plot([point.x], [point.y], point.marker, color=point.colour, clip_on=False, zorder=4)
+    mark.set(markersize=7.5, markeredgecolor="white")
 
 
 def _draw_bar(axes: Axes, point: _Point, along_x: bool, bar: tuple[float, float]) -> None:
@@ -424,8 +430,12 @@ def _overlap(one: _Box, other: _Box) -> float:
     return width * height if width > 0 and height > 0 else 0.0
 
 
-def _svg(plot: _Plot) -> Markup:
-    figure, axes = _draw(plot, 4.3, 3.7)
+#: Inches wide and high of the plot on a page: on a desk, and on a phone.
+_SIZES = {"desk": (8.6, 4.4), "phone": (4.3, 3.7)}
+
+
+def _svg(plot: _Plot, width: float, height: float) -> Markup:
+    figure, axes = _draw(plot, width, height)
     _label(figure, axes, plot.points)
     return inline(figure, _alt(plot))
 
@@ -495,21 +505,23 @@ def _bounds(bar: tuple[float, float] | None, form: Callable[[float], str]) -> st
 def _page(rows: Rows, differences: Differences, out: Path) -> str:
     plot = _plot(rows)
     known = [name for name in COLUMNS if any(row[name] for row in rows.values())]
-    main = [name for name in known if name in {"copied", "calibrated", plot.quality.column}]
+    main = [plot.share.column, plot.quality.column]
     runs = [run for row in rows.values() for run in row.runs]
     return page(
         "comparison_page.html.j2",
-        {"number": "{:,}".format, "value": _value, "interval": _interval, "signed": _signed},
+        {"value": _value, "interval": _interval, "signed": _signed},
         title=_TITLE,
         rows=rows,
         differences=differences,
         warnings=warnings(rows),
         plot=plot,
         points={point.name: point for point in plot.points},
-        svg=_svg(plot),
+        plots={name: _svg(plot, *size) for name, size in _SIZES.items()},
+        pictures={name: first_samples(Path(row.audits[0]))[:_PICTURES] for name, row in rows.items()},
         caption=_caption(plot),
-        columns=COLUMNS,
+        titled=_titled,
         main=main,
+        single=any(cell and not cell.ci95 for row in rows.values() for cell in map(row.__getitem__, known)),
         others={
             title: [name for name in known if name not in main and COLUMNS[name].about == about]
             for title, about in (("More on copies", "copies"), ("More on quality", "quality"))
@@ -517,6 +529,15 @@ def _page(rows: Rows, differences: Differences, out: Path) -> str:
         methods=_methods(rows, differences),
         command=shlex.join(["iet-agc", "compare", *runs, "--out", str(out)]),
     )
+
+
+def _titled(names: Sequence[str], directed: bool = True) -> list[Markup]:
+    """Heads of columns; `directed`: with which way is better."""
+    better = Markup("<br><small>{}</small>")
+    return [
+        Markup("{}{}").format(COLUMNS[name].title, better.format(COLUMNS[name].better) if directed else "")
+        for name in names
+    ]
 
 
 def _methods(rows: Rows, differences: Differences) -> list[str]:
@@ -532,9 +553,9 @@ def _value(number: float, name: str) -> str:
 
 
 def _interval(cell: Cell, name: str) -> str:
-    """The interval of a cell."""
+    """The interval of a cell; nothing where none is known."""
     if cell.ci95 is None:
-        return "no interval"
+        return ""
     low, high = cell.ci95
     return f"{_value(low, name)} to {_value(high, name)}"
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iet_agc.reporting.charts import page, percent, picture
+from iet_agc.reporting.charts import page
 
 __all__ = ["MOST_GROUPS", "MOST_IMAGES", "ShownGroup", "ShownImage", "render_duplicates"]
 
@@ -43,7 +42,7 @@ class ShownGroup:
     images: Sequence[ShownImage]
 
 
-def render_duplicates(summary: Mapping[str, Any], groups: Sequence[ShownGroup]) -> str:
+def render_duplicates(summary: Mapping[str, object], groups: Sequence[ShownGroup]) -> str:
     """Lay out what was found.
 
     Args:
@@ -53,11 +52,5 @@ def render_duplicates(summary: Mapping[str, Any], groups: Sequence[ShownGroup]) 
     Returns:
         A whole HTML document, with the pictures inside it.
     """
-    rows = [(group, [(image, picture(image.pixels)) for image in group.images]) for group in groups]
-    return page(
-        "duplicates_page.html.j2",
-        {"percent": percent, "count": "{:,}".format},
-        summary=summary,
-        rows=rows,
-        at_once=_AT_ONCE,
-    )
+    title = f"Duplicates in {summary['source']}"
+    return page("duplicates_page.html.j2", {}, title=title, summary=summary, rows=groups, at_once=_AT_ONCE)

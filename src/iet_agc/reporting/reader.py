@@ -7,11 +7,11 @@ have to agree with it.
 import csv
 import io
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from iet_agc.metrics.intervals import ROUNDING, Count
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.reading import check_regular, read_bytes, read_text
 
-__all__ = ["AlikePair", "Alikes", "Audit", "Pair", "Point", "Trained", "read_audit"]
+__all__ = ["AlikePair", "Alikes", "Audit", "Pair", "Point", "Trained", "first_samples", "read_audit"]
 
 #: What is read beside audit.json.
 _FILES = ("samples.csv", "training-images.csv", "pictures.npz", "curves.json")
@@ -46,7 +46,7 @@ class _TableRow(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False, frozen=True)
 
 
-class _PairRow(_TableRow):
+class PairRow(_TableRow):
     """A sample and a training image that is near; `caption` is of that one."""
 
     sample: Count
@@ -58,21 +58,21 @@ class _PairRow(_TableRow):
     caption: str = Field("", alias="nearest_caption")
 
 
-class _SampleRow(_PairRow):
+class SampleRow(PairRow):
     """A row of samples.csv, in pixels."""
 
     ratio: Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
     distance: Annotated[float, Field(ge=-ROUNDING)]
-    mirrored: Literal["0", "1"]
+    mirrored: bool
 
 
-class _AlikeRow(_PairRow):
+class AlikeRow(PairRow):
     """The same in one feature space."""
 
     similarity: Annotated[float, Field(ge=-1 - ROUNDING, le=1 + ROUNDING)]
 
 
-class _TrainedRow(_TableRow):
+class TrainedRow(_TableRow):
     """A training image; without a run, it is not known how often it was seen and skipped."""
 
     image: Count
@@ -87,6 +87,11 @@ class _TrainedRow(_TableRow):
         if (self.skipped or 0) > (self.seen or 0):
             raise ValueError(f"training image {self.image} was skipped more often than it was seen")
         return self
+
+    @property
+    def skip_share(self) -> float:
+        """Of the times that it was seen."""
+        return (self.skipped or 0) / max(self.seen or 0, 1)
 
 
 class Point(BaseModel):
@@ -105,29 +110,33 @@ class Point(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shown:
-    """A sample and a training image; pictures uint8 (C, H, W).
+class Pictured(Generic[_Row]):
+    """A sample and a training image that is near to it.
 
-    `file` and `nearest_file` are their paths below the folders that they were read from, empty where there are none;
-    `prompt` and `caption` what is said of them, empty likewise.
+    Attributes:
+        row: what the table says of them; files are paths below the folders that the images were read from.
+        picture, original: of the sample and of the training image, uint8 (C, H, W).
+        flat: whether the sample is flat (see `FLAT` of the schema).
     """
 
-    sample: int
-    seed: str
-    nearest: int
+    row: _Row
     picture: NDArray[np.uint8]
     original: NDArray[np.uint8]
-    file: str
-    nearest_file: str
-    prompt: str
-    caption: str
+    flat: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class AlikePair(_Shown):
-    """A sample and the training image most similar to it, in one feature space."""
+class Pair(Pictured[SampleRow]):
+    """A sample and the training image nearest to it in pixels."""
 
-    similarity: float
+    @property
+    def differences(self) -> NDArray[np.uint8]:
+        """Absolute differences, (C, H, W); of a mirrored pair, after the original is mirrored."""
+        original = self.original[:, :, ::-1] if self.row.mirrored else self.original
+        return np.maximum(self.picture, original) - np.minimum(self.picture, original)
+
+
+#: A sample and the training image most similar to it, in one feature space.
+AlikePair = Pictured[AlikeRow]
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class Alikes:
 
     Attributes:
         values: of "samples", "train" and "held_out", float64.
-        pairs: the most similar ones, each training image once.
+        pairs: the most similar ones, each training image once; those of flat samples last.
     """
 
     values: dict[str, NDArray[np.float64]]
@@ -144,40 +153,12 @@ class Alikes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair(_Shown):
-    """A sample and the training image nearest to it in pixels."""
-
-    ratio: float
-    distance: float
-    mirrored: bool
-
-    @property
-    def differences(self) -> NDArray[np.uint8]:
-        """Absolute differences, (C, H, W); of a mirrored pair, after the original is mirrored."""
-        original = self.original[:, :, ::-1] if self.mirrored else self.original
-        return np.maximum(self.picture, original) - np.minimum(self.picture, original)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A training image; samples are the numbers of those that copied it; seen and skipped are None without a run.
+    """A training image: its row in the table, its picture, and the numbers of the samples that copied it."""
 
-    `file` is its path below the folder that the set was read from, empty where it was read from none.
-    """
-
-    image: int
-    multiplicity: int
-    copied: int
+    row: TrainedRow
     picture: NDArray[np.uint8]
     samples: list[int]
-    seen: int | None
-    skipped: int | None
-    file: str
-
-    @property
-    def skip_share(self) -> float:
-        """Of the times that it was seen."""
-        return (self.skipped or 0) / max(self.seen or 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +171,8 @@ class Audit:
         numbers: the content of audit.json.
         exact: how many samples equal a training image, pixel by pixel, as it is or mirrored.
         ratios, held_out_ratios: distance ratios in pixels, float64 (N,) and (H,).
-        pairs: the closest ones, closest first.
+        first: the first samples, uint8 (N, C, H, W); none of audits that were made before these were kept.
+        pairs: the closest ones, closest first; those of flat samples last.
         alike: by the name of each feature space.
         top, skipped: training images, most often copied or skipped first.
         curves: points by member.
@@ -202,6 +184,7 @@ class Audit:
     exact: int
     ratios: NDArray[np.float64]
     held_out_ratios: NDArray[np.float64]
+    first: NDArray[np.uint8]
     pairs: list[Pair]
     alike: dict[str, Alikes]
     top: list[Trained]
@@ -237,12 +220,26 @@ def read_audit(name: str, folder: Path) -> Audit:
         exact=sum(row.distance == 0 for row in rows),
         ratios=np.array([row.ratio for row in rows]),
         held_out_ratios=pictures["held_out_ratios"],
+        first=pictures.get("first_samples", pictures["worst_samples"][:0]),
         pairs=shown(lambda: _pairs(rows, pictures)),
         alike=shown(lambda: _alike(numbers, table, pictures)),
         top=shown(lambda: _trained(training, copying, pictures, "top")),
         skipped=shown(lambda: _trained(training, copying, pictures, "skipped")),
         curves=curves,
     )
+
+
+def first_samples(folder: Path) -> NDArray[np.uint8]:
+    """The first samples of an audit, uint8 (N, C, H, W); none where its folder does not hold their pictures.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    file, none = folder / "pictures.npz", np.empty((0, 1, 1, 1), np.uint8)
+    if not file.exists():
+        return none
+    numbers = read_record(folder / "audit.json", (file.name,))
+    return _attempt(file, partial(_pictures, numbers=numbers)).get("first_samples", none)
 
 
 def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
@@ -266,8 +263,8 @@ def _checked(kind: type[_Row], rows: Sequence[Mapping[str, str]]) -> list[_Row]:
     return [kind.model_validate_strings(row) for row in rows]
 
 
-def _sample_rows(table: Sequence[Mapping[str, str]], numbers: AuditRecord) -> list[_SampleRow]:
-    rows = _checked(_SampleRow, table)
+def _sample_rows(table: Sequence[Mapping[str, str]], numbers: AuditRecord) -> list[SampleRow]:
+    rows = _checked(SampleRow, table)
     if len(rows) != numbers.num_samples:
         raise UserError(f"{len(rows)} rows, audit.json counts {numbers.num_samples} samples")
     if [row.sample for row in rows] != [*range(len(rows))]:
@@ -278,8 +275,8 @@ def _sample_rows(table: Sequence[Mapping[str, str]], numbers: AuditRecord) -> li
     return rows
 
 
-def _training_rows(file: Path, numbers: AuditRecord) -> list[_TrainedRow]:
-    rows = _checked(_TrainedRow, _table(file))
+def _training_rows(file: Path, numbers: AuditRecord) -> list[TrainedRow]:
+    rows = _checked(TrainedRow, _table(file))
     if len(rows) != numbers.num_train_unique:
         raise UserError(f"{len(rows)} rows, audit.json counts {numbers.num_train_unique} unique training images")
     return rows
@@ -306,12 +303,20 @@ def _curves(file: Path) -> dict[str, list[Point]]:
     return TypeAdapter(dict[str, list[Point]]).validate_json(read_bytes(file))
 
 
-def _pairs(rows: Sequence[_SampleRow], pictures: _Arrays) -> list[Pair]:
-    found = zip(pictures["worst"].tolist(), pictures["worst_samples"], pictures["worst_originals"], strict=True)
-    return [
-        Pair(**dict(rows[number]) | {"mirrored": rows[number].mirrored == "1"}, picture=picture, original=original)
-        for number, picture, original in found
-    ]
+#: Of a pair: the sample, its picture, the one of the training image, and whether the sample is flat.
+_Pictured = Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8], bool]]
+
+
+def _pictured(pictures: _Arrays, names: Sequence[str], flat: str) -> _Pictured:
+    """Pairs by the names of their arrays; of an audit that does not know which are flat, none is."""
+    numbers, samples, originals = (pictures[name] for name in names)
+    told = pictures.get(flat, np.zeros(len(numbers), bool))
+    return zip(numbers.tolist(), samples, originals, told.tolist(), strict=True)
+
+
+def _pairs(rows: Sequence[SampleRow], pictures: _Arrays) -> list[Pair]:
+    found = _pictured(pictures, ("worst", "worst_samples", "worst_originals"), "worst_flat")
+    return [Pair(row=rows[n], picture=sample, original=original, flat=flat) for n, sample, original, flat in found]
 
 
 def _alike(numbers: AuditRecord, table: Sequence[Mapping[str, str]], pictures: _Arrays) -> dict[str, Alikes]:
@@ -325,23 +330,23 @@ def _alike(numbers: AuditRecord, table: Sequence[Mapping[str, str]], pictures: _
         above = int((parts["samples"] > threshold).sum())
         if above != told:
             raise UserError(f"{above} similarities of {name} are above the threshold, audit.json counts {told}")
-        shown = (pictures[f"similar_{number}_{part}"] for part in ("pairs", "pair_samples", "pair_originals"))
+        names = [f"similar_{number}_{part}" for part in ("pairs", "pair_samples", "pair_originals")]
         pairs = [
-            AlikePair(**dict(_alike_row(table[int(sample)], number)), picture=picture, original=original)
-            for sample, picture, original in zip(*shown, strict=True)
+            AlikePair(row=_alike_row(table[sample], number), picture=picture, original=original, flat=flat)
+            for sample, picture, original, flat in _pictured(pictures, names, f"similar_{number}_pairs_flat")
         ]
         found[name] = Alikes(parts, pairs)
     return found
 
 
-def _alike_row(row: Mapping[str, str], number: int) -> _AlikeRow:
+def _alike_row(row: Mapping[str, str], number: int) -> AlikeRow:
     """A row in terms of one feature space, whose columns end in its number."""
     others = {key: value for key, value in row.items() if not key.startswith("nearest")}
     own = {key.removesuffix(f"_{number}"): value for key, value in row.items() if key.endswith(f"_{number}")}
-    return _AlikeRow.model_validate_strings(others | own)
+    return AlikeRow.model_validate_strings(others | own)
 
 
-def _copying(rows: Sequence[_SampleRow], cut: float) -> dict[int, list[int]]:
+def _copying(rows: Sequence[SampleRow], cut: float) -> dict[int, list[int]]:
     """Of each training image that was copied, the samples that copied it."""
     samples: dict[int, list[int]] = {}
     for row in rows:
@@ -351,7 +356,7 @@ def _copying(rows: Sequence[_SampleRow], cut: float) -> dict[int, list[int]]:
 
 
 def _trained(
-    rows: Sequence[_TrainedRow],
+    rows: Sequence[TrainedRow],
     copying: Mapping[int, list[int]],
     pictures: _Arrays,
     kind: str,
@@ -362,5 +367,5 @@ def _trained(
         if len(samples) != row.copied:
             told = f"training-images.csv counts {row.copied}"
             raise UserError(f"{len(samples)} samples copied training image {image}, {told}")
-        found.append(Trained(**dict(row), picture=picture, samples=samples))
+        found.append(Trained(row=row, picture=picture, samples=samples))
     return found
