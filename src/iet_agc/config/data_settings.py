@@ -71,6 +71,12 @@ class DataSettings(Section, frozen=True):
         description="number of unique training images; the others are held out, or the test part where there is one; "
         "none: all",
     )
+    deduplicate: Literal["exact", "near"] | None = Field(
+        default=None,
+        description="train on one image of each group of copies, the first: exact, of images equal pixel by pixel; "
+        "near, of re-encoded, resized, mirrored or slightly cropped ones as well; none: on all. Done before images are "
+        "held out and planted",
+    )
     planted_images: int = Field(
         default=0,
         ge=0,
@@ -248,6 +254,10 @@ class FolderData(_Captioned, frozen=True):
 
     is_what_lies_there: ClassVar[bool] = True
     name: Literal["folder"] = Field(default="folder")
+    held_out: str | None = Field(
+        default=None,
+        description="folder of the images that are held out; none: what data.num_train leaves of data.root",
+    )
     classes: Literal["folders"] | None = Field(
         default=None,
         description="where class labels come from: 'folders', one class per subfolder of data.root; none: no labels",

@@ -7,7 +7,7 @@ __all__ = ["ADDED", "differences", "essence", "fingerprint", "goes_on"]
 
 #: Settings that came after runs had been trained, and what was done before, by section; see `fingerprint`.
 ADDED: dict[str, dict[str, object]] = {
-    "data": {"resize": "bicubic", "orient": False, "background": None, "on_bad": "fail", "caption": None},
+    "data": {"resize": "bicubic", "orient": False, "background": None, "on_bad": "fail", "caption": None, "deduplicate": None},
     "model": {"initialization": "diffusers"},
     "method": {"keep_duplicates_together": False},
 }
@@ -16,7 +16,7 @@ ADDED: dict[str, dict[str, object]] = {
 def fingerprint(settings: Settings) -> str:
     """SHA-256 of what the trained weights depend on.
 
-    That is the sections data and init (but not where images and model lie), model, text, lora, method and train. A
+    That is the sections data and init (but not where images and model lie, nor where held-out ones do), model, text, lora, method and train. A
     setting of `ADDED` counts only where it is another than before it was one: runs of then keep their identity.
     """
     parts = essence(settings)
@@ -31,6 +31,7 @@ def essence(settings: Settings) -> dict[str, dict[str, object]]:
     del parts["init"]["model"], parts["init"]["revision"]  # init.sha256 says which it was
     for place in ("root", "revision", "download", "cache"):  # the images say which they are
         del parts["data"][place]
+    parts["data"].pop("held_out", None)  # of folders only
     return parts
 
 

@@ -48,6 +48,7 @@ Kind = Literal[
     "missing",
     "out-of-memory",
     "folder",
+    "duplicate",
 ]
 
 #: Kinds that are never left out: how many images a folder holds that cannot be opened is not known, memory is another

@@ -50,11 +50,12 @@ def read_laion(data: Laion10kData) -> Parts:
 
 
 def captioned_origin(data: Laion10kData | FolderData) -> list[Path]:
-    """The folder, and the file of its captions."""
+    """The folder, that of held-out images, and the file of captions."""
     root = data.root_path
     if root is None:
         return []
-    return [root, _captions_file(root, data.captions)] if data.captions and data.captions != "txt" else [root]
+    places = [root, Path(data.held_out)] if isinstance(data, FolderData) and data.held_out else [root]
+    return [*places, _captions_file(root, data.captions)] if data.captions and data.captions != "txt" else places
 
 
 def _only_json(root: Path) -> str:

@@ -1,5 +1,6 @@
 """A folder of images, or an array file, with captions or classes where there are some."""
 
+import os
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -10,6 +11,7 @@ from iet_agc.data.datasets.captioned_folder import read_captioned
 from iet_agc.data.datasets.reader import mending_of
 from iet_agc.data.folders import load_images
 from iet_agc.data.image_set import ImageSet, Parts
+from iet_agc.data.mending import Mending
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 
@@ -17,10 +19,11 @@ __all__ = ["read_folder"]
 
 
 def read_folder(data: FolderData) -> Parts:
-    """The images under `data.root`, with `data.captions` as `read_captioned` takes them and classes by subfolders.
+    """The images under `data.root`, with `data.captions` as `read_captioned` takes them and classes by subfolders;
+    those of `data.held_out` as the test part.
 
     Raises:
-        UserError: what `load_images` and `read_captioned` refuse, images in no subfolder or classes without images,
+        UserError: a folder of held-out images within the other, or around it; what `load_images` and `read_captioned` refuse, images in no subfolder or classes without images,
             and what would mend image files where there are none.
     """
     if (root := data.root_path) is None:
@@ -33,7 +36,20 @@ def read_folder(data: FolderData) -> Parts:
         images = read_captioned(root, data.captions, data.shape, data.resize, mending)
     else:
         images = load_images(root, data.shape, resize=data.resize, mending=mending)
-    return (_with_classes(images, root) if data.classes == "folders" else images), None
+    held_out = _held_out(data, images.shape, mending) if data.held_out else None
+    return (_with_classes(images, root) if data.classes == "folders" else images), held_out
+
+
+def _held_out(data: FolderData, shape: tuple[int, int, int], mending: Mending) -> ImageSet:
+    """The images of another folder, brought to the size of those that are trained on."""
+    root, place = (Path(os.path.realpath(each)) for each in (data.root or "", data.held_out or ""))
+    if root == place or root in place.parents or place in root.parents:
+        raise UserError(
+            f"data.held_out {shown(place)} and data.root {shown(root)} lie in each other: held-out images must not be "
+            "trained on, give a folder beside it",
+            "data.held_out",
+        )
+    return load_images(place, data.shape or shape, resize=data.resize, mending=mending if place.is_dir() else Mending())
 
 
 def _with_classes(images: ImageSet, root: Path) -> ImageSet:

@@ -24,6 +24,7 @@ from iet_agc.data.conversion import convert
 from iet_agc.data.datasets.afhq import afhq_dog_origin, read_afhq_dog
 from iet_agc.data.datasets.captioned_folder import captioned_origin, read_laion
 from iet_agc.data.datasets.cifar import cifar_origin, read_cifar
+from iet_agc.data.datasets.deduplication import one_of_each
 from iet_agc.data.datasets.digits import digits_origin, read_digits
 from iet_agc.data.datasets.emoji import emoji_origin, read_emoji
 from iet_agc.data.datasets.fashion_mnist import fashion_mnist_origin, read_fashion_mnist
@@ -94,6 +95,8 @@ def _read(data: DataSettings) -> tuple[ImageSet, ImageSet]:
     if shape := data.shape:
         train = convert(train, shape, data.resize)
         test = None if test is None else convert(test, shape, data.resize)
+    if data.deduplicate:
+        train = one_of_each(train, near=data.deduplicate == "near")
     chosen, rest = split(train, data.num_train, data.seed)
     return chosen, rest if test is None else test
 
@@ -106,6 +109,7 @@ def _source(data: DataSettings) -> dict[str, object] | None:
     mending = mending_of(data).asked if isinstance(data, FolderData | Laion10kData | HuggingFaceData) else {}
     others = {*DataSettings.model_fields, "download", *(option.name for option in fields(Mending))}
     options = {name: getattr(data, name) for name in type(data).model_fields.keys() - others}
+    options |= {"deduplicate": data.deduplicate}
     options |= {"shape": data.shape, "resize": data.resize} | mending
     return {
         "name": data.name,
