@@ -95,7 +95,7 @@ def test_a_run_counts_lists_and_says_what_it_left_out(tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("3 left out: duplicate (all are listed in ") == 1
     other = override(settings, {"data.deduplicate": "none"})
     assert fingerprint(other) != fingerprint(settings)
-    with pytest.raises(UserError, match="data.deduplicate near is now None"):
+    with pytest.raises(UserError, match=r"data\.deduplicate near is now None"):
         start(other, run)
 
 

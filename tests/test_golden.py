@@ -13,6 +13,7 @@ CHECKOUT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 VERBS = (
     "demo",
+    "init",
     "pipeline",
     "train",
     "sample",

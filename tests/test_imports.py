@@ -51,6 +51,7 @@ VERBS: dict[tuple[str, ...], set[str]] = {
     ("card", "missing"): {"pydantic"},
     ("audit", "--train", "missing", "--samples", "missing", "--out", "x"): {"pydantic"},
     ("audit", "--train", "digits", "--samples", "missing.npz", "--out", "x"): {"pydantic"},
+    ("init", "missing"): set(),
     ("sample", "missing", "--out", "x"): {"pydantic"},
     ("detect", "missing", "--prompt", "cat", "--out", "x"): {"pydantic"},
     ("train", "digits-default", "--init", "no where", "--out", "x"): {"pydantic"},

@@ -136,6 +136,8 @@ ELSEWHERE = {
     "data.background": "test_mending.py::test_settings_mend_a_training_set",
     "data.on_bad": "test_mending.py::test_settings_mend_a_training_set",
     "data.cache": "test_image_cache.py::test_equal_to_no_cache",
+    "data.deduplicate": "test_deduplication.py::test_one_of_each_group_is_trained_on",
+    "data.held_out": "test_deduplication.py::test_other_images_are_held_out_from_another_folder",
     "data.resize": "test_datasets.py::test_a_folder_is_resized_as_asked",
     "data.planted_captions": "test_captions.py::test_captions_of_planted_images_are_a_setting",
     "model.kind": "test_text.py::test_a_run_learns_and_leaves_frozen_parts_alone",

@@ -33,7 +33,7 @@ __all__ = ["main"]
 _SHARED = {"train", "sample", "audit", "detect"}
 
 #: Verbs that show progress.
-_LONG = {"demo", "pipeline", "duplicates", *_SHARED}
+_LONG = {"demo", "init", "pipeline", "duplicates", *_SHARED}
 
 #: Verbs that take settings, `--section.name VALUE`, and settings without a section.
 _WITH_SETTINGS, _TOP_SETTINGS = ("train", "pipeline"), ("name", "description")
@@ -202,8 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect, _add_duplicates
-    for add in (*order, _add_report, _add_compare, _add_card, _add_presets, _add_completion):
+    order = _add_demo, _add_init, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect
+    for add in (*order, _add_duplicates, _add_report, _add_compare, _add_card, _add_presets, _add_completion):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)
@@ -254,6 +254,21 @@ def _demo(arguments: argparse.Namespace) -> tuple[int, object]:
     if not for_people(arguments):
         print("\n".join(summary.demo(result, terminal.width())), file=sys.stderr)
     return 0, result
+
+
+def _add_init(verbs: "_Verbs") -> None:
+    from iet_agc.cli.init import add_arguments
+
+    parser = _verb(verbs, "init", _init, "look at a folder of images and write settings that fit it, to train by")
+    add_arguments(parser)
+    _add_mending(parser)
+    _add_device(parser, "train")
+
+
+def _init(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.cli.init import run
+
+    return run(arguments, _mending(arguments))
 
 
 def _add_pipeline(verbs: "_Verbs") -> None:

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import shown
 from iet_agc.runtime.paths import (
     check_audit_place,
     check_compared_place,
+    check_held_out_place,
     check_images_place,
     check_model_name,
     check_pipeline_place,
+    check_settings_place,
 )
 from iet_agc.runtime.reading import check_regular
 
@@ -22,6 +25,7 @@ __all__ = [
     "check_card",
     "check_compare",
     "check_detect",
+    "check_init",
     "check_report",
     "check_sample",
     "check_source",
@@ -40,8 +44,25 @@ def check_train(settings: "Settings") -> None:
     data = settings.data
     if isinstance(data, FolderData) and data.root_path is not None and not data.captions:
         check_images_place(data.root_path)
+    if isinstance(data, FolderData) and data.held_out:
+        check_images_place(Path(data.held_out))
     if settings.init.model:
         check_model_name(settings.init.model)
+
+
+def check_init(arguments: Namespace) -> None:
+    """The folders of images, and the place of the settings.
+
+    Raises:
+        UserError: one is not there, or they lie in each other; no file of settings can stand there.
+    """
+    for folder in (arguments.folder, arguments.held_out):
+        if folder is not None and not folder.is_dir():
+            what = "is no folder: give the folder that holds the images" if folder.exists() else "is not there"
+            raise UserError(f"{shown(folder)} {what}")
+    if arguments.held_out:
+        check_held_out_place(arguments.held_out, arguments.folder)
+    check_settings_place(arguments.out)
 
 
 def check_sample(arguments: Namespace) -> None:

@@ -77,6 +77,7 @@ def _short(count: int) -> str:
 
 _LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
     "demo": lambda _, result: summary.demo(result, terminal.width()),
+    "init": lambda _, result: summary.init(result, terminal.width()),
     "pipeline": lambda given, result: summary.pipeline(result, str(given.out), given.preset),
     "train": lambda _, result: summary.train(result),
     "sample": _sample,

@@ -19,6 +19,7 @@ __all__ = [
     "demo",
     "detect",
     "duplicates",
+    "init",
     "pipeline",
     "presets",
     "report",
@@ -30,6 +31,60 @@ __all__ = [
 _NAMES = 17
 
 _CUT = "0.15"
+
+
+def init(result: Mapping[str, Any], most: int) -> list[str]:
+    """Settings for a folder.
+
+    Args:
+        result: of `iet_agc.training.first_run.init_folder`.
+        most: columns of the terminal.
+    """
+    copies, mended = result["copies"], result["mending"]
+    formats = ", ".join(f"{count:,} {name}" for name, count in result["formats"].items())
+    (least, widest), (lowest, highest) = result["width"], result["height"]
+    shape = "x".join(map(str, result["shape"]))
+    lines = [f"{_many(result['images'], 'image')} looked at, and settings written to {result['settings']}"]
+    lines += [
+        _figure("files", f"{formats}; {result['grey']:,} grey" if result["grey"] else formats),
+        _figure("size", f"{least} x {lowest} to {widest} x {highest}, brought to {shape}"),
+    ]
+    lines += [_figure("enlarged", f"{result['enlarged']:,} that are smaller")] if result["enlarged"] else []
+    lines += [_figure("mended", ", ".join(f"{count:,} {what}" for what, count in mended.items()))] if mended else []
+    lines += [_figure("copies", _repeated(copies))]
+    if result["captions"]:
+        lines.append(_figure("captions", f"{result['captions']} (not used: the settings say how)"))
+    if result["classes"] > 1:
+        lines.append(_figure("classes", f"{result['classes']:,} subfolders (not used: the settings say how)"))
+    again = f"iet-agc train {_word(result['settings'])} --out run"
+    lines += [
+        _figure("training images", f"{result['training_images']:,}, and {result['held_out_images']:,} held out"),
+        _figure("training", f"{_ensemble(result)}{_many(result['steps'], 'step')} of {result['batch_size']} images"),
+        _figure("expected", _expected(result)),
+        *(line for warning in result["warnings"] for line in wrapped(f"warning: {warning}", 0, most).splitlines()),
+    ]
+    return [*lines, _next(again)]
+
+
+def _repeated(copies: Mapping[str, Any]) -> str:
+    what = "equal or near copies" if copies["looked_for"] == "near" else "equal copies"
+    if not copies["redundant"]:
+        return f"no {what}"
+    groups = _many(copies["groups"], "group")
+    return f"{groups} of {what}, the largest of {copies['largest']:,}: {copies['redundant']:,} left out"
+
+
+def _ensemble(result: Mapping[str, Any]) -> str:
+    members, rounds = result["members"], result["rounds"]
+    return f"{members} members, {_many(rounds, 'round')}, " if members > 1 else ""
+
+
+def _expected(result: Mapping[str, Any]) -> str:
+    drawn = f"{_time(result['sample_seconds'])} for {result['samples']:,} samples"
+    memory = f"{result['memory'] / 2**30:.1f} GiB"
+    return (
+        f"{_time(result['train_seconds'])} of training, {drawn}, {memory}, on this {result['device']} as busy as it is"
+    )
 
 
 def train(result: Mapping[str, Any]) -> list[str]:

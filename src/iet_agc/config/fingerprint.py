@@ -7,7 +7,14 @@ __all__ = ["ADDED", "differences", "essence", "fingerprint", "goes_on"]
 
 #: Settings that came after runs had been trained, and what was done before, by section; see `fingerprint`.
 ADDED: dict[str, dict[str, object]] = {
-    "data": {"resize": "bicubic", "orient": False, "background": None, "on_bad": "fail", "caption": None, "deduplicate": None},
+    "data": {
+        "resize": "bicubic",
+        "orient": False,
+        "background": None,
+        "on_bad": "fail",
+        "caption": None,
+        "deduplicate": None,
+    },
     "model": {"initialization": "diffusers"},
     "method": {"keep_duplicates_together": False},
 }
@@ -16,8 +23,9 @@ ADDED: dict[str, dict[str, object]] = {
 def fingerprint(settings: Settings) -> str:
     """SHA-256 of what the trained weights depend on.
 
-    That is the sections data and init (but not where images and model lie, nor where held-out ones do), model, text, lora, method and train. A
-    setting of `ADDED` counts only where it is another than before it was one: runs of then keep their identity.
+    That is the sections data and init (but not where images and model lie, nor which are held out by a folder), model,
+    text, lora, method and train. A setting of `ADDED` counts only where it is another than before it was one: runs of
+    then keep their identity.
     """
     parts = essence(settings)
     for section, before in ADDED.items():

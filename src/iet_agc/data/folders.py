@@ -19,7 +19,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.paths import check_images_place
 
-__all__ = ["is_image_name", "load_images", "read_images"]
+__all__ = ["image_sizes", "is_image_name", "load_images", "read_images"]
 
 _SUFFIXES = set(
     ".apng .bmp .dib .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
@@ -88,7 +88,7 @@ def _folder_images(
 ) -> ImageSet:
     files, bad = _list_images(folder)
     if not files and not bad:
-        raise UserError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
+        raise _no_images(folder)
     openers: dict[PurePath, Opener] = {file.relative_to(folder): partial(open, file, "rb") for file in files}
     reasons: dict[PurePath, UnfitError] = {file.relative_to(folder): reason for file, reason in bad.items()}
     return read_images(openers, shown(folder), shape, reasons, on_images, in_colour, resize, mending)
@@ -134,6 +134,33 @@ def read_images(
     names = tuple(shown(file) for file in files)
     treated.sort(key=lambda file: file.path)
     return ImageSet(torch.from_numpy(out), name=where, files=names, treated=tuple(treated))
+
+
+def image_sizes(folder: Path, mending: Mending = Mending()) -> dict[str, tuple[int, int, int]]:  # noqa: B008 (frozen)
+    """(C, H, W) of the image files of a folder, by path below it, from their headers alone.
+
+    Files whose headers cannot be used are not among them; `load_images` says of each what is wrong.
+
+    Args:
+        folder: it.
+        mending: see `load_images`.
+
+    Raises:
+        UserError: no folder, or no images in it.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"{shown(folder)} is no folder: give the folder that holds the images")
+    files, bad = _list_images(folder)
+    if not files and not bad:
+        raise _no_images(folder)
+    openers: dict[PurePath, Opener] = {file.relative_to(folder): partial(open, file, "rb") for file in files}
+    with strict_pillow():
+        found = _attempt(partial(look, mending=mending), openers, {})
+    return {shown(file): shape for file, shape in found.items()}
+
+
+def _no_images(folder: Path) -> UserError:
+    return UserError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from iet_agc.runtime.reading import check_regular
 __all__ = [
     "check_audit_place",
     "check_compared_place",
+    "check_held_out_place",
     "check_images_place",
     "check_model_name",
     "check_pipeline_place",
+    "check_settings_place",
 ]
 
 _ARRAYS = {".npz", ".npy"}
@@ -33,6 +35,33 @@ def check_images_place(path: Path) -> None:
     if path.suffix.lower() not in _ARRAYS:
         raise UserError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
     check_regular(path)
+
+
+def check_held_out_place(held_out: Path, root: Path) -> None:
+    """Refuse held-out images that lie among those that are trained on, or around them.
+
+    Raises:
+        UserError: they do.
+    """
+    place, other = (Path(os.path.realpath(each)) for each in (held_out, root))
+    if place == other or place in other.parents or other in place.parents:
+        raise UserError(
+            f"{shown(held_out)} and {shown(root)} lie in each other, and held-out images must not be trained on: give "
+            "a folder beside it",
+            "held_out",
+        )
+
+
+def check_settings_place(file: Path) -> None:
+    """Refuse a place where no file of settings can stand.
+
+    Raises:
+        UserError: its name is none of a settings file, or there is a folder.
+    """
+    if file.suffix != ".toml":
+        raise UserError(f"{shown(file)}: settings are read from files named .toml, name it so", "out")
+    if file.is_dir():
+        raise UserError(f"{shown(file)} is a folder: name a file", "out")
 
 
 def check_pipeline_place(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """A folder of images, or an array file, with captions or classes where there are some."""
 
-import os
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -14,6 +13,7 @@ from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.data.mending import Mending
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.paths import check_held_out_place
 
 __all__ = ["read_folder"]
 
@@ -23,8 +23,9 @@ def read_folder(data: FolderData) -> Parts:
     those of `data.held_out` as the test part.
 
     Raises:
-        UserError: a folder of held-out images within the other, or around it; what `load_images` and `read_captioned` refuse, images in no subfolder or classes without images,
-            and what would mend image files where there are none.
+        UserError: a folder of held-out images within the other, or around it; what `load_images` and `read_captioned`
+            refuse, images in no subfolder or classes without images, and what would mend image files where there are
+            none.
     """
     if (root := data.root_path) is None:
         raise UserError("data.name is 'folder', but data.root does not say which: set data.root")
@@ -42,13 +43,8 @@ def read_folder(data: FolderData) -> Parts:
 
 def _held_out(data: FolderData, shape: tuple[int, int, int], mending: Mending) -> ImageSet:
     """The images of another folder, brought to the size of those that are trained on."""
-    root, place = (Path(os.path.realpath(each)) for each in (data.root or "", data.held_out or ""))
-    if root == place or root in place.parents or place in root.parents:
-        raise UserError(
-            f"data.held_out {shown(place)} and data.root {shown(root)} lie in each other: held-out images must not be "
-            "trained on, give a folder beside it",
-            "data.held_out",
-        )
+    place = Path(data.held_out or "")
+    check_held_out_place(place, Path(data.root or ""))
     return load_images(place, data.shape or shape, resize=data.resize, mending=mending if place.is_dir() else Mending())
 
 
