@@ -85,13 +85,23 @@ def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
             if (value := getattr(settings.init, name)) is not None:
                 raise UserError(f"init.{name} {value} is that of a model: say which", "init")
         with seeded("weights", settings.train.seed):
-            fresh = build_unet(shape[1], shape[0], **settings.model.architecture())
+            fresh = _built(settings, shape)
         return Initial(fresh, fresh)
     folders = folders_of(settings.init.model, revision=settings.init.revision)
     models = [_fitting(folder, settings, shape) for folder in folders]
     digest = digest_of([(dict(model.config), model.state_dict()) for model in models])
     check_digest(settings, digest)
     return Initial(models[0], models[-1], digest, commit_of(settings.init.model, folders[0]))
+
+
+def _built(settings: Settings, shape: tuple[int, int, int]) -> UNet2DModel:
+    """A random network; of images whose size is anybody's, one that does not fit is told with what would."""
+    try:
+        return build_unet(shape[1], shape[0], **settings.model.architecture())
+    except UserError as error:
+        if settings.data.is_what_lies_there:
+            raise UserError(f"{error}; 'iet-agc init FOLDER' writes settings with a network that fits") from None
+        raise
 
 
 def check_digest(settings: Settings, digest: str) -> None:
