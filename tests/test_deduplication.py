@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from iet_agc.auditing import compute
+from iet_agc.auditing.compute import audit
 from iet_agc.config.data_settings import FolderData
 from iet_agc.config.fingerprint import fingerprint
 from iet_agc.config.overrides import override
@@ -112,3 +114,22 @@ def test_other_images_are_held_out_from_another_folder(tmp_path: Path) -> None:
 def test_where_held_out_images_lie_makes_no_other_run(tmp_path: Path) -> None:
     base = override(Settings(), TINY | {"data.root": "photos"})
     assert fingerprint(override(base, {"data.held_out": "unseen"})) == fingerprint(base)
+
+
+def test_an_audit_counts_copies_in_the_training_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = load_dataset(FolderData(root=str(with_copies(tmp_path / "photos")), convert_to="3x16x16"))[0]
+    again = images.take(torch.tensor([*range(len(images)), 5, 5]))
+    samples = load_dataset(FolderData(root=str(album(tmp_path / "drawn", 4, first=90)), convert_to="3x16x16"))[0]
+
+    def counted(flips: bool) -> tuple[object, object]:
+        found = audit(again, samples, extractors=["pixels"], flips=flips).numbers.train_copies
+        assert found is not None
+        return found.exact.model_dump(), found.near and found.near.model_dump()
+
+    exact, near = {"groups": 2, "images": 5, "largest": 3}, {"groups": 2, "images": 4, "largest": 2}
+    assert counted(flips=True) == (exact, near)
+    assert counted(flips=False) == (exact, {"groups": 1, "images": 2, "largest": 2})
+    monkeypatch.setattr(compute, "MOST_UNASKED", 14)
+    assert counted(flips=True) == (exact, near)  # of 14 unique ones
+    monkeypatch.setattr(compute, "MOST_UNASKED", 13)
+    assert counted(flips=True) == (exact, None)

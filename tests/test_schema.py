@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from iet_agc.auditing.compute import audit
 from iet_agc.auditing.run import save_audit
-from iet_agc.auditing.schema import AuditRecord, json_schema, read_record
+from iet_agc.auditing.schema import AuditRecord, CopyGroups, json_schema, read_record
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.intervals import Mean, Proportion, clustered_share, share
 from iet_agc.metrics.records import Calibrated, FewImages, NotMeasured
@@ -90,3 +90,14 @@ def test_warnings_are_codes_and_are_said_in_one_place() -> None:
 def test_a_folder_made_to_order_is_an_audit(tmp_path: Path) -> None:
     """Of which other tests make their pages."""
     assert isinstance(read_record(write_audit(tmp_path / "a").path / "audit.json"), AuditRecord)
+
+
+@pytest.mark.parametrize(("groups", "images", "largest"), [(0, 0, 0), (1, 2, 2), (3, 8, 4), (2, 80, 40)])
+def test_groups_of_copies(groups: int, images: int, largest: int) -> None:
+    assert CopyGroups(groups=groups, images=images, largest=largest).images == images
+
+
+@pytest.mark.parametrize(("groups", "images", "largest"), [(0, 2, 0), (1, 1, 1), (3, 8, 5), (2, 3, 2), (1, 2, 0)])
+def test_groups_of_copies_that_cannot_be(groups: int, images: int, largest: int) -> None:
+    with pytest.raises(ValidationError, match=f"{groups} groups of {images} images, the largest of {largest}"):
+        CopyGroups(groups=groups, images=images, largest=largest)

@@ -31,6 +31,7 @@ AUDIT: dict[str, Any] = {
     "mq": {"0.15": SHARE},
     "calibrated": {**SHARE, "cut": 0.1234, "false_alarm": 0.01},
     "gate": None,
+    "train_copies": None,
     "verdict": {"outcome": "undecided", "by": [], "reasons": []},
     "warnings": [],
     "quality": {
@@ -271,3 +272,14 @@ def test_zsh_takes_the_script(tmp_path: Path) -> None:
     program = f"autoload -U compinit && compinit -u -d {tmp_path}/dump; source {tmp_path}/script"
     done = subprocess.run(["zsh", "-fc", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_copies_in_the_training_set_are_told_where_there_are_some() -> None:
+    none = {"groups": 0, "images": 0, "largest": 0}
+    for near in (none, None):
+        lines = summary.audit(AUDIT | {"train_copies": {"exact": none, "near": near}}, "a", "Undecided")
+        assert not any("training copies" in line for line in lines)
+    some = {"exact": {"groups": 20, "images": 800, "largest": 40}, "near": {"groups": 1, "images": 3, "largest": 3}}
+    told = summary.audit(AUDIT | {"train_copies": some}, "a", "Undecided")
+    said = "20 groups of equal images, the largest of 40; 1 group of near copies, the largest of 3"
+    assert f"  training copies   {said}" in told

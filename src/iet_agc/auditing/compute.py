@@ -19,18 +19,21 @@ from iet_agc.auditing.schema import (
     AuditWarning,
     Conventions,
     Copies,
+    CopyGroups,
     Fingerprints,
     HeldOut,
     ManyNearCopies,
     NoCut,
     Quantities,
     Space,
+    TrainingCopies,
 )
 from iet_agc.auditing.verdict import check_share, verdict
 from iet_agc.auditing.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.metrics.altered import near_copies
 from iet_agc.metrics.clip import Clip, load_clip
+from iet_agc.metrics.duplicates import MOST_UNASKED, duplicate_groups
 from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
 from iet_agc.metrics.intervals import Proportion, calibration_rank, share
 from iet_agc.metrics.memorization import (
@@ -168,6 +171,7 @@ def audit(
         feature_spaces=spaces,
         prompts=coverage(sets.told),
         clip=score_prompts(clip, samples, sets.told.prompts, work) if clip else None,
+        train_copies=_training_copies(unique.images, place, flips, work),
     )
     judged = None if fail_above is None else check_share(numbers, fail_above)
     numbers = numbers.model_copy(update={"verdict": verdict(numbers), "gate": judged})
@@ -365,6 +369,31 @@ def _unique(train: ImageSet, first: Tensor) -> ImageSet:
     if len(first) == 1:
         raise UserError(f"the training set {train.name} holds one image only, repeated: an audit needs 2 that differ")
     return train if len(first) == len(train) else train.take(first)
+
+
+def _training_copies(unique: Tensor, place: Tensor, flips: bool, work: Work) -> TrainingCopies:
+    """Which training images stand more than once in the set; near copies among the unique ones, if these are few.
+
+    Args:
+        unique: the unique training images, uint8 (U, C, H, W).
+        place: which of them each training image is, int64 (M,).
+        flips: whether mirrored ones are near copies.
+        work: how it is done.
+    """
+
+    def near() -> str:
+        groups = duplicate_groups(unique, flips=flips)
+        return _counted([len(group.members) for group in groups]).model_dump_json()
+
+    few = len(unique) <= MOST_UNASKED
+    return TrainingCopies(
+        exact=_counted([count for count in torch.bincount(place).tolist() if count > 1]),
+        near=CopyGroups.model_validate_json(work.once("training copies", near)) if few else None,
+    )
+
+
+def _counted(sizes: Sequence[int]) -> CopyGroups:
+    return CopyGroups(groups=len(sizes), images=sum(sizes), largest=max(sizes, default=0))
 
 
 def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet, int]:

@@ -37,6 +37,7 @@ __all__ = [
     "AuditWarning",
     "Conventions",
     "Copies",
+    "CopyGroups",
     "Coverage",
     "Fingerprints",
     "HeldOut",
@@ -47,6 +48,7 @@ __all__ = [
     "NoCut",
     "Provenance",
     "Space",
+    "TrainingCopies",
     "UnknownImages",
     "UnknownOrigin",
     "Verdict",
@@ -347,6 +349,34 @@ class Coverage(Record):
     convention: str = "different prompts, and unique training images of which one is a caption; share of all of these"
 
 
+class CopyGroups(Record):
+    """Groups of copies of an image: how many, the images in all of them, and those in the largest, 0 of none."""
+
+    groups: Count
+    images: Count
+    largest: Count
+
+    @model_validator(mode="after")
+    def _groups_are_of_two_or_more(self) -> Self:
+        rest = self.groups - 1  # groups beside the largest
+        if (self.groups and not 2 <= self.largest <= self.images - 2 * rest) or (not self.groups and self.images):
+            raise ValueError(f"{self.groups} groups of {self.images} images, the largest of {self.largest}")
+        return self
+
+
+class TrainingCopies(Record):
+    """Training images that stand more than once in the training set.
+
+    Attributes:
+        exact: of all training images, those that are equal pixel by pixel.
+        near: of the unique ones, near copies, and mirrored ones where `Conventions.flips`; None where there are so many
+            images that they were not looked for.
+    """
+
+    exact: CopyGroups
+    near: CopyGroups | None
+
+
 class _Sets(Record):
     """What was audited: how many images, and which."""
 
@@ -375,6 +405,7 @@ class AuditRecord(Copies, _Sets):
         gate: None where none was asked for.
         clip: None likewise.
         mending: None where it was not asked for and no file needed it.
+        train_copies: None of audits of before it was counted.
         made_of: what the audit follows from, to tell it from another one; None of one that was not made from folders.
         names: None likewise.
         provenance: None likewise, and of audits that were made before it was kept.
@@ -387,6 +418,7 @@ class AuditRecord(Copies, _Sets):
     gate: Gate | None = None
     clip: AboutPrompts | None = None
     mending: Mended | None = None
+    train_copies: TrainingCopies | None = None
     made_of: dict[str, JsonValue] | None = None
     names: Names | None = None
     provenance: Provenance | None = None

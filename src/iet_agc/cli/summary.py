@@ -146,6 +146,7 @@ def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
     words = ", ".join(frechet).replace("held_out", "held-out").replace("to train", "to training images")
     lines = [verdict, _figure("copied", _copied(result)), _figure("", _below(result))]
     lines += [_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})")] if words else []
+    lines += [_figure("training copies", again)] if (again := _repeats(result["train_copies"])) else []
     lines += [_figure("check", _least(gate))] if gate else []
     lines += [_figure("held-out", reason) for reason in (result["verdict"] or {"reasons": ()})["reasons"]]
     lines += [_figure("warnings", f"{len(warnings)}, on the page and in audit.json")] if warnings else []
@@ -165,6 +166,17 @@ def _below(result: Mapping[str, Any]) -> str:
     if found := result["calibrated"]:
         return f"distance ratio below {found['cut']:.3g}, calibrated: {_percent(found['false_alarm'])} by chance"
     return f"distance ratio below {_CUT}, not calibrated: give held-out images, 99 or more"
+
+
+def _repeats(copies: Mapping[str, Any] | None) -> str:
+    """What stands more than once in the training set; nothing where nothing does."""
+    found = [(copies["exact"], "equal images"), (copies["near"], "near copies")] if copies else []
+    told = [
+        f"{_many(some['groups'], 'group')} of {what}, the largest of {some['largest']:,}"
+        for some, what in found
+        if some and some["groups"]
+    ]
+    return "; ".join(told)
 
 
 def _least(gate: Mapping[str, Any]) -> str:

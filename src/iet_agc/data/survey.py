@@ -11,12 +11,9 @@ import torch
 from iet_agc.data.folders import image_sizes, load_images
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.data.mending import Mending
-from iet_agc.metrics.duplicates import Group, duplicate_groups
+from iet_agc.metrics.duplicates import MOST_UNASKED, Group, duplicate_groups
 
-__all__ = ["MOST_COMPARED", "Copies", "Survey", "captions_of", "num_classes", "survey_folder"]
-
-#: Among more images only equal ones are looked for: near copies take minutes.
-MOST_COMPARED = 5000
+__all__ = ["Copies", "Survey", "captions_of", "num_classes", "survey_folder"]
 
 #: The file of captions in the layout of Hugging Face's imagefolder.
 _LINES = "metadata.jsonl"
@@ -107,7 +104,7 @@ def survey_folder(
     files = images.files or ()
     real = load_images(held_out, shape, on_images, mending=mending) if held_out else None
     together = images.images if real is None else torch.cat([images.images, real.images])
-    near = len(together) <= MOST_COMPARED
+    near = len(together) <= MOST_UNASKED
     groups = duplicate_groups(together, near, near, on_compared)
     return Survey(
         images=images,

@@ -21,13 +21,16 @@ from iet_agc.metrics.near_copies import Pairs, near_copies
 from iet_agc.metrics.neighbors import check_images, mirror
 from iet_agc.metrics.registration import IDENTITY
 
-__all__ = ["Group", "Member", "duplicate_groups", "redundant", "representatives"]
+__all__ = ["MOST_UNASKED", "Group", "Member", "duplicate_groups", "redundant", "representatives"]
 
 #: What a member is to the centre of its group.
 Kind = Literal["exact", "mirrored", "near"]
 
 #: Images that are hashed at a time.
 _SLICE = 1024
+
+#: Whoever was not asked for near copies looks for them among so many images at most: it takes milliseconds for each.
+MOST_UNASKED = 5000
 
 
 @dataclass(frozen=True)

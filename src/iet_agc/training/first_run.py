@@ -19,7 +19,7 @@ from iet_agc.config.first_settings import (
 )
 from iet_agc.config.settings import Settings
 from iet_agc.data.mending import Mending, counts
-from iet_agc.data.survey import MOST_COMPARED, Survey, survey_folder
+from iet_agc.data.survey import Survey, survey_folder
 from iet_agc.runtime.distributed import choose_device
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text, shown, writing
@@ -196,7 +196,7 @@ def _warnings(survey: Survey, held_out: int) -> list[str]:
         )
     if survey.copies.looked_for == "exact":
         warnings.append(
-            f"Near copies were not looked for, since there are more than {MOST_COMPARED:,} images: 'iet-agc "
+            "Near copies were not looked for, among so many images: 'iet-agc "
             "duplicates' does, and data.deduplicate near leaves them out"
         )
     return warnings
