@@ -42,10 +42,12 @@ OTHER = {
     "data.planted_captions": "same",
     "data.flips": True,
     "data.seed": 1,
+    "data.deduplicate": "near",
     "data.caption": "a photo of sks dog",
     "data.orient": True,
     "data.background": "#2040ff",
     "data.on_bad": "skip",
+    "data.held_out": "/else/where",
     "model.kind": "text-to-image",
     "model.channels": 64,
     "model.multipliers": (1, 2),
@@ -397,7 +399,7 @@ def test_options_of_other_sets_that_are_not_set_may_stand_in_a_config(name: str)
     """As in those of all runs; options that came later stand in the config of their own sets only."""
     settings = override(BASE, {"data.name": name})
     content = json.loads(settings.model_dump_json())
-    later = {"orient", "background", "on_bad"} - IMAGE_SETS[name].model_fields.keys()
+    later = {"orient", "background", "on_bad", "held_out"} - IMAGE_SETS[name].model_fields.keys()
     assert list(content["data"]) == [option for option in DATA_OPTIONS if option not in later]
     assert validate(content) == settings
     assert type(settings.data) is IMAGE_SETS[name]
@@ -436,6 +438,7 @@ def test_fingerprint_is_of_what_the_weights_depend_on(name: str) -> None:
         "data.revision",
         "data.download",
         "data.cache",
+        "data.held_out",
         "init.model",
         "init.revision",
     } or name.startswith(("sample.", "run."))
