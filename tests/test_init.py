@@ -32,7 +32,7 @@ CPU, GPU = Machine("cpu", 8 * 2**30), Machine("cuda", 80 * 2**30)
 
 
 def chosen(machine: Machine = CPU, method: Any = "iet-agc", **found: Any) -> Settings:
-    given = {"root": "/photos", "images": 600, "channels": 3, "size": 32} | found
+    given: dict[str, Any] = {"root": "/photos", "images": 600, "channels": 3, "size": 32} | found
     return as_settings(first_settings(Found(**given), machine, method), "folder")
 
 

@@ -172,8 +172,9 @@ def audit_sources(
             remember(out, inputs)
             folder.drop_parts()
     if distributed.is_first():
-        for name, files in read.treated.items():
-            say(in_short(read.sets[name].name, files, out / LIST_NAME))
+        lines = (in_short(read.sets[name].name, files, out / LIST_NAME) for name, files in read.treated.items())
+        for line in dict.fromkeys(lines):  # what a run trains on and holds out was read as one
+            say(line)
     return numbers
 
 

@@ -265,7 +265,7 @@ def _add_init(verbs: "_Verbs") -> None:
     _add_device(parser, "train")
 
 
-def _init(arguments: argparse.Namespace) -> tuple[int, Any]:
+def _init(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.cli.init import run
 
     return run(arguments, _mending(arguments))

@@ -2,7 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iet_agc.data.mending import Mending
 
 __all__ = ["add_arguments", "run"]
 
@@ -33,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace, mending: Any) -> tuple[int, Any]:
+def run(arguments: argparse.Namespace, mending: "Mending") -> tuple[int, object]:
     """Look, choose, try and write; see `iet_agc.training.first_run.init_folder`."""
     from iet_agc.cli.paths import check_init
 

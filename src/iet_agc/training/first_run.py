@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from iet_agc.config.data_settings import FolderData
 from iet_agc.config.first_settings import (
     ENOUGH_HELD_OUT,
     Found,
@@ -50,7 +50,7 @@ def init_folder(
     method: Method = "iet-agc",
     size: int | None = None,
     device: str = "auto",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Look at a folder of images, choose settings, try them for a few steps, and write them down.
 
     Args:
@@ -139,7 +139,7 @@ def _heading(folder: Path, out: Path) -> list[str]:
 
 def _summary(
     folder: Path, out: Path, survey: Survey, settings: Settings, place: Machine, trial: Trial
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What was found, chosen and measured."""
     images, data, copies = survey.images, settings.data, survey.copies
     used = len(images) - copies.redundant
@@ -163,7 +163,7 @@ def _summary(
         "classes": survey.classes,
         "training_images": num_train,
         "held_out_images": held_out,
-        "held_out_from": str(getattr(data, "held_out", None) or folder),
+        "held_out_from": str(data.held_out if isinstance(data, FolderData) and data.held_out else folder),
         "held_out_copies": survey.held_out_copies,
         "shape": list(images.shape),
         "members": settings.method.members,
@@ -196,7 +196,7 @@ def _warnings(survey: Survey, held_out: int) -> list[str]:
         )
     if survey.copies.looked_for == "exact":
         warnings.append(
-            "Near copies were not looked for, among so many images: 'iet-agc "
+            "Near copies were not looked for among so many images: 'iet-agc "
             "duplicates' does, and data.deduplicate near leaves them out"
         )
     return warnings
