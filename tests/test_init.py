@@ -19,12 +19,14 @@ from iet_agc.config.first_settings import (
     first_settings,
     num_held_out,
 )
+from iet_agc.config.overrides import override
 from iet_agc.config.presets import load_preset
 from iet_agc.config.settings import Settings
 from iet_agc.data.mending import Mending
 from iet_agc.data.survey import captions_of, num_classes, survey_folder
 from iet_agc.diffusion.unet import build_unet
 from iet_agc.runtime.errors import UserError
+from iet_agc.training.initialization import initial_weights
 from tests.commands import call
 from tests.photographs import album, photograph, turned, with_copies
 
@@ -166,6 +168,33 @@ def test_too_few_images_and_unknown_methods_are_refused() -> None:
         chosen(images=7)
     with pytest.raises(UserError, match="method 'sgd': give one of iet-agc, default, agc, iet"):
         chosen(method="sgd")
+
+
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_presets_for_a_folder_take_sizes_that_halve(side: int) -> None:
+    settings = override(load_preset("folder-iet-agc"), {"data.convert_to": f"3x{side}x{side}"})
+    assert settings.model == load_preset("folder-default").model
+    with torch.device("meta"):
+        assert build_unet(side, 3, **settings.model.architecture()).config["sample_size"] == side
+
+
+@pytest.mark.parametrize(("side", "reason"), [(28, "cannot be halved 3 times"), (256, "no level has that height")])
+def test_where_a_network_does_not_fit_a_folder_it_is_said_what_would(side: int, reason: str) -> None:
+    with pytest.raises(UserError, match=f"{reason}.*; 'iet-agc init FOLDER' writes settings with a network that fits"):
+        initial_weights(load_preset("folder-iet-agc"), (3, side, side))
+
+
+def test_presets_for_a_folder_see_as_many_images() -> None:
+    one, other = load_preset("folder-default"), load_preset("folder-iet-agc")
+    assert one.total_steps * one.train.batch_size == other.total_steps * other.train.batch_size == 204_800
+
+
+def test_a_file_starts_from_a_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "folder-iet-agc"\n[data]\nroot = "photos"\nnum_train = 900\n', encoding="utf-8")
+    settings = load_preset(str(file))
+    assert (settings.data.root, settings.data.num_train, settings.method.members) == ("photos", 900, 4)
+    assert settings.description == "As folder-iet-agc, but data.root photos, data.num_train 900"
 
 
 # What a folder holds ----------------------------------------------------------------------------------------
