@@ -28,6 +28,7 @@ def test_help_comes_at_once_and_names_every_verb():
     assert done.returncode == 0
     for verb in (
         "demo",
+        "init",
         "pipeline",
         "train",
         "sample",
@@ -56,6 +57,7 @@ def test_the_options_are_these(capsys):
     """Frozen: things outside the project call them."""
     expected = {
         "demo": {"--out"},
+        "init": {"--out", "--held-out", "--method", "--size", "--device", "--orient", "--background", "--on-bad"},
         "pipeline": {"--out", "--steps", "--seed"},
         "train": {"--out", "--init"},
         "sample": {
@@ -314,6 +316,7 @@ def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
         (["audit", "--train", "x", "--samples", "y", "--out", "a"], "the parts that are finished are kept"),
         (["detect", "run", "--out", "a"], "the parts that are finished are kept"),
         (["demo"], "bundles and finished parts are kept"),
+        (["init", "photos"], "the same command starts from the beginning"),
         (["pipeline", "emoji-text-default", "--out", "a"], "the same command starts from the beginning"),
         (["duplicates", "digits", "--out", "a"], "the same command starts from the beginning"),
         (["report", "a"], "the same command starts from the beginning"),
