@@ -31,7 +31,7 @@ from iet_agc.audit.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.metrics.altered import near_copies
 from iet_agc.metrics.clip import Clip, load_clip
-from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
+from iet_agc.metrics.features import Extractor, Features, load_default_extractor, load_extractor, nearest_features
 from iet_agc.metrics.intervals import Proportion, calibration_rank, share
 from iet_agc.metrics.memorization import (
     FALSE_ALARM,
@@ -45,7 +45,7 @@ from iet_agc.metrics.memorization import (
     statistics,
 )
 from iet_agc.metrics.neighbors import References, mirror
-from iet_agc.metrics.quality import quality
+from iet_agc.metrics.quality import no_quality, quality
 from iet_agc.metrics.records import Alignment, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
 from iet_agc.metrics.soundness import MOST_COPIED, MOST_TRAINED, HeldOutCheck, Kind, check_held_out
@@ -53,7 +53,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
 
-__all__ = ["AuditResult", "NEIGHBORS", "audit", "calibrate", "check_sets", "too_few"]
+__all__ = ["AuditResult", "NEIGHBORS", "audit", "calibrate", "check_networks", "check_sets", "too_few"]
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
@@ -113,6 +113,7 @@ def audit(
     record: TrainingRecord | None = None,
     fail_above: float | None = None,
     clip: str | Clip | None = None,
+    measure_quality: bool = True,
     work: Work | None = None,
 ) -> AuditResult:
     """Measure copies and quality, and where samples have prompts, how closely they follow them.
@@ -124,24 +125,27 @@ def audit(
             training set are left out, and repeated ones count once.
         flips: also look for mirrored copies.
         extractors: by name, see `load_extractor`. Quality is measured in the features of the first, by default
-            one that suits the images' size; copies are looked for in those of every one that is not "pixels".
+            in those of `default_extractor`, if there is one; copies are looked for in those of every one that is not
+            "pixels".
         seeds: of the samples.
         record: what the training run can tell.
         fail_above: the share that may be below a calibrated cut; then numbers has a gate, see `iet_agc.metrics.gate`,
             and held-out images that are too few to set the cuts are refused as soon as that is known.
         clip: see `load_clip`; measures the CLIP score of samples and their prompts.
+        measure_quality: False: copies only; then no extractor is taken by default.
         work: how long work is done.
 
     Raises:
-        UserError: empty or mismatched sets, too few held-out images, an unknown extractor, or one without its weights;
-            a CLIP model and samples without prompts.
+        UserError: empty or mismatched sets, too few held-out images; an unknown extractor, one without its weights, one
+            that cannot take such images, or "pixels" where no quality is measured; a CLIP model and samples without
+            prompts.
     """
     check_sets(train, samples, held_out)
     if clip:
         check_prompts(samples)
     work = work or Work()
     clip = load_clip(clip, work.device) if isinstance(clip, str) else clip
-    networks = _networks(extractors or [default_extractor(train.shape)], work.device)
+    networks = _networks(extractors, train.shape, measure_quality, work.device)
     first, place = unique_images(train.images)
     unique = _unique(train, first)
     real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
@@ -149,7 +153,7 @@ def audit(
     if check := None if fail_above is None else partial(_check_calibration, counts):
         check(None)
     probe = _probe(unique, place, real, in_train)
-    sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real), probe)
+    sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real), probe, measure_quality)
     work = _shared_out(work, sets, networks, clip)
     pixels = _search_pixels(sets, work, check)
     found = [_in_features(one, sets, pixels, work, check) for one in networks]
@@ -164,7 +168,7 @@ def audit(
         **counts,
         conventions=_conventions(pixels.distances.shape[1], flips, sets.told.prompts),
         **dict(copies),
-        quality=found[0].quality,
+        quality=found[0].quality if found else no_quality(not measure_quality, train.shape),
         feature_spaces=spaces,
         prompts=coverage(sets.told),
         clip=score_prompts(clip, samples, sets.told.prompts, work) if clip else None,
@@ -261,12 +265,30 @@ def _no_cut(count: int) -> NoCut:
     return NoCut(num_held_out=count, num_needed=round(1 / FALSE_ALARM) - 1)
 
 
-def _networks(extractors: Sequence[str | Extractor], device: torch.device) -> list[Extractor]:
+def _networks(
+    extractors: Sequence[str | Extractor], shape: tuple[int, int, int], measure_quality: bool, device: torch.device
+) -> list[Extractor]:
     networks = [load_extractor(one, device) if isinstance(one, str) else one for one in extractors]
+    if measure_quality and not networks and (default := load_default_extractor(shape, device)):
+        networks = [default]
+    check_networks(networks, shape, measure_quality)
+    return networks
+
+
+def check_networks(networks: Sequence[Extractor], shape: tuple[int, int, int], measure_quality: bool = True) -> None:
+    """Refuse extractors that an audit of images of a shape (C, H, W) cannot use, before any work is done.
+
+    Raises:
+        UserError: one that is given twice, that cannot take such images, or that is for quality only where none is
+            measured.
+    """
     names = [one.name for one in networks]
     if again := [name for at, name in enumerate(names) if name in names[:at]]:
         raise UserError(f"extractor {again[0]!r} is given twice: give it once")
-    return networks
+    if "pixels" in names and not measure_quality:
+        raise UserError("extractor 'pixels' is for quality, which is not to be measured: leave one of the two out")
+    for one in networks:
+        one.check_shape(shape)
 
 
 def _fingerprints(train: ImageSet, sets: "_Sets") -> Fingerprints:
@@ -348,6 +370,7 @@ class _Sets:
     flips: bool
     told: Told
     probe: _Probe | None
+    measure_quality: bool = True
 
     @property
     def real(self) -> Tensor | None:
@@ -441,7 +464,8 @@ def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Cl
         if one.name == "pixels":
             total += looked_at
         else:
-            total += 5 * looked_at + trained + probed + (3 if one.copy_detection else 2) * altered
+            searches = 5 if sets.measure_quality else 4
+            total += searches * looked_at + trained + probed + (3 if one.copy_detection else 2) * altered
     return replace(work, on_done=lambda images: work.on_done(images / total))
 
 
@@ -634,7 +658,9 @@ def _quality(
     fresh: Tensor | None,
     work: Work,
 ) -> Quality:
-    """Quality, against the held-out images that are no near copies of training images."""
+    """Quality, against the held-out images that are no near copies of training images, if it is to be measured."""
+    if not sets.measure_quality:
+        return no_quality(True, sets.unique.shape)
 
     def measure() -> str:
         samples, train = features(sets.samples.images, "samples"), features(sets.unique.images, "train")

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.audit.compute import AuditResult, audit, check_sets
+from iet_agc.audit.compute import AuditResult, audit, check_networks, check_sets
 from iet_agc.audit.finished import FILES, INPUTS, inputs_of, remember
 from iet_agc.audit.prompt_following import check_prompts
 from iet_agc.audit.schema import AuditRecord, AuditWarning, Mended, Names
@@ -38,7 +38,8 @@ from iet_agc.audit.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
 from iet_agc.metrics.clip import Clip, load_clip
-from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
+from iet_agc.metrics.features import Extractor, load_default_extractor, load_extractor
+from iet_agc.metrics.records import NoQuality, StandsIn
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
@@ -80,6 +81,7 @@ def audit_sources(
     memory: int = 2 * 1024**3,
     device: str = "auto",
     download: bool = False,
+    measure_quality: bool = True,
     on_done: Callable[[float], object] | None = None,
 ) -> AuditRecord:
     """Audit what lies on disk and write the audit's folder: what `iet-agc audit` does.
@@ -99,6 +101,7 @@ def audit_sources(
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
         download: see `load_extractor`.
+        measure_quality: see `audit`.
         on_done: see `Work`; in place of the progress bar.
 
     Returns:
@@ -108,23 +111,32 @@ def audit_sources(
         UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
             else, or another process is at work in it.
     """
-    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending)
+    inputs = inputs_of(
+        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality
+    )
     folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
     folder.check({})
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
     networks = [load_extractor(name, where, download) for name in extractors]
     judge = load_clip(clip, where) if clip else None
 
-    def default(shape: tuple[int, int, int]) -> Extractor:
-        return load_extractor(default_extractor(shape), where, download)
+    def networks_for(shape: tuple[int, int, int]) -> Sequence[Extractor]:
+        if networks or not measure_quality:
+            check_networks(networks, shape, measure_quality)
+            return networks
+        default = load_default_extractor(shape, where, download)
+        if distributed.is_first() and (default is None or default.stands_in):
+            reason = StandsIn(extractor=default.name) if default else NoQuality(asked=False, shape=shape)
+            say(f"note: {reason.sentence}")
+        return [default] if default else []
 
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-        given = _read(train, samples, held_out, convert_to, networks, default, bar.update, mending)
+        given = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending)
     if judge:
         check_prompts(given.samples)
     record = read_record(train, len(given.train))
     flips = flips or trained_with_flips(train)
-    made_of = _inputs(given.sets, flips, given.networks, judge)
+    made_of = _inputs(given.sets, flips, given.networks, judge, measure_quality)
     folder.check(made_of)
     with (
         distributed.processes(where),
@@ -146,6 +158,7 @@ def audit_sources(
                 record=record,
                 fail_above=fail_above,
                 clip=judge,
+                measure_quality=measure_quality,
                 work=Work(parts.compute, parts.once, memory, where, on_done),
             )
         told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize_of(train)}
@@ -204,16 +217,15 @@ def _read(
     samples: str,
     held_out: str | None,
     convert_to: tuple[int, int, int] | None,
-    networks: Sequence[Extractor],
-    default: Callable[[tuple[int, int, int]], Extractor],
+    networks_for: Callable[[tuple[int, int, int]], Sequence[Extractor]],
     on_images: Callable[[int], object],
     mending: Mending,
 ) -> _Given:
-    """Read the sets of an audit; without networks the default one, which may be refused, before samples are read."""
+    """Read the sets of an audit; networks for images of a shape, which may be refused, before samples are read."""
     warn = _Warnings()
     how = convert_to, on_images, resize_of(train), warn, mending
     training, _ = load_part(train, "train", *how)
-    networks = networks or [default(training.shape)]
+    networks = networks_for(training.shape)
     images, seeds = load_part(samples, "samples", *how)
     real = load_part(held_out, "held-out", *how)[0] if held_out else None
     check_sets(training, images, real)
@@ -221,7 +233,7 @@ def _read(
 
 
 def _inputs(
-    sets: Mapping[str, ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None
+    sets: Mapping[str, ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None, measure_quality: bool
 ) -> dict[str, Any]:
     """What an audit is made of: another one in its place would be another audit."""
     said = {name: digest(images.captions) for name, images in sets.items() if images.captions}
@@ -231,6 +243,7 @@ def _inputs(
         "flips": flips,
         "extractors": [[shown(one.name), one.sha256] for one in networks],
         "clip": clip.sha256 if clip else None,
+        **({} if measure_quality else {"quality": False}),
     }
 
 

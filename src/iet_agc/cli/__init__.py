@@ -494,7 +494,11 @@ def _add_audit(verbs: "_Verbs") -> None:
         default=[],
         metavar="NAME",
         help="features of quality (the first) and in which to look for copies, too (all): pixels, efficientnet-lite0, "
-        "a network of torch-fidelity, or a TorchScript file; may be repeated (default: by image size)",
+        "a network of torch-fidelity, or a TorchScript file; may be repeated (default: pixels for tiny images, or "
+        "else Inception if its weights are on disk, or else efficientnet-lite0)",
+    )
+    parser.add_argument(
+        "--no-quality", action="store_true", help="measure copies only; by default they are looked for in pixels"
     )
     parser.add_argument(
         "--download",
@@ -575,6 +579,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         arguments.device,
         arguments.fail_above,
         _mending(arguments),
+        not arguments.no_quality,
     )
     if done:
         return _judged(arguments, done)
@@ -596,6 +601,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         memory=arguments.memory,
         device=arguments.device,
         download=arguments.download,
+        measure_quality=not arguments.no_quality,
     )
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result

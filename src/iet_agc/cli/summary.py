@@ -78,6 +78,7 @@ def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
     words = ", ".join(frechet).replace("held_out", "held-out").replace("to train", "to training images")
     lines = [verdict, _figure("copied", _copied(result)), _figure("", _below(result))]
     lines += [_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})")] if words else []
+    lines += [_figure("quality", _no_quality(quality))] if quality["extractor"] is None else []
     lines += [_figure("check", _least(gate))] if gate else []
     lines += [_figure("held-out", reason) for reason in (result["verdict"] or {"reasons": ()})["reasons"]]
     lines += [_figure("warnings", f"{len(warnings)}, on the page and in audit.json")] if warnings else []
@@ -97,6 +98,13 @@ def _below(result: Mapping[str, Any]) -> str:
     if found := result["calibrated"]:
         return f"distance ratio below {found['cut']:.3g}, calibrated: {_percent(found['false_alarm'])} by chance"
     return f"distance ratio below {_CUT}, not calibrated: give held-out images, 99 or more"
+
+
+def _no_quality(quality: Mapping[str, Any]) -> str:
+    """Why quality was not measured."""
+    from iet_agc.metrics.records import Quality
+
+    return (Quality.model_validate(quality).why_not or "").removeprefix("quality is ")
 
 
 def _least(gate: Mapping[str, Any]) -> str:

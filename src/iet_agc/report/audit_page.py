@@ -190,7 +190,7 @@ def _space(name: str, space: Space, audit: Audit) -> dict[str, object]:
         "statistics": _statistics(space),
         "similarity": _similarity(name, space.similarity, audit.alike[name], audit.numbers),
         "aligned": _alignment(space),
-        "quality": None if name == audit.numbers.quality.extractor else _quality(space.quality),
+        "quality": None if audit.numbers.quality.extractor in (name, None) else _quality(space.quality),
     }
 
 
@@ -476,7 +476,7 @@ def _weights(numbers: AuditRecord) -> list[tuple[str, str]]:
     """Networks with the sha256 of their weights, each once."""
     known = {numbers.quality.extractor: numbers.quality.sha256}
     known |= {name: space.sha256 for name, space in numbers.feature_spaces.items()}
-    return [(name, sha256) for name, sha256 in known.items() if sha256]
+    return [(name, sha256) for name, sha256 in known.items() if name and sha256]
 
 
 def _conventions(numbers: AuditRecord) -> list[tuple[str, object]]:
@@ -495,9 +495,9 @@ def _conventions(numbers: AuditRecord) -> list[tuple[str, object]]:
     return rows
 
 
-def _convention(extractor: str, key: str, value: object) -> tuple[str, object]:
+def _convention(extractor: str | None, key: str, value: object) -> tuple[str, object]:
     """A convention of quality; that of the features goes by the name of the extractor."""
-    return (extractor if key == "features" else _TITLES.get(key, f"quality: {key}")), value
+    return (extractor or "" if key == "features" else _TITLES.get(key, f"quality: {key}")), value
 
 
 def _described(numbers: AuditRecord) -> list[tuple[str, str]]:
@@ -520,7 +520,8 @@ def _command(numbers: AuditRecord, out: str) -> str:
     words += ["--held-out", names.held_out] if names.held_out else []
     words += ["--flips"] if conventions.flips else []
     for extractor in dict.fromkeys([numbers.quality.extractor, *numbers.feature_spaces]):
-        words += ["--extractor", extractor]
+        words += ["--extractor", extractor] if extractor else []
+    words += [] if numbers.quality.extractor else ["--no-quality"]
     words += ["--clip", numbers.clip.model] if numbers.clip else []
     words += ["--convert-to", conventions.convert_to] if conventions.convert_to else []
     if numbers.mending:
