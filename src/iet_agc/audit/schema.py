@@ -293,7 +293,8 @@ class Mended(Record):
     """What was asked for about image files that cannot be used as they are, and what was done.
 
     Attributes:
-        orient, background, on_bad: of folders, see `data.mending.Mending`; a run mends its images as it was trained.
+        orient, background, on_bad, resize, crop: of folders, see `data.mending.Mending`; a run mends its images as it
+            was trained.
         sets: for each set with such files, how many were treated in which way, such as {"oriented": 3, "left out:
             damaged": 1}; of a run, of all files that its images were read from.
     """
@@ -301,6 +302,8 @@ class Mended(Record):
     orient: bool
     background: str | None
     on_bad: Literal["fail", "skip"]
+    resize: str | None = None
+    crop: str | None = None
     sets: dict[Literal["train", "samples", "held_out"], dict[str, Count]]
 
 

@@ -7,7 +7,7 @@ __all__ = ["ADDED", "differences", "essence", "fingerprint", "goes_on"]
 
 #: Settings that came after runs had been trained, and what was done before, by section; see `fingerprint`.
 ADDED: dict[str, dict[str, object]] = {
-    "data": {"resize": "bicubic", "orient": False, "background": None, "on_bad": "fail", "caption": None},
+    "data": {"resize": "bicubic", "orient": False, "background": None, "on_bad": "fail", "crop": None, "caption": None},
     "model": {"initialization": "diffusers"},
     "method": {"keep_duplicates_together": False},
 }

@@ -528,6 +528,8 @@ def _command(numbers: AuditRecord, out: str) -> str:
         words += ["--orient"] if numbers.mending.orient else []
         words += ["--background", numbers.mending.background] if numbers.mending.background else []
         words += ["--on-bad", "skip"] if numbers.mending.on_bad == "skip" else []
+        words += ["--resize", numbers.mending.resize] if numbers.mending.resize else []
+        words += ["--crop", numbers.mending.crop] if numbers.mending.crop else []
     words += ["--fail-above", f"{numbers.gate.fail_above:g}"] if numbers.gate else []
     return shlex.join([*words, "--out", out]) + "\n" + shlex.join(["iet-agc", "report", out])
 
