@@ -5,6 +5,7 @@ on held-out real images stands beside it, since a cut alone says nothing: real i
 Copies are looked for in pixels, exactly, and in the features of every network that is asked for.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,7 @@ from iet_agc.audit.schema import (
     AuditWarning,
     Conventions,
     Copies,
+    CopiesLeftOut,
     Fingerprints,
     HeldOut,
     ManyNearCopies,
@@ -26,7 +28,7 @@ from iet_agc.audit.schema import (
     Quantities,
     Space,
 )
-from iet_agc.audit.verdict import check_share, verdict
+from iet_agc.audit.verdict import check_share, outcome, verdict
 from iet_agc.audit.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.metrics.altered import near_copies
@@ -44,9 +46,10 @@ from iet_agc.metrics.memorization import (
     share_below,
     statistics,
 )
+from iet_agc.metrics.near_copies import CANDIDATES, same_pictures
 from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import no_quality, quality
-from iet_agc.metrics.records import Alignment, Quality, Similarity
+from iet_agc.metrics.records import Alignment, Calibrated, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
 from iet_agc.metrics.soundness import MOST_COPIED, MOST_TRAINED, HeldOutCheck, Kind, check_held_out
 from iet_agc.runtime.errors import UserError
@@ -63,6 +66,10 @@ _Check = Callable[..., None]
 
 #: Of fewer unique training images, held-out images are not checked: they have no two neighbours among the other ones.
 _LEAST_TRAINED = 3
+
+#: Of held-out images, and of training images, so many that are nearest to the training set are laid over it: the share,
+#: at least and at most. Those that are near copies are left out of the cut where it rises by more than this factor.
+_LAID_OVER, _FEWEST_LAID, _MOST_LAID, _RISES = 0.05, 20, 500, 1.25
 
 #: Images that are mirrored at a time.
 _SLICE = 1024
@@ -159,6 +166,7 @@ def audit(
     found = [_in_features(one, sets, pixels, work, check) for one in networks]
     closest = first[pixels.indices[:, 0]]
     copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts, probe)
+    copies = _judged_far(copies, pixels, sets, work)
     spaces = {shown(one.name): each.space for one, each in zip(networks, found, strict=True) if each.space}
     numbers = AuditRecord(
         num_samples=len(samples),
@@ -420,8 +428,13 @@ class _Neighbors:
         distances, indices: of the samples, (N, k).
         own: of each sample's nearest training image, the distance to its nearest other one, (N,).
         held_out, held_own: of the held-out images, (H, k) and (H,); None where there are none.
-        others: of training images that were drawn, to the nearest other ones, (L, k), one less where they are few.
+        held_indices: indices of the former, (H, k).
+        others, other_indices: of training images that were drawn, to the nearest other ones, (L, k), or one less where
+            they are few.
         altered: of near copies of training images, (n, k).
+        left_out: held-out images that are near copies when they are laid over training images and would move the cut,
+            bool (H,); None for none.
+        same: see `check_held_out`.
     """
 
     distances: Tensor
@@ -429,8 +442,12 @@ class _Neighbors:
     own: Tensor
     held_out: Tensor | None = None
     held_own: Tensor | None = None
+    held_indices: Tensor | None = None
     others: Tensor | None = None
+    other_indices: Tensor | None = None
     altered: Tensor | None = None
+    left_out: Tensor | None = None
+    same: tuple[Proportion, Proportion] | None = None
 
     @property
     def ratios(self) -> Tensor:
@@ -445,7 +462,10 @@ class _Neighbors:
     @property
     def fresh(self) -> Tensor | None:
         """Which held-out images are no near copies of training images, bool (H,)."""
-        return None if self.held_out is None else ~is_near_copy(self.held_out)
+        if self.held_out is None:
+            return None
+        apart = ~is_near_copy(self.held_out)
+        return apart if self.left_out is None else apart & ~self.left_out
 
 
 @dataclass(frozen=True)
@@ -491,7 +511,10 @@ def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> _Neighbors:
 
     held = _search_held_out(search, sets.real, check)
     found = _neighbors(search, sets.samples.images, held, sets.unique.images)
-    return _probed(search, found, sets.probe, sets.unique.images, sets.probe.images) if sets.probe else found
+    if sets.probe is None:
+        return found
+    found = _probed(search, found, sets.probe, sets.unique.images, sets.probe.images)
+    return _without_copies(found, sets, sets.probe, work)
 
 
 def _search_held_out(
@@ -515,7 +538,7 @@ def _neighbors(search: Callable[..., _Nearest], samples: Tensor, held: _Nearest 
     own, held_own = other[which].split([len(samples), len(which) - len(samples)])
     if held is None:
         return _Neighbors(mine.distances, mine.indices, own)
-    return _Neighbors(mine.distances, mine.indices, own, held.distances, held_own)
+    return _Neighbors(mine.distances, mine.indices, own, held.distances, held_own, held.indices)
 
 
 def _probed(
@@ -524,14 +547,61 @@ def _probed(
     """Search for what held-out images are checked with: training images, each among the other ones; near copies."""
     trained = search("trained", unique[probe.drawn], NEIGHBORS + 1)
     others = _without_itself(trained, probe.drawn)
-    return replace(found, others=others, altered=search("altered", altered, NEIGHBORS).distances)
+    altered = search("altered", altered, NEIGHBORS).distances
+    return replace(found, others=others.distances, other_indices=others.indices, altered=altered)
 
 
-def _without_itself(found: _Nearest, own: Tensor) -> Tensor:
-    """The distances of other images, (N, k - 1); of an image that is not among its k nearest, all of distance 0."""
+def _without_itself(found: _Nearest, own: Tensor) -> _Nearest:
+    """Other images, (N, k - 1); of an image that is not among its k nearest, all of distance 0."""
     itself = found.indices == own[:, None]
     itself[~itself.any(1), -1] = True
-    return found.distances[~itself].view(len(own), -1)
+    return _Nearest(*(each[~itself].view(len(own), -1) for each in (found.distances, found.indices)))
+
+
+def _without_copies(found: _Neighbors, sets: _Sets, probe: _Probe, work: Work) -> _Neighbors:
+    """Find held-out images that are training images again, altered, and leave them out if they would move the cut.
+
+    They are looked for where they do harm: among those that are nearest to the training set, by their ratios. So are
+    training images among the other ones; held-out images have to be found more than twice as often as these.
+    """
+    if sets.real is None or found.held_indices is None or found.other_indices is None:
+        return found
+    if found.held_out is None or found.others is None:
+        return found
+    real = sets.real, found.held_out, found.held_indices
+    trained = sets.unique.images[probe.drawn], found.others, found.other_indices
+
+    def measure() -> str:
+        return json.dumps([_copies_among(*each, sets.unique.images, sets.flips) for each in (real, trained)])
+
+    copies, usual = json.loads(work.once("pixels-laid-over", measure))
+    same = share(len(copies), len(found.held_out)), share(len(usual), len(found.others))
+    found = replace(found, same=same)
+    left_out = torch.zeros(len(found.held_out), dtype=torch.bool)
+    left_out[copies] = True
+    if same[0].share <= 2 * same[1].share or not _moves_the_cut(found, left_out):
+        return found
+    return replace(found, left_out=left_out)
+
+
+def _copies_among(images: Tensor, distances: Tensor, indices: Tensor, references: Tensor, flips: bool) -> list[int]:
+    """Which of the images that are nearest to the references are near copies of some, but not by d1/d2."""
+    ratios = distance_ratio(distances).masked_fill(is_near_copy(distances), torch.inf)
+    many = min(len(images), max(_FEWEST_LAID, min(_MOST_LAID, round(_LAID_OVER * len(images)))))
+    nearest = ratios.argsort(stable=True)[:many]
+    nearest = nearest[ratios[nearest].isfinite()]
+    return (
+        nearest[same_pictures(images[nearest], references, indices[nearest, :CANDIDATES], flips)].sort().values.tolist()
+    )
+
+
+def _moves_the_cut(found: _Neighbors, left_out: Tensor) -> bool:
+    """Whether the ratio of the rank that sets the cut rises by more than a quarter without some held-out images."""
+    fresh, ratios = found.fresh, found.held_out_ratios
+    if fresh is None or ratios is None or (rank := calibration_rank(FALSE_ALARM, int(fresh.sum()))) == 0:
+        return False
+    before, after = ratios[fresh].sort().values, ratios[fresh & ~left_out].sort().values
+    return len(after) < rank or bool(after[rank - 1] > _RISES * before[rank - 1])
 
 
 def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor) -> Tensor:
@@ -576,7 +646,7 @@ def _in_features(
     check = check if extractor.copy_detection else None
     held = _search_held_out(search, real, check, f" in the features of {shown(extractor.name)}")
     samples = extract(sets.samples.images, "samples")
-    found = _neighbors(search, samples.features, held, train.features)
+    found = replace(_neighbors(search, samples.features, held, train.features), left_out=pixels.left_out)
     altered = extract(sets.probe.images, "altered").features if sets.probe else None
     if sets.probe and altered is not None:
         found = _probed(search, found, sets.probe, train.features, altered)
@@ -648,6 +718,7 @@ def _check_similarity(
         (is_near_copy(found.held_out).tolist(), is_near_copy(found.others).tolist()),
         above,
         in_features=True,
+        left_out=None if found.left_out is None else found.left_out.tolist(),
     )
 
 
@@ -741,7 +812,7 @@ def _copies(
     if real is None or found.held_own is None or found.held_out_ratios is None or held_out is None:
         own = statistics(found.distances, found.own, prompts=prompts)
         return Copies(mq=mq, held_out=None, calibrated=None, warnings=(), statistics=own)
-    fresh = ~is_near_copy(real)
+    fresh = ~is_near_copy(real) if found.fresh is None else found.fresh
     where = cells(train, samples, held_out[fresh]) if fresh.any() else None
     calibrated = calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts)
     check = _check(found, probe, calibrated and calibrated.cut, in_features) if probe else None
@@ -749,10 +820,32 @@ def _copies(
         mq=mq,
         held_out=HeldOut(mq=_quantities(found.held_out_ratios), statistics=held_out_statistics(real, found.held_own)),
         calibrated=calibrated,
-        warnings=(*_warnings(fresh), *(far for far in [check and check.farther] if far)),
+        warnings=(
+            *_warnings(is_near_copy(real), fresh),
+            *_told_of_left_out(found, calibrated),
+            *(far for far in [check and check.farther] if far),
+        ),
         statistics=statistics(found.distances, found.own, real, where, fresh, prompts),
         held_out_check=check,
     )
+
+
+def _judged_far(copies: Copies, found: _Neighbors, sets: _Sets, work: Work) -> Copies:
+    """Where held-out images are far from the training set, whether samples below the cut prove to be near copies."""
+    calibrated, check = copies.calibrated, copies.held_out_check
+    if calibrated is None or check is None or check.farther is None or outcome(calibrated) != "copies":
+        return copies
+    below = (found.ratios < calibrated.cut).nonzero()[:, 0]
+
+    def measure() -> str:
+        near = is_near_copy(found.distances[below])
+        candidates = found.indices[below, :CANDIDATES]
+        near |= same_pictures(sets.samples.images[below], sets.unique.images, candidates, sets.flips)
+        return json.dumps(int(near.sum()))
+
+    confirmed = int(json.loads(work.once("pixels-confirmed", measure)))
+    told = check.judged_too_far(len(below), calibrated.total, confirmed, calibrated.most_false_alarms)
+    return copies.model_copy(update={"held_out_check": told})
 
 
 def _check(found: _Neighbors, probe: _Probe, cut: float | None, in_features: bool) -> HeldOutCheck | None:
@@ -768,18 +861,30 @@ def _check(found: _Neighbors, probe: _Probe, cut: float | None, in_features: boo
         below,
         None if in_features else probe.in_train,
         in_features,
+        None if found.left_out is None else found.left_out.tolist(),
+        found.same,
     )
 
 
-def _warnings(fresh: Tensor) -> tuple[AuditWarning, ...]:
+def _warnings(near_copies: Tensor, fresh: Tensor) -> tuple[AuditWarning, ...]:
     """What makes a cut unsure: near copies among held-out images, or too few others."""
     warnings: list[AuditWarning] = []
-    near = int((~fresh).sum())
+    near = int(near_copies.sum())
     if near > FALSE_ALARM * len(fresh):
         warnings.append(ManyNearCopies(num_near_copies=near, num_held_out=len(fresh)))
-    if calibration_rank(FALSE_ALARM, len(fresh) - near) == 0:
-        warnings.append(_no_cut(len(fresh) - near))
+    if calibration_rank(FALSE_ALARM, int(fresh.sum())) == 0:
+        warnings.append(_no_cut(int(fresh.sum())))
     return tuple(warnings)
+
+
+def _told_of_left_out(found: _Neighbors, calibrated: Calibrated | None) -> tuple[AuditWarning, ...]:
+    """Which held-out images were left out besides, and what the cut would have been with them."""
+    if found.left_out is None or found.held_out_ratios is None or found.held_out is None:
+        return ()
+    with_them = calibrated_cut(found.held_out_ratios[~is_near_copy(found.held_out)])
+    which = tuple(found.left_out.nonzero()[:, 0].tolist())
+    cut = calibrated.cut if calibrated else None
+    return (CopiesLeftOut(held_out=which, total=len(found.held_out), cut=cut, cut_with_them=with_them),)
 
 
 def _quantities(ratios: Tensor, prompts: Sequence[str] | None = None) -> Quantities:

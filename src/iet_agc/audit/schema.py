@@ -36,6 +36,7 @@ __all__ = [
     "AuditWarning",
     "Conventions",
     "Copies",
+    "CopiesLeftOut",
     "Coverage",
     "Fingerprints",
     "HeldOut",
@@ -61,6 +62,10 @@ CUTS = ("0.15", "0.20", "0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90")
 CUT = CUTS[0]
 
 
+#: So many held-out images are named where they are left out; audit.json has all.
+_MOST_NAMED = 5
+
+
 # Warnings ---------------------------------------------------------------------------------------------------
 
 
@@ -75,6 +80,29 @@ class ManyNearCopies(Warned):
     code: Literal["many_near_copies"] = "many_near_copies"
     num_near_copies: Count
     num_held_out: Count
+
+
+class CopiesLeftOut(Warned):
+    """Held-out images that are training images again, altered, would have moved the cut."""
+
+    words: ClassVar[str] = (
+        "{count} of {total:,} held-out images are near copies of training images, found by laying them over these "
+        "({which}). They were left out: with them the cut is {with_them}, without them {cut}; see whether held-out "
+        "images are apart from the training set"
+    )
+    code: Literal["copies_left_out"] = "copies_left_out"
+    held_out: Annotated[tuple[Count, ...], Field(min_length=1)]
+    total: Count
+    cut: float | None
+    cut_with_them: float | None
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        named = [f"number {one:,}" for one in self.held_out[:_MOST_NAMED]]
+        further = len(self.held_out) - len(named)
+        which = ", ".join([*named, *([f"and {further:,} more"] if further else [])])
+        cuts = ["not set" if cut is None else f"{cut:.3f}" for cut in (self.cut_with_them, self.cut)]
+        return {"count": len(self.held_out), "total": self.total, "which": which, "with_them": cuts[0], "cut": cuts[1]}
 
 
 class NoCut(Warned):
@@ -142,7 +170,8 @@ class LeftOut(Warned):
 
 
 AuditWarning = Annotated[
-    ManyNearCopies | NoCut | Farther | UnknownImages | UnknownOrigin | LeftOut, Field(discriminator="code")
+    ManyNearCopies | CopiesLeftOut | NoCut | Farther | UnknownImages | UnknownOrigin | LeftOut,
+    Field(discriminator="code"),
 ]
 
 
