@@ -51,7 +51,7 @@ from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import no_quality, quality
 from iet_agc.metrics.records import Alignment, Calibrated, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
-from iet_agc.metrics.soundness import MOST_COPIED, MOST_TRAINED, HeldOutCheck, Kind, check_held_out
+from iet_agc.metrics.soundness import MOST_COPIED, MOST_TRAINED, HeldOutCheck, Kind, Unsound, check_held_out
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
@@ -204,23 +204,40 @@ def audit(
     )
 
 
-def calibrate(train: ImageSet, held_out: ImageSet, flips: bool = False) -> tuple[Tensor, float | None]:
+def calibrate(
+    train: ImageSet, held_out: ImageSet, flips: bool = False
+) -> tuple[Tensor, float | None, tuple[Unsound, ...]]:
     """What an audit against these sets would search, and the cut that it would use.
 
     Args:
         train, held_out, flips: see `audit`.
 
     Returns:
-        The unique training images, uint8 (U, C, H, W); the cut, or None where held-out images are too few.
+        The unique training images, uint8 (U, C, H, W); the cut, or None where held-out images are too few; why it
+        cannot tell, if it cannot.
 
     Raises:
         UserError: empty or mismatched sets.
     """
     check_sets(train, None, held_out)
-    unique = _unique(train, unique_images(train.images)[0])
-    real, _ = _fresh(held_out, unique, flips)
-    distances = _search(Work(), "calibration", real.images, unique.images, flips).distances
-    return unique.images, calibrated_cut(distance_ratio(distances)[~is_near_copy(distances)])
+    first, place = unique_images(train.images)
+    unique = _unique(train, first)
+    real, in_train = _fresh(held_out, unique, flips)
+
+    def search(name: str, rows: Tensor, k: int) -> _Nearest:
+        return _search(Work(), name, rows, unique.images, flips, k)
+
+    held = search("calibration", real.images, NEIGHBORS)
+    distances, own = held.distances, held.distances[:, 0]
+    found = _Neighbors(distances, held.indices, own, distances, own, held.indices)  # they are the samples as well
+    probe = _probe(unique, place, real, in_train)
+    if probe:
+        found = _probed(search, found, probe, unique.images, probe.images)
+        found = _without_copies(found, unique.images, real.images, flips, probe, Work())
+    fresh = ~is_near_copy(distances) if found.fresh is None else found.fresh
+    cut = calibrated_cut(found.ratios[fresh])
+    check = _check(found, probe, cut, False) if probe else None
+    return unique.images, cut, check.reasons if check else ()
 
 
 # Checks and descriptions ------------------------------------------------------------------------------------
@@ -514,7 +531,7 @@ def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> _Neighbors:
     if sets.probe is None:
         return found
     found = _probed(search, found, sets.probe, sets.unique.images, sets.probe.images)
-    return _without_copies(found, sets, sets.probe, work)
+    return _without_copies(found, sets.unique.images, sets.real, sets.flips, sets.probe, work)
 
 
 def _search_held_out(
@@ -558,23 +575,26 @@ def _without_itself(found: _Nearest, own: Tensor) -> _Nearest:
     return _Nearest(*(each[~itself].view(len(own), -1) for each in (found.distances, found.indices)))
 
 
-def _without_copies(found: _Neighbors, sets: _Sets, probe: _Probe, work: Work) -> _Neighbors:
+def _without_copies(
+    found: _Neighbors, unique: Tensor, held_out: Tensor | None, flips: bool, probe: _Probe, work: Work
+) -> _Neighbors:
     """Find held-out images that are training images again, altered, and leave them out if they would move the cut.
 
     They are looked for where they do harm: among those that are nearest to the training set, by their ratios. So are
     training images among the other ones; held-out images have to be found more than twice as often as these.
     """
-    if sets.real is None or found.held_indices is None or found.other_indices is None:
+    if held_out is None or found.held_indices is None or found.other_indices is None:
         return found
     if found.held_out is None or found.others is None:
         return found
-    real = sets.real, found.held_out, found.held_indices
-    trained = sets.unique.images[probe.drawn], found.others, found.other_indices
+    real = held_out, found.held_out, found.held_indices
+    trained = unique[probe.drawn], found.others, found.other_indices
 
     def measure() -> str:
-        return json.dumps([_copies_among(*each, sets.unique.images, sets.flips) for each in (real, trained)])
+        parts = {"held_out": real, "train": trained}
+        return json.dumps({name: _copies_among(*part, unique, flips) for name, part in parts.items()})
 
-    copies, usual = json.loads(work.once("pixels-laid-over", measure))
+    copies, usual = json.loads(work.once("pixels-laid-over", measure)).values()
     same = share(len(copies), len(found.held_out)), share(len(usual), len(found.others))
     found = replace(found, same=same)
     left_out = torch.zeros(len(found.held_out), dtype=torch.bool)
@@ -839,11 +859,13 @@ def _judged_far(copies: Copies, found: _Neighbors, sets: _Sets, work: Work) -> C
 
     def measure() -> str:
         near = is_near_copy(found.distances[below])
-        candidates = found.indices[below, :CANDIDATES]
+        # the farthest of those that are known as well: the nearest may all show the same photograph
+        indices, half = found.indices[below], CANDIDATES // 2
+        candidates = torch.cat([indices[:, :half], indices[:, half:][:, -half:]], dim=1)
         near |= same_pictures(sets.samples.images[below], sets.unique.images, candidates, sets.flips)
-        return json.dumps(int(near.sum()))
+        return json.dumps({"confirmed": int(near.sum())})
 
-    confirmed = int(json.loads(work.once("pixels-confirmed", measure)))
+    confirmed = json.loads(work.once("pixels-confirmed", measure))["confirmed"]
     told = check.judged_too_far(len(below), calibrated.total, confirmed, calibrated.most_false_alarms)
     return copies.model_copy(update={"held_out_check": told})
 
