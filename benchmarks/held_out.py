@@ -207,11 +207,11 @@ def run(data: str, seed: int, extractor: str | None) -> Iterator[dict[str, objec
         copies = jpeg(squeezed(train[-_COPIES:], 0.9), 85)
         samples = torch.cat([copies, rest[: _SAMPLES - _COPIES]])
         sets = [ImageSet(images, what) for images, what in ((train, "train"), (samples, "samples"), (held_out, "real"))]
-        how = {"extractors": [extractor] if extractor else [], "measure_quality": bool(extractor)}
+        networks, quality = ([extractor] if extractor else []), bool(extractor)
         innocent = ImageSet(samples[_COPIES:], "innocent")
         try:
-            numbers = audit(*sets, **how, fail_above=0.05).numbers
-            harmless = audit(sets[0], innocent, sets[2], **how).numbers.verdict
+            numbers = audit(*sets, extractors=networks, measure_quality=quality, fail_above=0.05).numbers
+            harmless = audit(sets[0], innocent, sets[2], measure_quality=False).numbers.verdict
         except UserError as error:
             yield {"data": data, "case": name, "seed": seed, "refused": str(error)}
             continue

@@ -34,7 +34,7 @@ def crops(pictures: list[Image.Image], count: int, rng: np.random.Generator) -> 
 
 def _crop(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     width, height = (int(side * rng.uniform(0.9, 1)) for side in picture.size)
-    left, top = rng.integers(0, picture.width - width + 1), rng.integers(0, picture.height - height + 1)
+    left, top = (int(rng.integers(0, room + 1)) for room in (picture.width - width, picture.height - height))
     return picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + width, top + height))
 
 
@@ -50,6 +50,8 @@ def save_mixed(folder: Path, images: list[Image.Image]) -> Path:
     """A folder of PNG and JPEG files."""
     folder.mkdir(parents=True)
     for number, image in enumerate(images):
-        name, options = (f"{number:03}.jpg", {"quality": 95}) if number % 3 == 0 else (f"{number:03}.png", {})
-        image.save(folder / name, **options)
+        if number % 3 == 0:
+            image.save(folder / f"{number:03}.jpg", quality=95)
+        else:
+            image.save(folder / f"{number:03}.png")
     return folder

@@ -583,25 +583,24 @@ def _without_copies(
     They are looked for where they do harm: among those that are nearest to the training set, by their ratios. So are
     training images among the other ones; held-out images have to be found more than twice as often as these.
     """
-    if held_out is None or found.held_indices is None or found.other_indices is None:
+    held, others = found.held_out, found.others
+    if held_out is None or held is None or others is None:
         return found
-    if found.held_out is None or found.others is None:
+    if found.held_indices is None or found.other_indices is None:
         return found
-    real = held_out, found.held_out, found.held_indices
-    trained = unique[probe.drawn], found.others, found.other_indices
+    real = held_out, held, found.held_indices
+    trained = unique[probe.drawn], others, found.other_indices
 
     def measure() -> str:
         parts = {"held_out": real, "train": trained}
         return json.dumps({name: _copies_among(*part, unique, flips) for name, part in parts.items()})
 
     copies, usual = json.loads(work.once("pixels-laid-over", measure)).values()
-    same = share(len(copies), len(found.held_out)), share(len(usual), len(found.others))
-    found = replace(found, same=same)
-    left_out = torch.zeros(len(found.held_out), dtype=torch.bool)
+    found = replace(found, same=(share(len(copies), len(held)), share(len(usual), len(others))))
+    left_out = torch.zeros(len(held), dtype=torch.bool)
     left_out[copies] = True
-    if same[0].share <= 2 * same[1].share or not _moves_the_cut(found, left_out):
-        return found
-    return replace(found, left_out=left_out)
+    often = len(copies) * len(others) > 2 * len(usual) * len(held)
+    return replace(found, left_out=left_out) if often and _moves_the_cut(found, left_out) else found
 
 
 def _copies_among(images: Tensor, distances: Tensor, indices: Tensor, references: Tensor, flips: bool) -> list[int]:
