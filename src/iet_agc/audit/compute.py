@@ -451,7 +451,7 @@ class _Neighbors:
         altered: of near copies of training images, (n, k).
         left_out: held-out images that are near copies when they are laid over training images and would move the cut,
             bool (H,); None for none.
-        same: see `check_held_out`.
+        same, laid_over: see `check_held_out`.
     """
 
     distances: Tensor
@@ -465,6 +465,7 @@ class _Neighbors:
     altered: Tensor | None = None
     left_out: Tensor | None = None
     same: tuple[Proportion, Proportion] | None = None
+    laid_over: int = 0
 
     @property
     def ratios(self) -> Tensor:
@@ -596,22 +597,27 @@ def _without_copies(
         return json.dumps({name: _copies_among(*part, unique, flips) for name, part in parts.items()})
 
     copies, usual = json.loads(work.once("pixels-laid-over", measure)).values()
-    found = replace(found, same=(share(len(copies), len(held)), share(len(usual), len(others))))
+    many = _num_laid_over(len(held))
+    found = replace(found, same=(share(len(copies), len(held)), share(len(usual), len(others))), laid_over=many)
     left_out = torch.zeros(len(held), dtype=torch.bool)
     left_out[copies] = True
     often = len(copies) * len(others) > 2 * len(usual) * len(held)
-    return replace(found, left_out=left_out) if often and _moves_the_cut(found, left_out) else found
+    few = 2 * len(copies) <= many  # or else there are more, and what is left sets no cut that can be trusted
+    return replace(found, left_out=left_out) if often and few and _moves_the_cut(found, left_out) else found
 
 
 def _copies_among(images: Tensor, distances: Tensor, indices: Tensor, references: Tensor, flips: bool) -> list[int]:
     """Which of the images that are nearest to the references are near copies of some, but not by d1/d2."""
     ratios = distance_ratio(distances).masked_fill(is_near_copy(distances), torch.inf)
-    many = min(len(images), max(_FEWEST_LAID, min(_MOST_LAID, round(_LAID_OVER * len(images)))))
-    nearest = ratios.argsort(stable=True)[:many]
+    nearest = ratios.argsort(stable=True)[: _num_laid_over(len(images))]
     nearest = nearest[ratios[nearest].isfinite()]
     return (
         nearest[same_pictures(images[nearest], references, indices[nearest, :CANDIDATES], flips)].sort().values.tolist()
     )
+
+
+def _num_laid_over(total: int) -> int:
+    return min(total, max(_FEWEST_LAID, min(_MOST_LAID, round(_LAID_OVER * total))))
 
 
 def _moves_the_cut(found: _Neighbors, left_out: Tensor) -> bool:
@@ -884,6 +890,7 @@ def _check(found: _Neighbors, probe: _Probe, cut: float | None, in_features: boo
         in_features,
         None if found.left_out is None else found.left_out.tolist(),
         found.same,
+        found.laid_over,
     )
 
 

@@ -171,6 +171,7 @@ def audit_sources(
             }
         )
         distributed.barrier()  # others may still be reading parts
+        bar.name_phase("audit: files")
         if distributed.rank() == 0:
             names = {"train": train, "samples": samples, "held_out": held_out or ""}
             save_audit(replace(result, numbers=numbers), out, names, treated=given.treated)

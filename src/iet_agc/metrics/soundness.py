@@ -171,7 +171,7 @@ class SameImages(Warned):
     """Many held-out images are training images, or near copies of some."""
 
     words: ClassVar[str] = (
-        "{count:,} of {total:,} held-out images {are}, far more than training images have among each other ({usual}): "
+        "{count:,} of {of} held-out images {are}, far more than training images have among each other ({usual}): "
         "the two sets have one source, and what is left of it sets a cut that is too low; give held-out images of "
         "photographs that are not in the training set"
     )
@@ -180,11 +180,13 @@ class SameImages(Warned):
     count: Count
     total: Count
     among_train: Portion
+    nearest: bool = False
 
     def told(self) -> dict[str, object]:
         """See `Warned`."""
         are = "stand in the training set" if self.exact else "are near copies of training images"
-        return {"count": self.count, "total": self.total, "are": are, "usual": f"{100 * self.among_train:.1f} %"}
+        of = f"the {self.total:,} nearest" if self.nearest else f"{self.total:,}"
+        return {"count": self.count, "of": of, "are": are, "usual": f"{100 * self.among_train:.1f} %"}
 
 
 class Blind(Warned):
@@ -316,6 +318,7 @@ def check_held_out(
     in_features: bool = False,
     left_out: Sequence[bool] | None = None,
     same: tuple[Proportion, Proportion] | None = None,
+    laid_over: int = 0,
 ) -> HeldOutCheck:
     """Check held-out images that set a cut.
 
@@ -331,6 +334,8 @@ def check_held_out(
         left_out: which held-out images were left out of the cut besides; none by default.
         same: of the images that are nearest to the training set, those that were found to be near copies when they were
             laid over training images, as shares of all held-out and of all training images that were compared.
+        laid_over: how many held-out images were. Where most of them are near copies, the others are not known to be
+            apart from the training set.
     """
     trained = share(sum(near[1]), len(near[1]))
     besides = np.zeros(len(near[0]), dtype=bool) if left_out is None else np.asarray(left_out, dtype=bool)
@@ -348,6 +353,9 @@ def check_held_out(
         reasons.append(_same(in_train[0], in_train[1], exact=True))
     if real.ci95[0] > max(_COMMON, trained.ci95[1]):
         reasons.append(_same(real, trained.share, exact=False))
+    elif same and 2 * same[0].count > laid_over and same[0].share > 2 * same[1].share:
+        usual = same[1].share
+        reasons.append(SameImages(exact=False, count=same[0].count, total=laid_over, among_train=usual, nearest=True))
     close = [TooClose(compared=by, nearer=each.value, ci95=each.ci95) for by, each in nearer.items()]
     reasons += sorted((one for one in close if one.ci95[0] > _CLOSE), key=lambda one: -one.ci95[0])[:1]
     if not any(isinstance(one, TooClose) for one in reasons):
