@@ -30,7 +30,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as change
 
-from iet_agc.audit.compute import NEIGHBORS
+from iet_agc.auditing.compute import NEIGHBORS
 from iet_agc.config.settings import validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.duplicates import plant_duplicates

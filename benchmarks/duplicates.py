@@ -33,7 +33,7 @@ from torch.nn.functional import interpolate, pad
 from torchvision.transforms.v2 import functional as change
 from torchvision.utils import make_grid, save_image
 
-from iet_agc.audit.sources import load_part
+from iet_agc.auditing.sources import load_part
 from iet_agc.metrics.duplicates import Group, duplicate_groups, representatives
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import generator

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from iet_agc.audit.compute import audit
+from iet_agc.auditing.compute import audit
 from iet_agc.config.settings import validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet

@@ -30,6 +30,8 @@ def _entry(name: str, value: object) -> str:
         return f"### `{name} = {value!r}`\n"
     text = [f"### `{name}`\n", _code(f"{name}{_signature(value)}", "python"), _code(_told(value), "text")]
     for method, function in vars(value).items() if inspect.isclass(value) else ():
+        if isinstance(function, property) and not method.startswith("_"):
+            text += [f"#### `{name}.{method}`\n", _code(_told(function), "text")]
         if not method.startswith("_") and inspect.isfunction(function) and method != "extra_repr":
             text += [f"#### `{name}.{method}`\n", _code(f"{method}{_signature(function)}", "python")]
             text += [_code(_told(function), "text")]
@@ -39,9 +41,12 @@ def _entry(name: str, value: object) -> str:
 def _signature(value: object) -> str:
     """Annotations as a reader would write them; defaults that are functions by their names only."""
     assert callable(value)
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return "(message)"
     found = str(inspect.signature(value))
     for long, short in (("torch.Tensor", "Tensor"), ("collections.abc.", ""), ("torch._tensor.", "")):
         found = found.replace(long, short)
+    found = re.sub(r"(?<=: )'([^']+)'|(?<=-> )'([^']+)'", r"\1\2", found)  # annotations that are not evaluated
     return re.sub(r"<function .*? at 0x\w+>", "...", found)
 
 

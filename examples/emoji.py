@@ -17,8 +17,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 
-from iet_agc.audit.memorized_prompts import planted_prompts
-from iet_agc.audit.schema import read_record
+from iet_agc.auditing.memorized_prompts import planted_prompts
+from iet_agc.auditing.schema import read_record
 from iet_agc.config.run_folder import read_settings
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iet_agc.audit.schema import (
+from iet_agc.auditing.schema import (
     CUTS,
     AuditRecord,
     Conventions,

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from iet_agc.audit.schema import CUTS, Conventions, Copies, HeldOut
+from iet_agc.auditing.schema import CUTS, Conventions, Copies, HeldOut
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import claim_folder
 from iet_agc.config.settings import Settings

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from iet_agc.audit.compute import audit
-from iet_agc.audit.run import audit_sources
+from iet_agc.auditing.compute import audit
+from iet_agc.auditing.run import audit_sources
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.clip import clip_score, load_clip, other_prompts
@@ -170,7 +170,7 @@ def test_embeddings_are_those_of_transformers_and_do_not_depend_on_company(clip)
 def test_an_audit_gives_the_clip_score(clip):
     samples = told(FRESH, ["a red dog", "a blue cat", "a " * 40] * 20)
     done = []
-    from iet_agc.audit.work import Work
+    from iet_agc.auditing.work import Work
 
     result = audit(ImageSet(TRAIN, "t"), samples, extractors=["pixels"], clip=str(clip), work=Work(on_done=done.append))
     entry = result.numbers.clip

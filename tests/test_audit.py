@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit.compute import audit, calibrate
-from iet_agc.audit.run import save_audit
-from iet_agc.audit.sources import load_part, read_record
+from iet_agc.auditing.compute import audit, calibrate
+from iet_agc.auditing.run import save_audit
+from iet_agc.auditing.sources import load_part, read_record
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.features import Extractor
 from iet_agc.metrics.memorization import share_below
@@ -230,7 +230,7 @@ def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_le
 
 
 def test_a_run_that_flips_is_audited_with_flips(tmp_path):
-    from iet_agc.audit.run import audit_sources
+    from iet_agc.auditing.run import audit_sources
     from iet_agc.config.overrides import override
     from iet_agc.config.run_folder import claim_folder
     from iet_agc.config.settings import Settings

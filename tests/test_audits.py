@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from iet_agc.report.audit_page import render
 
 from iet_agc import metrics
-from iet_agc.audit import run as audits
-from iet_agc.audit.compute import audit
-from iet_agc.audit.run import audit_sources, save_audit
-from iet_agc.audit.schema import read_record
-from iet_agc.audit.sources import load_part
+from iet_agc.auditing import run as audits
+from iet_agc.auditing.compute import audit
+from iet_agc.auditing.run import audit_sources, save_audit
+from iet_agc.auditing.schema import read_record
+from iet_agc.auditing.sources import load_part
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import claim_folder
 from iet_agc.config.settings import validate
@@ -26,7 +27,6 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.gate import sentence
 from iet_agc.metrics.quality import no_quality
 from iet_agc.metrics.records import StandsIn
-from iet_agc.report.audit_page import render
 from tests.image_sets import load_named
 
 
@@ -325,7 +325,7 @@ def test_a_part_with_one_wrong_bit_is_made_again(tmp_path, monkeypatch):
 
 
 def test_quality_is_measured_once(tmp_path, monkeypatch):
-    from iet_agc.audit import compute
+    from iet_agc.auditing import compute
 
     calls, honest = [], compute.quality
     monkeypatch.setattr(compute, "quality", lambda *given: calls.append(1) or honest(*given))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from iet_agc.report.audit_page import write_report
+from iet_agc.reporting.audit_page import write_report
 from tests.audit_folders import noise, write_audit
 
 #: Flags with which Chromium starts as root, in a container, and calls nobody.

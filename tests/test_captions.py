@@ -17,7 +17,7 @@ from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
     PNDMScheduler,
 )
 
-from iet_agc.audit.memorized_prompts import detect_prompts
+from iet_agc.auditing.memorized_prompts import detect_prompts
 from iet_agc.config.settings import TextSettings
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.grids import save_image

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from iet_agc import __version__, cli
-from iet_agc.audit.sources import load_part
+from iet_agc.auditing.sources import load_part
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
 from tests.audit_folders import write_audit

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from iet_agc.audit.schema import ManyNearCopies, NoCut
+from iet_agc.auditing.schema import ManyNearCopies, NoCut
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import claim_folder
 from iet_agc.config.settings import Settings
 from iet_agc.metrics.intervals import difference, mean, share, share_over_runs, wilson
-from iet_agc.report import comparison
-from iet_agc.report.audit_page import render
-from iet_agc.report.comparison import COLUMNS, compare, differences_from_first, listed, table, warnings
+from iet_agc.reporting import comparison
+from iet_agc.reporting.audit_page import render
+from iet_agc.reporting.comparison import COLUMNS, compare, differences_from_first, listed, table, warnings
 from tests.compared_runs import (
     CONVENTIONS,
     HELD_OUT,

@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
-from iet_agc.audit.sources import load_part
+from iet_agc.auditing.sources import load_part
 from iet_agc.config.overrides import override
 from iet_agc.config.presets import load_preset
 from iet_agc.config.settings import validate

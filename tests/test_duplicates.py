@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as change
 
 from iet_agc import cli
-from iet_agc.audit.duplicates import find_duplicates
+from iet_agc.auditing.duplicates import find_duplicates
 from iet_agc.metrics import duplicates
 from iet_agc.metrics.duplicates import Group, duplicate_groups, redundant, representatives
 from iet_agc.metrics.near_copies import Pairs

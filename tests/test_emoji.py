@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateIm
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
-from iet_agc.audit.schema import read_record
+from iet_agc.auditing.schema import read_record
 from iet_agc.config.data_settings import EmojiData
 from iet_agc.config.overrides import override
 from iet_agc.config.presets import load_preset

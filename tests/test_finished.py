@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit import run
-from iet_agc.audit.finished import INPUTS, inputs_of
+from iet_agc.auditing import run
+from iet_agc.auditing.finished import INPUTS, inputs_of
 from tests.commands import call
 
 ASKED = ("--train", "t.npy", "--samples", "s.npy", "--held-out", "h.npy", "--extractor", "pixels", "--device", "cpu")

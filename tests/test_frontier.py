@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from iet_agc.metrics.intervals import difference, share_over_runs
-from iet_agc.report import charts, comparison_page
-from iet_agc.report.comparison import COLUMNS, compare, differences_from_first
-from iet_agc.report.comparison_page import front, write_comparison
+from iet_agc.reporting import charts, comparison_page
+from iet_agc.reporting.comparison import COLUMNS, compare, differences_from_first
+from iet_agc.reporting.comparison_page import front, write_comparison
 from tests.compared_runs import numbers, quality, run, seeds, write
 from tests.pages import Page
 
@@ -333,7 +333,7 @@ def test_a_failed_drawing_leaves_the_earlier_comparison(tmp_path, monkeypatch):
 
 
 def test_drawing_imports_no_torch():
-    program = "import sys, iet_agc.report.comparison_page; sys.exit('torch' in sys.modules)"
+    program = "import sys, iet_agc.reporting.comparison_page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

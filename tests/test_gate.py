@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import betabinom, binom
+from scipy.stats import beta, betabinom, binom
 
 from iet_agc.metrics.gate import PIXELS, gate, sentence
-from iet_agc.metrics.intervals import least_calibrated_share, surely_above
+from iet_agc.metrics.intervals import _rates, _tail, least_calibrated_share, surely_above
 from iet_agc.metrics.records import Calibrated
 
 
@@ -25,6 +25,22 @@ def test_the_limit_of_harmless_samples_is_that_of_the_beta_binomial_distribution
     assert harmless == pytest.approx(exact[enough], rel=1e-2)
     assert least_calibrated_share(enough, 1024, 0.01, held_out, 0.025) > 0.01
     assert least_calibrated_share(enough - 1, 1024, 0.01, held_out, 0.025) <= 0.01
+
+
+@pytest.mark.parametrize("held_out", [99, 497, 4999, 65_536])
+@pytest.mark.parametrize("total", [1, 24, 1024, 65_536])
+def test_special_functions_give_the_numbers_of_the_distributions_bit_by_bit(held_out: int, total: int) -> None:
+    """scipy.stats takes as long to import as all of a check."""
+    rank = (held_out + 1) // 100
+    rates = beta.ppf((np.arange(4096) + 0.5) / 4096, rank, held_out + 1 - rank)
+    assert np.array_equal(_rates(0.01, held_out), rates)
+    for count in {0, 1, total // 50, total // 2, total, total + 1}:
+        for share in (0.0, 0.005, 0.01, 0.03, 1.0):
+            copied = (share - 0.01) / 0.99
+            called = share / 0.01 * rates if copied < 0 else copied + (1 - copied) * rates
+            assert _tail(count, total, share, 0.01, held_out) == float(binom.sf(count - 1, total, called).mean())
+    found = next(iter(numbers(0, total, held_out).values()))
+    assert found.most_false_alarms == float(beta.ppf(0.975, rank, held_out + 1 - rank))
 
 
 def test_with_a_sure_cut_the_limit_is_clopper_pearsons():

@@ -22,6 +22,7 @@ VERBS = (
     "duplicates",
     "report",
     "compare",
+    "card",
     "presets",
     "completion",
 )

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from iet_agc.audit.compute import audit
-from iet_agc.audit.guard import make_guard
+from iet_agc.auditing.compute import audit
+from iet_agc.auditing.guard import make_guard
 from iet_agc.data.image_set import ImageSet
 from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import load_samples

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit.run import audit_sources
-from iet_agc.audit.schema import AuditRecord, AuditWarning, UnknownImages, UnknownOrigin, read_record
-from iet_agc.audit.sources import load_guard, load_part
+from iet_agc.auditing.run import audit_sources
+from iet_agc.auditing.schema import AuditRecord, AuditWarning, UnknownImages, UnknownOrigin, read_record
+from iet_agc.auditing.sources import load_guard, load_part
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import read_settings
 from iet_agc.config.settings import Settings, validate
@@ -123,7 +123,7 @@ def test_images_that_were_overwritten_are_refused(base: Path, monkeypatch: pytes
     """Of a folder, all of them, by an audit and by a guard, before any work."""
     for number, image in enumerate(noise(180, 1)):
         save_image(image, base / "images" / f"{number:03d}.png")
-    monkeypatch.setattr("iet_agc.audit.run.audit", lambda *_, **__: pytest.fail("at work"))
+    monkeypatch.setattr("iet_agc.auditing.run.audit", lambda *_, **__: pytest.fail("at work"))
     with pytest.raises(
         ValueError, match=r"the training images that .*run reads now .* are not those that it was"
     ) as error:

@@ -17,6 +17,7 @@ HEAVY = {
 ALLOWED = {
     "import iet_agc": set(),
     "import iet_agc; iet_agc.__version__": set(),
+    "import iet_agc; iet_agc.train, iet_agc.sample, iet_agc.audit, iet_agc.report, iet_agc.Run": set(),
     "import iet_agc.metrics": set(),
     "import iet_agc.cli": set(),
     "import iet_agc.cli.summary": set(),
@@ -29,9 +30,9 @@ ALLOWED = {
     "import iet_agc.metrics.quality, iet_agc.metrics.features": {"numpy", "pydantic", "torch"},
     "from iet_agc.metrics.intervals import share": {"numpy", "pydantic"},
     "import iet_agc.sampling.sample_set": {"numpy", "pydantic", "torch"},
-    "import iet_agc.audit.run": {"numpy", "pydantic", "torch"},
-    "import iet_agc.report.audit_page": {"matplotlib", "numpy", "pydantic"},
-    "import iet_agc.report.comparison_page": {"matplotlib", "numpy", "pydantic"},
+    "import iet_agc.auditing.run": {"numpy", "pydantic", "torch"},
+    "import iet_agc.reporting.audit_page": {"matplotlib", "numpy", "pydantic"},
+    "import iet_agc.reporting.comparison_page": {"matplotlib", "numpy", "pydantic"},
 }
 
 #: What a verb may load to say what it has to say. Folders that are not there are looked for before anything is made.
@@ -47,6 +48,7 @@ VERBS: dict[tuple[str, ...], set[str]] = {
     ("completion", "bash"): {"pydantic"},
     ("report", "missing"): set(),
     ("compare", "missing"): set(),
+    ("card", "missing"): {"pydantic"},
     ("audit", "--train", "missing", "--samples", "missing", "--out", "x"): {"pydantic"},
     ("audit", "--train", "digits", "--samples", "missing.npz", "--out", "x"): {"pydantic"},
     ("sample", "missing", "--out", "x"): {"pydantic"},

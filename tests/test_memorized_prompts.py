@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 
 from sklearn.metrics import roc_curve
 
-from iet_agc.audit import memorized_prompts
-from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
+from iet_agc.auditing import memorized_prompts
+from iet_agc.auditing.memorized_prompts import detect_prompts, planted_prompts, prompt_magnitudes, separation
 from iet_agc.metrics.intervals import auc_interval
 from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.miniature import captioned, save_captioned, save_miniature
@@ -288,7 +288,9 @@ def test_planted_captions_against_as_many_others(capsys, run, tmp_path):
 
 
 def test_of_images_given_from_python_it_is_not_known_what_was_planted(run, monkeypatch):
-    monkeypatch.setattr("iet_agc.audit.memorized_prompts.given_images", lambda run: "images given from Python (a, 16)")
+    monkeypatch.setattr(
+        "iet_agc.auditing.memorized_prompts.given_images", lambda run: "images given from Python (a, 16)"
+    )
     with pytest.raises(
         ValueError, match=r"trained on images given from Python .* not known what was planted: give pro"
     ):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from iet_agc.audit.schema import LeftOut, read_record
+from iet_agc.auditing.schema import LeftOut, read_record
 from iet_agc.config.data_settings import FolderData
 from iet_agc.data.datasets.registry import _source, load_dataset
 from iet_agc.data.folders import load_images

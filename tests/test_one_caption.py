@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from iet_agc.audit.run import audit_sources
+from iet_agc.auditing.run import audit_sources
 from iet_agc.config.fingerprint import fingerprint
 from iet_agc.config.overrides import override
 from iet_agc.config.settings import Settings, validate

@@ -68,7 +68,7 @@ def test_nothing_is_left_out(installed):
         }
 
     assert content(installed / "iet_agc") == content(CHECKOUT / "src" / "iet_agc")
-    assert len([name for name in content(installed / "iet_agc") if name.endswith(".j2")]) == 3
+    assert len([name for name in content(installed / "iet_agc") if name.endswith(".j2")]) == 5
 
 
 def test_the_licence_comes_along(installed):

@@ -10,7 +10,7 @@ import torch
 from PIL import ImageFile
 
 from iet_agc import cli
-from iet_agc.audit.run import audit_sources
+from iet_agc.auditing.run import audit_sources
 from iet_agc.cli import demo
 from iet_agc.config.overrides import override
 from iet_agc.config.settings import Settings

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from iet_agc.audit.compute import audit
-from iet_agc.audit.run import save_audit
-from iet_agc.audit.schema import AuditRecord
+from iet_agc.auditing.compute import audit
+from iet_agc.auditing.run import save_audit
+from iet_agc.auditing.schema import AuditRecord
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.gate import PIXELS, gate
-from iet_agc.report.audit_page import render, write_report
-from iet_agc.report.reader import read_audit
+from iet_agc.reporting.audit_page import render, write_report
+from iet_agc.reporting.reader import read_audit
 from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, Folder, noise, points, write_audit
 from tests.pages import Page
 
@@ -645,7 +645,7 @@ def test_an_audit_as_it_is_written_becomes_a_page(tmp_path: Path) -> None:
     assert "--train digits --samples samples --held-out held --flips --extractor pixels --out it" in page.text
 
 
-@pytest.mark.parametrize(("module", "free"), [("iet_agc.report.audit_page", True), ("iet_agc.runtime.seeds", False)])
+@pytest.mark.parametrize(("module", "free"), [("iet_agc.reporting.audit_page", True), ("iet_agc.runtime.seeds", False)])
 def test_report_imports_no_torch(module: str, free: bool) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     done = subprocess.run(

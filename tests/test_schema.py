@@ -8,9 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from iet_agc.audit.compute import audit
-from iet_agc.audit.run import save_audit
-from iet_agc.audit.schema import AuditRecord, json_schema, read_record
+from iet_agc.auditing.compute import audit
+from iet_agc.auditing.run import save_audit
+from iet_agc.auditing.schema import AuditRecord, json_schema, read_record
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.intervals import Mean, Proportion, clustered_share, share
 from iet_agc.metrics.records import Calibrated, FewImages, NotMeasured
@@ -20,7 +20,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "audit.schema.json"
 
 
 def test_the_published_schema_is_that_of_the_record() -> None:
-    """Make it anew by `python -m iet_agc.audit.schema > docs/audit.schema.json`."""
+    """Make it anew by `python -m iet_agc.auditing.schema > docs/audit.schema.json`."""
     assert DOCUMENT.read_text(encoding="utf-8") == json_schema()
 
 

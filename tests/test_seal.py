@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iet_agc.audit.run import audit_sources
-from iet_agc.report.audit_page import render
-from iet_agc.report.comparison import compare
+from iet_agc.auditing.run import audit_sources
+from iet_agc.reporting.audit_page import render
+from iet_agc.reporting.comparison import compare
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest
 from iet_agc.runtime.reading import read_object

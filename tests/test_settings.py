@@ -12,7 +12,7 @@ from iet_agc.config.overrides import override
 from iet_agc.config.presets import load_preset, preset_names
 from iet_agc.config.settings import Settings, documented
 from iet_agc.data.grids import save_image
-from iet_agc.report.comparison import compare
+from iet_agc.reporting.comparison import compare
 from iet_agc.runtime.distributed import choose_device
 from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training import checkpoint

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from iet_agc.audit.compute import audit
-from iet_agc.audit.run import audit_sources, save_audit
+from iet_agc.auditing.compute import audit
+from iet_agc.auditing.run import audit_sources, save_audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.features import nearest_features
 from iet_agc.metrics.gate import PIXELS, Way, gate, sentence
@@ -204,7 +204,7 @@ def test_a_build_fails_by_a_copy_detector_and_not_by_another_network(files, tmp_
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_too_few_held_out_images_in_features_stop_a_gate_before_samples_are_extracted(files, tmp_path, monkeypatch):
     """The descriptor is blind to brightness, so that halved training images are near copies in its features alone."""
-    from iet_agc.audit import run as audits
+    from iet_agc.auditing import run as audits
 
     dark = (TRAIN[:9] * 0.5).to(torch.uint8)
     np.save("real.npy", torch.cat([HELD_OUT[:95], dark]).numpy())
@@ -228,7 +228,7 @@ def test_too_few_held_out_images_in_features_stop_a_gate_before_samples_are_extr
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_parts_change_no_similarity(files, tmp_path, monkeypatch):
-    from iet_agc.audit import run as audits
+    from iet_agc.auditing import run as audits
 
     whole = run(tmp_path / "a", extractors=["sscd.pt"])
     monkeypatch.setattr(audits, "_SHORTEST_PART", 16)

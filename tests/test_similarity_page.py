@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.audit.compute import audit
-from iet_agc.audit.run import save_audit
-from iet_agc.audit.schema import read_record
+from iet_agc.auditing.compute import audit
+from iet_agc.auditing.run import save_audit
+from iet_agc.auditing.schema import read_record
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.gate import PIXELS, Way, gate
 from iet_agc.metrics.intervals import Mean, share
 from iet_agc.metrics.records import AboutPrompts, ClipScore
-from iet_agc.report.audit_page import render
-from iet_agc.report.reader import read_audit
+from iet_agc.reporting.audit_page import render
+from iet_agc.reporting.reader import read_audit
 from tests.pages import Page
 from tests.similar_images import DETECTOR, FRESH, HELD_OUT, NETWORK, TRAIN
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from iet_agc.audit.compute import AuditResult, audit
-from iet_agc.audit.run import save_audit
-from iet_agc.audit.schema import CopiesLeftOut, read_record
-from iet_agc.audit.verdict import check_audit, check_share, outcome, verdict
+from iet_agc.auditing.compute import AuditResult, audit
+from iet_agc.auditing.run import save_audit
+from iet_agc.auditing.schema import CopiesLeftOut, read_record
+from iet_agc.auditing.verdict import check_audit, check_share, outcome, verdict
 from iet_agc.config.settings import validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
@@ -23,7 +23,7 @@ from iet_agc.metrics.gate import PIXELS, Way, decisive, gate, sentence
 from iet_agc.metrics.intervals import share
 from iet_agc.metrics.records import Calibrated
 from iet_agc.metrics.soundness import Blind, SameImages, TooClose, area, check_held_out
-from iet_agc.report.audit_page import render
+from iet_agc.reporting.audit_page import render
 from iet_agc.runtime.errors import UserError
 from tests.commands import call, run
 from tests.pages import Page

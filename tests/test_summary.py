@@ -53,6 +53,34 @@ def test_a_run_says_what_it_took_where_it_is_and_what_comes_next() -> None:
     assert "skipped" not in "\n".join(summary.train(TRAINED | {"skip_rate": 0.0}))
 
 
+def test_a_check_says_how_it_ended_by_which_way_and_why_it_cannot_tell() -> None:
+    check = {"space": None, "by": "ratio", "count": 30, "total": 128, "share": 0.234375, "least": 0.165, "failed": True}
+    other = check | {"space": "net.pt", "by": "similarity", "count": 0, "share": 0.0, "least": 0.0, "failed": False}
+    gate = {"fail_above": 0.05, "failed": True, "checks": [check, other]}
+    assert summary.check(gate, "my audit") == [
+        "Check failed: at least 16.5 %, and 5 % allowed, chance included",
+        "  pixels            30 of 128, 23.4 %; at least 16.5 %",
+        "  net.pt, similarity 0 of 128, 0 %; at least 0 %",
+        "  audit             my audit",
+        "next: iet-agc report 'my audit'",
+    ]
+    passed = summary.check({**gate, "failed": False, "checks": [other]}, "a")
+    assert passed[0] == "Check passed: at least 0 %, and 5 % allowed, chance included"
+    blind = summary.check({**gate, "checks": [other]}, "a", ["in pixels: too close"])
+    assert blind[0] == "Check failed: cannot tell how much is copied"
+    assert "  held-out          in pixels: too close" in blind
+
+
+def test_a_card_says_what_it_says_first() -> None:
+    card = {"card": "a/README.md", "run": "a", "outcomes": [], "verdict": "Not audited"}
+    assert summary.card(card) == [
+        "Model card written: not audited",
+        "  card              a/README.md",
+        "next: iet-agc card a --audit AUDIT, with an audit of its samples",
+    ]
+    assert summary.card(card | {"outcomes": ["copies"], "verdict": "Copies found"})[0].endswith("copies found")
+
+
 @pytest.mark.parametrize(
     ("held_out", "expected"),
     [

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from diffusers import PNDMScheduler  # pyright: ignore[reportPrivateImportUsage]
 from safetensors.torch import load_file, save_file
 
-from iet_agc.audit.memorized_prompts import detect_prompts
+from iet_agc.auditing.memorized_prompts import detect_prompts
 from iet_agc.config.settings import TextSettings, validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.seeds import generator

@@ -1,6 +1,14 @@
 """Train image diffusion models that do not reproduce their training images, and prove it.
 
-The pieces that other programs use, loaded when asked for:
+The verbs of the command line, from Python, on paths and on images in memory:
+
+    run = iet_agc.train("digits-iet-agc", images, out="runs/a", settings={"train.seed": 1})
+    samples = iet_agc.sample(run, 1024, out="runs/a/samples")
+    found = iet_agc.audit(run, samples, held_out=others, out="runs/a/audit")
+    found.check(fail_above=0.02)
+    iet_agc.report(found)
+
+And the pieces that other programs use. All are loaded when asked for:
 
     from iet_agc import AntiGradientControl, mean_of_kept, partition, average_states
     from iet_agc.metrics import nearest, distance_ratio, memorization_quantity
@@ -9,21 +17,49 @@ The pieces that other programs use, loaded when asked for:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iet_agc.api.results import Audit, Run, SampleSet
+    from iet_agc.api.verbs import audit, report, sample, train
     from iet_agc.method.agc import AntiGradientControl, mean_of_kept
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
+    from iet_agc.runtime.errors import CheckFailed, UserError
 
-__all__ = ["AntiGradientControl", "__version__", "average_states", "mean_of_kept", "partition"]
-
-#: The one place where the version stands: pyproject.toml reads it here.
-__version__ = "0.1.0"
-
+#: Where each public name stands.
 _HOMES = {
     "AntiGradientControl": "method.agc",
+    "Audit": "api.results",
+    "CheckFailed": "runtime.errors",
+    "Run": "api.results",
+    "SampleSet": "api.results",
+    "UserError": "runtime.errors",
+    "audit": "api.verbs",
     "average_states": "method.averaging",
     "mean_of_kept": "method.agc",
     "partition": "method.sharding",
+    "report": "api.verbs",
+    "sample": "api.verbs",
+    "train": "api.verbs",
 }
+
+__all__ = [
+    "AntiGradientControl",
+    "Audit",
+    "CheckFailed",
+    "Run",
+    "SampleSet",
+    "UserError",
+    "__version__",
+    "audit",
+    "average_states",
+    "mean_of_kept",
+    "partition",
+    "report",
+    "sample",
+    "train",
+]
+
+#: The one place where the version stands: pyproject.toml reads it here.
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import; `iet-agc --help` must not wait for it

@@ -22,7 +22,7 @@ from iet_agc.runtime.errors import CheckFailed, UserError, did_you_mean, one_lin
 from iet_agc.runtime.streams import kept_apart, put
 
 if TYPE_CHECKING:
-    from iet_agc.audit.schema import AuditRecord
+    from iet_agc.auditing.schema import AuditRecord
     from iet_agc.data.mending import Mending
     from iet_agc.runtime.stop import Stopped
 
@@ -205,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect, _add_duplicates
-    for add in (*order, _add_report, _add_compare, _add_presets, _add_completion):
+    for add in (*order, _add_report, _add_compare, _add_card, _add_presets, _add_completion):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)
@@ -455,7 +455,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_sample(arguments)
 
-    from iet_agc.audit.sources import load_guard
+    from iet_agc.auditing.sources import load_guard
     from iet_agc.runtime import distributed
     from iet_agc.runtime.malloc import keep_freed_memory
     from iet_agc.sampling.sample_set import read_prompts, sample_run
@@ -583,7 +583,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_audit(arguments)
 
-    from iet_agc.audit.finished import finished_audit
+    from iet_agc.auditing.finished import finished_audit
 
     done = finished_audit(
         arguments.train,
@@ -602,7 +602,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
     if done:
         return _judged(arguments, done)
 
-    from iet_agc.audit.run import audit_sources
+    from iet_agc.auditing.run import audit_sources
     from iet_agc.runtime import distributed
 
     numbers = audit_sources(
@@ -628,7 +628,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
 
 def _judged(arguments: argparse.Namespace, numbers: "AuditRecord") -> tuple[int, object]:
     """Exit status and result of an audit; what is said of it, where no people read the result."""
-    from iet_agc.audit.verdict import said
+    from iet_agc.auditing.verdict import said
     from iet_agc.cli.presentation import for_people
 
     if (words := said(numbers)) and not for_people(arguments):
@@ -650,11 +650,13 @@ def _add_check(verbs: "_Verbs") -> None:
 
 
 def _check(arguments: argparse.Namespace) -> tuple[int, object]:
-    from iet_agc.audit.verdict import check_audit
+    from iet_agc.auditing.verdict import check_audit
+    from iet_agc.cli.presentation import for_people
     from iet_agc.metrics.gate import sentence
 
     found = check_audit(arguments.audit, arguments.fail_above)
-    print(f"iet-agc: {sentence(found)}", file=sys.stderr)
+    if not for_people(arguments):
+        print(f"iet-agc: {sentence(found)}", file=sys.stderr)
     return int(found.failed), found.model_dump(mode="json")
 
 
@@ -695,7 +697,7 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_detect(arguments)
 
-    from iet_agc.audit.memorized_prompts import detect_prompts, planted_prompts
+    from iet_agc.auditing.memorized_prompts import detect_prompts, planted_prompts
     from iet_agc.runtime import distributed
     from iet_agc.sampling.sample_set import read_prompts
 
@@ -750,7 +752,7 @@ def _duplicates(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_source(arguments.source)
 
-    from iet_agc.audit.duplicates import find_duplicates
+    from iet_agc.auditing.duplicates import find_duplicates
 
     numbers = find_duplicates(
         arguments.source,
@@ -776,7 +778,7 @@ def _report(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_report(arguments)
 
-    from iet_agc.report.audit_page import write_report
+    from iet_agc.reporting.audit_page import write_report
 
     names = {str(audit): audit for audit in arguments.audits}
     file = write_report(names, arguments.out or arguments.audits[0] / "report.html")
@@ -801,7 +803,7 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_compare(arguments)
 
-    from iet_agc.report.comparison import compare, differences_from_first, plain, table, warnings
+    from iet_agc.reporting.comparison import compare, differences_from_first, plain, table, warnings
 
     rows = compare(arguments.runs)
     differences = differences_from_first(rows)
@@ -811,12 +813,37 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, object]:
     }
     result: dict[str, object] = {"presets": plain(rows), "differences": apart, "warnings": (warned := warnings(rows))}
     if arguments.out:
-        from iet_agc.report.comparison_page import write_comparison
+        from iet_agc.reporting.comparison_page import write_comparison
 
         result["files"] = write_comparison(rows, differences, arguments.out)
     if not for_people(arguments):
         print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in warned)]), file=sys.stderr)
     return 0, result
+
+
+def _add_card(verbs: "_Verbs") -> None:
+    parser = _verb(verbs, "card", _card, "write the model card of a run: what it is, and what audits found")
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="a finished run")
+    parser.add_argument(
+        "--audit",
+        type=Path,
+        action="append",
+        default=[],
+        dest="audits",
+        metavar="AUDIT",
+        help="folder of an audit of its samples; may be repeated (default: the card says that it was not audited)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the card (default: README.md in RUN)")
+
+
+def _card(arguments: argparse.Namespace) -> tuple[int, Any]:
+    from iet_agc.cli.paths import check_card
+
+    check_card(arguments)
+
+    from iet_agc.auditing.model_card import write_card
+
+    return 0, write_card(arguments.run_folder, arguments.audits, arguments.out)
 
 
 def _add_presets(verbs: "_Verbs") -> None:

@@ -10,12 +10,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-from iet_agc.audit.run import audit_sources
-from iet_agc.audit.schema import AuditRecord
+from iet_agc.auditing.run import audit_sources
+from iet_agc.auditing.schema import AuditRecord
 from iet_agc.config.overrides import customized
 from iet_agc.config.presets import load_preset
 from iet_agc.config.settings import Settings
-from iet_agc.report.audit_page import write_report
+from iet_agc.reporting.audit_page import write_report
 from iet_agc.runtime.malloc import keep_freed_memory
 from iet_agc.runtime.progress import progress_bar
 from iet_agc.runtime.threads import num_threads

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_audit",
+    "check_card",
     "check_compare",
     "check_detect",
     "check_report",
@@ -88,6 +89,19 @@ def check_report(arguments: Namespace) -> None:
     Raises:
         UserError: one is not there.
     """
+    for folder in arguments.audits:
+        check_audit_place(folder)
+
+
+def check_card(arguments: Namespace) -> None:
+    """The run, and its audits.
+
+    Raises:
+        UserError: one is not there.
+    """
+    from iet_agc.config.run_folder import read_settings
+
+    read_settings(arguments.run_folder)
     for folder in arguments.audits:
         check_audit_place(folder)
 

@@ -42,9 +42,17 @@ def _sample(arguments: Namespace, result: Any) -> list[str]:
 
 
 def _audit(arguments: Namespace, result: Any) -> list[str]:
-    from iet_agc.report.audit_page import verdict
+    from iet_agc.reporting.audit_page import verdict
 
     return summary.audit(result, str(arguments.out), verdict(arguments.out))
+
+
+def _check(arguments: Namespace, result: Any) -> list[str]:
+    from iet_agc.metrics.gate import Gate
+
+    found = Gate.model_validate_json(json.dumps(result))
+    reasons = [f"{check.way}: {reason.sentence}" for check in found.checks for reason in check.reasons]
+    return summary.check(result, str(arguments.audit), reasons)
 
 
 def _presets(_: Namespace, result: dict[str, str]) -> list[str]:
@@ -73,6 +81,8 @@ _LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
     "train": lambda _, result: summary.train(result),
     "sample": _sample,
     "audit": _audit,
+    "check": _check,
+    "card": lambda _, result: summary.card(result),
     "detect": lambda _, result: summary.detect(result, terminal.width()),
     "duplicates": lambda given, result: summary.duplicates(result, str(given.out)),
     "report": lambda _, result: summary.report(result),

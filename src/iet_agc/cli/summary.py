@@ -11,7 +11,20 @@ from typing import Any
 
 from iet_agc.cli.terminal import table, wrapped
 
-__all__ = ["audit", "compare", "demo", "detect", "duplicates", "pipeline", "presets", "report", "sample", "train"]
+__all__ = [
+    "audit",
+    "card",
+    "check",
+    "compare",
+    "demo",
+    "detect",
+    "duplicates",
+    "pipeline",
+    "presets",
+    "report",
+    "sample",
+    "train",
+]
 
 #: Width of the names of figures.
 _NAMES = 17
@@ -113,6 +126,44 @@ def _least(gate: Mapping[str, Any]) -> str:
     return f"at least {_percent(least)}, and {100 * gate['fail_above']:g} % allowed, chance included"
 
 
+def check(result: Mapping[str, Any], out: str, reasons: Sequence[str] = ()) -> list[str]:
+    """A check of a finished audit.
+
+    Args:
+        result: a gate.
+        out: folder of the audit.
+        reasons: why held-out images cannot tell, if they cannot.
+    """
+    checks, words = result["checks"], "failed" if result["failed"] else "passed"
+    cannot_tell = result["failed"] and not any(check["failed"] for check in checks)
+    lines = [f"Check {words}: {'cannot tell how much is copied' if cannot_tell else _least(result)}"]
+    lines += [_figure(_way(check), _checked(check)) for check in checks]
+    lines += [_figure("held-out", reason) for reason in reasons]
+    return [*lines, _figure("audit", out), _next(f"iet-agc report {_word(out)}")]
+
+
+def _way(check: Mapping[str, Any]) -> str:
+    """A way of copying, in a word or two."""
+    return "pixels" if check["space"] is None else f"{PurePath(check['space']).name}, {check['by']}"
+
+
+def _checked(check: Mapping[str, Any]) -> str:
+    return f"{check['count']:,} of {check['total']:,}, {_percent(check['share'])}; at least {_percent(check['least'])}"
+
+
+def card(result: Mapping[str, Any]) -> list[str]:
+    """A model card.
+
+    Args:
+        result: of `iet_agc.auditing.model_card.write_card`.
+    """
+    run, after = result["run"], "read it, then upload the folder"
+    if not result["outcomes"]:
+        after = f"iet-agc card {_word(run)} --audit AUDIT, with an audit of its samples"
+    verdict = result["verdict"]
+    return [f"Model card written: {verdict[:1].lower()}{verdict[1:]}", _figure("card", result["card"]), _next(after)]
+
+
 def report(result: Mapping[str, Any]) -> list[str]:
     """A page."""
     return ["Report written", _figure("page", result["report"]), _next("open the page in a browser")]
@@ -176,7 +227,7 @@ def detect(result: Mapping[str, Any], most: int) -> list[str]:
     """A detection of memorized prompts.
 
     Args:
-        result: of `iet_agc.audit.memorized_prompts.detect_prompts`.
+        result: of `iet_agc.auditing.memorized_prompts.detect_prompts`.
         most: columns of the terminal.
     """
     separation = result["separation"]
@@ -192,7 +243,7 @@ def duplicates(result: Mapping[str, Any], out: str) -> list[str]:
     """The duplicates of an image set.
 
     Args:
-        result: of `iet_agc.audit.duplicates.find_duplicates`.
+        result: of `iet_agc.auditing.duplicates.find_duplicates`.
         out: folder of the result.
     """
     further, groups, gate = result["redundant"], result["groups"], result["gate"]

@@ -1,5 +1,6 @@
-"""Settings replaced by name, as in `--train.steps 5`."""
+"""Settings replaced by name, as in `--train.steps 5` or {"train.steps": 5}."""
 
+import os
 import re
 from collections.abc import Collection, Mapping
 
@@ -14,36 +15,37 @@ __all__ = ["customized", "override"]
 _OF_TEXT: Collection[object] = (str, str | None)
 
 
-def override(settings: Settings, changes: Mapping[str, str]) -> Settings:
+def override(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """Replace settings by name.
 
     Args:
         settings: where to start from.
-        changes: {"train.batch_size": "64"}: values written as in a preset; strings need no quotes,
-            lists no brackets, and "none" stands for nothing.
+        changes: {"train.batch_size": 64}, or {"train.batch_size": "64"}: Python values, paths included; or texts as
+            the command line has them, written as in a preset, where strings need no quotes, lists no brackets, and
+            "none" stands for nothing.
 
     Raises:
         UserError: an unknown name (the nearest one is named), or an impossible value or one that is not UTF-8.
     """
     content = settings.model_dump()
     names = [name for name, *_ in documented(settings)]
-    for name, text in changes.items():
-        name = name.replace("-", "_")
+    for name, value in changes.items():
+        name, value = name.replace("-", "_"), os.fspath(value) if isinstance(value, os.PathLike) else value
         if name not in names:
             raise UserError(f"unknown setting {name!r}{did_you_mean(name, names)}")
         # what a shell passes on of other encodings; no file of a run could say it
-        if re.search("[\ud800-\udfff]", text):
-            raise UserError(f"setting {name} {text!a} is not UTF-8: write it so, and name files and folders so")
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            raise UserError(f"setting {name} {value!a} is not UTF-8: write it so, and name files and folders so")
         *section, field = name.split(".")
         target = content[section[0]] if section else content
         is_list = isinstance(target.get(field), tuple)
         owner = fields_of(getattr(settings, section[0])) if section else Settings.model_fields
         is_text = owner[field].annotation in _OF_TEXT
-        target[field] = _unquoted(text) if is_text else _parse(text, is_list)
+        target[field] = _read(value, is_text, is_list) if isinstance(value, str) else value
     return validate(content)
 
 
-def customized(preset: Settings, changes: Mapping[str, str]) -> Settings:
+def customized(preset: Settings, changes: Mapping[str, object]) -> Settings:
     """`override` for a run that starts from a preset: planting and description are those of the preset's own images.
 
     Args:
@@ -62,6 +64,11 @@ def customized(preset: Settings, changes: Mapping[str, str]) -> Settings:
     if "description" in given or not changed_images(own, data):
         return settings
     return settings.model_copy(update={"description": described_by_changes(preset.name, own, data)})
+
+
+def _read(text: str, is_text: bool, is_list: bool) -> object:
+    """A value that is written as in a preset."""
+    return _unquoted(text) if is_text else _parse(text, is_list)
 
 
 def _unquoted(text: str) -> str | None:

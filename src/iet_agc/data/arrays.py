@@ -18,7 +18,7 @@ from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import check_regular
 
-__all__ = ["array_images"]
+__all__ = ["array_images", "as_planes"]
 
 _PIECE = 2**20
 
@@ -64,7 +64,7 @@ def _read_pixels(file: IO[bytes], size: int) -> np.ndarray:
         shape, columns_first, dtype = _NPY_HEADERS[version](file)
     except Exception:  # numpy tells of Python's syntax, in which headers are written
         raise UnfitError("has a damaged header: save it again") from None
-    axes = _axes(shape, dtype)
+    _axes(shape, dtype)  # refuses before memory is taken
     if math.prod(shape) != size - file.tell():
         raise UserError(f"it holds {size - file.tell()} bytes of pixels, its header says {math.prod(shape)}")
     pixels = room((math.prod(shape),), "its pixels")
@@ -74,7 +74,19 @@ def _read_pixels(file: IO[bytes], size: int) -> np.ndarray:
         if len(piece) != len(place):
             raise EOFError("it is cut short")
         place[:] = np.frombuffer(piece, np.uint8)
-    array = pixels.reshape(shape, order="F" if columns_first else "C")
+    return as_planes(pixels.reshape(shape, order="F" if columns_first else "C"))
+
+
+def as_planes(array: np.ndarray) -> np.ndarray:
+    """An array of images as (N, C, H, W), a view of it.
+
+    Args:
+        array: uint8 (N, C, H, W) or (N, H, W, C) of 1 or 3 channels, or grey (N, H, W).
+
+    Raises:
+        UnfitError: it is none of these, or holds no images; in words that follow what it is.
+    """
+    axes = _axes(array.shape, array.dtype)
     return array[:, None] if axes is None else array.transpose(axes)
 
 

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from iet_agc.data.mending import Kind, Mending
 from iet_agc.runtime.errors import in_words
 
-__all__ = ["Opener", "UnfitError", "decode", "look", "explain", "strict_pillow"]
+__all__ = ["Opener", "UnfitError", "decode", "explain", "look", "orientation", "strict_pillow"]
 
 #: What is read: formats whose plugins in Pillow decode and do nothing else (EPS, for one, would run Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -105,7 +105,7 @@ def look(file: Opener, mending: Mending = Mending()) -> tuple[int, int, int]:  #
     with file() as handle:
         image = _open(handle)
         width, height = image.size
-        if mending.orient and image.format != "TIFF" and _orientation(image) >= 5:
+        if mending.orient and image.format != "TIFF" and orientation(image) >= 5:
             width, height = height, width
         return (1 if is_grey(image) and not _gets_colour(image, mending) else 3), height, width
 
@@ -122,7 +122,7 @@ def decode(file: Opener, mending: Mending = Mending()) -> tuple[Image.Image, dic
         coding = _coding(opened)
         opened.load()
         image: Image.Image = opened
-        if (turn := _UPRIGHT.get(_orientation(image))) is not None:
+        if (turn := _UPRIGHT.get(orientation(image))) is not None:
             if not mending.orient:
                 what = "is to be turned, by its EXIF orientation: turn its pixels or remove the tag"
                 raise UnfitError(what, "turned")
@@ -206,7 +206,7 @@ def _is_transparent(image: Image.Image, coding: object) -> bool:
     return coding in {"L;2", "L;4"} or image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """How viewers turn it, 1 to 8. Pillow itself turns TIFF files as it loads them; broken EXIF data says nothing."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -208,23 +208,25 @@ def surely_above(share: float, total: int, false_alarm: float, held_out: int, ri
 
 def _tail(count: int, total: int, share: float, false_alarm: float, held_out: int) -> float:
     """How often `count` samples or more are below a drawn cut; `share` is r of `least_calibrated_share`."""
-    from scipy.stats import binom
+    from scipy.special import betainc
 
+    if not 0 < count <= total:
+        return float(count <= 0)
     rates = _rates(false_alarm, held_out)
     copied = (share - false_alarm) / (1 - false_alarm)
     rates = share / false_alarm * rates if copied < 0 else copied + (1 - copied) * rates
-    return float(binom.sf(count - 1, total, rates).mean())
+    return float(betainc(count, total - count + 1, rates).mean())  # the binomial tail, without all of scipy.stats
 
 
 @functools.lru_cache(16)
 def _rates(false_alarm: float, held_out: int) -> NDArray[np.float64]:
     """Rates of false alarms of a cut, as likely one as another."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     rank = calibration_rank(false_alarm, held_out)
     if rank < 1:
         raise ValueError(f"{held_out} held-out images set no cut of {false_alarm} false alarms: give more")
-    return beta.ppf((np.arange(_QUANTILES) + 0.5) / _QUANTILES, rank, held_out + 1 - rank)
+    return betaincinv(rank, held_out + 1 - rank, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
 
 
 def share(count: int, total: int) -> Proportion:

@@ -80,10 +80,10 @@ class Calibrated(Proportion):
 
         The cut is the j-th smallest of H held-out values, so that share follows Beta(j, H + 1 - j) (Wilks, 1941).
         """
-        from scipy.stats import beta
+        from scipy.special import betaincinv
 
         rank = calibration_rank(self.false_alarm, self.num_held_out)
-        return float(beta.ppf(0.975, rank, self.num_held_out + 1 - rank))
+        return float(betaincinv(rank, self.num_held_out + 1 - rank, 0.975))
 
 
 class NearCopies(Proportion):

@@ -62,7 +62,7 @@ _MOST_DRAWN = 10
 
 
 class Guard(Protocol):
-    """What lets images through or turns them down, such as `iet_agc.audit.guard.Guard`.
+    """What lets images through or turns them down, such as `iet_agc.auditing.guard.Guard`.
 
     Attributes:
         references: images of the size that it takes, uint8 (U, C, H, W).
@@ -364,7 +364,7 @@ def sample_run(
     began = time.perf_counter()
     run = is_run(source)
     settings = read_settings(source) if run else Settings()
-    asked = override(settings, {f"sample.{name}": str(value) for name, value in (given or {}).items()}).sample
+    asked = override(settings, {f"sample.{name}": value for name, value in (given or {}).items()}).sample
     pipeline = source / asked.weights if run else source
     if run and not pipeline.exists():
         raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")

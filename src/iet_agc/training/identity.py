@@ -31,6 +31,7 @@ from iet_agc.runtime.seal import damaged, unsealed, write_sealed
 from iet_agc.training import checkpoint
 
 __all__ = [
+    "are_its_samples",
     "check_files",
     "check_images",
     "check_pipeline",
@@ -256,21 +257,32 @@ def check_samples(run: Path, drawn_from: Mapping[str, str]) -> bool:
     Raises:
         UserError: they are those of neither RUN/raw nor RUN/ema, or these are not as they were exported.
     """
-    known = [exported_files(run, name) or _hashes(run / name, drawn_from) for name in ("raw", "ema")]
-    if not any(known):
+    were_drawn = are_its_samples(run, drawn_from)
+    if were_drawn is None:
         return False
     if is_going_on(run):
         raise UserError(
             f"{run / 'samples'} was drawn before the rounds or steps of {run} were raised: {_FINISH}, or give the "
             "samples from another place"
         )
-    if not any(files and _all_among(drawn_from, files) for files in known):
+    if not were_drawn:
         raise UserError(
             f"{run / 'samples'} was not drawn from the weights of {run}: sample it again into an empty folder, or give "
             "the samples from another place"
         )
     _check_weights(run)
     return True
+
+
+def are_its_samples(run: Path, drawn_from: Mapping[str, str]) -> bool | None:
+    """Whether samples, wherever they are, were drawn from RUN/raw or RUN/ema; None where there are no weights.
+
+    Args:
+        run: its folder.
+        drawn_from: names of files and their SHA-256, as samples.json has them.
+    """
+    known = [exported_files(run, name) or _hashes(run / name, drawn_from) for name in ("raw", "ema")]
+    return any(files and _all_among(drawn_from, files) for files in known) if any(known) else None
 
 
 def _about(images: ImageSet) -> dict[str, Any]:

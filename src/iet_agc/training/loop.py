@@ -57,6 +57,7 @@ def start(
     out: Path,
     on_step: Callable[[int], object] | None = None,
     stop: StopRequest | None = None,
+    given: ImageSet | None = None,
 ) -> dict[str, object]:
     """Load the data, join the other processes, and train: what `iet-agc train` does.
 
@@ -64,6 +65,7 @@ def start(
         settings: of the run.
         out: the run's folder.
         on_step, stop: see `train`.
+        given: trained on in place of what section data of the settings reads; nothing is planted in it or held out.
 
     Returns:
         A summary of the finished run, JSON values only.
@@ -72,16 +74,16 @@ def start(
         ValueError, NonFiniteError, Stopped: see `train`.
     """
     began = time.perf_counter()
-    images, held_out = load_dataset(settings.data)
+    images, held_out = (given, None) if given else load_dataset(settings.data)
     device = distributed.choose_device(settings.run.device)
     with num_threads(settings.run.threads), distributed.processes(device):
-        train(settings, images, out, device, on_step, stop, held_out, are_read=True)
+        train(settings, images, out, device, on_step, stop, held_out, are_read=given is None)
     seen, skipped = read_telemetry(out / "telemetry.csv")
     return {
         "run": str(out),
         "preset": settings.name,
         "training_images": len(images),
-        "held_out_images": len(held_out),
+        "held_out_images": len(held_out or ()),
         **({"mending": counts(images.treated)} if images.treated else {}),
         "steps": settings.total_steps,
         "images_seen": settings.total_steps * settings.train.batch_size,

@@ -18,7 +18,7 @@ from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import open_file
 
-__all__ = ["hugging_face_origin", "read_hugging_face"]
+__all__ = ["hugging_face_origin", "read_hugging_face", "table_images"]
 
 #: Formats whose readers in `datasets` run and unpickle nothing; "cache" is what was prepared before.
 _READERS = {"arrow", "cache", "imagefolder", "parquet"}
@@ -69,18 +69,40 @@ def _read_split(data: HuggingFaceData, part: str) -> ImageSet:
             )
     if not isinstance(table.features[image_column], datasets.Image):
         raise UserError(f"column {image_column!r} of {shown(name)} holds no images: set data.image_column")
-    encoded = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
-    rows = {PurePath(f"row {row:07d}"): partial(_opened, encoded, row, image_column) for row in range(len(table))}
-    if not rows:
+    if not len(table):
         raise UserError(f"{shown(name)} has no images in its split {part!r}: choose another")
-    images = read_images(rows, shown(name), data.shape, resize=data.resize, mending=mending_of(data))
+    return table_images(table, shown(name), image_column, label_column, caption_column, data)
+
+
+def table_images(
+    table: Any,
+    name: str,
+    image_column: str,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    how: HuggingFaceData = HuggingFaceData(),  # noqa: B008 (frozen)
+) -> ImageSet:
+    """The rows of a `datasets.Dataset`, decoded by the rules of `folders.load_images`.
+
+    Args:
+        table: with one row or more.
+        name: for people.
+        image_column, label_column, caption_column: columns that it has.
+        how: to what size images are brought, and how files are mended.
+
+    Raises:
+        UserError: images that cannot be used, or labels and captions that are none.
+    """
+    encoded = table.select_columns([image_column]).cast_column(image_column, _library().Image(decode=False))
+    rows = {PurePath(f"row {row:07d}"): partial(_opened, encoded, row, image_column) for row in range(len(table))}
+    images = read_images(rows, name, how.shape, resize=how.resize, mending=mending_of(how))
     if images.left_out:
         places = {str(row): place for place, row in enumerate(rows)}
         table = table.select([places[file] for file in images.files or ()])
-    labels = None if label_column is None else _labels(table[label_column], f"column {label_column!r} of {shown(name)}")
+    labels = None if label_column is None else _labels(table[label_column], f"column {label_column!r} of {name}")
     captions = None
     if caption_column is not None:
-        where = f"column {caption_column!r} of {shown(name)}, row"
+        where = f"column {caption_column!r} of {name}, row"
         captions = tuple(texts_of(value, f"{where} {row}") for row, value in enumerate(table[caption_column]))
     return ImageSet(images.images, images.name, labels, captions=captions, treated=images.treated)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from iet_agc.audit.schema import AuditRecord, NoCut, Verdict, read_record
+from iet_agc.auditing.schema import AuditRecord, NoCut, Verdict, read_record
 from iet_agc.metrics.gate import PIXELS, Gate, Way, decisive, gate
 from iet_agc.metrics.gate import sentence as gate_sentence
 from iet_agc.metrics.records import Calibrated
@@ -123,7 +123,7 @@ def check_audit(folder: Path, fail_above: float) -> Gate:
     """`check_share` of a finished audit in its folder, which stays as it is.
 
     Raises:
-        UserError: see `check_share` and `iet_agc.audit.schema.read_record`.
+        UserError: see `check_share` and `iet_agc.auditing.schema.read_record`.
     """
     return check_share(read_record(folder / "audit.json"), fail_above)
 

@@ -25,10 +25,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from iet_agc.audit.schema import Copies
+from iet_agc.auditing.schema import Copies
 from iet_agc.metrics.intervals import Proportion, hundredths
 from iet_agc.metrics.records import Similarity
-from iet_agc.report.reader import Point
+from iet_agc.reporting.reader import Point
 
 __all__ = [
     "EDGE",
@@ -94,7 +94,7 @@ def page(template: str, filters: Mapping[str, Callable[..., str]], **values: obj
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= filters
-    text = files("iet_agc.report").joinpath("templates", template).read_text(encoding="utf-8")
+    text = files("iet_agc.reporting").joinpath("templates", template).read_text(encoding="utf-8")
     return environment.from_string(text).render(values)
 
 

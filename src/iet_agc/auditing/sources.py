@@ -1,11 +1,12 @@
 """Sources: what a person calls an image set (a path, a run, a name) -> the images, and what comes with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
-from iet_agc.audit.guard import Guard, make_guard
-from iet_agc.audit.schema import AuditWarning, LeftOut, UnknownImages, UnknownOrigin
+from iet_agc.auditing.guard import Guard, make_guard
+from iet_agc.auditing.schema import AuditWarning, LeftOut, UnknownImages, UnknownOrigin
 from iet_agc.config.data_settings import found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.conversion import Resize, convert
@@ -20,7 +21,10 @@ from iet_agc.runtime.progress import say
 from iet_agc.sampling.sample_set import load_samples, read_origin
 from iet_agc.training.identity import check_files, check_images, check_samples, given_images, is_going_on
 
-__all__ = ["load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
+__all__ = ["Part", "load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
+
+#: Of which images a source is asked.
+Part = Literal["train", "samples", "held-out"]
 
 
 def _say(warning: AuditWarning) -> None:
@@ -29,12 +33,13 @@ def _say(warning: AuditWarning) -> None:
 
 def load_part(
     source: str,
-    part: Literal["train", "samples", "held-out"],
+    part: Part,
     shape: tuple[int, int, int] | None = None,
     on_images: Callable[[int], object] = lambda count: None,
     resize: Resize = "bicubic",
     warn: Callable[[AuditWarning], object] = _say,
     mending: Mending | None = Mending(),  # noqa: B008 (frozen)
+    given: ImageSet | None = None,
 ) -> tuple[ImageSet, list[int] | None]:
     """Images of a run, a sample set, a folder, an array or a named image set.
 
@@ -47,6 +52,7 @@ def load_part(
         resize: how they are brought to it; what a run trains on or holds out is brought to it as the run says.
         warn: told what could not be compared with what the run says of itself, and what was left out of a folder.
         mending: of a folder, see `load_images`; the images of a run are mended as the run says.
+        given: the images, in memory already; `source` is then their name, or the run that was trained on them.
 
     Returns:
         The images and, of a sample set, their seeds.
@@ -56,6 +62,10 @@ def load_part(
             or samples in RUN/samples that were not drawn from its weights.
     """
     path = Path(source)
+    if given is not None:
+        if part == "train" and is_run(path):
+            check_images(path, part, given)
+        return (given if shape is None else convert(given, shape, resize)), None
     if is_run(path) and part == "samples":
         if not (path / "samples").exists():
             raise UserError(f"{source} has no samples yet: run 'iet-agc sample {source} --out {source}/samples'")
@@ -137,13 +147,19 @@ def resize_of(source: str) -> Resize:
     return read_settings(run).data.resize if is_run(run) else "bicubic"
 
 
-def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> Guard:
+def load_guard(
+    train: str,
+    held_out: str | None = None,
+    flips: bool = False,
+    given: Mapping[Part, ImageSet] = MappingProxyType({}),
+) -> Guard:
     """The guard against copies from a training set.
 
     Args:
         train: see `load_part`.
         held_out: real images that were not trained on, at least 99; by default what a run `train` holds out.
         flips: whether mirrored copies count; they do in any case where the run `train` was trained with flips.
+        given: those of the two sets that are in memory, see `load_part`.
 
     Raises:
         UserError: no held-out images, too few, or what `load_part` refuses.
@@ -151,5 +167,5 @@ def load_guard(train: str, held_out: str | None = None, flips: bool = False) -> 
     if held_out is None and not is_run(Path(train)):
         raise UserError(f"the guard by {train} needs real images to set its cut on: give held-out images", "held_out")
     flips = flips or trained_with_flips(train)
-    real = load_part(held_out or train, "held-out", mending=None)[0]
-    return make_guard(load_part(train, "train", mending=None)[0], real, flips)
+    real = load_part(held_out or train, "held-out", mending=None, given=given.get("held-out"))[0]
+    return make_guard(load_part(train, "train", mending=None, given=given.get("train"))[0], real, flips)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from iet_agc.audit.compute import NEIGHBORS, calibrate
+from iet_agc.auditing.compute import NEIGHBORS, calibrate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.memorization import distance_ratio
 from iet_agc.metrics.neighbors import nearest

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iet_agc.report.charts import page, percent, picture
+from iet_agc.reporting.charts import page, percent, picture
 
 __all__ = ["MOST_GROUPS", "MOST_IMAGES", "ShownGroup", "ShownImage", "render_duplicates"]
 

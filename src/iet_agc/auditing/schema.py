@@ -2,7 +2,7 @@
 
 A record is checked when it is made and when it is read: numbers are finite and within their ranges, shares are those of
 their counts, counts within what they are counted in, intervals in order around their share. `docs/audit.schema.json`
-is the JSON Schema of it; `python -m iet_agc.audit.schema` prints it. What numbers mean stands in docs/metrics.md.
+is the JSON Schema of it; `python -m iet_agc.auditing.schema` prints it. What numbers mean stands in docs/metrics.md.
 """
 
 import json
@@ -337,7 +337,7 @@ class Mended(Record):
 
 
 class Verdict(Record):
-    """What an audit allows to say, made by `iet_agc.audit.verdict.verdict`.
+    """What an audit allows to say, made by `iet_agc.auditing.verdict.verdict`.
 
     Attributes:
         outcome: "copies": beyond chance; "undecided"; "chance": no copying beyond chance shown; "cannot_tell".

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from iet_agc.audit.sources import load_part, resize_of
+from iet_agc.auditing.sources import load_part, resize_of
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.data.mending import LIST_NAME, Mending, counts, in_short, write_list
 from iet_agc.metrics.duplicates import Group, Member, duplicate_groups, redundant
 from iet_agc.metrics.intervals import hundredths
 from iet_agc.metrics.near_copies import RULE
-from iet_agc.report.duplicates_page import MOST_GROUPS, MOST_IMAGES, ShownGroup, ShownImage, render_duplicates
+from iet_agc.reporting.duplicates_page import MOST_GROUPS, MOST_IMAGES, ShownGroup, ShownImage, render_duplicates
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, only_one, replace_text, sha256, shown, writing
 from iet_agc.runtime.progress import progress_bar, say

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from iet_agc.audit.prompt_following import Told, aligned, check_prompts, coverage, read_told, score_prompts
-from iet_agc.audit.schema import (
+from iet_agc.auditing.prompt_following import Told, aligned, check_prompts, coverage, read_told, score_prompts
+from iet_agc.auditing.schema import (
     CUTS,
     AuditRecord,
     AuditWarning,
@@ -28,8 +28,8 @@ from iet_agc.audit.schema import (
     Quantities,
     Space,
 )
-from iet_agc.audit.verdict import check_share, outcome, verdict
-from iet_agc.audit.work import Arrays, Work
+from iet_agc.auditing.verdict import check_share, outcome, verdict
+from iet_agc.auditing.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.metrics.altered import near_copies
 from iet_agc.metrics.clip import Clip, load_clip

@@ -23,18 +23,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.audit.compute import AuditResult, audit, check_networks, check_sets
-from iet_agc.audit.finished import FILES, INPUTS, inputs_of, remember
-from iet_agc.audit.prompt_following import check_prompts
-from iet_agc.audit.schema import AuditRecord, AuditWarning, Mended, Names
-from iet_agc.audit.sources import load_part, read_record, resize_of, trained_with_flips
-from iet_agc.audit.work import Arrays, Maker, Work
+from iet_agc.auditing.compute import AuditResult, audit, check_networks, check_sets
+from iet_agc.auditing.finished import FILES, INPUTS, inputs_of, remember
+from iet_agc.auditing.prompt_following import check_prompts
+from iet_agc.auditing.schema import AuditRecord, AuditWarning, Mended, Names
+from iet_agc.auditing.sources import Part, load_part, read_record, resize_of, trained_with_flips
+from iet_agc.auditing.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
 from iet_agc.metrics.clip import Clip, load_clip
@@ -49,7 +50,7 @@ from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import write_sealed
 
-__all__ = ["audit_sources", "save_audit", "settle_audit"]
+__all__ = ["audit_sources", "fingerprints", "save_audit", "settle_audit"]
 
 #: Where files of a new audit are written; it is renamed when all are whole, and emptied file by file into the folder.
 _WRITTEN, _WHOLE = ".written", ".whole"
@@ -83,6 +84,7 @@ def audit_sources(
     download: bool = False,
     measure_quality: bool = True,
     on_done: Callable[[float], object] | None = None,
+    given: Mapping[Part, ImageSet] = MappingProxyType({}),
 ) -> AuditRecord:
     """Audit what lies on disk and write the audit's folder: what `iet-agc audit` does.
 
@@ -103,6 +105,8 @@ def audit_sources(
         download: see `load_extractor`.
         measure_quality: see `audit`.
         on_done: see `Work`; in place of the progress bar.
+        given: sets that are in memory, which are not read; their names are those of what they are then, or the run that
+            was trained on them.
 
     Returns:
         The content of audit.json.
@@ -112,7 +116,18 @@ def audit_sources(
             else, or another process is at work in it.
     """
     inputs = inputs_of(
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality
+        train,
+        samples,
+        held_out,
+        out,
+        flips,
+        extractors,
+        convert_to,
+        clip,
+        device,
+        mending,
+        measure_quality,
+        fingerprints(given),
     )
     folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
     folder.check({})
@@ -131,16 +146,16 @@ def audit_sources(
         return [default] if default else []
 
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-        given = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending)
+        read = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending, given)
     if judge:
-        check_prompts(given.samples)
-    record = read_record(train, len(given.train))
+        check_prompts(read.samples)
+    record = read_record(train, len(read.train))
     flips = flips or trained_with_flips(train)
-    made_of = _inputs(given.sets, flips, given.networks, judge, measure_quality)
+    made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality)
     folder.check(made_of)
     with (
         distributed.processes(where),
-        folder.at_work(made_of | _surroundings(given.networks, where), anew=True),
+        folder.at_work(made_of | _surroundings(read.networks, where), anew=True),
         progress_bar("audit", 100, unit="", shown=shown_bar) as bar,
     ):
         on_done = on_done or (lambda share: bar.update(100 * share))
@@ -149,12 +164,12 @@ def audit_sources(
         parts = _Parts(folder.parts, bar.name_phase)
         with _unless_refused(folder.parts):
             result = audit(
-                given.train,
-                given.samples,
-                given.held_out,
+                read.train,
+                read.samples,
+                read.held_out,
                 flips=flips,
-                extractors=given.networks,
-                seeds=given.seeds,
+                extractors=read.networks,
+                seeds=read.seeds,
                 record=record,
                 fail_above=fail_above,
                 clip=judge,
@@ -165,26 +180,26 @@ def audit_sources(
         numbers = result.numbers.model_copy(
             update={
                 "conventions": result.numbers.conventions.model_copy(update=told),
-                "mending": _mended(given, mending),
+                "mending": _mended(read, mending),
                 "made_of": made_of,
-                "warnings": (*result.numbers.warnings, *given.warnings),
+                "warnings": (*result.numbers.warnings, *read.warnings),
             }
         )
         distributed.barrier()  # others may still be reading parts
         bar.name_phase("audit: files")
         if distributed.rank() == 0:
             names = {"train": train, "samples": samples, "held_out": held_out or ""}
-            save_audit(replace(result, numbers=numbers), out, names, treated=given.treated)
+            save_audit(replace(result, numbers=numbers), out, names, treated=read.treated)
             remember(out, inputs)
             folder.drop_parts()
     if distributed.is_first():
-        for name, files in given.treated.items():
-            say(in_short(given.sets[name].name, files, out / LIST_NAME))
+        for name, files in read.treated.items():
+            say(in_short(read.sets[name].name, files, out / LIST_NAME))
     return numbers
 
 
 @dataclass(frozen=True)
-class _Given:
+class _Read:
     """What is audited, read from disk, and the networks in whose features; `warnings` came up on the way."""
 
     train: ImageSet
@@ -205,11 +220,16 @@ class _Given:
         return {name: images.treated for name, images in self.sets.items() if images.treated}
 
 
-def _mended(given: _Given, mending: Mending) -> Mended | None:
+def fingerprints(given: Mapping[Part, ImageSet]) -> dict[str, str]:
+    """What tells sets in memory from others, for `inputs_of`: pixels and captions."""
+    return {part: digest([images.fingerprint, images.captions]) for part, images in given.items()}
+
+
+def _mended(read: _Read, mending: Mending) -> Mended | None:
     """What audit.json says of it."""
-    if not mending.asked and not given.treated:
+    if not mending.asked and not read.treated:
         return None
-    sets = {name: counts(files) for name, files in given.treated.items()}
+    sets = {name: counts(files) for name, files in read.treated.items()}
     return Mended.model_validate({**asdict(mending), "sets": sets})
 
 
@@ -221,16 +241,21 @@ def _read(
     networks_for: Callable[[tuple[int, int, int]], Sequence[Extractor]],
     on_images: Callable[[int], object],
     mending: Mending,
-) -> _Given:
+    given: Mapping[Part, ImageSet],
+) -> _Read:
     """Read the sets of an audit; networks for images of a shape, which may be refused, before samples are read."""
     warn = _Warnings()
-    how = convert_to, on_images, resize_of(train), warn, mending
-    training, _ = load_part(train, "train", *how)
+
+    def load(source: str, part: Part) -> tuple[ImageSet, list[int] | None]:
+        how = convert_to, on_images, resize_of(train), warn, mending, given.get(part)
+        return load_part(source, part, *how)
+
+    training, _ = load(train, "train")
     networks = networks_for(training.shape)
-    images, seeds = load_part(samples, "samples", *how)
-    real = load_part(held_out, "held-out", *how)[0] if held_out else None
+    images, seeds = load(samples, "samples")
+    real = load(held_out, "held-out")[0] if held_out else None
     check_sets(training, images, real)
-    return _Given(training, images, real, seeds, networks, warn.all)
+    return _Read(training, images, real, seeds, networks, warn.all)
 
 
 def _inputs(

@@ -5,14 +5,15 @@ every file that it was made from. Where it is another one, or cannot be told, th
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from iet_agc.audit.schema import AuditRecord, read_record
-from iet_agc.audit.verdict import check_share
+from iet_agc.auditing.schema import AuditRecord, read_record
+from iet_agc.auditing.verdict import check_share
 from iet_agc.config.data_settings import DataSettings, HuggingFaceData, found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.mending import Mending
@@ -45,13 +46,15 @@ def inputs_of(
     device: str,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
     measure_quality: bool = True,
+    given: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
     """A digest of what an audit is asked for and of the files that it is made from; None where these are not known.
 
     Those of named networks are not looked at: their weights are pinned by their SHA-256. For the arguments, see
-    `iet_agc.audit.run.audit_sources`.
+    `iet_agc.auditing.run.audit_sources`; `given` has the fingerprints of sets that are in memory, by part.
     """
-    sources = [each for each in (train, samples, held_out) if each is not None]
+    parts = {"train": train, "samples": samples, "held-out": held_out}
+    sources = [source for part, source in parts.items() if source is not None and part not in given]
     files = [name for name in (*extractors, clip) if name and Path(name).exists()]
     if clip and clip not in files:
         return None
@@ -74,6 +77,7 @@ def inputs_of(
                 device,
                 mending.asked,
                 measure_quality,
+                *([dict(given)] if given else []),
             ],
             "default": _default_networks() if measure_quality and not extractors else None,
             "versions": [version("iet-agc"), version("torch"), version("pillow")],
@@ -150,6 +154,7 @@ def finished_audit(
     fail_above: float | None,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
     measure_quality: bool = True,
+    given: Mapping[str, str] = MappingProxyType({}),
 ) -> AuditRecord | None:
     """The audit in `out`, where it is whole, as it was written, and of the same inputs; None of any other.
 
@@ -157,18 +162,18 @@ def finished_audit(
     that share the work make it in full.
 
     Args:
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality: see
+        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality, given: see
             `inputs_of`.
         fail_above: the share that is allowed, or None.
 
     Raises:
-        UserError: see `iet_agc.audit.verdict.check_share`; another program is at work there.
+        UserError: see `iet_agc.auditing.verdict.check_share`; another program is at work there.
     """
     file = out / INPUTS
     if os.environ.get("WORLD_SIZE", "1") != "1" or not file.is_file():
         return None
     inputs = inputs_of(
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality
+        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality, given
     )
     with only_one(out):
         numbers = _record(out) if inputs and _remembered(file) == inputs else None

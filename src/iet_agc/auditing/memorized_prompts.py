@@ -42,7 +42,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.data.captions import check_texts
 from iet_agc.diffusion.samplers import denoise, described, initial_noise, rows_at_a_time, scheduler_of
 from iet_agc.metrics.intervals import Count, Interval, Portion, Proportion, Record, auc_interval, share
-from iet_agc.report.charts import HELD_OUT, PALETTE, style
+from iet_agc.reporting.charts import HELD_OUT, PALETTE, style
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, replacing, sha256
@@ -377,7 +377,7 @@ def _asked(source: Path, given: Mapping[str, object]) -> tuple[Path, Settings]:
     """The pipeline of a source, and its settings, with those given."""
     run = is_run(source)
     settings = read_settings(source) if run else Settings()
-    settings = override(settings, {f"sample.{name}": str(value) for name, value in given.items()})
+    settings = override(settings, {f"sample.{name}": value for name, value in given.items()})
     if run and not (source / settings.sample.weights).exists():
         raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
     pipeline = source / settings.sample.weights if run else source

@@ -9,16 +9,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from iet_agc.audit.schema import CUT, AuditRecord, Copies, Space
-from iet_agc.audit.verdict import FEWEST, Outcome, doubts, outcome
-from iet_agc.audit.verdict import verdict as judge
+from iet_agc.auditing.schema import CUT, AuditRecord, Copies, Space
+from iet_agc.auditing.verdict import FEWEST, Outcome, doubts, outcome
+from iet_agc.auditing.verdict import verdict as judge
 from iet_agc.metrics.gate import Gate, Way, sentence
 from iet_agc.metrics.intervals import Proportion, difference, hundredths
 from iet_agc.metrics.records import MEASURES, Quality, Similarity
-from iet_agc.report import charts
-from iet_agc.report.charts import decimal, percent
-from iet_agc.report.comparison import differing, facts, warned
-from iet_agc.report.reader import Alikes, Audit, Pair, Trained, read_audit
+from iet_agc.reporting import charts
+from iet_agc.reporting.charts import decimal, percent
+from iet_agc.reporting.comparison import differing, facts, warned
+from iet_agc.reporting.reader import Alikes, Audit, Pair, Trained, read_audit
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, replace_text, writing
 

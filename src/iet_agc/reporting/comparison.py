@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from iet_agc.audit.schema import AuditRecord, Space, read_record
-from iet_agc.audit.verdict import reasons
+from iet_agc.auditing.schema import AuditRecord, Space, read_record
+from iet_agc.auditing.verdict import reasons
 from iet_agc.config.fingerprint import differences, fingerprint
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import is_run, read_settings

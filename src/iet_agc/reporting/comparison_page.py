@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from iet_agc.report.charts import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
-from iet_agc.report.comparison import COLUMNS, Cell, Differences, Row, Rows, listed, warnings
+from iet_agc.reporting.charts import EDGE, HELD_OUT, PALETTE, SOFT, as_tick, decimal, inline, page, percent, style
+from iet_agc.reporting.comparison import COLUMNS, Cell, Differences, Row, Rows, listed, warnings
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
 

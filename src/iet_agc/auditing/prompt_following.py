@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iet_agc.audit.schema import Coverage
-from iet_agc.audit.work import Arrays, Work
+from iet_agc.auditing.schema import Coverage
+from iet_agc.auditing.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import Captions, alignment, group, ranks
 from iet_agc.metrics.clip import Clip, clip_score, other_prompts

@@ -1,7 +1,7 @@
 """Audits read back: a folder that `iet-agc audit` wrote -> what a report needs of it, checked. No torch here.
 
-`iet_agc.audit.schema` says what stands in audit.json; here are the tables, pictures and curves beside it, which have to
-agree with it.
+`iet_agc.auditing.schema` says what stands in audit.json; here are the tables, pictures and curves beside it, which
+have to agree with it.
 """
 
 import csv
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from iet_agc.audit.schema import CUT, AuditRecord, one_line, read_record
+from iet_agc.auditing.schema import CUT, AuditRecord, one_line, read_record
 from iet_agc.metrics.intervals import ROUNDING, Count
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.reading import check_regular, read_bytes, read_text

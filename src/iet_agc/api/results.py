@@ -1,0 +1,282 @@
+"""What the verbs return: the folder of a run, a sample set or an audit, with its figures, pictures and table at hand.
+
+Each is a path (`os.PathLike`), reads its folder when it is asked, and shows itself in a notebook.
+"""
+
+import importlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iet_agc.runtime.errors import CheckFailed, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from iet_agc.auditing.schema import AuditRecord, Verdict
+    from iet_agc.config.settings import Settings
+    from iet_agc.data.image_set import ImageSet
+    from iet_agc.metrics.gate import Gate
+    from iet_agc.metrics.intervals import Proportion
+
+__all__ = ["Audit", "Run", "SampleSet"]
+
+#: Pairs of sample and training image that an audit shows.
+_PAIRS = 3
+
+
+@dataclass(frozen=True)
+class _Result(ABC):
+    """A result on disk.
+
+    Attributes:
+        folder: that holds it.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))  # of one that is opened again, by a text
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.folder)
+
+    @abstractmethod
+    def _title(self) -> str:
+        """What came out, in a few words."""
+
+    @abstractmethod
+    def _figures(self) -> list[tuple[str, str]]:
+        """The figures that matter, by name."""
+
+    @abstractmethod
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        """Captions, and the pictures over each, uint8 (C, H, W)."""
+
+    def _repr_html_(self) -> str:
+        from iet_agc.reporting.notebook import result_html
+
+        return result_html(self._title(), [*self._figures(), ("folder", str(self.folder))], self._pictures())
+
+
+@dataclass(frozen=True)
+class Run(_Result):
+    """A finished run. `folder / "raw"` and `folder / "ema"` are diffusers pipelines.
+
+    Attributes:
+        folder: of the run.
+        images: what it was trained on, where that was given in memory; otherwise its settings read it.
+    """
+
+    images: "ImageSet | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def settings(self) -> "Settings":
+        """What it was trained with."""
+        from iet_agc.config.run_folder import read_settings
+
+        return read_settings(self.folder)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The training curves, a row for each point: member, step, round, images_seen, loss, skip_rate, ...
+
+        Raises:
+            UserError: pandas is not installed, or a curve is damaged.
+        """
+        pandas = _pandas()
+        from iet_agc.runtime.curves import read_curve
+
+        files = sorted((self.folder / "curves").glob("*.jsonl"))
+        rows = [
+            {"member": number, **{name: value for name, value in point.items() if not isinstance(value, list)}}
+            for number, file in enumerate(files)
+            for point in read_curve(file)
+        ]
+        return pandas.DataFrame(rows)
+
+    def _title(self) -> str:
+        return f"Trained {self.settings.name or self.folder.name}"
+
+    def _figures(self) -> list[tuple[str, str]]:
+        from iet_agc.runtime.exposure import read_telemetry
+
+        method, (seen, skipped) = self.settings.method, read_telemetry(self.folder / "telemetry.csv")
+        share = int(skipped.sum()) / int(seen.sum())
+        told = f", {100 * share:.1f} % of them skipped" if share else ""
+        return [
+            ("training images", f"{len(seen):,}"),
+            ("images seen", f"{int(seen.sum()):,}{told}"),
+            ("members, rounds", f"{method.members}, {method.rounds}"),
+        ]
+
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        import numpy as np
+        from PIL import Image
+
+        files = sorted((self.folder / "previews").glob("round-*.png"))
+        if not files:
+            return []
+        with Image.open(files[-1]) as image:
+            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        return [("drawn after the last round, uncurated", [pixels])]
+
+
+@dataclass(frozen=True)
+class SampleSet(_Result):
+    """Generated images, each with its seed."""
+
+    @property
+    def images(self) -> "Tensor":
+        """uint8 (N, C, H, W)."""
+        return self._loaded()[0].images
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each image."""
+        return self._loaded()[1] or []
+
+    def __len__(self) -> int:
+        return len(self._loaded()[0])
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each image: seed; class and prompt, where the model takes them.
+
+        Raises:
+            UserError: pandas is not installed, or the set is damaged.
+        """
+        pandas = _pandas()
+        images, seeds = self._loaded()
+        columns: dict[str, Any] = {"seed": seeds}
+        if images.labels is not None:
+            columns["class"] = images.labels.numpy()
+        if images.captions is not None:
+            columns["prompt"] = [texts[0] for texts in images.captions]
+        return pandas.DataFrame(columns)
+
+    def _loaded(self) -> "tuple[ImageSet, list[int] | None]":
+        from iet_agc.sampling.sample_set import load_samples
+
+        return load_samples(self.folder)
+
+    def _title(self) -> str:
+        return f"{len(self):,} images drawn"
+
+    def _figures(self) -> list[tuple[str, str]]:
+        images, seeds = self._loaded()
+        return [("size", images.size), ("seeds", f"{seeds[0]} to {seeds[-1]}" if seeds else "not known")]
+
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        from iet_agc.data.grids import image_grid
+
+        images = self.images
+        return [(f"the first {min(64, len(images))}, uncurated", [image_grid(images).numpy()])]
+
+
+@dataclass(frozen=True)
+class Audit(_Result):
+    """How much of a sample set is copied from a training set."""
+
+    @property
+    def record(self) -> "AuditRecord":
+        """All numbers: the content of audit.json."""
+        from iet_agc.auditing.schema import read_record
+
+        return read_record(self.folder / "audit.json")
+
+    @property
+    def verdict(self) -> "Verdict":
+        """What the audit allows to say: `outcome` is "copies", "undecided", "chance" or "cannot_tell"; and why."""
+        from iet_agc.auditing.verdict import verdict
+
+        record = self.record
+        return record.verdict or verdict(record)
+
+    @property
+    def copied(self) -> "Proportion":
+        """The share of samples that are copied, with its interval: below the calibrated cut, or below 0.15."""
+        return self.record.copied
+
+    def check(self, fail_above: float) -> "Gate":
+        """Fail where more is copied than is allowed; see `iet-agc check`.
+
+        Args:
+            fail_above: the share that is allowed, in [0, 1], chance included, which is 0.01.
+
+        Returns:
+            What was found, of an audit that passes.
+
+        Raises:
+            CheckFailed: the audit shows that more is copied, or cannot tell.
+            UserError: held-out images are too few, or there are none.
+        """
+        from iet_agc.auditing.verdict import check_audit
+        from iet_agc.metrics.gate import sentence
+
+        found = check_audit(self.folder, fail_above)
+        if found.failed:
+            raise CheckFailed(sentence(found))
+        return found
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """samples.csv: for each sample its distance ratio, the nearest training image, and so by each feature space.
+
+        Raises:
+            UserError: pandas is not installed, or the audit is damaged.
+        """
+        pandas = _pandas()
+        from iet_agc.auditing.schema import read_record
+        from iet_agc.runtime.reading import read_text
+
+        read_record(self.folder / "audit.json", ["samples.csv"])  # refuses a table that is not as it was written
+        text = io.StringIO(read_text(self.folder / "samples.csv"))
+        table = pandas.read_csv(text, keep_default_na=False, engine="python")  # which reads floats exactly
+        return table.astype({"mirrored": bool})
+
+    def _title(self) -> str:
+        from iet_agc.reporting.audit_page import verdict
+
+        return verdict(self.folder)
+
+    def _figures(self) -> list[tuple[str, str]]:
+        record, found = self.record, self.copied
+        low, high = found.ci95
+        frechet = record.quality.frechet_held_out
+        cut = f"{record.cut:.3g}, {'calibrated' if record.calibrated else 'not calibrated: no held-out images'}"
+        return [
+            ("copied", f"{found.count:,} of {found.total:,}, {_percent(found.share)}"),
+            ("95 % interval", f"{_percent(low)} to {_percent(high)}"),
+            ("cut", f"distance ratio below {cut}"),
+            *([("Fréchet distance", f"{frechet:.4g} to held-out images")] if isinstance(frechet, float) else []),
+            *(("", reason) for reason in self.verdict.reasons),
+        ]
+
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        from iet_agc.reporting.reader import read_audit
+
+        pairs = read_audit(self.folder.name, self.folder).pairs[:_PAIRS]
+        return [
+            (
+                f"sample {pair.sample} and training image {pair.nearest}, ratio {pair.ratio:.3g}",
+                [pair.picture, original],
+            )
+            for pair in pairs
+            for original in [pair.original[:, :, ::-1] if pair.mirrored else pair.original]
+        ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _pandas() -> Any:
+    try:
+        return importlib.import_module("pandas")
+    except ImportError:
+        raise UserError("to_pandas needs the package 'pandas': pip install 'iet-agc[pandas]'") from None

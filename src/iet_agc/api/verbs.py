@@ -1,0 +1,250 @@
+"""train, sample, audit and report: what the verbs of the command line do, on paths and on images in memory.
+
+Images are, wherever a set of them is asked for: a path (a folder, an .npz or .npy file, a run, a sample set), the name
+of an image set such as "digits", a result of these functions, or what `data.datasets.in_memory` takes: uint8 tensors
+and NumPy arrays, lists of PIL images, torch and Hugging Face datasets.
+
+Every result is a folder, so `out` is always asked for. It is what a killed call goes on from, what the same call finds
+done, and the evidence that is handed over; a place chosen for you would be lost, or hold another run.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from iet_agc.api.results import Audit, Run, SampleSet
+from iet_agc.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from iet_agc.auditing.guard import Guard
+    from iet_agc.auditing.sources import Part
+    from iet_agc.config.settings import Settings
+    from iet_agc.data.datasets.in_memory import InMemory
+    from iet_agc.data.image_set import ImageSet
+
+__all__ = ["Images", "Place", "audit", "report", "sample", "train"]
+
+#: A path, or a result, which is one.
+Place: TypeAlias = str | os.PathLike[str]
+#: A set of images, see this module.
+Images: TypeAlias = "Place | InMemory"
+
+
+def train(
+    preset: "str | Settings",
+    images: "Images | None" = None,
+    *,
+    out: Place,
+    settings: Mapping[str, object] | None = None,
+    init: Place | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Train a model, or go on with it; see `iet-agc train`.
+
+    Args:
+        preset: its name, the path of a .toml file, or settings.
+        images: what is trained on in place of the preset's own images, see `audit`: all of it, each as often as it
+            stands there. A dataset's classes come along. Nothing is held out of it: give `audit` other real images.
+        out: folder of the run. The same call again goes on from there, and leaves a finished run as it is.
+        settings: to replace, such as {"train.seed": 1, "method.rounds": 20}; see `config.overrides.override`.
+        init: train this model further: a run, a diffusers pipeline folder or a hub id.
+        quiet: show no progress. What is shown goes to stderr.
+
+    Raises:
+        UserError: an unknown preset or setting, impossible values, images that cannot be used, or `out` holds another
+            run.
+        CheckFailed: training broke.
+    """
+    changes = dict(settings or {}) | ({} if init is None else {"init.model": os.fspath(init)})
+    name, given = (None, None) if images is None else _named(images, "images")
+    chosen = _settings(preset, None if given else name, changes)
+
+    from iet_agc.training.loop import start
+
+    with _shown(quiet):
+        start(chosen, Path(out), given=given)
+    return Run(Path(out), given)
+
+
+def sample(
+    source: Place,
+    num: int | None = None,
+    *,
+    out: Place,
+    label: int | None = None,
+    prompts: Sequence[str] = (),
+    guard: "Images | None" = None,
+    held_out: "Images | None" = None,
+    flips: bool = False,
+    file_format: Literal["npz", "png"] = "npz",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    quiet: bool = False,
+    **settings: object,
+) -> SampleSet:
+    """Draw images from a trained model; see `iet-agc sample`.
+
+    Args:
+        source: a finished run, or a diffusers pipeline folder.
+        num: how many images; by default the run's sample.num.
+        out: folder of the sample set. The same call again goes on from there, and leaves a whole set as it is.
+        label: class of all images, of a class-conditional model; by default all in turn.
+        prompts: of text-to-image, all in turn; by default the run's training captions.
+        guard: draw again, with further seeds, what the audit would call a copy of these training images.
+        held_out, flips: real images that set the guard's cut, by default those that a run `guard` holds out; and
+            whether it turns mirrored copies down, too.
+        file_format: one array, or a PNG per image.
+        device: where to draw.
+        quiet: show no progress.
+        settings: others of section sample, such as steps=20, weights="ema" or first_seed=1000.
+
+    Raises:
+        UserError: no such model, impossible settings, or `out` holds something else.
+        CheckFailed: the guard turns down nearly everything.
+    """
+    if guard is None and (held_out is not None or flips):
+        raise UserError("held_out and flips are those of a guard: give guard as well", "guard")
+    asked = settings if num is None else settings | {"num": num}
+
+    from iet_agc.sampling.sample_set import sample_run
+
+    with _shown(quiet):
+        sample_run(
+            Path(source),
+            Path(out),
+            asked,
+            file_format=file_format,
+            device=device,
+            guard=None if guard is None else _guard(guard, held_out, flips),
+            label=label,
+            prompts=prompts,
+        )
+    return SampleSet(Path(out))
+
+
+def audit(
+    train: "Images",
+    samples: "Images",
+    held_out: "Images | None" = None,
+    *,
+    out: Place,
+    flips: bool = False,
+    extractors: Sequence[str] = (),
+    convert_to: tuple[int, int, int] | None = None,
+    orient: bool = False,
+    background: str | None = None,
+    on_bad: Literal["fail", "skip"] = "fail",
+    clip: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    download: bool = False,
+    quiet: bool = False,
+) -> Audit:
+    """Measure how much of a sample set is copied from a training set; see `iet-agc audit`.
+
+    Images are a path, the name of an image set such as "digits", a result, uint8 tensors or arrays (N, C, H, W), a list
+    of PIL images, or a torch or Hugging Face dataset.
+
+    Args:
+        train: the training images; a run stands for what it was trained on, and tells what it saw and skipped.
+        samples: the generated images.
+        held_out: real images of the same kind that were not trained on, 99 or more; of a run, what it holds out.
+            Without them nothing says what is chance, and the verdict is "cannot tell".
+        out: folder of the audit. The same call again is over at once.
+        flips: look for mirrored copies, too.
+        extractors: networks in whose features copies are looked for, and quality is measured (the first), see
+            `metrics.features.load_extractor`; by default one that suits the images' size.
+        convert_to: (C, H, W) that every image is brought to.
+        orient, background, on_bad: of folders, see `data.mending.Mending`.
+        clip: CLIP model that scores samples by their prompts: a folder, or a hub id.
+        device: where to compute.
+        download: fetch weights of published networks where they are missing.
+        quiet: show no progress.
+
+    Raises:
+        UserError: images that cannot be used, or sizes that differ; or `out` holds another audit.
+    """
+    from iet_agc.auditing.finished import finished_audit
+    from iet_agc.auditing.run import audit_sources, fingerprints
+    from iet_agc.data.mending import Mending
+
+    parts: dict[Part, Images | None] = {"train": train, "samples": samples, "held-out": held_out}
+    names, given = _sources(parts)
+    what = names["train"], names["samples"], names.get("held-out"), Path(out)
+    mending = Mending(orient, background, on_bad)
+    asked = flips, extractors, convert_to, clip, device
+    with _shown(quiet):
+        if finished_audit(*what, *asked, None, mending, given=fingerprints(given)) is None:
+            how: dict[str, Any] = dict(zip(("flips", "extractors", "convert_to", "clip", "device"), asked, strict=True))
+            audit_sources(*what, **how, mending=mending, download=download, given=given)
+    return Audit(Path(out))
+
+
+def report(audits: Place | Sequence[Place], out: Place | None = None) -> Path:
+    """Turn audits into one HTML page; see `iet-agc report`.
+
+    Args:
+        audits: one or several, results or folders.
+        out: the page; by default report.html in the folder of the first.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: a folder that holds no audit, or a damaged one; or `out` is there and no such page.
+    """
+    from iet_agc.reporting.audit_page import write_report
+
+    folders = [Path(each) for each in ([audits] if isinstance(audits, str | os.PathLike) else audits)]
+    if not folders:
+        raise UserError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote", "audits")
+    return write_report({str(folder): folder for folder in folders}, Path(out) if out else folders[0] / "report.html")
+
+
+def _settings(preset: "str | Settings", root: str | None, changes: Mapping[str, object]) -> "Settings":
+    """The settings of a run; with `root`, of images that lie there, all of them and none planted unless asked for."""
+    from iet_agc.config.overrides import customized
+    from iet_agc.config.presets import load_preset
+
+    base = load_preset(preset) if isinstance(preset, str) else preset
+    if root is not None:
+        folder = {"data.name": "folder", "data.root": root, "data.num_train": None, "data.planted_images": 0}
+        changes = folder | dict(changes)
+    return customized(base, changes)
+
+
+def _named(images: "Images", argument: str) -> tuple[str, "ImageSet | None"]:
+    """What a set of images is called, and the images where they are in memory."""
+    if isinstance(images, Run):
+        return os.fspath(images), images.images
+    if isinstance(images, str | os.PathLike):
+        return os.fspath(images), None
+    from iet_agc.data.datasets.in_memory import load_in_memory
+
+    found = load_in_memory(images, argument)
+    return found.name, found
+
+
+def _sources(parts: "Mapping[Part, Images | None]") -> "tuple[dict[Part, str], dict[Part, ImageSet]]":
+    """The names of the sets that there are, and those of them that are in memory."""
+    names: dict[Part, str] = {}
+    given: dict[Part, ImageSet] = {}
+    for part, images in parts.items():
+        if images is not None:
+            names[part], found = _named(images, part.replace("-", "_"))
+            given |= {} if found is None else {part: found}
+    return names, given
+
+
+def _guard(train: "Images", held_out: "Images | None", flips: bool) -> "Guard":
+    from iet_agc.auditing.sources import load_guard
+
+    names, given = _sources({"train": train, "held-out": held_out})
+    return load_guard(names["train"], names.get("held-out"), flips, given)
+
+
+def _shown(quiet: bool) -> AbstractContextManager[None]:
+    """What a verb runs in: progress is shown or not."""
+    from iet_agc.runtime.progress import silenced
+
+    return silenced() if quiet else nullcontext()

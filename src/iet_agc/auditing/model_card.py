@@ -1,0 +1,120 @@
+"""The model card of a run: its facts, compared with each other, to README.md beside the weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iet_agc.auditing.schema import AuditRecord, read_record
+from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.reporting.model_card import MARK, Audited, CardFacts, ImagesTold, render_card, verdict_words
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import replace_text, shown, writing
+from iet_agc.runtime.progress import say
+from iet_agc.runtime.reading import read_text
+from iet_agc.sampling.sample_set import load_samples, read_origin
+from iet_agc.training.identity import are_its_samples, check_pipeline, is_going_on, read_identity
+
+__all__ = ["write_card"]
+
+
+def write_card(run: Path, audits: Sequence[Path] = (), out: Path | None = None) -> dict[str, Any]:
+    """Write the model card of a run: what `iet-agc card` does.
+
+    Args:
+        run: a finished run.
+        audits: folders of audits of its samples; without any, the card says that it was not audited.
+        out: the card; by default README.md in the run's folder. A card that was written here before is replaced, the
+            same one left as it is.
+
+    Returns:
+        A summary, JSON values only.
+
+    Raises:
+        UserError: no finished run, or its weights are not as they were exported; an audit against other training
+            images, or of samples that other weights drew; or `out` is there and is no card of ours.
+    """
+    out = out or run / "README.md"
+    facts = _facts(run, audits)
+    text = render_card(facts)
+    if not _holds(out, text):
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(out.resolve(), text)
+    outcomes = [audit.verdict.outcome for audit in facts.audits]
+    return {"card": str(out), "run": str(run), "outcomes": outcomes, "verdict": verdict_words(facts.audits)}
+
+
+def _facts(run: Path, audits: Sequence[Path]) -> CardFacts:
+    if not is_run(run):
+        raise UserError(f"{shown(run)} is not a run: it has no config.json", "run")
+    settings, known = read_settings(run), read_identity(run)
+    if known is None or known.get("weights") is None or is_going_on(run):
+        raise UserError(f"{shown(run)} is not finished: run the same 'iet-agc train' again to finish it", "run")
+    for name in known["weights"]:
+        check_pipeline(run / name)
+    train = _told(known["train"])
+    return CardFacts(
+        title=settings.name or run.resolve().name,
+        settings=settings,
+        train=train,
+        held_out=_told(known["held_out"]) if known["held_out"] else None,
+        given=bool(known.get("given")),
+        weights=known["weights"],
+        audits=[_audited(run, train, folder) for folder in audits],
+    )
+
+
+def _told(about: dict[str, Any]) -> ImagesTold:
+    return ImagesTold(about["name"], about["num"], about["sha256"])
+
+
+def _audited(run: Path, train: ImagesTold, folder: Path) -> Audited:
+    """An audit, after comparing what it is of with the run.
+
+    Raises:
+        UserError: it is of other training images, or of samples of other weights.
+    """
+    numbers = read_record(folder / "audit.json")
+    if numbers.sha256.train != train.sha256:
+        raise UserError(f"{shown(folder)} is an audit against other images than {shown(run)} was trained on: audit it")
+    return Audited(numbers, _are_own(run, numbers, folder))
+
+
+def _are_own(run: Path, numbers: AuditRecord, folder: Path) -> bool:
+    """Whether the samples of an audit are there still, and say that the run's weights drew them.
+
+    Raises:
+        UserError: they say that others did.
+    """
+    named = Path(numbers.names.samples if numbers.names else "")
+    place = named / "samples" if is_run(named) else named
+    origin = read_origin(place) if (place / "samples.json").is_file() else None
+    if origin is None:
+        return False
+    if not are_its_samples(run, origin):
+        raise UserError(f"{shown(folder)} is an audit of samples that other weights than those of {shown(run)} drew")
+    shape = None
+    if size := numbers.conventions.convert_to:
+        channels, height, width = map(int, size.split("x"))
+        shape = channels, height, width
+    resize = "bilinear" if numbers.conventions.resize == "bilinear" else "bicubic"
+    images, _ = load_samples(place, shape, resize=resize)
+    return images.fingerprint == numbers.sha256.samples
+
+
+def _holds(out: Path, text: str) -> bool:
+    """Whether the card is there already, the same.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if not out.exists():
+        return False
+    there = read_text(out) if out.is_file() else ""
+    if MARK not in there:
+        raise UserError(
+            f"{shown(out)} is there and is no model card of ours: choose another output, or remove it", "out"
+        )
+    if there == text:
+        say(f"{shown(out)} holds this card: nothing to do")
+    return there == text

@@ -1,0 +1,226 @@
+"""The model card of a run as Markdown, with the hub's metadata: it claims no more than the audits allow. No torch here.
+
+What an audit found stands in the metadata's model-index only where the audit can tell and its samples are known to be
+the model's own. The same facts give the same text: no date, no device, no path of the machine.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, StrictUndefined
+
+from iet_agc.auditing.schema import AuditRecord, Verdict
+from iet_agc.auditing.verdict import Outcome, doubts
+from iet_agc.auditing.verdict import verdict as judge
+from iet_agc.config.data_settings import HuggingFaceData
+from iet_agc.config.settings import Settings
+from iet_agc.metrics.gate import Way
+from iet_agc.metrics.intervals import Proportion
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+__all__ = ["MARK", "Audited", "CardFacts", "ImagesTold", "render_card", "verdict_words"]
+
+#: Stands in every card of ours, after its metadata, and in no other file.
+MARK = "<!-- written by iet-agc card -->"
+
+#: What a verdict is called, and what follows from it and what does not.
+_VERDICTS: dict[Outcome, tuple[str, str]] = {
+    "copies": ("Copies found", "More samples are copies of training images than chance explains."),
+    "undecided": (
+        "Undecided",
+        "More than chance is neither shown nor excluded: more samples and held-out images tell.",
+    ),
+    "chance": (
+        "No copying beyond chance shown",
+        "This does not show that nothing is copied: shares up to the upper limit of the interval are possible, and "
+        "what such an audit cannot detect is listed below.",
+    ),
+    "cannot_tell": (
+        "Cannot tell",
+        "This audit says nothing of how much is copied, neither that much is nor that little.",
+    ),
+}
+
+
+#: What is added to the verdict on samples that may be another model's.
+_UNKNOWN = ", of samples of unknown origin"
+
+
+@dataclass(frozen=True)
+class ImagesTold:
+    """Images that a run tells of: their name for people, number, and SHA-256 over shape and pixels."""
+
+    name: str
+    num: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit.
+
+    Attributes:
+        numbers: the content of its audit.json.
+        are_own: whether its samples are known to be drawn from the model's weights.
+    """
+
+    numbers: AuditRecord
+    are_own: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it allows to say."""
+        return self.numbers.verdict or judge(self.numbers)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All that a card says.
+
+    Attributes:
+        title: what the model is called.
+        settings: of the run.
+        train, held_out: the images that it was trained on, and those that it holds out.
+        given: the training images were handed over by a program, and are none that the settings read.
+        weights: SHA-256 of the exported files, by pipeline ("raw", "ema") and path below it.
+        audits: of its samples.
+    """
+
+    title: str
+    settings: Settings
+    train: ImagesTold
+    held_out: ImagesTold | None
+    given: bool
+    weights: dict[str, dict[str, str]]
+    audits: Sequence[Audited]
+
+
+def render_card(facts: CardFacts) -> str:
+    """The card: YAML between two lines of dashes, then Markdown."""
+    environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": _percent, "code": _code, "count": "{:,}".format, "last": _last}
+    text = files("iet_agc.reporting").joinpath("templates", "model_card.md.j2").read_text(encoding="utf-8")
+    settings = facts.settings
+    body = environment.from_string(text).render(
+        facts=facts,
+        settings=settings,
+        mark=MARK,
+        method=_method(settings),
+        is_text=settings.model.kind == "text-to-image",
+        weights=settings.sample.weights,
+        audits=[
+            (audit, verdict_words([audit]), _VERDICTS[audit.verdict.outcome][1], [*_ways(audit)])
+            for audit in facts.audits
+        ],
+        version=version("iet-agc"),
+    )
+    return f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body.rstrip()}\n"
+
+
+def verdict_words(audits: Sequence[Audited]) -> str:
+    """The verdicts of all audits, for people; without any, that there is none."""
+    words = (f"{_VERDICTS[audit.verdict.outcome][0]}{'' if audit.are_own else _UNKNOWN}" for audit in audits)
+    return "; ".join(dict.fromkeys(words)) or "Not audited"
+
+
+def _method(settings: Settings) -> str:
+    """How a run was trained, in words."""
+    method = settings.method
+    parts = []
+    if method.members > 1:
+        parts.append(
+            f"Iterative Ensemble Training: {method.members} members, each on a shard of the training set, averaged "
+            f"after each of {method.rounds} rounds"
+        )
+    if method.skip_below:
+        parts.append(
+            f"Anti-Gradient Control: samples whose loss is below {method.skip_below:g} of the mean loss at their "
+            "timestep are skipped"
+        )
+    if method.random_skip:
+        parts.append(f"samples are skipped at random, {method.random_skip:.0%} of them")
+    return "; ".join(parts) or "plain training: one model, no sample skipped"
+
+
+def _ways(audit: Audited) -> Iterator[tuple[Way, Proportion, float, str]]:
+    """By each way of copying: the share of samples, the cut, and why it cannot be told, if it cannot."""
+    numbers = audit.numbers
+    for way, found in numbers.ways().items():
+        if found is not None:
+            yield way, found, found.cut, "; ".join(reason.sentence for reason in doubts(numbers, way))
+
+
+def _metadata(facts: CardFacts) -> "ModelCardData":
+    from huggingface_hub import ModelCardData
+
+    settings, results = facts.settings, [*_results(facts)]
+    options: dict[str, Any] = {"model_name": facts.title, "eval_results": results} if results else {}
+    return ModelCardData(
+        library_name="diffusers",
+        pipeline_tag=_task(settings),
+        tags=["diffusion", "iet-agc", "memorization"] + ["not-audited"] * (not facts.audits),
+        datasets=None if facts.given else _of_hub(settings),
+        base_model=settings.init.model if _is_hub_name(settings.init.model) else None,
+        **options,
+    )
+
+
+def _results(facts: CardFacts) -> "Iterator[EvalResult]":
+    """What may be quoted without the card around it: of audits that can tell, and of the model's own samples."""
+    from huggingface_hub import EvalResult
+
+    for audit in facts.audits:
+        if not audit.are_own or audit.verdict.outcome == "cannot_tell":
+            continue
+        result = partial(
+            EvalResult,
+            task_type=_task(facts.settings),
+            dataset_type="images" if facts.given else facts.settings.data.name,
+            dataset_name=_last(facts.train.name),
+        )
+        for way, found, cut, doubt in _ways(audit):
+            if not doubt:
+                told = {"count": found.count, "total": found.total, "ci95": list(found.ci95), "cut": cut}
+                name = f"Copied {way}, share of samples beyond the calibrated cut, of which 1% is chance"
+                yield result(metric_type="copied_share", metric_name=name, metric_value=found.share, metric_args=told)
+        quality = audit.numbers.quality
+        if (frechet := quality.frechet_held_out) is not None:
+            name = f"Fréchet distance to held-out images, features: {_last(quality.extractor)}"
+            yield result(metric_type="frechet_distance", metric_name=name, metric_value=frechet)
+
+
+def _task(settings: Settings) -> str:
+    return "text-to-image" if settings.model.kind == "text-to-image" else "unconditional-image-generation"
+
+
+def _of_hub(settings: Settings) -> list[str] | None:
+    """The dataset of the hub that was trained on."""
+    data = settings.data
+    return [data.root] if isinstance(data, HuggingFaceData) and data.root and _is_hub_name(data.root) else None
+
+
+def _is_hub_name(name: str | None) -> bool:
+    """Whether a name has the form of the hub's; that of a relative path may as well, which is then not told apart."""
+    return bool(name and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name))
+
+
+def _last(name: str) -> str:
+    """The last part of a path: where images lie is the machine's business."""
+    return PurePath(name).name if PurePath(name).is_absolute() or name.startswith(".") else name
+
+
+def _code(text: object) -> str:
+    """A text in Markdown that formats nothing in it."""
+    return f"`{' '.join(str(text).split()).replace('`', chr(39))}`"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
