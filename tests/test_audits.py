@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from iet_agc.report.audit_page import render
 
 from iet_agc import metrics
 from iet_agc.auditing import run as audits
@@ -27,6 +26,7 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.gate import sentence
 from iet_agc.metrics.quality import no_quality
 from iet_agc.metrics.records import StandsIn
+from iet_agc.reporting.audit_page import render
 from tests.image_sets import load_named
 
 
