@@ -1,10 +1,11 @@
 """Which held-out sets the audit trusts, and which it finds out: sets whose fault is known, since it was made.
 
 Of each data set a sound split, set apart at random, and faulty ones: held-out images that are altered copies of
-training images, crops of the same pictures, or images so alike that pixels cannot tell a copy. Samples are 30 squeezed
-and re-encoded copies of training images and 270 real images of the sound split. For each: the cut, how often a
-held-out image is nearer to the training set than a training image (by distance, by ratio), the least share of planted
-near copies below the cut, copies found, the verdict, and whether `fail_above` 0.05 fails.
+training images, crops of the same pictures, of another domain, or so alike that pixels cannot tell a copy. Samples are
+30 squeezed and re-encoded copies of training images and 270 real images of the sound split. For each: the cut, how
+often a held-out image is nearer to the training set than a training image (by distance, by ratio), the least share of
+planted near copies below the cut, copies found, the verdict, whether `fail_above` 0.05 fails, and the verdict on
+samples of which none is a copy: the 270 real ones.
 
     python benchmarks/held_out.py [--data digits fashion-mnist emoji stamps FOLDER] [--seeds 0 1 2] [--extractor NAME]
 
@@ -72,6 +73,21 @@ def noised(images: Tensor, deviation: float) -> Tensor:
     return (images.float() + deviation * noise).round().clamp(0, 255).to(torch.uint8)
 
 
+def enlarged(images: Tensor, to: float) -> Tensor:
+    """Reduced to a share of their sides, and back, as images from smaller ones are."""
+    return _each(images, lambda image: image.resize([int(side * to) for side in image.size]).resize(image.size, 3))
+
+
+def darker(images: Tensor, to: float) -> Tensor:
+    """With so much of their brightness."""
+    return (images.float() * to).round().to(torch.uint8)
+
+
+def _all_real(made: Callable[[Tensor], Tensor]) -> "Fault":
+    """Sound held-out images, all of them altered."""
+    return lambda train, real: made(real)
+
+
 def _each(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
     rows, grey = images.permute(0, 2, 3, 1).numpy(), images.shape[1] == 1
     changed = np.stack([np.asarray(change(Image.fromarray(row[:, :, 0] if grey else row))) for row in rows])
@@ -98,7 +114,23 @@ FAULTS: Mapping[str, Fault | None] = {
     "training images, shifted by 1 pixel": _mixed(lambda images: torch.roll(images, 1, 3), 1),
     "half of them JPEG 30": _mixed(lambda images: jpeg(images, 30), 0.5),
     "a tenth of them squeezed to 90 %": _mixed(lambda images: squeezed(images, 0.9), 0.1),
+    "a tenth of them JPEG 30": _mixed(lambda images: jpeg(images, 30), 0.1),
+    "a tenth of them noise 12": _mixed(lambda images: noised(images, 12), 0.1),
+    "a tenth of them crops of 90 %": _mixed(lambda images: cropped(images, 0.9), 0.1),
+    "5 % of them squeezed, JPEG 85": _mixed(lambda images: jpeg(squeezed(images, 0.9), 85), 0.05),
+    "5 % of them noise 12": _mixed(lambda images: noised(images, 12), 0.05),
+    "2 % of them squeezed, JPEG 85": _mixed(lambda images: jpeg(squeezed(images, 0.9), 85), 0.02),
+    "2 % of them noise 12": _mixed(lambda images: noised(images, 12), 0.02),
+    "a tenth of them mirrored": _mixed(lambda images: images.flip(3), 0.1),
     "a third of them training images": _mixed(lambda images: images, 1 / 3),
+    "99 of them, one squeezed": lambda train, real: torch.cat([jpeg(squeezed(train[:1], 0.9), 85), real[:98]]),
+    "the same ones thrice": lambda train, real: torch.cat([real[: len(real) // 3]] * 3),
+    "half of them black": lambda train, real: torch.cat([real[: len(real) // 2], torch.zeros_like(real)]),
+    "negatives": _all_real(lambda images: 255 - images),
+    "darker by half": _all_real(lambda images: darker(images, 0.5)),
+    "enlarged from half the size": _all_real(lambda images: enlarged(images, 0.5)),
+    "shifted by 1 pixel": _all_real(lambda images: torch.roll(images, 1, 3)),
+    "noise": _all_real(lambda images: torch.randint_like(images, 256)),
 }
 
 
@@ -169,19 +201,22 @@ def _stamps(seed: int) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         yield name, train, _crops(known, 1, (low, high), seed)[0], rest
 
 
-def run(data: str, seed: int, extractor: str) -> Iterator[dict[str, object]]:
+def run(data: str, seed: int, extractor: str | None) -> Iterator[dict[str, object]]:
     """One row per case."""
     for name, train, held_out, rest in _cases(data, seed):
         copies = jpeg(squeezed(train[-_COPIES:], 0.9), 85)
         samples = torch.cat([copies, rest[: _SAMPLES - _COPIES]])
         sets = [ImageSet(images, what) for images, what in ((train, "train"), (samples, "samples"), (held_out, "real"))]
+        networks, quality = ([extractor] if extractor else []), bool(extractor)
+        innocent = ImageSet(samples[_COPIES:], "innocent")
         try:
-            numbers = audit(*sets, extractors=[extractor], fail_above=0.05).numbers
+            numbers = audit(*sets, extractors=networks, measure_quality=quality, fail_above=0.05).numbers
+            harmless = audit(sets[0], innocent, sets[2], measure_quality=False).numbers.verdict
         except UserError as error:
             yield {"data": data, "case": name, "seed": seed, "refused": str(error)}
             continue
         check, found, gate, verdict = numbers.held_out_check, numbers.calibrated, numbers.gate, numbers.verdict
-        if not (check and found and gate and verdict):
+        if not (check and found and gate and verdict and harmless):
             raise UserError(f"{name}: held-out images are too few to set a cut")
         yield {
             "data": data,
@@ -189,6 +224,8 @@ def run(data: str, seed: int, extractor: str) -> Iterator[dict[str, object]]:
             "seed": seed,
             "cut": found.cut,
             "near": check.near_copies.share,
+            "left_out": check.left_out,
+            "innocent": harmless.outcome,
             "nearer": {by: area.value for by, area in check.nearer.items()},
             "found": {kind: each.share for kind, each in check.found.items()},
             "copies": found.count,
@@ -201,7 +238,7 @@ def run(data: str, seed: int, extractor: str) -> Iterator[dict[str, object]]:
 
 def _row(row: Mapping[str, object]) -> str:
     if "refused" in row:
-        cells = [row["data"], row["case"], row["seed"], *["-"] * 6, "refused", "exit 2"]
+        cells = [row["data"], row["case"], row["seed"], *["-"] * 6, "refused", "exit 2", "-"]
         return f"| {' | '.join(map(str, cells))} |"
     nearer, found, reasons = row["nearer"], row["found"], row["reasons"]
     assert isinstance(nearer, dict)
@@ -214,6 +251,7 @@ def _row(row: Mapping[str, object]) -> str:
         *(f"{min(found.values()):.2f}", row["copies"]),
         f"{row['verdict']} ({'; '.join(f'{way}: {codes}' for way, codes in why.items() if codes)})",
         "fails" if row["failed"] else "passes",
+        row["innocent"],
     ]
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -223,9 +261,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["digits", "fashion-mnist", "emoji", "stamps"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--extractor", default="pixels", help="features to look for copies in besides pixels")
+    parser.add_argument("--extractor", help="features to look for copies in besides pixels; by default pixels only")
     asked = parser.parse_args()
-    titles = ["data", "case", "seed", "cut", "near", "nearer d", "nearer r", "found", "copies", "verdict", "gate"]
+    titles = [
+        "data",
+        "case",
+        "seed",
+        "cut",
+        "near",
+        "nearer d",
+        "nearer r",
+        "found",
+        "copies",
+        "verdict",
+        "gate",
+        "innocent",
+    ]
     print(f"| {' | '.join(titles)} |\n|{' - |' * len(titles)}", file=sys.stderr, flush=True)
     rows = []
     for data in asked.data:

@@ -93,7 +93,7 @@ def test_the_cut_is_that_of_calibrate():
     leaked = image_set(torch.cat([TRAIN[:30], noise(399, 5)]))
     for flips in (False, True):
         expected = audit(image_set(TRAIN), image_set(FRESH), leaked, flips=flips).numbers.calibrated.cut
-        references, cut = calibrate(image_set(torch.cat([TRAIN, TRAIN[:9]])), leaked, flips)
+        references, cut, _ = calibrate(image_set(torch.cat([TRAIN, TRAIN[:9]])), leaked, flips)
         assert (cut, len(references)) == (expected, 120)
     assert calibrate(image_set(TRAIN), image_set(noise(98, 5)))[1] is None
 

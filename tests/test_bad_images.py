@@ -322,8 +322,8 @@ def test_mixed_sizes_name_two_files_and_the_way_out(tmp_path: Path) -> None:
         _colour().resize(size).save(tmp_path / name)
     assert _message(tmp_path) == (
         f"{tmp_path}: 2 of 4 images have another size: a.png is 6 x 4, b.png is 4 x 6 (width x height): all images of "
-        "a set must have one size; an audit brings them to one by convert_to CxHxW, a training by "
-        "data.convert_to"
+        "a set must have one size; an audit brings them to one by resize or crop HxW or by convert_to "
+        "CxHxW, a training by data.crop or data.convert_to"
     )
 
 

@@ -36,18 +36,27 @@ def _images(count: int, *shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("shape", "extractor"),
+    ("shape", "there", "extractor"),
     [
-        ((1, 8, 8), "pixels"),
-        ((1, 28, 28), "pixels"),
-        ((1, 32, 32), "pixels"),
-        ((1, 1, 1025), "inception-v3-compat"),
-        ((3, 32, 32), "inception-v3-compat"),
-        ((3, 64, 64), "inception-v3-compat"),
+        ((1, 8, 8), "", "pixels"),
+        ((1, 28, 28), "inception lite0", "pixels"),
+        ((1, 32, 32), "inception", "pixels"),
+        ((1, 1, 1025), "inception lite0", "inception-v3-compat"),
+        ((3, 64, 64), "inception", "inception-v3-compat"),
+        ((3, 64, 64), "download", "inception-v3-compat"),
+        ((3, 32, 32), "lite0", "efficientnet-lite0"),
+        ((3, 64, 64), "lite0", "efficientnet-lite0"),
+        ((3, 32, 32), "", "pixels"),
+        ((3, 64, 64), "", None),
     ],
 )
-def test_default_extractor(shape: tuple[int, int, int], extractor: str) -> None:
-    assert default_extractor(shape) == extractor
+def test_default_extractor(
+    hub: Path, shape: tuple[int, int, int], there: str, extractor: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "inception" in there:
+        PUBLISHED["inception-v3-compat"].place.touch()
+    monkeypatch.setattr("iet_agc.metrics.features.find_spec", lambda name: object() if "lite0" in there else None)
+    assert default_extractor(shape, "download" in there) == extractor
 
 
 def test_pixel_features_are_the_pixels() -> None:

@@ -50,6 +50,12 @@ def test_the_guard_agrees_with_the_audit():
         assert {seed for seed in range(60) if seed % 3 == 0 and (flips or seed % 6)} <= {*turned_down.tolist()}
 
 
+def test_a_guard_by_held_out_images_that_cannot_tell_is_refused():
+    altered = (TRAIN.images.float() * 0.9 + 12).round().to(torch.uint8)
+    with pytest.raises(ValueError, match=r"a guard by altered would let copies through: .* give held-out images"):
+        make_guard(TRAIN, ImageSet(torch.cat([altered, HELD_OUT.images[:100]]), "altered"))
+
+
 def test_a_guarded_set_holds_the_first_seeds_that_pass(pipeline, tmp_path, copying):
     guard = make_guard(TRAIN, HELD_OUT, flips=True)
     guarded, seeds = load_samples(draw_samples(pipeline, range(3, 33), tmp_path / "a", steps=3, guard=guard))

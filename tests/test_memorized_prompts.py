@@ -287,6 +287,16 @@ def test_planted_captions_against_as_many_others(capsys, run, tmp_path):
     assert found["pipeline"].endswith("ema")
 
 
+def test_of_images_given_from_python_it_is_not_known_what_was_planted(run, monkeypatch):
+    monkeypatch.setattr(
+        "iet_agc.auditing.memorized_prompts.given_images", lambda run: "images given from Python (a, 16)"
+    )
+    with pytest.raises(
+        ValueError, match=r"trained on images given from Python .* not known what was planted: give pro"
+    ):
+        planted_prompts(run)
+
+
 def test_shared_captions_of_planted_images_stand_once(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "run")
     captions = json.loads((other / "captions.json").read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from iet_agc.auditing.schema import LeftOut, read_record
 from iet_agc.config.data_settings import FolderData
@@ -413,3 +413,85 @@ def test_duplicates_of_a_mended_folder(capsys: pytest.CaptureFixture[str], tmp_p
     numbers = json.loads((out / "duplicates.json").read_text())
     assert (numbers["images"], numbers["groups"]["exact"]) == (5, 1)
     assert sum(numbers["mending"]["files"].values()) == len(rows(out / "mending.csv")) == 5
+
+
+# Sizes ------------------------------------------------------------------------------------------------------
+
+
+def sizes(folder: Path) -> Path:
+    """Two images of the common size, a wide one, a grey one that is taller, and one that lies on its side by EXIF."""
+    folder.mkdir()
+    for seed in range(2):
+        Image.fromarray(pixels(seed)).save(folder / f"a{seed}.png")
+    Image.fromarray(pixels(2, SIZE, 2 * SIZE, 3)).save(folder / "b.png")
+    Image.fromarray(pixels(3, SIZE + 5, SIZE)).save(folder / "c.png")
+    turned(folder / "d.png", 6, pixels(4, SIZE, 3 * SIZE, 3))
+    return folder
+
+
+def test_images_of_other_sizes_are_resized_or_cropped_when_asked(tmp_path: Path) -> None:
+    folder = sizes(tmp_path / "mixed")
+    resized = load_images(folder, mending=Mending(orient=True, resize="8x8"))
+    cropped = load_images(folder, mending=Mending(orient=True, crop="8x8"))
+    assert resized.shape == cropped.shape == (3, SIZE, SIZE)
+    for images in (resized, cropped):
+        assert np.array_equal(images.images[0].permute(1, 2, 0).numpy(), pixels(0))
+    wide = pixels(2, SIZE, 2 * SIZE, 3)
+    assert np.array_equal(cropped.images[2].permute(1, 2, 0).numpy(), wide[:, SIZE // 2 : SIZE // 2 + SIZE])
+    by_hand = ImageOps.fit(Image.fromarray(wide), (SIZE, SIZE), Image.Resampling.BICUBIC)
+    assert np.array_equal(resized.images[2].permute(1, 2, 0).numpy(), np.asarray(by_hand))
+    assert counts(resized.treated) == {"oriented": 1, "resized to 8x8": 3}
+    assert counts(cropped.treated) == {"cropped to 8x8": 3, "oriented": 1}
+    assert [file.path for file in cropped.treated if file.kind == "other-size"] == ["b.png", "c.png", "d.png"]
+
+
+def test_what_is_too_small_to_be_cut_is_refused_or_left_out(tmp_path: Path) -> None:
+    folder = sizes(tmp_path / "mixed")
+    with pytest.raises(
+        UnusableFilesError, match=r"3 of 5 files cannot be used.* smaller than what is to be cut"
+    ) as error:
+        load_images(folder, mending=Mending(orient=True, crop="9x8"))
+    assert {file.kind for file in error.value.files} == {"too-small"}
+    images = load_images(folder, mending=Mending(orient=True, on_bad="skip", crop="9x8"))
+    assert counts(images.treated) == {"cropped to 9x8": 2, "left out: too-small": 3, "oriented": 1}
+
+
+@pytest.mark.parametrize("options", [{"resize": "0x8"}, {"crop": "8"}, {"resize": "8x8", "crop": "8x8"}])
+def test_sizes_that_are_none_are_refused(options: dict[str, str]) -> None:
+    with pytest.raises(UserError):
+        Mending(**options)  # pyright: ignore[reportArgumentType]
+
+
+def test_one_size_is_asked_for_once(tmp_path: Path) -> None:
+    folder = sizes(tmp_path / "mixed")
+    with pytest.raises(UserError, match="by convert_to and by resize: leave one out"):
+        load_images(folder, (3, 8, 8), mending=Mending(orient=True, resize="8x8"))
+
+
+def test_audit_and_duplicates_bring_folders_to_one_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, out = sizes(tmp_path / "mixed"), tmp_path / "audit"
+    np.save(tmp_path / "samples.npy", pixels(9, 4, 3, SIZE, SIZE))
+    sources = ("audit", "--train", folder, "--samples", tmp_path / "samples.npy", "--no-quality", "--out", out)
+    status, _, told = call(capsys, *sources, "--orient")
+    assert status == 2
+    assert f"(--resize 8x8); all are listed in {out}.mending.csv" in told
+    assert call(capsys, *sources, "--orient", "--resize", "8")[0] == 0
+    record = read_record(out / "audit.json")
+    assert record.mending is not None
+    assert (record.mending.resize, record.mending.sets) == ("8x8", {"train": {"oriented": 1, "resized to 8x8": 3}})
+    assert call(capsys, "report", out)[0] == 0
+    assert "--orient --resize 8x8" in (out / "report.html").read_text()
+    found = tmp_path / "found"
+    assert call(capsys, "duplicates", folder, "--out", found, "--exact", "--orient", "--crop", "8x8")[0] == 0
+    numbers = json.loads((found / "duplicates.json").read_text())
+    assert numbers["mending"]["files"] == {"cropped to 8x8": 3, "oriented": 1}
+
+
+def test_a_training_set_is_cropped_by_its_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = sizes(tmp_path / "mixed")
+    train_set, _ = load_dataset(data(folder, orient=True, crop="8x8"))
+    assert train_set.shape == (3, SIZE, SIZE)
+    assert counts(train_set.treated) == {"cropped to 8x8": 3, "oriented": 1}
+    status, _, told = call(capsys, *train(folder, tmp_path / "run", "--data.orient", "true"))
+    assert status == 2
+    assert "(--data.convert_to 3x8x8); all are listed in" in told

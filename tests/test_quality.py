@@ -18,6 +18,7 @@ from iet_agc.metrics.quality import (
     frechet_distance,
     memorization_distance,
     mifid,
+    no_quality,
     precision_recall,
     quality,
 )
@@ -240,6 +241,29 @@ def test_the_entry_holds_what_torch_fidelity_says_to_the_bit() -> None:
     score = isc_features_to_metric(logits)
     assert entry.inception_score == Spread(mean=score["inception_score_mean"], std=score["inception_score_std"])
     assert (entry.extractor, entry.sha256, entry.dimensions) == ("net", "ab12", 5)
+
+
+def test_of_few_images_the_frechet_distance_is_that_of_torch_fidelity_by_the_smaller_matrix() -> None:
+    """24 and 30 images of 40 dimensions; equal sets have 0 up to rounding."""
+    samples, train = (
+        torch.randn(count, 40, generator=torch.Generator().manual_seed(count)).double() for count in (24, 30)
+    )
+    statistics = fid_features_to_statistics(samples), fid_features_to_statistics(train)
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(samples, train) == pytest.approx(theirs, rel=1e-5)
+    assert frechet_distance(samples, samples) == pytest.approx(0, abs=1e-12)
+
+
+def test_without_quality_the_keys_are_the_same_and_it_says_why() -> None:
+    entry = no_quality(False, (3, 64, 64))
+    assert {*entry.model_dump()} == {*_entry(*_sets()).model_dump()}
+    assert {name for name, value in entry if value is not None} == {
+        *("dimensions", "few_images", "warnings", "conventions", "num_held_out", "num_near_copies")
+    }
+    assert entry.why_not is not None
+    assert "images of 3 x 64 x 64 are too large" in entry.why_not
+    assert no_quality(True, (3, 64, 64)).why_not == "quality is not measured: as was asked for"
+    assert _entry(*_sets()).why_not is None
 
 
 def test_the_entry_is_json_and_says_its_conventions() -> None:

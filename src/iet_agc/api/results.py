@@ -263,11 +263,11 @@ class Audit(_Result):
         pairs = read_audit(self.folder.name, self.folder).pairs[:_PAIRS]
         return [
             (
-                f"sample {pair.sample} and training image {pair.nearest}, ratio {pair.ratio:.3g}",
+                f"sample {pair.row.sample} and training image {pair.row.nearest}, ratio {pair.row.ratio:.3g}",
                 [pair.picture, original],
             )
             for pair in pairs
-            for original in [pair.original[:, :, ::-1] if pair.mirrored else pair.original]
+            for original in [pair.original[:, :, ::-1] if pair.row.mirrored else pair.original]
         ]
 
 

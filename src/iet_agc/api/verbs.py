@@ -174,7 +174,7 @@ def audit(
     mending = Mending(orient, background, on_bad)
     asked = flips, extractors, convert_to, clip, device
     with _shown(quiet):
-        if finished_audit(*what, *asked, None, mending, fingerprints(given)) is None:
+        if finished_audit(*what, *asked, None, mending, given=fingerprints(given)) is None:
             how: dict[str, Any] = dict(zip(("flips", "extractors", "convert_to", "clip", "device"), asked, strict=True))
             audit_sources(*what, **how, mending=mending, download=download, given=given)
     return Audit(Path(out))

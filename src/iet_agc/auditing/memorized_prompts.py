@@ -54,7 +54,7 @@ from iet_agc.runtime.reading import read_json, read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
 from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
-from iet_agc.training.identity import check_files, check_pipeline
+from iet_agc.training.identity import check_files, check_pipeline, given_images
 
 __all__ = ["Separation", "detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
 
@@ -206,6 +206,10 @@ def planted_prompts(run: Path) -> tuple[list[str], list[str]]:
     data = settings.data
     if settings.model.kind != "text-to-image":
         raise UserError(f"{run} is no text-to-image run: it has no prompts to detect")
+    if given := given_images(run):  # its settings say what they would have planted
+        raise UserError(
+            f"{run} was trained on {given}, of which it is not known what was planted: {_GIVE_BOTH}", "prompts"
+        )
     if not data.planted_images or data.planted_copies < 2:
         raise UserError(f"{run} has no planted images: {_GIVE_BOTH}", "prompts")
     captions = _first_captions(run)

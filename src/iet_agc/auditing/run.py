@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iet_agc.auditing.compute import AuditResult, audit, check_sets
+from iet_agc.auditing.compute import AuditResult, audit, check_networks, check_sets
 from iet_agc.auditing.finished import FILES, INPUTS, inputs_of, remember
 from iet_agc.auditing.prompt_following import check_prompts
 from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Names, Provenance
@@ -40,7 +40,8 @@ from iet_agc.auditing.work import Arrays, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
 from iet_agc.metrics.clip import Clip, load_clip
-from iet_agc.metrics.features import Extractor, default_extractor, load_extractor
+from iet_agc.metrics.features import Extractor, load_default_extractor, load_extractor
+from iet_agc.metrics.records import NoQuality, StandsIn
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
@@ -82,6 +83,7 @@ def audit_sources(
     memory: int = 2 * 1024**3,
     device: str = "auto",
     download: bool = False,
+    measure_quality: bool = True,
     on_done: Callable[[float], object] | None = None,
     given: Mapping[Part, ImageSet] = MappingProxyType({}),
 ) -> AuditRecord:
@@ -102,6 +104,7 @@ def audit_sources(
         memory: bytes, see `Work`.
         device: "auto", "cpu" or "cuda".
         download: see `load_extractor`.
+        measure_quality: see `audit`.
         on_done: see `Work`; in place of the progress bar.
         given: sets that are in memory, which are not read; their names are those of what they are then, or the run that
             was trained on them.
@@ -114,7 +117,18 @@ def audit_sources(
             else, or another process is at work in it.
     """
     inputs = inputs_of(
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, fingerprints(given)
+        train,
+        samples,
+        held_out,
+        out,
+        flips,
+        extractors,
+        convert_to,
+        clip,
+        device,
+        mending,
+        measure_quality,
+        fingerprints(given),
     )
     folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
     folder.check({})
@@ -122,16 +136,23 @@ def audit_sources(
     networks = [load_extractor(name, where, download) for name in extractors]
     judge = load_clip(clip, where) if clip else None
 
-    def default(shape: tuple[int, int, int]) -> Extractor:
-        return load_extractor(default_extractor(shape), where, download)
+    def networks_for(shape: tuple[int, int, int]) -> Sequence[Extractor]:
+        if networks or not measure_quality:
+            check_networks(networks, shape, measure_quality)
+            return networks
+        default = load_default_extractor(shape, where, download)
+        if distributed.is_first() and (default is None or default.stands_in):
+            reason = StandsIn(extractor=default.name) if default else NoQuality(asked=False, shape=shape)
+            say(f"note: {reason.sentence}")
+        return [default] if default else []
 
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-        read = _read(train, samples, held_out, convert_to, networks, default, bar.update, mending, given)
+        read = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending, given)
     if judge:
         check_prompts(read.samples)
     record = read_record(train, len(read.train))
     flips = flips or trained_with_flips(train)
-    made_of = _inputs(read.sets, flips, read.networks, judge)
+    made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality)
     folder.check(made_of)
     with (
         distributed.processes(where),
@@ -153,6 +174,7 @@ def audit_sources(
                 record=record,
                 fail_above=fail_above,
                 clip=judge,
+                measure_quality=measure_quality,
                 work=Work(parts.compute, parts.once, memory, where, on_done),
             )
         told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize_of(train)}
@@ -166,6 +188,7 @@ def audit_sources(
             }
         )
         distributed.barrier()  # others may still be reading parts
+        bar.name_phase("audit: files")
         if distributed.rank() == 0:
             names = {"train": train, "samples": samples, "held_out": held_out or ""}
             save_audit(replace(result, numbers=numbers), out, names, treated=read.treated)
@@ -218,13 +241,12 @@ def _read(
     samples: str,
     held_out: str | None,
     convert_to: tuple[int, int, int] | None,
-    networks: Sequence[Extractor],
-    default: Callable[[tuple[int, int, int]], Extractor],
+    networks_for: Callable[[tuple[int, int, int]], Sequence[Extractor]],
     on_images: Callable[[int], object],
     mending: Mending,
     given: Mapping[Part, ImageSet],
 ) -> _Read:
-    """Read the sets of an audit; without networks the default one, which may be refused, before samples are read."""
+    """Read the sets of an audit; networks for images of a shape, which may be refused, before samples are read."""
     warn = _Warnings()
 
     def load(source: str, part: Part) -> tuple[ImageSet, list[int] | None]:
@@ -232,7 +254,7 @@ def _read(
         return load_part(source, part, *how)
 
     training, _ = load(train, "train")
-    networks = networks or [default(training.shape)]
+    networks = networks_for(training.shape)
     images, seeds = load(samples, "samples")
     real = load(held_out, "held-out")[0] if held_out else None
     check_sets(training, images, real)
@@ -240,7 +262,7 @@ def _read(
 
 
 def _inputs(
-    sets: Mapping[str, ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None
+    sets: Mapping[str, ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None, measure_quality: bool
 ) -> dict[str, Any]:
     """What an audit is made of: another one in its place would be another audit."""
     said = {name: digest(images.captions) for name, images in sets.items() if images.captions}
@@ -250,6 +272,7 @@ def _inputs(
         "flips": flips,
         "extractors": [[shown(one.name), one.sha256] for one in networks],
         "clip": clip.sha256 if clip else None,
+        **({} if measure_quality else {"quality": False}),
     }
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "Conventions",
     "Copies",
     "CopyGroups",
+    "CopiesLeftOut",
     "Coverage",
     "Fingerprints",
     "HeldOut",
@@ -68,6 +69,10 @@ CUT = CUTS[0]
 FLAT = 0.02
 
 
+#: So many held-out images are named where they are left out; audit.json has all.
+_MOST_NAMED = 5
+
+
 # Warnings ---------------------------------------------------------------------------------------------------
 
 
@@ -82,6 +87,29 @@ class ManyNearCopies(Warned):
     code: Literal["many_near_copies"] = "many_near_copies"
     num_near_copies: Count
     num_held_out: Count
+
+
+class CopiesLeftOut(Warned):
+    """Held-out images that are training images again, altered, would have moved the cut."""
+
+    words: ClassVar[str] = (
+        "{count} of {total:,} held-out images are near copies of training images, found by laying them over these "
+        "({which}). They were left out: with them the cut is {with_them}, without them {cut}; see whether held-out "
+        "images are apart from the training set"
+    )
+    code: Literal["copies_left_out"] = "copies_left_out"
+    held_out: Annotated[tuple[Count, ...], Field(min_length=1)]
+    total: Count
+    cut: float | None
+    cut_with_them: float | None
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        named = [f"number {one:,}" for one in self.held_out[:_MOST_NAMED]]
+        further = len(self.held_out) - len(named)
+        which = ", ".join([*named, *([f"and {further:,} more"] if further else [])])
+        cuts = ["not set" if cut is None else f"{cut:.3f}" for cut in (self.cut_with_them, self.cut)]
+        return {"count": len(self.held_out), "total": self.total, "which": which, "with_them": cuts[0], "cut": cuts[1]}
 
 
 class NoCut(Warned):
@@ -149,7 +177,8 @@ class LeftOut(Warned):
 
 
 AuditWarning = Annotated[
-    ManyNearCopies | NoCut | Farther | UnknownImages | UnknownOrigin | LeftOut, Field(discriminator="code")
+    ManyNearCopies | CopiesLeftOut | NoCut | Farther | UnknownImages | UnknownOrigin | LeftOut,
+    Field(discriminator="code"),
 ]
 
 
@@ -300,7 +329,8 @@ class Mended(Record):
     """What was asked for about image files that cannot be used as they are, and what was done.
 
     Attributes:
-        orient, background, on_bad: of folders, see `data.mending.Mending`; a run mends its images as it was trained.
+        orient, background, on_bad, resize, crop: of folders, see `data.mending.Mending`; a run mends its images as it
+            was trained.
         sets: for each set with such files, how many were treated in which way, such as {"oriented": 3, "left out:
             damaged": 1}; of a run, of all files that its images were read from.
     """
@@ -308,6 +338,8 @@ class Mended(Record):
     orient: bool
     background: str | None
     on_bad: Literal["fail", "skip"]
+    resize: str | None = None
+    crop: str | None = None
     sets: dict[Literal["train", "samples", "held_out"], dict[str, Count]]
 
 

@@ -2,7 +2,7 @@
 
 Copies are called found only where the interval of the samples lies above the one of false alarms. Where held-out images
 do not set a cut that can be trusted, the verdict is "cannot tell"; but copies that are found beyond chance by a cut
-that is too low stay found.
+that is too low stay found, by one that may be too high they do not.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from iet_agc.auditing.schema import AuditRecord, NoCut, Verdict, read_record
 from iet_agc.metrics.gate import PIXELS, Gate, Way, decisive, gate
 from iet_agc.metrics.gate import sentence as gate_sentence
 from iet_agc.metrics.records import Calibrated
-from iet_agc.metrics.soundness import Blind, Unsound
+from iet_agc.metrics.soundness import OF_SPACE, TooFar, Unsound
 from iet_agc.runtime.errors import UserError
 
 __all__ = [
@@ -45,7 +45,7 @@ def outcome(found: Calibrated | None, doubts: Sequence[Unsound] = ()) -> Outcome
     if found is None:
         return "cannot_tell"
     low, _ = found.ci95
-    if low > found.most_false_alarms:
+    if low > found.most_false_alarms and not any(isinstance(doubt, TooFar) for doubt in doubts):
         return "copies"
     if doubts:
         return "cannot_tell"
@@ -64,14 +64,14 @@ def doubts(numbers: AuditRecord, way: Way) -> tuple[Unsound, ...]:
 
 
 def _of_set(reason: Unsound) -> bool:
-    return not isinstance(reason, Blind)
+    return not isinstance(reason, OF_SPACE)
 
 
 def verdict(numbers: AuditRecord) -> Verdict:
     """What an audit allows to say, by all ways of copying that it measured; by pixels where these can tell."""
     shares, known = numbers.ways(), reasons(numbers)
     told = [f"{_capital(str(way))}: {reason.sentence}" for way, each in known.items() for reason in each]
-    if copied := [str(way) for way, found in shares.items() if found and outcome(found) == "copies"]:
+    if copied := [str(way) for way, found in shares.items() if found and outcome(found, known[way]) == "copies"]:
         return Verdict(outcome="copies", by=tuple(copied), reasons=tuple(told))
     able = [way for way in decisive(known) if shares[way]]
     if not able:

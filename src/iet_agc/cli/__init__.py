@@ -10,6 +10,7 @@ cannot be written; 130 or 143 when stopped by SIGINT or SIGTERM. It stays what i
 import argparse
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -172,9 +173,10 @@ def _listed(error: UserError, parsed: argparse.Namespace) -> str:
     pairs = {
         name: f"--{name.replace('_', '-')}{'' if value == 'true' else f' {value}'}"
         for name, value in error.mends.items()
+        if name != "convert_to"
     }
-    if not hasattr(parsed, "on_bad"):
-        pairs = {name: f"--data.{name} {value}" for name, value in error.mends.items()}
+    if not hasattr(parsed, "on_bad"):  # data.resize is how convert_to resizes
+        pairs = {name: f"--data.{name} {value}" for name, value in error.mends.items() if name != "resize"}
     options = f" ({' '.join(pairs.values())})" if pairs else ""
     return f"{options}; all are listed in {place}"
 
@@ -445,12 +447,19 @@ def _add_mending(parser: argparse.ArgumentParser) -> None:
         default="fail",
         help="of folders, files that cannot be used: refuse the set, or leave them out (default: %(default)s)",
     )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--resize", type=_size, metavar="HxW", help="of folders: bring images of other sizes to this one, such as 64x64"
+    )
+    size.add_argument(
+        "--crop", type=_size, metavar="HxW", help="of folders: cut this size out of the middle of larger images"
+    )
 
 
 def _mending(arguments: argparse.Namespace) -> "Mending":
     from iet_agc.data.mending import Mending
 
-    return Mending(arguments.orient, arguments.background, arguments.on_bad)
+    return Mending(arguments.orient, arguments.background, arguments.on_bad, arguments.resize, arguments.crop)
 
 
 def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
@@ -509,7 +518,11 @@ def _add_audit(verbs: "_Verbs") -> None:
         default=[],
         metavar="NAME",
         help="features of quality (the first) and in which to look for copies, too (all): pixels, efficientnet-lite0, "
-        "a network of torch-fidelity, or a TorchScript file; may be repeated (default: by image size)",
+        "a network of torch-fidelity, or a TorchScript file; may be repeated (default: pixels for tiny images, or "
+        "else Inception if its weights are on disk, or else efficientnet-lite0)",
+    )
+    parser.add_argument(
+        "--no-quality", action="store_true", help="measure copies only; by default they are looked for in pixels"
     )
     parser.add_argument(
         "--download",
@@ -548,6 +561,15 @@ def _shape(text: str) -> tuple[int, int, int]:
     if len(sizes) != 3 or text.lower() != "x".join(map(str, sizes)) or sizes[0] not in (1, 3) or 0 in sizes:
         raise argparse.ArgumentTypeError(f"{text!r} is not CxHxW with 1 or 3 channels, such as 3x64x64")
     return sizes[0], sizes[1], sizes[2]
+
+
+def _size(text: str) -> str:
+    from iet_agc.data.mending import SIZE
+
+    size = text.lower() if "x" in text.lower() else f"{text}x{text}"
+    if not re.fullmatch(SIZE, size):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 64x64")
+    return size
 
 
 def _bytes(text: str) -> int:
@@ -590,6 +612,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         arguments.device,
         arguments.fail_above,
         _mending(arguments),
+        not arguments.no_quality,
     )
     if done:
         return _judged(arguments, done)
@@ -611,6 +634,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         memory=arguments.memory,
         device=arguments.device,
         download=arguments.download,
+        measure_quality=not arguments.no_quality,
     )
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result

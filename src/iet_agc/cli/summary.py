@@ -147,6 +147,7 @@ def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
     lines = [verdict, _figure("copied", _copied(result)), _figure("", _below(result))]
     lines += [_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})")] if words else []
     lines += [_figure("training copies", again)] if (again := _repeats(result["train_copies"])) else []
+    lines += [_figure("quality", _no_quality(quality))] if quality["extractor"] is None else []
     lines += [_figure("check", _least(gate))] if gate else []
     lines += [_figure("held-out", reason) for reason in (result["verdict"] or {"reasons": ()})["reasons"]]
     lines += [_figure("warnings", f"{len(warnings)}, on the page and in audit.json")] if warnings else []
@@ -177,6 +178,13 @@ def _repeats(copies: Mapping[str, Any] | None) -> str:
         if some and some["groups"]
     ]
     return "; ".join(told)
+
+
+def _no_quality(quality: Mapping[str, Any]) -> str:
+    """Why quality was not measured."""
+    from iet_agc.metrics.records import Quality
+
+    return (Quality.model_validate(quality).why_not or "").removeprefix("quality is ")
 
 
 def _least(gate: Mapping[str, Any]) -> str:

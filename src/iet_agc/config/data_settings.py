@@ -177,6 +177,12 @@ class _ImageFiles(DataSettings, frozen=True):
         description="files that cannot be used: fail, the set is refused; skip, they are left out, counted and listed "
         "in RUN/mending.csv",
     )
+    crop: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$",
+        description="size HxW that is cut out of the middle of larger images, such as 64x64, pixels as they are; none: "
+        "not cut, see data.convert_to",
+    )
 
 
 class _Captioned(_ImageFiles, frozen=True):

@@ -12,6 +12,7 @@ ADDED: dict[str, dict[str, object]] = {
         "orient": False,
         "background": None,
         "on_bad": "fail",
+        "crop": None,
         "caption": None,
         "deduplicate": None,
     },

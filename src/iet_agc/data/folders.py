@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import torch
+from PIL import Image
 
 from iet_agc.data.arrays import array_images
 from iet_agc.data.conversion import Item, Resize, Result, check_target, convert, fit, in_order, planes, room
@@ -66,7 +67,7 @@ def load_images(
     Raises:
         UnusableFilesError: files that cannot be used (what is wrong with the first five, how many of each kind, and
             what would mend them), or images of several sizes.
-        UserError: nothing there, or more than the machine's memory holds.
+        UserError: nothing there, more than the machine's memory holds, or `mending` with a size beside `shape`.
     """
     if shape is not None:
         check_target(shape, resize)
@@ -118,11 +119,14 @@ def read_images(
     Raises:
         UserError: see `load_images`.
     """
+    how = mending or Mending()
     if shape is not None:
         check_target(shape, resize)
-    how = mending or Mending()
+        if how.size:
+            option = "resize" if how.resize else "crop"
+            raise UserError(f"images are brought to a size by convert_to and by {option}: leave one out", option)
     bad, count, files = dict(bad or {}), len(files) + len(bad or {}), dict(files)
-    reading = _Reading(where, shape, in_colour, resize, how)
+    reading = _Reading(where, shape, in_colour, resize, how, mending is not None)
     with strict_pillow():
         out, found = reading.attempt(files, bad, on_images)
         # what is left out has no say in the common shape, and leaves no gap: what remains is read for itself
@@ -172,6 +176,7 @@ class _Reading:
     in_colour: bool
     resize: Resize
     mending: Mending
+    can_be_asked: bool
 
     def attempt(
         self,
@@ -190,7 +195,7 @@ class _Reading:
         out, odd = None, None
         if known and not bad.keys() - before:
             try:
-                shape = self.shape or _one_shape(self.where, looks)
+                shape = self.shape or self._one_shape(looks)
                 out = room((len(known), *shape), f"{len(known)} images of {self.where}")
             except UnusableFilesError as error:
                 if self.mending.on_bad == "fail":
@@ -200,6 +205,8 @@ class _Reading:
 
         def fill(file: PurePath) -> dict[Kind, str]:
             image, mended = decode(files[file], self.mending)
+            if self.mending.size and image.size != self.mending.size[::-1]:
+                image, mended["other-size"] = self._sized(image, *self.mending.size)
             if self.in_colour and image.mode != "RGB":
                 raise UnfitError("is grey, where three channels are expected: give the set's own files", "grey")
             if out is not None:
@@ -214,6 +221,42 @@ class _Reading:
             raise odd
         found = [_treated(file, kind, how, f"was {kind}") for file in done for kind, how in done[file].items()]
         return (None if bad.keys() - before else out), found
+
+    def _one_shape(self, looks: dict[PurePath, tuple[int, int, int]]) -> tuple[int, int, int]:
+        """The (C, H, W) of a set whose images have one size, or get one; grey among colours counts as colour."""
+        channels = max(look[0] for look in looks.values())
+        if self.mending.size:
+            return channels, *self.mending.size
+        sizes = Counter(look[1:] for look in looks.values())
+        height, width = sizes.most_common(1)[0][0]
+        odd = [file for file, look in looks.items() if look[1:] != (height, width)]
+        if odd:
+            like = next(file for file, look in looks.items() if look[1:] == (height, width))
+            problem = (
+                f"{self.where}: {len(odd)} of {len(looks)} images have another size: "
+                f"{shown(odd[0])} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
+                f"{shown(like)} is {width} x {height} (width x height): all images of a set must have "
+                "one size; an audit brings them to one by resize or crop HxW or by convert_to CxHxW, a training by "
+                "data.crop or data.convert_to"
+            )
+            refused = [
+                _treated(file, "other-size", "refused", f"is {looks[file][2]} x {looks[file][1]} (width x height)")
+                for file in odd
+            ]
+            mends = {"resize": f"{height}x{width}", "convert_to": f"{channels}x{height}x{width}"}
+            raise UnusableFilesError(problem, self.where, refused, mends if self.can_be_asked else {})
+        return channels, height, width
+
+    def _sized(self, image: Image.Image, height: int, width: int) -> tuple[Image.Image, str]:
+        """An image of another size as it is asked to be mended, and what was done."""
+        if self.mending.resize:
+            resized = fit(image, (len(image.getbands()), height, width), self.resize)
+            return resized, f"resized to {height}x{width}"
+        if image.width < width or image.height < height:
+            what = f"is {image.width} x {image.height}, smaller than what is to be cut out: resize it or remove it"
+            raise UnfitError(what, "too-small")
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height)), f"cropped to {height}x{width}"
 
 
 def _treated(path: PurePath, kind: str, done: str, reason: str) -> TreatedFile:
@@ -298,27 +341,6 @@ def _complaint(where: str, bad: dict[PurePath, UnfitError], count: int, mending:
     if mending and all(mending.leaves_out(reason.kind) for reason in bad.values()):
         problem += f"; without them fewer than {LEAST_IMAGES} images remain"
     return UnusableFilesError.of(problem, where, refused, mending)
-
-
-def _one_shape(where: str, looks: dict[PurePath, tuple[int, int, int]]) -> tuple[int, int, int]:
-    """The (C, H, W) of a set whose images have one size, grey ones among colours counted as colours."""
-    sizes = Counter(look[1:] for look in looks.values())
-    height, width = sizes.most_common(1)[0][0]
-    odd = [file for file, look in looks.items() if look[1:] != (height, width)]
-    if odd:
-        like = next(file for file, look in looks.items() if look[1:] == (height, width))
-        problem = (
-            f"{where}: {len(odd)} of {len(looks)} images have another size: "
-            f"{shown(odd[0])} is {looks[odd[0]][2]} x {looks[odd[0]][1]}, "
-            f"{shown(like)} is {width} x {height} (width x height): all images of a set must have "
-            "one size; an audit brings them to one by convert_to CxHxW, a training by data.convert_to"
-        )
-        refused = [
-            _treated(file, "other-size", "refused", f"is {looks[file][2]} x {looks[file][1]} (width x height)")
-            for file in odd
-        ]
-        raise UnusableFilesError(problem, where, refused, {})
-    return max(look[0] for look in looks.values()), height, width
 
 
 def _put(planes: np.ndarray, place: np.ndarray) -> None:

@@ -20,6 +20,7 @@ from iet_agc.runtime.files import replacing
 __all__ = [
     "LEAST_IMAGES",
     "LIST_NAME",
+    "SIZE",
     "Kind",
     "Mending",
     "TreatedFile",
@@ -44,6 +45,7 @@ Kind = Literal[
     "too-large",
     "too-narrow",
     "other-size",
+    "too-small",
     "grey",
     "missing",
     "out-of-memory",
@@ -60,6 +62,9 @@ _MENDS = {"turned": ("orient", "true"), "transparent": ("background", "white")}
 
 _LEFT_OUT = "; on_bad skip leaves such files out"
 
+#: A size as it is asked for, HxW.
+SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
+
 #: So many images must remain where others are left out.
 LEAST_IMAGES = 2
 
@@ -75,20 +80,29 @@ class Mending:
         orient: turn pixels as the EXIF orientation says.
         background: colour that transparent images are put on, "white", "black" or "#rrggbb"; None refuses them.
         on_bad: "fail" refuses a set in which files cannot be used; "skip" leaves these out, 2 images must remain.
+        resize: bring images of another size to this, "HxW": the largest centred part of its proportions is resized.
+        crop: cut this, "HxW", out of the middle of larger images, whose pixels stay as they are. One of the two.
 
     Raises:
-        UserError: another colour, or another way.
+        UserError: another colour, way or size, or both of the last two.
     """
 
     orient: bool = False
     background: str | None = None
     on_bad: Literal["fail", "skip"] = "fail"
+    resize: str | None = None
+    crop: str | None = None
 
     def __post_init__(self) -> None:
         if self.background is not None and not re.fullmatch(r"white|black|#[0-9a-fA-F]{6}", self.background):
             raise UserError(f"background {self.background!r} is not white, black or #rrggbb", "background")
         if self.on_bad not in ("fail", "skip"):
             raise UserError(f"on_bad {self.on_bad!r} is not fail or skip", "on_bad")
+        for name, size in (("resize", self.resize), ("crop", self.crop)):
+            if size is not None and not re.fullmatch(SIZE, size):
+                raise UserError(f"{name} {size!r} is not HxW, such as 64x64", name)
+        if self.resize and self.crop:
+            raise UserError(f"resize {self.resize} and crop {self.crop} are two ways to one size: give one", "crop")
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -104,6 +118,14 @@ class Mending:
         red, green, blue = bytes.fromhex(digits)
         return red, green, blue
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The (H, W) that images are brought to, if they are."""
+        if (size := self.resize or self.crop) is None:
+            return None
+        height, width = map(int, size.split("x"))
+        return height, width
+
     def leaves_out(self, kind: str) -> bool:
         """Whether files of that kind are left out."""
         return self.on_bad == "skip" and kind not in _NEVER_LEFT_OUT
@@ -116,7 +138,7 @@ class TreatedFile:
     Attributes:
         path: below the folder of the images, or another name.
         kind: what is wrong with it.
-        done: "oriented", "put on BACKGROUND", "left out" or "refused".
+        done: "oriented", "put on BACKGROUND", "resized to HxW", "cropped to HxW", "left out" or "refused".
         reason: the same for people, and how to mend it by hand.
     """
 
@@ -132,8 +154,8 @@ class UnusableFilesError(UserError):
     Attributes:
         where: the set.
         files: all of them.
-        mends: arguments that would mend them, with a value each, such as {"orient": "true"};
-            nothing where none would, or none can be asked for.
+        mends: arguments that would mend them, with a value each, such as {"orient": "true"}; of images of several sizes
+            resize, and convert_to for a training; nothing where none would, or none can be asked for.
     """
 
     def __init__(self, message: str, where: str, files: Sequence[TreatedFile], mends: dict[str, str]) -> None:

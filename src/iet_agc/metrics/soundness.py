@@ -1,13 +1,22 @@
 """Whether held-out images may set a cut: of the same source as the training set, but not of the same images. No torch.
 
 A calibrated cut keeps its promise where held-out images are to the training set what training images are to each other.
-Two checks tell where they are not, and neither sees what the other does:
+Checks tell where they are not, and none sees what the others do:
 
 - **Too close.** A = P(a held-out image is nearer to the training set than a training image is to the other ones). It is
   1/2 for held-out images that were set apart at random, whatever the data are. Crops, re-encoded or noised copies of
   training images have more, and set a cut that is too low.
+- **A part too close.** Among the held-out images more are as near to the training set as only the nearest training
+  images are to the other ones. Under a random split the number of held-out images below the t-th smallest of L training
+  images is beta-binomial, exactly. So a few copies are found out that hardly move A, and they are what sets a cut.
+- **Too far.** Held-out images of another domain set a cut that is too high, and what lies below it need not be copied.
+  Where they are farther than training images are from each other, as those of other photographs are as well, copies
+  are called found only where enough samples prove to be near copies when they are laid over their training images.
 - **Blind.** Near copies of training images are made as people find them, and searched for as samples are. A cut below
   most of them would not see them in samples either.
+
+Held-out images that are a training image again, altered, are left out of the cut where they are found (see
+`iet_agc.metrics.near_copies.same_pictures`) and would move it.
 
 All are pure functions of distances and ratios, in pixels or in features.
 """
@@ -26,13 +35,16 @@ __all__ = [
     "LEAST_FOUND",
     "MOST_COPIED",
     "MOST_TRAINED",
+    "OF_SPACE",
     "Area",
     "Blind",
+    "CloseTail",
     "Farther",
     "HeldOutCheck",
     "Kind",
     "SameImages",
     "TooClose",
+    "TooFar",
     "Unsound",
     "area",
     "check_held_out",
@@ -50,6 +62,11 @@ _FAR = 0.35
 
 #: A held-out set may have so many images in common with the training set; public test sets have up to 3 %.
 _COMMON = 0.05
+
+#: A part of the held-out images is too close where so many are nearer than the nearest training images, of these
+#: shares, that less than one random split of 1,000 has as many; or of 20, where it is known that training images are
+#: among them. Less than so many times as many as by chance move the cut little, and large sets would show them.
+_TAILS, _RARE, _LIKELY, _MORE = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2), 0.001, 0.05, 1.5
 
 #: The power that is usual for a test (Cohen, Statistical Power Analysis, 1988): so many near copies lie below the cut.
 LEAST_FOUND = 0.8
@@ -103,11 +120,58 @@ class TooClose(Warned):
         return {"chance": chance, "compared": _COMPARED[self.compared], "interval": interval}
 
 
+class CloseTail(Warned):
+    """A part of the held-out images is nearer to the training set than its images are to each other."""
+
+    words: ClassVar[str] = (
+        "a part of the held-out images is too close to the training set: {count:,} of {total:,} are {compared} than "
+        "{of_train} of the training images are, and {usual} would be by chance, as where crops or altered copies of "
+        "training images are among them, so the cut is too low; give held-out images of photographs that are not in "
+        "the training set"
+    )
+    code: Literal["close_tail"] = "close_tail"
+    compared: Compared
+    count: Count
+    total: Count
+    train_share: Portion
+    chance: Portion
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        return {
+            **dict(self),
+            "compared": _COMPARED[self.compared],
+            "of_train": f"{100 * (1 - self.train_share):.3g} %",
+            "usual": f"{self.train_share * self.total:.0f}",
+        }
+
+
+class TooFar(Warned):
+    """Samples are below a cut that held-out images of another domain set."""
+
+    words: ClassVar[str] = (
+        "held-out images are far from the training set: {chance} of pairs of a held-out and a training image, the "
+        "held-out one is {compared} (50 % where images are set apart at random), so the cut may be too high, and of "
+        "{below:,} samples below it only {confirmed:,} prove to be near copies when they are laid over training "
+        "images; give held-out images that are made as the training images are"
+    )
+    code: Literal["too_far"] = "too_far"
+    compared: Compared
+    nearer: Portion
+    below: Count
+    confirmed: Count
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        words = {"chance": f"in {100 * self.nearer:.1f} %", "compared": _COMPARED[self.compared]}
+        return {**dict(self), **words}
+
+
 class SameImages(Warned):
     """Many held-out images are training images, or near copies of some."""
 
     words: ClassVar[str] = (
-        "{count:,} of {total:,} held-out images {are}, far more than training images have among each other ({usual}): "
+        "{count:,} of {of} held-out images {are}, far more than training images have among each other ({usual}): "
         "the two sets have one source, and what is left of it sets a cut that is too low; give held-out images of "
         "photographs that are not in the training set"
     )
@@ -116,11 +180,13 @@ class SameImages(Warned):
     count: Count
     total: Count
     among_train: Portion
+    nearest: bool = False
 
     def told(self) -> dict[str, object]:
         """See `Warned`."""
-        are = "stand in the training set" if self.exact else "are near copies of training images (d1/d2 < 1/3)"
-        return {"count": self.count, "total": self.total, "are": are, "usual": f"{100 * self.among_train:.1f} %"}
+        are = "stand in the training set" if self.exact else "are near copies of training images"
+        of = f"the {self.total:,} nearest" if self.nearest else f"{self.total:,}"
+        return {"count": self.count, "of": of, "are": are, "usual": f"{100 * self.among_train:.1f} %"}
 
 
 class Blind(Warned):
@@ -145,7 +211,10 @@ class Blind(Warned):
         return {"count": self.count, "total": self.total, "made": _KINDS[self.kind], "mend": mend}
 
 
-Unsound = Annotated[TooClose | SameImages | Blind, Field(discriminator="code")]
+#: Reasons that lie in the cut of one space; the others lie in the held-out images, and hold for every space.
+OF_SPACE = (Blind, TooFar)
+
+Unsound = Annotated[TooClose | CloseTail | TooFar | SameImages | Blind, Field(discriminator="code")]
 
 
 class Farther(Warned):
@@ -182,6 +251,8 @@ class HeldOutCheck(Record):
         num_train: unique training images that were compared with the other ones.
         nearer: by what is compared, how often a held-out image is nearer to the training set than a training image.
         near_copies, near_copies_train: near copies of other images among held-out and among training images.
+        left_out: held-out images that were left out of the cut besides those by d1/d2, since they are near copies when
+            they are laid over training images; `near_copies` counts them as well.
         found: by how near copies of training images were made, the share beyond the cut.
         reasons: why the cut cannot tell; empty where it can.
     """
@@ -190,14 +261,29 @@ class HeldOutCheck(Record):
     nearer: dict[Compared, Area]
     near_copies: Proportion
     near_copies_train: Proportion
+    left_out: Count = 0
     found: dict[Kind, Proportion]
     reasons: tuple[Unsound, ...]
     convention: str = _CONVENTION
 
     @property
     def of_set(self) -> tuple[Unsound, ...]:
-        """Those reasons that lie in the held-out images; a blind cut may lie in the space instead."""
-        return tuple(reason for reason in self.reasons if not isinstance(reason, Blind))
+        """Those reasons that lie in the held-out images, not in the cut of this space."""
+        return tuple(reason for reason in self.reasons if not isinstance(reason, OF_SPACE))
+
+    def judged_too_far(self, below: int, total: int, confirmed: int, most: float) -> "HeldOutCheck":
+        """The same with the reason that it is too far, where samples below the cut do not prove to be near copies.
+
+        Args:
+            below: samples below the cut, of how many in `total`.
+            confirmed: how many of them prove to be near copies.
+            most: the largest share that may be chance.
+        """
+        far = self.farther
+        if far is None or share(confirmed, total).ci95[0] > most:
+            return self
+        reason = TooFar(compared=far.compared, nearer=far.nearer, below=below, confirmed=confirmed)
+        return self.model_copy(update={"reasons": (reason, *self.reasons)})
 
     @property
     def farther(self) -> Farther | None:
@@ -230,6 +316,9 @@ def check_held_out(
     found: Mapping[Kind, Sequence[bool]],
     in_train: tuple[Proportion, float] | None = None,
     in_features: bool = False,
+    left_out: Sequence[bool] | None = None,
+    same: tuple[Proportion, Proportion] | None = None,
+    laid_over: int = 0,
 ) -> HeldOutCheck:
     """Check held-out images that set a cut.
 
@@ -242,22 +331,40 @@ def check_held_out(
         in_train: the share of held-out images that stood in the training set and were left out, and of training images,
             the share that are repeated.
         in_features: whether the space is that of a network's features.
+        left_out: which held-out images were left out of the cut besides; none by default.
+        same: of the images that are nearest to the training set, those that were found to be near copies when they were
+            laid over training images, as shares of all held-out and of all training images that were compared.
+        laid_over: how many held-out images were. Where most of them are near copies, the others are not known to be
+            apart from the training set.
     """
-    real, trained = (share(sum(each), len(each)) for each in near)
-    kept = [~np.asarray(each, dtype=bool) for each in near]
+    trained = share(sum(near[1]), len(near[1]))
+    besides = np.zeros(len(near[0]), dtype=bool) if left_out is None else np.asarray(left_out, dtype=bool)
+    known = np.asarray(near[0], dtype=bool) | besides
+    real = share(int(known.sum()), len(known))
+    kept = [~known, ~np.asarray(near[1], dtype=bool)]
     nearer: dict[Compared, Area] = {
         by: area(np.asarray(mine)[kept[0]], np.asarray(others)[kept[1]])
         for by, (mine, others) in compared.items()
         if kept[0].any() and kept[1].any()
     }
     shares: dict[Kind, Proportion] = {kind: share(sum(each), len(each)) for kind, each in found.items()}
-    reasons: list[TooClose | SameImages | Blind] = []
+    reasons: list[TooClose | CloseTail | SameImages | Blind] = []
     if in_train and in_train[0].ci95[0] > max(_COMMON, in_train[1]):
         reasons.append(_same(in_train[0], in_train[1], exact=True))
     if real.ci95[0] > max(_COMMON, trained.ci95[1]):
         reasons.append(_same(real, trained.share, exact=False))
+    elif same and 2 * same[0].count > laid_over and same[0].share > 2 * same[1].share:
+        usual = same[1].share
+        reasons.append(SameImages(exact=False, count=same[0].count, total=laid_over, among_train=usual, nearest=True))
     close = [TooClose(compared=by, nearer=each.value, ci95=each.ci95) for by, each in nearer.items()]
     reasons += sorted((one for one in close if one.ci95[0] > _CLOSE), key=lambda one: -one.ci95[0])[:1]
+    if not any(isinstance(one, TooClose) for one in reasons):
+        parts = [
+            (np.asarray(mine)[kept[0]], np.asarray(others)[kept[1]], by) for by, (mine, others) in compared.items()
+        ]
+        tails = [tail for mine, others, by in parts if by in nearer and (tail := _tail(mine, others, by))]
+        rare = _LIKELY if any(_more(*each) for each in ((real, trained), same) if each) else _RARE
+        reasons += sorted((one for one in tails if one.chance * len(nearer) < rare), key=lambda one: one.chance)[:1]
     missed = [
         Blind(kind=kind, count=each.count, total=each.total, in_features=in_features)
         for kind, each in shares.items()
@@ -269,9 +376,38 @@ def check_held_out(
         nearer=nearer,
         near_copies=real,
         near_copies_train=trained,
+        left_out=int((besides & ~np.asarray(near[0], dtype=bool)).sum()),
         found=shares,
         reasons=tuple(reasons),
     )
+
+
+def _tail(held_out: np.ndarray, train: np.ndarray, by: Compared) -> CloseTail | None:
+    """The share of the nearest training images below which held-out images are too many, by chance the least.
+
+    `chance` is that as many are there or more, times the number of shares that are looked at.
+    """
+    from scipy.stats import betabinom
+
+    ordered, total, found = np.sort(train), len(held_out), []
+    for part in _TAILS:
+        rank = max(1, round(part * len(train)))
+        count = int((held_out < ordered[rank - 1]).sum())
+        if count > _MORE * rank / len(train) * total:
+            chance = float(betabinom.sf(count - 1, total, rank, len(train) + 1 - rank))
+            found.append((min(1.0, len(_TAILS) * max(chance, 0.0)), count, rank / len(train)))
+    if not found:
+        return None
+    chance, count, part = min(found)
+    return CloseTail(compared=by, count=count, total=total, train_share=part, chance=chance)
+
+
+def _more(held_out: Proportion, train: Proportion) -> bool:
+    """Whether more held-out images are such, so surely that one random split of 1,000 has as many more."""
+    from scipy.stats import hypergeom
+
+    both, total = held_out.count + train.count, held_out.total + train.total
+    return bool(hypergeom.sf(held_out.count - 1, total, both, held_out.total) < _RARE)
 
 
 def _same(found: Proportion, among_train: float, exact: bool) -> SameImages:

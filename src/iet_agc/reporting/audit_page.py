@@ -288,13 +288,16 @@ def _command(numbers: AuditRecord, out: str) -> str:
     words += ["--held-out", _place(names.held_out)] if names.held_out else []
     words += ["--flips"] if conventions.flips else []
     for extractor in dict.fromkeys([numbers.quality.extractor, *numbers.feature_spaces]):
-        words += ["--extractor", _place(extractor)]
+        words += ["--extractor", _place(extractor)] if extractor else []
+    words += [] if numbers.quality.extractor else ["--no-quality"]
     words += ["--clip", _place(numbers.clip.model)] if numbers.clip else []
     words += ["--convert-to", conventions.convert_to] if conventions.convert_to else []
     if numbers.mending:
         words += ["--orient"] if numbers.mending.orient else []
         words += ["--background", numbers.mending.background] if numbers.mending.background else []
         words += ["--on-bad", "skip"] if numbers.mending.on_bad == "skip" else []
+        words += ["--resize", numbers.mending.resize] if numbers.mending.resize else []
+        words += ["--crop", numbers.mending.crop] if numbers.mending.crop else []
     words += ["--fail-above", f"{numbers.gate.fail_above:g}"] if numbers.gate else []
     words += ["--device", numbers.provenance.device] if numbers.provenance else []
     return shlex.join([*words, "--out", out]) + "\n" + shlex.join(["iet-agc", "report", out])

@@ -491,6 +491,10 @@ _EQUAL = (
 )
 
 
+#: The extractor of an audit without quality, in words.
+_NOTHING = "not measured"
+
+
 def facts(audit: AuditRecord) -> Facts:
     """What an audit was made with, and what it warns of."""
     quality, space = audit.quality, _first(audit)
@@ -501,7 +505,7 @@ def facts(audit: AuditRecord) -> Facts:
         num_held_out=audit.num_held_out,
         train_sha256=audit.sha256.train,
         held_out_sha256=audit.sha256.held_out,
-        extractor=quality.extractor,
+        extractor=quality.extractor or _NOTHING,
         extractor_sha256=quality.sha256,
         few_images=quality.few_images,
         network=space and space.sha256,

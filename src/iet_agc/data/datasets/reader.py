@@ -32,4 +32,4 @@ class Reader(Generic[S]):
 
 def mending_of(data: FolderData | Laion10kData | HuggingFaceData) -> Mending:
     """What the settings of image files ask to be mended."""
-    return Mending(data.orient, data.background, data.on_bad)
+    return Mending(data.orient, data.background, data.on_bad, crop=data.crop)
