@@ -81,12 +81,13 @@ def test_the_options_are_these(capsys):
         "check": {"--fail-above"},
         "report": {"--out"},
         "compare": {"--out"},
+        "card": {"--audit", "--out"},
         "presets": set(),
         "completion": set(),
     }  # fmt: skip
     for verb in expected.keys() - {"completion"}:
         expected[verb].add("--json")
-    for verb in expected.keys() - {"check", "report", "compare", "presets", "completion"}:
+    for verb in expected.keys() - {"check", "report", "compare", "card", "presets", "completion"}:
         expected[verb].add("--quiet")
     verbs: Any = cli._parser()._subparsers._group_actions[0].choices
     found = {
