@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test check faults fuzz lint golden coverage benchmark clean
+.PHONY: demo test check faults fuzz lint golden docs coverage benchmark clean
 
 demo: $(VENV)/installed
 	$(BIN)/iet-agc demo --out runs/demo
@@ -28,7 +28,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# Writes again what tests compare with: the help of every verb, and docs/api.md.
+# The site, in site/: open site/index.html. Fails on a broken link.
+docs: $(VENV)/installed-dev
+	$(BIN)/mkdocs build --quiet
+
+# Writes again what tests compare with: the help of every verb, docs/api.md and docs/reference/settings.md.
 golden: $(VENV)/installed-dev
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest --quiet tests/test_golden.py
 
@@ -54,4 +58,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist runs htmlcov .coverage
+	rm -rf $(VENV) build dist runs site htmlcov .coverage

@@ -63,10 +63,24 @@ def test_words_are_the_same_of_every_python_and_differ_where_they_should() -> No
     assert words("--a N  how many") != words("--a N  how few")
 
 
-def test_the_page_of_public_names_is_of_these_docstrings() -> None:
-    spec = importlib.util.spec_from_file_location("make_api", CHECKOUT / "docs" / "make_api.py")
+@pytest.mark.parametrize("maker", ["make_api", "make_settings"])
+def test_pages_that_are_made_of_docstrings_and_descriptions_are_of_these(maker: str) -> None:
+    spec = importlib.util.spec_from_file_location(maker, CHECKOUT / "docs" / f"{maker}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.page() == approved(module.PAGE, module.page())
+
+
+def test_the_page_of_verbs_quotes_the_help_of_each() -> None:
+    quoted = re.findall(r'^--8<-- "(.+)\.txt"$', (CHECKOUT / "docs/reference/command-line.md").read_text(), re.MULTILINE)
+    assert quoted == ["iet-agc", *VERBS]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_no_link_is_broken(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "site/guides/folder/index.html").exists()

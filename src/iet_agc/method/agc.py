@@ -33,7 +33,7 @@ def mean_of_kept(losses: Tensor, keep: Tensor, total: Tensor | None = None) -> T
         0-dim tensor, differentiable, of the dtype of `losses`; float16 and bfloat16 are added and divided in float32,
         so that only a mean that does not fit overflows. An exact zero with a zero gradient if nothing is kept.
 
-    Example:
+    Examples:
         >>> losses, keep = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, True, False])
         >>> float(mean_of_kept(losses, keep))
         1.5

@@ -28,7 +28,7 @@ def average_states(states: Iterable[Mapping[str, Tensor]], weights: Sequence[flo
         ValueError: no states, a weight that is not positive, names or shapes that differ, as many
             weights as states not given, or integer entries that differ; the message names the entry.
 
-    Example:
+    Examples:
         >>> average_states([{"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}], weights=[1, 3])
         {'w': tensor([3.])}
     """

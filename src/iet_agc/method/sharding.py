@@ -44,7 +44,7 @@ def partition(
         ValueError: more shards than images or groups, no shard, an unknown strategy, groups of another number than
             images, or groups with "contiguous", which leaves the order as it is.
 
-    Example:
+    Examples:
         >>> [shard.tolist() for shard in partition(5, 2, "contiguous")]
         [[0, 1, 2], [3, 4]]
         >>> labels = torch.tensor([0, 0, 1, 1])

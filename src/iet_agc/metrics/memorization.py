@@ -70,7 +70,7 @@ def distance_ratio(distances: Tensor) -> Tensor:
     Returns:
         (N,), in [0, 1]. 0 where every distance is 0: such a sample is a copy of k images at once.
 
-    Example:
+    Examples:
         >>> distance_ratio(torch.tensor([[1.0, 9.0, 20.0], [5.0, 5.0, 5.0]])).tolist()
         [0.10000000149011612, 1.0]
     """
@@ -86,7 +86,7 @@ def memorization_quantity(ratios: Tensor, cuts: Sequence[float] = CUTS) -> dict[
         ratios: (N,).
         cuts: by default the paper's nine.
 
-    Example:
+    Examples:
         >>> memorization_quantity(torch.tensor([0.1, 0.15, 0.5]), cuts=[0.15, 0.2])
         {0.15: 1, 0.2: 2}
     """

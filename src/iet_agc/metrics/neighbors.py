@@ -77,7 +77,7 @@ def nearest(
     Raises:
         ValueError: not uint8, not of 1 or 3 channels, shapes that differ, or fewer references than k.
 
-    Example:
+    Examples:
         >>> references = torch.tensor([[0, 0], [255, 0]], dtype=torch.uint8).view(2, 1, 1, 2)
         >>> query = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2)
         >>> [found.tolist() for found in nearest(query, references, k=2)]
