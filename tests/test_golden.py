@@ -74,7 +74,9 @@ def test_pages_that_are_made_of_docstrings_and_descriptions_are_of_these(maker: 
 
 
 def test_the_page_of_verbs_quotes_the_help_of_each() -> None:
-    quoted = re.findall(r'^--8<-- "(.+)\.txt"$', (CHECKOUT / "docs/reference/command-line.md").read_text(), re.MULTILINE)
+    quoted = re.findall(
+        r'^--8<-- "(.+)\.txt"$', (CHECKOUT / "docs/reference/command-line.md").read_text(), re.MULTILINE
+    )
     assert quoted == ["iet-agc", *VERBS]
 
 
