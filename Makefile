@@ -30,7 +30,7 @@ lint: $(VENV)/installed-dev
 
 # The site, in site/: open site/index.html. Fails on a broken link.
 docs: $(VENV)/installed-dev
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Writes again what tests compare with: the help of every verb, docs/api.md and docs/reference/settings.md.
 golden: $(VENV)/installed-dev
