@@ -192,7 +192,7 @@ def _results(facts: CardFacts) -> "Iterator[EvalResult]":
                 name = f"Copied {way}, share of samples beyond the calibrated cut, of which 1% is chance"
                 yield result(metric_type="copied_share", metric_name=name, metric_value=found.share, metric_args=told)
         quality = audit.numbers.quality
-        if (frechet := quality.frechet_held_out) is not None:
+        if quality.extractor and (frechet := quality.frechet_held_out) is not None:
             name = f"Fréchet distance to held-out images, features: {_last(quality.extractor)}"
             yield result(metric_type="frechet_distance", metric_name=name, metric_value=frechet)
 
