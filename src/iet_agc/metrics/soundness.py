@@ -8,7 +8,8 @@ Checks tell where they are not, and none sees what the others do:
   training images have more, and set a cut that is too low.
 - **A part too close.** Among the held-out images more are as near to the training set as only the nearest training
   images are to the other ones. Under a random split the number of held-out images below the t-th smallest of L training
-  images is beta-binomial, but for mutual neighbours. So a few copies are found out that hardly move A, and they are what sets a cut.
+  images is beta-binomial, but for mutual neighbours. So a few copies are found out that hardly move A, and they are
+  what sets a cut.
 - **Too far.** Held-out images of another domain set a cut that is too high, and what lies below it need not be copied.
   Where they are farther than training images are from each other, as those of other photographs are as well, copies
   are called found only where enough samples prove to be near copies when they are laid over their training images.
