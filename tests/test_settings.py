@@ -135,6 +135,7 @@ ELSEWHERE = {
     "data.orient": "test_mending.py::test_settings_mend_a_training_set",
     "data.background": "test_mending.py::test_settings_mend_a_training_set",
     "data.on_bad": "test_mending.py::test_settings_mend_a_training_set",
+    "data.crop": "test_mending.py::test_a_training_set_is_cropped_by_its_settings",
     "data.cache": "test_image_cache.py::test_equal_to_no_cache",
     "data.deduplicate": "test_deduplication.py::test_one_of_each_group_is_trained_on",
     "data.held_out": "test_deduplication.py::test_other_images_are_held_out_from_another_folder",
@@ -216,7 +217,7 @@ def defined(source: str) -> dict[str, ast.stmt]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found[node.name] = node
-        elif isinstance(node, ast.Assign):
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
             found |= {each.id: node for each in ast.walk(node) if is_bound(each)}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests."):
             found |= {alias.name: node for alias in node.names}
