@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from iet_agc.auditing import run
-from iet_agc.auditing.finished import INPUTS, inputs_of
+from iet_agc.auditing.finished import INPUTS, Asked, inputs_of
 from tests.commands import call
 
 ASKED = ("--train", "t.npy", "--samples", "s.npy", "--held-out", "h.npy", "--extractor", "pixels", "--device", "cpu")
@@ -77,12 +78,12 @@ def test_what_changed_is_asked_for_in_full(change, folder, capsys, monkeypatch) 
 
 
 def test_inputs_that_cannot_be_told_are_not(folder) -> None:
-    asked = ("t.npy", "s.npy", None, folder / "a", False, [], None)
-    assert inputs_of(*asked, "some/hub-id", "cpu") is None
-    assert inputs_of("not-there", *asked[1:], None, "cpu") is None
-    known = inputs_of(*asked, None, "cpu")
+    asked = Asked("t.npy", "s.npy", None, folder / "a", device="cpu")
+    assert inputs_of(replace(asked, clip="some/hub-id")) is None
+    assert inputs_of(replace(asked, train="not-there")) is None
+    known = inputs_of(asked)
     assert known is not None
-    assert inputs_of("digits", *asked[1:], None, "cpu") not in (None, known)
+    assert inputs_of(replace(asked, train="digits")) not in (None, known)
     (folder / "a").mkdir()
     (folder / "a" / "x").touch()
-    assert inputs_of(*asked, None, "cpu") == known
+    assert inputs_of(asked) == known

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from iet_agc.api.results import Audit, Run, SampleSet
 from iet_agc.runtime.errors import UserError
@@ -164,19 +164,18 @@ def audit(
     Raises:
         UserError: images that cannot be used, or sizes that differ; or `out` holds another audit.
     """
-    from iet_agc.auditing.finished import finished_audit
+    from iet_agc.auditing.finished import Asked, finished_audit
     from iet_agc.auditing.run import audit_sources, fingerprints
     from iet_agc.data.mending import Mending
 
     parts: dict[Part, Images | None] = {"train": train, "samples": samples, "held-out": held_out}
     names, given = _sources(parts)
-    what = names["train"], names["samples"], names.get("held-out"), Path(out)
     mending = Mending(orient, background, on_bad)
-    asked = flips, extractors, convert_to, clip, device
+    sets = names["train"], names["samples"], names.get("held-out")
+    asked = Asked(*sets, Path(out), flips, extractors, convert_to, mending, clip, device)
     with _shown(quiet):
-        if finished_audit(*what, *asked, None, mending, given=fingerprints(given)) is None:
-            how: dict[str, Any] = dict(zip(("flips", "extractors", "convert_to", "clip", "device"), asked, strict=True))
-            audit_sources(*what, **how, mending=mending, download=download, given=given)
+        if finished_audit(asked, given=fingerprints(given)) is None:
+            audit_sources(**vars(asked), download=download, given=given)
     return Audit(Path(out))
 
 

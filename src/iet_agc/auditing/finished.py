@@ -6,6 +6,7 @@ every file that it was made from. Where it is another one, or cannot be told, th
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,7 @@ from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import is_sealed, write_sealed
 from iet_agc.runtime.stamps import stamps
 
-__all__ = ["FILES", "INPUTS", "finished_audit", "inputs_of", "remember"]
+__all__ = ["FILES", "INPUTS", "Asked", "finished_audit", "inputs_of", "remember"]
 
 #: What an audit's folder holds beside audit.json; and the file that tells its inputs.
 FILES = ("samples.csv", "training-images.csv", "training-images.json", "pictures.npz", "curves.json")
@@ -34,29 +35,36 @@ INPUTS = ".inputs.json"
 _PASSING = (".lock",)
 
 
-def inputs_of(
-    train: str,
-    samples: str,
-    held_out: str | None,
-    out: Path,
-    flips: bool,
-    extractors: Sequence[str],
-    convert_to: tuple[int, int, int] | None,
-    clip: str | None,
-    device: str,
-    mending: Mending = Mending(),  # noqa: B008 (frozen)
-    measure_quality: bool = True,
-    given: Mapping[str, str] = MappingProxyType({}),
-) -> str | None:
+@dataclass(frozen=True)
+class Asked:
+    """What an audit is asked for, but what it allows; for the attributes see `iet_agc.auditing.run.audit_sources`."""
+
+    train: str
+    samples: str
+    held_out: str | None
+    out: Path
+    flips: bool = False
+    extractors: Sequence[str] = ()
+    convert_to: tuple[int, int, int] | None = None
+    mending: Mending = Mending()  # noqa: RUF009 (frozen)
+    clip: str | None = None
+    device: str = "auto"
+    measure_quality: bool = True
+
+
+def inputs_of(asked: Asked, given: Mapping[str, str] = MappingProxyType({})) -> str | None:
     """A digest of what an audit is asked for and of the files that it is made from; None where these are not known.
 
-    Those of named networks are not looked at: their weights are pinned by their SHA-256. For the arguments, see
-    `iet_agc.auditing.run.audit_sources`; `given` has the fingerprints of sets that are in memory, by part.
+    Those of named networks are not looked at: their weights are pinned by their SHA-256.
+
+    Args:
+        asked: all that is asked for.
+        given: the fingerprints of sets that are in memory, by part.
     """
-    parts = {"train": train, "samples": samples, "held-out": held_out}
+    parts = {"train": asked.train, "samples": asked.samples, "held-out": asked.held_out}
     sources = [source for part, source in parts.items() if source is not None and part not in given]
-    files = [name for name in (*extractors, clip) if name and Path(name).exists()]
-    if clip and clip not in files:
+    files = [name for name in (*asked.extractors, asked.clip) if name and Path(name).exists()]
+    if asked.clip and asked.clip not in files:
         return None
     places: list[Path] = [Path(name) for name in files]
     for source in sources:
@@ -67,21 +75,19 @@ def inputs_of(
     return digest(
         {
             "asked": [
-                train,
-                samples,
-                held_out,
-                flips,
-                list(extractors),
-                list(convert_to or ()),
-                clip,
-                device,
-                mending.asked,
-                measure_quality,
+                *parts.values(),
+                asked.flips,
+                list(asked.extractors),
+                list(asked.convert_to or ()),
+                asked.clip,
+                asked.device,
+                asked.mending.asked,
+                asked.measure_quality,
                 *([dict(given)] if given else []),
             ],
-            "default": _default_networks() if measure_quality and not extractors else None,
+            "default": _default_networks() if asked.measure_quality and not asked.extractors else None,
             "versions": [version("iet-agc"), version("torch"), version("pillow")],
-            "files": [each for each in stamps(places) if not _is_passing(each[0], out)],
+            "files": [each for each in stamps(places) if not _is_passing(each[0], asked.out)],
         }
     )
 
@@ -142,19 +148,7 @@ def remember(out: Path, inputs: str | None) -> None:
 
 
 def finished_audit(
-    train: str,
-    samples: str,
-    held_out: str | None,
-    out: Path,
-    flips: bool,
-    extractors: Sequence[str],
-    convert_to: tuple[int, int, int] | None,
-    clip: str | None,
-    device: str,
-    fail_above: float | None,
-    mending: Mending = Mending(),  # noqa: B008 (frozen)
-    measure_quality: bool = True,
-    given: Mapping[str, str] = MappingProxyType({}),
+    asked: Asked, fail_above: float | None = None, given: Mapping[str, str] = MappingProxyType({})
 ) -> AuditRecord | None:
     """The audit in `out`, where it is whole, as it was written, and of the same inputs; None of any other.
 
@@ -162,19 +156,17 @@ def finished_audit(
     that share the work make it in full.
 
     Args:
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality, given: see
-            `inputs_of`.
+        asked, given: see `inputs_of`.
         fail_above: the share that is allowed, or None.
 
     Raises:
         UserError: see `iet_agc.auditing.verdict.check_share`; another program is at work there.
     """
+    out = asked.out
     file = out / INPUTS
     if os.environ.get("WORLD_SIZE", "1") != "1" or not file.is_file():
         return None
-    inputs = inputs_of(
-        train, samples, held_out, out, flips, extractors, convert_to, clip, device, mending, measure_quality, given
-    )
+    inputs = inputs_of(asked, given)
     with only_one(out):
         numbers = _record(out) if inputs and _remembered(file) == inputs else None
         if numbers is None:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from iet_agc.auditing.compute import AuditResult, audit, check_networks, check_sets
-from iet_agc.auditing.finished import FILES, INPUTS, inputs_of, remember
+from iet_agc.auditing.finished import FILES, INPUTS, Asked, inputs_of, remember
 from iet_agc.auditing.prompt_following import check_prompts
 from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Names, Provenance
 from iet_agc.auditing.sources import Part, load_part, read_record, resize_of, trained_with_flips
@@ -116,36 +116,13 @@ def audit_sources(
         UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
             else, or another process is at work in it.
     """
-    inputs = inputs_of(
-        train,
-        samples,
-        held_out,
-        out,
-        flips,
-        extractors,
-        convert_to,
-        clip,
-        device,
-        mending,
-        measure_quality,
-        fingerprints(given),
-    )
+    asked = Asked(train, samples, held_out, out, flips, extractors, convert_to, mending, clip, device, measure_quality)
+    inputs = inputs_of(asked, fingerprints(given))
     folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
     folder.check({})
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
-    networks = [load_extractor(name, where, download) for name in extractors]
+    networks_for = _networks_for(asked, where, download)
     judge = load_clip(clip, where) if clip else None
-
-    def networks_for(shape: tuple[int, int, int]) -> Sequence[Extractor]:
-        if networks or not measure_quality:
-            check_networks(networks, shape, measure_quality)
-            return networks
-        default = load_default_extractor(shape, where, download)
-        if distributed.is_first() and (default is None or default.stands_in):
-            reason = StandsIn(extractor=default.name) if default else NoQuality(asked=False, shape=shape)
-            say(f"note: {reason.sentence}")
-        return [default] if default else []
-
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
         read = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending, given)
     if judge:
@@ -177,16 +154,7 @@ def audit_sources(
                 measure_quality=measure_quality,
                 work=Work(parts.compute, parts.once, memory, where, on_done),
             )
-        told = {"convert_to": convert_to and "x".join(map(str, convert_to)), "resize": convert_to and resize_of(train)}
-        numbers = result.numbers.model_copy(
-            update={
-                "conventions": result.numbers.conventions.model_copy(update=told),
-                "mending": _mended(read, mending),
-                "made_of": made_of,
-                "provenance": _provenance(where),
-                "warnings": (*result.numbers.warnings, *read.warnings),
-            }
-        )
+        numbers = _described(result.numbers, asked, read, made_of, where)
         distributed.barrier()  # others may still be reading parts
         bar.name_phase("audit: files")
         if distributed.rank() == 0:
@@ -195,9 +163,7 @@ def audit_sources(
             remember(out, inputs)
             folder.drop_parts()
     if distributed.is_first():
-        lines = (in_short(read.sets[name].name, files, out / LIST_NAME) for name, files in read.treated.items())
-        for line in dict.fromkeys(lines):  # what a run trains on and holds out was read as one
-            say(line)
+        _say_treated(read, out)
     return numbers
 
 
@@ -226,6 +192,48 @@ class _Read:
 def fingerprints(given: Mapping[Part, ImageSet]) -> dict[str, str]:
     """What tells sets in memory from others, for `inputs_of`: pixels and captions."""
     return {part: digest([images.fingerprint, images.captions]) for part, images in given.items()}
+
+
+def _networks_for(
+    asked: Asked, device: torch.device, download: bool
+) -> Callable[[tuple[int, int, int]], Sequence[Extractor]]:
+    """Load what is asked for; by the shape of images, the networks in whose features the audit measures."""
+    networks = [load_extractor(name, device, download) for name in asked.extractors]
+
+    def networks_for(shape: tuple[int, int, int]) -> Sequence[Extractor]:
+        if networks or not asked.measure_quality:
+            check_networks(networks, shape, asked.measure_quality)
+            return networks
+        default = load_default_extractor(shape, device, download)
+        if distributed.is_first() and (default is None or default.stands_in):
+            reason = StandsIn(extractor=default.name) if default else NoQuality(asked=False, shape=shape)
+            say(f"note: {reason.sentence}")
+        return [default] if default else []
+
+    return networks_for
+
+
+def _described(
+    numbers: AuditRecord, asked: Asked, read: _Read, made_of: Mapping[str, object], device: torch.device
+) -> AuditRecord:
+    """The record, with what it was made of and how, as far as only who reads the sets knows it."""
+    size = asked.convert_to and "x".join(map(str, asked.convert_to))
+    told = {"convert_to": size, "resize": asked.convert_to and resize_of(asked.train)}
+    return numbers.model_copy(
+        update={
+            "conventions": numbers.conventions.model_copy(update=told),
+            "mending": _mended(read, asked.mending),
+            "made_of": made_of,
+            "provenance": _provenance(device),
+            "warnings": (*numbers.warnings, *read.warnings),
+        }
+    )
+
+
+def _say_treated(read: _Read, out: Path) -> None:
+    lines = (in_short(read.sets[name].name, files, out / LIST_NAME) for name, files in read.treated.items())
+    for line in dict.fromkeys(lines):  # what a run trains on and holds out was read as one
+        say(line)
 
 
 def _mended(read: _Read, mending: Mending) -> Mended | None:

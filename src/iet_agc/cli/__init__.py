@@ -598,9 +598,9 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_audit(arguments)
 
-    from iet_agc.auditing.finished import finished_audit
+    from iet_agc.auditing.finished import Asked, finished_audit
 
-    done = finished_audit(
+    asked = Asked(
         arguments.train,
         arguments.samples,
         arguments.held_out,
@@ -608,33 +608,19 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         arguments.flips,
         arguments.extractor,
         arguments.convert_to,
+        _mending(arguments),
         arguments.clip,
         arguments.device,
-        arguments.fail_above,
-        _mending(arguments),
         not arguments.no_quality,
     )
-    if done:
+    if done := finished_audit(asked, arguments.fail_above):
         return _judged(arguments, done)
 
     from iet_agc.auditing.run import audit_sources
     from iet_agc.runtime import distributed
 
     numbers = audit_sources(
-        arguments.train,
-        arguments.samples,
-        arguments.held_out,
-        arguments.out,
-        flips=arguments.flips,
-        extractors=arguments.extractor,
-        convert_to=arguments.convert_to,
-        mending=_mending(arguments),
-        fail_above=arguments.fail_above,
-        clip=arguments.clip,
-        memory=arguments.memory,
-        device=arguments.device,
-        download=arguments.download,
-        measure_quality=not arguments.no_quality,
+        **vars(asked), fail_above=arguments.fail_above, memory=arguments.memory, download=arguments.download
     )
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
