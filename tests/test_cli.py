@@ -68,7 +68,7 @@ def test_the_options_are_these(capsys):
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
             "--convert-to", "--memory", "--device", "--fail-above", "--clip", "--download",
-            "--orient", "--background", "--on-bad",
+            "--orient", "--background", "--on-bad", "--resize", "--crop", "--no-quality",
         },
         "detect": {
             "--prompts", "--prompt", "--planted", "--memorized", "--seeds", "--steps", "--first-steps", "--guidance",
@@ -76,7 +76,7 @@ def test_the_options_are_these(capsys):
         },
         "duplicates": {
             "--out", "--exact", "--no-flips", "--convert-to", "--keep-list", "--fail-above",
-            "--orient", "--background", "--on-bad",
+            "--orient", "--background", "--on-bad", "--resize", "--crop",
         },
         "check": {"--fail-above"},
         "report": {"--out"},

@@ -47,6 +47,7 @@ OTHER = {
     "data.orient": True,
     "data.background": "#2040ff",
     "data.on_bad": "skip",
+    "data.crop": "64x32",
     "data.held_out": "/else/where",
     "model.kind": "text-to-image",
     "model.channels": 64,
@@ -399,7 +400,7 @@ def test_options_of_other_sets_that_are_not_set_may_stand_in_a_config(name: str)
     """As in those of all runs; options that came later stand in the config of their own sets only."""
     settings = override(BASE, {"data.name": name})
     content = json.loads(settings.model_dump_json())
-    later = {"orient", "background", "on_bad", "held_out"} - IMAGE_SETS[name].model_fields.keys()
+    later = {"orient", "background", "on_bad", "crop", "held_out"} - IMAGE_SETS[name].model_fields.keys()
     assert list(content["data"]) == [option for option in DATA_OPTIONS if option not in later]
     assert validate(content) == settings
     assert type(settings.data) is IMAGE_SETS[name]

@@ -506,7 +506,7 @@ def test_mixed_sizes_are_refused_or_brought_to_one(tmp_path: Path, capsys: pytes
     settings = ["--data.name", "folder", "--data.root", tmp_path / "set"]
     told = refused(capsys, tmp_path, *settings)
     assert "1 of 2 images have another size: b.png is 8 x 9, a.png is 8 x 8" in told
-    assert "a training by data.convert_to; all are listed in " in told
+    assert "a training by data.crop or data.convert_to (--data.convert_to 3x8x8); all are listed in " in told
     told = refused(capsys, tmp_path, *settings, "--data.convert-to", "2x8x8")
     assert told.startswith("setting data.convert_to: string should match pattern")
     changed = override(validate({}), {"data.name": "folder", "data.root": str(settings[3]), "data.convert-to": "1x6x6"})

@@ -269,8 +269,9 @@ def _add_init(verbs: "_Verbs") -> None:
 
 def _init(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.cli.init import run
+    from iet_agc.data.mending import Mending
 
-    return run(arguments, _mending(arguments))
+    return run(arguments, Mending(arguments.orient, arguments.background, arguments.on_bad))
 
 
 def _add_pipeline(verbs: "_Verbs") -> None:
@@ -447,6 +448,9 @@ def _add_mending(parser: argparse.ArgumentParser) -> None:
         default="fail",
         help="of folders, files that cannot be used: refuse the set, or leave them out (default: %(default)s)",
     )
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--resize", type=_size, metavar="HxW", help="of folders: bring images of other sizes to this one, such as 64x64"
@@ -542,6 +546,7 @@ def _add_audit(verbs: "_Verbs") -> None:
         help="bring every image to this size, such as 3x64x64, as the run of --train resizes its own, or else bicubic",
     )
     _add_mending(parser)
+    _add_sizes(parser)
     parser.add_argument(
         "--memory", type=_bytes, default="2", metavar="GIB", help="working memory of a search (default: %(default)s)"
     )
@@ -734,6 +739,7 @@ def _add_duplicates(verbs: "_Verbs") -> None:
         "--convert-to", type=_shape, metavar="CxHxW", help="bring every image to this size, such as 3x64x64"
     )
     _add_mending(parser)
+    _add_sizes(parser)
     parser.add_argument(
         "--keep-list",
         type=Path,
