@@ -72,7 +72,7 @@ def test_what_is_too_close_is_found_out_and_what_is_farther_is_only_warned_of() 
 def test_a_cut_that_sees_less_than_80_percent_of_near_copies_is_blind(below: float, told: bool) -> None:
     reasons = checked(0, below=below).reasons
     assert [reason.code for reason in reasons] == ["blind"] * told
-    assert not told or "only 159 of 200 training images that were with noise" in reasons[0].sentence
+    assert not told or "only 159 of 200 training images that were given noise" in reasons[0].sentence
 
 
 def test_near_copies_far_above_those_of_the_training_set_are_the_same_source() -> None:

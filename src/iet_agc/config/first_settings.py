@@ -244,7 +244,14 @@ def _length(found: Found, machine: Machine, members: int, num_train: int) -> lis
     steps = -(-total // rounds)
     seen = members * rounds * steps * batch
     return [
-        Choice("method", "rounds", rounds, "after each, the members are averaged" if members > 1 else ""),
+        Choice(
+            "method",
+            "rounds",
+            rounds,
+            "after each, the members are averaged; while previews are noise, raise it: training goes on"
+            if members > 1
+            else "",
+        ),
         Choice("train", "steps", steps, f"per member and round; images seen: {seen:,}, about {epochs} epochs"),
         Choice("train", "batch_size", batch, "fits the memory"),
         Choice("train", "learning_rate", 5e-4 if _CHANNELS[machine.device] <= 32 else 2e-4, ""),

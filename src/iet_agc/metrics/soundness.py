@@ -84,7 +84,7 @@ _COMPARED: Mapping[Compared, str] = {
 Kind = Literal["jpeg_75", "noise_5", "squeezed_90"]
 _KINDS: Mapping[Kind, str] = {
     "jpeg_75": "encoded as JPEG of quality 75",
-    "noise_5": "with noise of standard deviation 5/255",
+    "noise_5": "given noise of standard deviation 5/255",
     "squeezed_90": "squeezed to 90 % of their width and back",
 }
 
