@@ -3,7 +3,7 @@
 import pytest
 
 from iet_agc import cli
-from iet_agc.runtime.errors import CheckFailed, UserError
+from iet_agc.runtime.errors import CheckFailed, UserError, in_words
 from tests.commands import call
 
 
@@ -32,3 +32,8 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch, error):
 def test_callers_of_the_library_may_catch_what_they_did_before():
     assert issubclass(UserError, ValueError)
     assert issubclass(CheckFailed, ArithmeticError)
+
+
+def test_classes_are_told_by_their_names_alone() -> None:
+    error = NotImplementedError("<script> is not implemented for <class 'some.where.DDIMScheduler'>.")
+    assert in_words(error) == "<script> is not implemented for DDIMScheduler"

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 
 __all__ = ["CheckFailed", "UserError", "did_you_mean", "in_words", "one_line"]
@@ -66,7 +67,8 @@ def in_words(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return one_line(lines[0]).rstrip(".") if lines else "it is damaged"
+    plain = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", lines[0]) if lines else "it is damaged"
+    return one_line(plain).rstrip(".")
 
 
 def _printable(letter: str) -> str:
