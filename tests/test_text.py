@@ -632,6 +632,7 @@ def truncated(folder):
         (other_kind("unet", "UNet2DModel"), "its U-Net is a UNet2DModel, not a UNet2DConditionModel"),
         (configured("scheduler", "scheduler_config.json", prediction_type="sample"), "it predicts 'sample', not eps"),
         (configured("scheduler", "scheduler_config.json", num_train_timesteps=500), "it has 500 timesteps, not 1000"),
+        (configured("tokenizer", "tokenizer_config.json", model_max_length={}), "does not say how long texts may be"),
         (configured("unet", "config.json", in_channels=9), "cannot be read as a text-to-image pipeline"),
         (configured("unet", "config.json", layers_per_block=2), "lacks weights of its configuration"),
         (truncated, "cannot be read as a text-to-image pipeline"),

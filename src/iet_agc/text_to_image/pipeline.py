@@ -327,6 +327,7 @@ def _misfit(pipeline: TextPipeline) -> str | None:
             unet.cross_attention_dim != text.hidden_size
         ),
         f"its U-Net is conditioned on more than texts ({', '.join(extras)})": bool(extras),
+        "its tokenizer does not say how long texts may be": not isinstance(pipeline.tokenizer.model_max_length, int),
         f"it has {schedule.num_train_timesteps} timesteps, not {NUM_TIMESTEPS}": (
             schedule.num_train_timesteps != NUM_TIMESTEPS
         ),
