@@ -57,7 +57,10 @@ def forked(
     os.close(counted[1])
     if seconds is not None:
         time.sleep(seconds)
-        os.killpg(pid, signal.SIGKILL)
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:  # it was forked just now, and is no group of its own yet
+            os.kill(pid, signal.SIGKILL)
     with os.fdopen(told[0], "rb") as stream, os.fdopen(counted[0], "rb") as count:
         said = stream.read().decode(errors="replace")
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
