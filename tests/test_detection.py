@@ -1,6 +1,5 @@
 """The planted test set in small: what must be detected, what must not, and that the right original is named."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,20 +11,12 @@ import torch
 from iet_agc.config.data_settings import DataSettings
 from iet_agc.metrics.intervals import share
 from iet_agc.metrics.neighbors import mirror
+from tests.loaded_files import load
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "detection.py"
 
 
-def _loaded() -> Any:
-    spec = importlib.util.spec_from_file_location("detection", BENCHMARK)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["detection"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-detection = _loaded()
+detection = load(BENCHMARK)
 SIZES = detection.Sizes(900, 399, 498, 100)
 
 

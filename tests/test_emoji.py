@@ -32,8 +32,8 @@ from iet_agc.text_to_image import bootstrap
 from iet_agc.text_to_image.bootstrap import build_pipeline, decibels
 from iet_agc.text_to_image.pipeline import load_text_pipeline
 from tests.commands import call
-from tests.example_modules import EXAMPLES, load
 from tests.image_sets import load_named
+from tests.loaded_files import EXAMPLES, load
 
 try:
     FONT = emoji_font(None)

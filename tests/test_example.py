@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.example_modules import EXAMPLES, load
+from tests.loaded_files import EXAMPLES, load
 
 EXAMPLE = EXAMPLES / "diffusers_agc.py"
 

@@ -1,6 +1,5 @@
 """The command line's help and the page of public names, as they were last approved. `make golden` writes them again."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.loaded_files import load
 
 CHECKOUT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,11 +66,7 @@ def test_words_are_the_same_of_every_python_and_differ_where_they_should() -> No
 
 @pytest.mark.parametrize("maker", ["make_api", "make_settings"])
 def test_pages_that_are_made_of_docstrings_and_descriptions_are_of_these(maker: str) -> None:
-    spec = importlib.util.spec_from_file_location(maker, CHECKOUT / "docs" / f"{maker}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(CHECKOUT / "docs" / f"{maker}.py")
     assert module.page() == approved(module.PAGE, module.page())
 
 
