@@ -245,13 +245,15 @@ class Audit(_Result):
         return verdict(self.folder)
 
     def _figures(self) -> list[tuple[str, str]]:
+        from iet_agc.metrics.intervals import three_digits
+
         record, found = self.record, self.copied
         low, high = found.ci95
         frechet = record.quality.frechet_held_out
         cut = f"{record.cut:.3g}, {'calibrated' if record.calibrated else 'not calibrated: no held-out images'}"
         return [
-            ("copied", f"{found.count:,} of {found.total:,}, {_percent(found.share)}"),
-            ("95 % interval", f"{_percent(low)} to {_percent(high)}"),
+            ("copied", f"{found.count:,} of {found.total:,}, {three_digits(found.share)}"),
+            ("95 % interval", f"{three_digits(low)} to {three_digits(high)}"),
             ("cut", f"distance ratio below {cut}"),
             *([("Fréchet distance", f"{frechet:.4g} to held-out images")] if isinstance(frechet, float) else []),
             *(("", reason) for reason in self.verdict.reasons),
@@ -269,10 +271,6 @@ class Audit(_Result):
             for pair in pairs
             for original in [pair.original[:, :, ::-1] if pair.row.mirrored else pair.original]
         ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
 
 
 def _pandas() -> Any:

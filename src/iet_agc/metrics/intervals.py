@@ -42,6 +42,7 @@ __all__ = [
     "share_over_runs",
     "student",
     "surely_above",
+    "three_digits",
     "wilson",
 ]
 
@@ -487,6 +488,11 @@ def difference(first: tuple[float, Interval], second: tuple[float, Interval]) ->
     (p1, (low1, high1)), (p2, (low2, high2)) = first, second
     below, above = math.hypot(p1 - low1, high2 - p2), math.hypot(high1 - p1, p2 - low2)
     return p1 - p2, (p1 - p2 - below, p1 - p2 + above)
+
+
+def three_digits(share: float) -> str:
+    """A share in percent, for people, in three digits where it has them."""
+    return f"{100 * share:.3g} %"
 
 
 def hundredths(share: float) -> str:

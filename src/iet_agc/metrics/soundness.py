@@ -98,6 +98,11 @@ _CONVENTION = (
 # Why it is not known ----------------------------------------------------------------------------------------
 
 
+def _of_pairs(compared: Compared, nearer: float) -> dict[str, str]:
+    """In words, of how many pairs of a held-out and a training image the held-out one is nearer, and by what."""
+    return {"chance": f"in {100 * nearer:.1f} %", "compared": _COMPARED[compared]}
+
+
 class TooClose(Warned):
     """Held-out images are nearer to the training set than its images are to each other."""
 
@@ -114,11 +119,8 @@ class TooClose(Warned):
 
     def told(self) -> dict[str, object]:
         """See `Warned`."""
-        chance, interval = (
-            f"in {100 * self.nearer:.1f} %",
-            f"{hundredths(self.ci95[0])} to {hundredths(self.ci95[1])} %",
-        )
-        return {"chance": chance, "compared": _COMPARED[self.compared], "interval": interval}
+        interval = f"{hundredths(self.ci95[0])} to {hundredths(self.ci95[1])} %"
+        return {**_of_pairs(self.compared, self.nearer), "interval": interval}
 
 
 class CloseTail(Warned):
@@ -164,8 +166,7 @@ class TooFar(Warned):
 
     def told(self) -> dict[str, object]:
         """See `Warned`."""
-        words = {"chance": f"in {100 * self.nearer:.1f} %", "compared": _COMPARED[self.compared]}
-        return {**dict(self), **words}
+        return {**dict(self), **_of_pairs(self.compared, self.nearer)}
 
 
 class SameImages(Warned):
@@ -232,7 +233,7 @@ class Farther(Warned):
 
     def told(self) -> dict[str, object]:
         """See `Warned`."""
-        return {"chance": f"in {100 * self.nearer:.1f} %", "compared": _COMPARED[self.compared]}
+        return {**_of_pairs(self.compared, self.nearer)}
 
 
 # Records ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from iet_agc.auditing.schema import Copies
-from iet_agc.metrics.intervals import Proportion, hundredths
+from iet_agc.metrics.intervals import Proportion, hundredths, three_digits
 from iet_agc.metrics.records import Similarity
 from iet_agc.reporting.reader import Point
 
@@ -187,7 +187,7 @@ def decimal(value: float) -> str:
 
 def as_tick(share: float, _: object = None) -> str:
     """A share on an axis, as matplotlib asks for it."""
-    return f"{100 * share:.3g} %"
+    return three_digits(share)
 
 
 # Charts -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from iet_agc.auditing.verdict import verdict as judge
 from iet_agc.config.data_settings import HuggingFaceData
 from iet_agc.config.settings import Settings
 from iet_agc.metrics.gate import Way
-from iet_agc.metrics.intervals import Proportion
+from iet_agc.metrics.intervals import Proportion, three_digits
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -106,7 +106,7 @@ class CardFacts:
 def render_card(facts: CardFacts) -> str:
     """The card: YAML between two lines of dashes, then Markdown."""
     environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "code": _code, "count": "{:,}".format, "last": _last}
+    environment.filters |= {"percent": three_digits, "code": _code, "count": "{:,}".format, "last": _last}
     text = files("iet_agc.reporting").joinpath("templates", "model_card.md.j2").read_text(encoding="utf-8")
     settings = facts.settings
     body = environment.from_string(text).render(
@@ -220,7 +220,3 @@ def _last(name: str) -> str:
 def _code(text: object) -> str:
     """A text in Markdown that formats nothing in it."""
     return f"`{' '.join(str(text).split()).replace('`', chr(39))}`"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
