@@ -23,6 +23,7 @@ from iet_agc.metrics.duplicates import Group, duplicate_groups, redundant, repre
 from iet_agc.metrics.near_copies import Pairs
 from iet_agc.metrics.registration import IDENTITY, difference, register, resample
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.threads import num_threads
 
 
 def scenes(count: int, shape: tuple[int, int, int] = (3, 32, 32), seed: int = 0) -> Tensor:
@@ -140,6 +141,19 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert members(before) == members(after)
     distances = [[each.distance for group in groups for each in group.members] for groups in (before, after)]
     assert distances[0] == pytest.approx(distances[1], abs=1e-5)
+
+
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = scenes(50)
+    images = torch.cat([images, compressed(images[:9]), shifted(images[5:12])])
+    for name, size in {"_ROWS": 16, "_PAIRS": 8, "_IMAGES": 16}.items():
+        monkeypatch.setattr(f"iet_agc.metrics.near_copies.{name}", size)
+    found: list[list[Group]] = []
+    for count in (1, 2, 3):
+        with num_threads(count):
+            found.append(duplicate_groups(images))
+    assert len(found[0]) >= 12
+    assert found[0] == found[1] == found[2]  # to the last bit of every distance
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])

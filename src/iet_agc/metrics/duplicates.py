@@ -106,8 +106,8 @@ def duplicate_groups(
     links = _mirrored_links(images[firsts], order) if flips else []
     if near and len(order) > 1:
         links += _near_links(near_copies(images[firsts], flips, on_done))
-    stars = _stars(len(order), links)
-    groups = [_group(star, [copies[digest] for digest in order]) for star in stars]
+    images_of = [copies[digest] for digest in order]
+    groups = [_group(star, images_of) for star in _stars(len(order), links)]
     return sorted((group for group in groups if len(group.members) > 1), key=lambda group: group.first)
 
 

@@ -16,7 +16,7 @@ Images come in an order that depends on their pixels alone, and nothing is rando
 order in which images were given.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from iet_agc.metrics.registration import IDENTITY, blur, difference, luma, register, resample
+from iet_agc.runtime.threads import in_blocks
 
 __all__ = ["CANDIDATES", "RULE", "Pairs", "near_copies", "same_pictures"]
 
@@ -53,7 +54,7 @@ RULE = {"most": 0.04, "worst_cell": 0.08, "close": 0.1, "of_background": 0.08, "
 _FIRST_STEPS, _FURTHER_STEPS, _HOPELESS = 3, 3, 0.2
 
 #: Images and pairs at a time. They change no result.
-_ROWS, _PAIRS, _IMAGES = 256, 128, 2048
+_ROWS, _PAIRS, _IMAGES = 256, 512, 2048
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def near_copies(images: Tensor, flips: bool = True, on_done: Callable[[float], o
     Returns:
         The pairs, ordered by first and second.
     """
-    thumbnails = torch.cat([_thumbnails(_close(part)) for part in images.split(_IMAGES)])
+    thumbnails = _thumbnails_of(images)
     near = _candidates(thumbnails, flips, lambda share: on_done(0.5 * share))
     promising = _unordered(near, _promising(near))
     pairs = _laid_over(thumbnails, promising, lambda share: on_done(0.3 * share))
@@ -117,7 +118,7 @@ def same_pictures(images: Tensor, references: Tensor, candidates: Tensor, flips:
     total, k = candidates.shape
     chosen, place = candidates.unique(return_inverse=True)
     both = torch.cat([images, references[chosen]])
-    thumbnails = torch.cat([_thumbnails(_close(part)) for part in both.split(_IMAGES)])
+    thumbnails = _thumbnails_of(both)
     first, second = torch.arange(total).repeat_interleave(k), total + place.flatten()
     found = torch.zeros(total, dtype=torch.bool)
     for mirrored in (False, True) if flips else (False,):
@@ -135,6 +136,11 @@ def same_pictures(images: Tensor, references: Tensor, candidates: Tensor, flips:
 
 
 # -- images
+
+
+def _thumbnails_of(images: Tensor) -> Tensor:
+    """Thumbnails of images, uint8 (N, C, H, W); see `_thumbnails`."""
+    return torch.cat(in_blocks(lambda some: _thumbnails(_close(images[some])), len(images), _IMAGES))
 
 
 def _close(images: Tensor) -> Tensor:
@@ -188,12 +194,9 @@ def _views(flips: bool) -> list[tuple[float, bool]]:
 
 def _candidates(thumbnails: Tensor, flips: bool, on_done: Callable[[float], object]) -> _Candidates:
     total, views = len(thumbnails), _views(flips)
-    columns = torch.cat([_descriptors(part) for part in thumbnails.split(_IMAGES)]).T.contiguous()
-    found = []
-    for start in range(0, total, _ROWS):
-        rows = thumbnails[start : start + _ROWS]
-        found.append(_most_similar(rows, start, columns, views))
-        on_done(len(rows) / total)
+    described = in_blocks(lambda some: _descriptors(thumbnails[some]), total, _IMAGES)
+    columns = torch.cat(described).T.contiguous()
+    found = in_blocks(lambda some: _most_similar(thumbnails[some], some.start, columns, views), total, _ROWS, on_done)
     return _Candidates(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -252,21 +255,11 @@ def _unordered(near: _Candidates, which: Tensor) -> Pairs:
 
 def _laid_over(thumbnails: Tensor, pairs: Pairs, on_done: Callable[[float], object]) -> Pairs:
     """Pairs with their placement and distance; infinite for those that are given up early."""
-    placements, distances = [], []
-    for some in _slices(len(pairs.first), _PAIRS):
-        part = pairs.take(some)
-        placement, distance = _register(thumbnails, part)
-        placements.append(placement)
-        distances.append(distance)
-        on_done(len(part.first) / len(pairs.first))
-    if not distances:
+    if not len(pairs.first):
         return pairs
-    return Pairs(pairs.first, pairs.second, pairs.mirrored, torch.cat(placements), torch.cat(distances))
-
-
-def _slices(total: int, length: int) -> Iterator[slice]:
-    for start in range(0, total, length):
-        yield slice(start, min(start + length, total))
+    found = in_blocks(lambda some: _register(thumbnails, pairs.take(some)), len(pairs.first), _PAIRS, on_done)
+    placement, distance = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Pairs(pairs.first, pairs.second, pairs.mirrored, placement, distance)
 
 
 def _register(thumbnails: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -288,21 +281,27 @@ def _both(images: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 def _alike_everywhere(thumbnails: Tensor, pairs: Pairs) -> Tensor:
     """Pairs of which no cell differs much, bool (P,)."""
-    alike = torch.ones(len(pairs.first), dtype=torch.bool)
-    for some in _slices(len(pairs.first), _PAIRS):
+
+    def alike(some: slice) -> Tensor:
         part = pairs.take(some)
-        alike[some] = difference(*_both(thumbnails, part), part.placement).worst <= RULE["worst_cell"]
-    return alike
+        return difference(*_both(thumbnails, part), part.placement).worst <= RULE["worst_cell"]
+
+    return _joined(in_blocks(alike, len(pairs.first), _PAIRS))
 
 
 def _alike_closely(images: Tensor, pairs: Pairs) -> Tensor:
     """Pairs that are alike at twice the size of thumbnails, too, bool (P,)."""
-    alike = torch.ones(len(pairs.first), dtype=torch.bool)
-    for some in _slices(len(pairs.first), _PAIRS):
+
+    def alike(some: slice) -> Tensor:
         part = pairs.take(some)
         first, second = _both(images, part)
-        alike[some] = difference(_close(first), _close(second), part.placement).whole <= RULE["close"]
-    return alike
+        return difference(_close(first), _close(second), part.placement).whole <= RULE["close"]
+
+    return _joined(in_blocks(alike, len(pairs.first), _PAIRS))
+
+
+def _joined(alike: list[Tensor]) -> Tensor:
+    return torch.cat(alike) if alike else torch.zeros(0, dtype=torch.bool)
 
 
 def _allowed(thumbnails: Tensor, near: _Candidates, pairs: Pairs, on_done: Callable[[float], object]) -> Tensor:
