@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from iet_agc.metrics.gate import sentence
 from iet_agc.metrics.quality import no_quality
 from iet_agc.metrics.records import StandsIn
 from iet_agc.reporting.audit_page import render
+from iet_agc.runtime.seal import sealed
 from tests.image_sets import load_named
 
 
@@ -336,6 +339,25 @@ def test_a_part_with_one_wrong_bit_is_made_again(tmp_path, monkeypatch):
     content = bytearray(part.read_bytes())
     content[200] ^= 1  # of a distance
     part.write_bytes(content)
+    assert run("a", tmp_path) == run("fresh", tmp_path)
+
+
+OTHER_CONTENT = {
+    "no JSON": lambda text: text[:-4],
+    "no record": lambda text: '{"a": 1}',
+    "no seal": lambda text: json.dumps({"groups": 9, "images": 18, "largest": 2}),
+    "another record": lambda text: json.dumps(sealed({"a": 1}, Path())),
+    "another digit": lambda text: re.sub(r"\d", lambda digit: str(9 - int(digit[0])), text, count=1),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_CONTENT)
+def test_a_part_of_numbers_that_is_none_is_made_again(tmp_path, monkeypatch, what):
+    killed_before_the_end("a", tmp_path, monkeypatch)
+    files = [file for file in (tmp_path / "a" / ".parts").glob("*.json") if file.name != "about.json"]
+    assert len(files) == 3  # copies in the training set, held-out images laid over it, quality
+    for file in files:
+        file.write_text(OTHER_CONTENT[what](file.read_text()))
     assert run("a", tmp_path) == run("fresh", tmp_path)
 
 

@@ -5,7 +5,6 @@ on held-out real images stands beside it, since a cut alone says nothing: real i
 Copies are looked for in pixels, exactly, and in the features of every network that is asked for.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,7 +36,7 @@ from iet_agc.metrics.altered import near_copies
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.duplicates import MOST_UNASKED, duplicate_groups
 from iet_agc.metrics.features import Extractor, Features, load_default_extractor, load_extractor, nearest_features
-from iet_agc.metrics.intervals import Proportion, calibration_rank, share
+from iet_agc.metrics.intervals import Count, Proportion, Record, calibration_rank, share
 from iet_agc.metrics.memorization import (
     FALSE_ALARM,
     calibrated_cut,
@@ -429,14 +428,14 @@ def _training_copies(unique: Tensor, place: Tensor, flips: bool, work: Work) -> 
         work: how it is done.
     """
 
-    def near() -> str:
+    def near() -> CopyGroups:
         groups = duplicate_groups(unique, flips=flips)
-        return _counted([len(group.members) for group in groups]).model_dump_json()
+        return _counted([len(group.members) for group in groups])
 
     few = len(unique) <= MOST_UNASKED
     return TrainingCopies(
         exact=_counted([count for count in torch.bincount(place).tolist() if count > 1]),
-        near=CopyGroups.model_validate_json(work.once("training copies", near)) if few else None,
+        near=work.once("training copies", CopyGroups, near) if few else None,
     )
 
 
@@ -605,6 +604,13 @@ def _without_itself(found: _Nearest, own: Tensor) -> _Nearest:
     return _Nearest(*(each[~itself].view(len(own), -1) for each in (found.distances, found.indices)))
 
 
+class _LaidOver(Record):
+    """Which held-out images, and which training images that were drawn, are near copies when they are laid over."""
+
+    held_out: tuple[Count, ...]
+    train: tuple[Count, ...]
+
+
 def _without_copies(
     found: _Neighbors, unique: Tensor, held_out: Tensor | None, flips: bool, probe: _Probe, work: Work
 ) -> _Neighbors:
@@ -621,15 +627,16 @@ def _without_copies(
     real = held_out, held, found.held_indices
     trained = unique[probe.drawn], others, found.other_indices
 
-    def measure() -> str:
-        parts = {"held_out": real, "train": trained}
-        return json.dumps({name: _copies_among(*part, unique, flips) for name, part in parts.items()})
+    def measure() -> _LaidOver:
+        copies, usual = (tuple(_copies_among(*part, unique, flips)) for part in (real, trained))
+        return _LaidOver(held_out=copies, train=usual)
 
-    copies, usual = json.loads(work.once("pixels-laid-over", measure)).values()
+    laid_over = work.once("pixels-laid-over", _LaidOver, measure)
+    copies, usual = laid_over.held_out, laid_over.train
     many = _num_laid_over(len(held))
     found = replace(found, same=(share(len(copies), len(held)), share(len(usual), len(others))), laid_over=many)
     left_out = torch.zeros(len(held), dtype=torch.bool)
-    left_out[copies] = True
+    left_out[list(copies)] = True
     often = len(copies) * len(others) > 2 * len(usual) * len(held)
     few = 2 * len(copies) <= many  # or else there are more, and what is left sets no cut that can be trusted
     return replace(found, left_out=left_out) if often and few and _moves_the_cut(found, left_out) else found
@@ -787,15 +794,15 @@ def _quality(
     if not sets.measure_quality:
         return no_quality(True, sets.unique.shape)
 
-    def measure() -> str:
+    def measure() -> Quality:
         samples, train = features(sets.samples.images, "samples"), features(sets.unique.images, "train")
         held_out, near_copies = None, 0
         if sets.real is not None and fresh is not None:
             held_out = Features(features(sets.real, "held-out").features[fresh])
             near_copies = int((~fresh).sum())
-        return quality(samples, train, held_out, extractor, work.memory, near_copies).model_dump_json()
+        return quality(samples, train, held_out, extractor, work.memory, near_copies)
 
-    entry = Quality.model_validate_json(work.once(f"{extractor.name}-quality", measure))
+    entry = work.once(f"{extractor.name}-quality", Quality, measure)
     work.on_done(len(sets.samples) + (0 if sets.real is None else len(sets.real)))
     return entry
 
@@ -884,6 +891,12 @@ def _copies(
     )
 
 
+class _Confirmed(Record):
+    """How many samples below the cut prove to be near copies of training images."""
+
+    samples: Count
+
+
 def _judged_far(copies: Copies, found: _Neighbors, sets: _Sets, work: Work) -> Copies:
     """Where held-out images are far from the training set, whether samples below the cut prove to be near copies."""
     calibrated, check = copies.calibrated, copies.held_out_check
@@ -891,15 +904,15 @@ def _judged_far(copies: Copies, found: _Neighbors, sets: _Sets, work: Work) -> C
         return copies
     below = (found.ratios < calibrated.cut).nonzero()[:, 0]
 
-    def measure() -> str:
+    def measure() -> _Confirmed:
         near = is_near_copy(found.distances[below])
         # the farthest of those that are known as well: the nearest may all show the same photograph
         indices, half = found.indices[below], CANDIDATES // 2
         candidates = torch.cat([indices[:, :half], indices[:, half:][:, -half:]], dim=1)
         near |= same_pictures(sets.samples.images[below], sets.unique.images, candidates, sets.flips)
-        return json.dumps({"confirmed": int(near.sum())})
+        return _Confirmed(samples=int(near.sum()))
 
-    confirmed = json.loads(work.once("pixels-confirmed", measure))["confirmed"]
+    confirmed = work.once("pixels-confirmed", _Confirmed, measure).samples
     told = check.judged_too_far(len(below), calibrated.total, confirmed, calibrated.most_false_alarms)
     return copies.model_copy(update={"held_out_check": told})
 

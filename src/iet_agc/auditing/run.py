@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from iet_agc.auditing.compute import AuditResult, audit, check_networks, check_sets
@@ -36,11 +37,12 @@ from iet_agc.auditing.finished import FILES, INPUTS, Asked, inputs_of, remember
 from iet_agc.auditing.prompt_following import check_prompts
 from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Names, Provenance
 from iet_agc.auditing.sources import Part, load_part, read_record, resize_of, trained_with_flips
-from iet_agc.auditing.work import Arrays, Maker, Work
+from iet_agc.auditing.work import Arrays, Kept, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, load_default_extractor, load_extractor
+from iet_agc.metrics.intervals import Record
 from iet_agc.metrics.records import NoQuality, StandsIn
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
@@ -49,7 +51,7 @@ from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.result_folder import ResultFolder
-from iet_agc.runtime.seal import write_sealed
+from iet_agc.runtime.seal import is_sealed, unsealed, write_sealed
 
 __all__ = ["audit_sources", "fingerprints", "save_audit", "settle_audit"]
 
@@ -65,7 +67,7 @@ _WORDS = {"train": "training images", "samples": "samples", "held_out": "held-ou
 _LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART = 16, 2048, 64
 
 #: Raised whenever parts of the same name come to hold something else, so that an audit does not go on from old ones.
-_CONTENT = 2
+_CONTENT = 3
 
 
 def audit_sources(
@@ -336,14 +338,38 @@ class _Parts:
         compute_parts(self.folder, _file(name), total, length, make, on_done)
         return read_parts(self.folder, _file(name), total, length)
 
-    def once(self, name: str, make: Callable[[], str]) -> str:
+    def once(self, name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
         """`Work.once`."""
         self.on_phase(f"audit: {shown(name)}")
         file = self.folder / f"{_file(name)}.json"
-        if distributed.rank() == 0 and not file.exists():
-            replace_text(file, make())
+        if distributed.rank() == 0 and not _is_whole(file, kind):
+            write_sealed(file, make().model_dump(mode="json"))
         distributed.barrier()
-        return json.dumps(read_object(file, f"remove {self.folder}"))
+        return _record(file, kind)
+
+
+def _is_whole(file: Path, kind: type[Record]) -> bool:
+    """Whether a record was finished and is as it was written; if not, it is made again."""
+    try:
+        return file.exists() and bool(_record(file, kind))
+    except UserError:
+        return False
+
+
+def _record(file: Path, kind: type[Kept]) -> Kept:
+    """A record of a part.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    again = f"remove {shown(file.parent)}"
+    content = read_object(file, again)
+    if not is_sealed(content):
+        raise UserError(f"{shown(file)} has no digests: {again}")
+    try:
+        return kind.model_validate_json(json.dumps(unsealed(file, content, again)))
+    except ValidationError:
+        raise UserError(f"{shown(file)} holds other numbers: {again}") from None
 
 
 def _file(name: str) -> str:

@@ -2,17 +2,31 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Arrays", "Compute", "Maker", "Work"]
+from iet_agc.metrics.intervals import Record
+
+__all__ = ["Arrays", "Compute", "Kept", "Maker", "Once", "Work"]
 
 #: Tensors by name, one row per item; what makes them for some of the items; and who has them made for all: it takes
 #: the name of the work, the number of items, the maker, and whom to tell the number of items that were found made.
 Arrays = Mapping[str, Tensor]
 Maker = Callable[[slice], Arrays]
 Compute = Callable[[str, int, Maker, Callable[[int], object]], Arrays]
+
+#: Numbers that are made as a whole, by one process.
+Kept = TypeVar("Kept", bound=Record)
+
+
+class Once(Protocol):
+    """Who has such numbers made."""
+
+    def __call__(self, name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
+        """Make a record, or find it made; takes the name of the work, the kind of record, and the maker."""
+        ...
 
 
 def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
@@ -21,20 +35,26 @@ def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object
     return make(slice(0, total))
 
 
+def _now(name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
+    """Make a record here and now."""
+    del name, kind
+    return make()
+
+
 @dataclass(frozen=True)
 class Work:
     """How the long parts of an audit are done. Only the device may change a number: a network rounds differently there.
 
     Attributes:
         compute: has rows made. It may keep slices on disk, or leave some to other processes.
-        once: takes the name of a piece of work and what makes its numbers, as JSON, which only one process needs to.
+        once: has numbers made that only one process needs to make. It may keep them on disk.
         memory: bytes of working memory for each search, beyond images and results.
         device: where to search and to extract features.
         on_done: called with a share of all the work, in [0, 1], for progress.
     """
 
     compute: Compute = _at_once
-    once: Callable[[str, Callable[[], str]], str] = lambda name, make: make()
+    once: Once = _now
     memory: int = 2 * 1024**3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_done: Callable[[float], object] = lambda share: None

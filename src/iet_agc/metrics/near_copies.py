@@ -54,7 +54,7 @@ RULE = {"most": 0.04, "worst_cell": 0.08, "close": 0.1, "of_background": 0.08, "
 _FIRST_STEPS, _FURTHER_STEPS, _HOPELESS = 3, 3, 0.2
 
 #: Images and pairs at a time. They change no result.
-_ROWS, _PAIRS, _IMAGES = 256, 512, 2048
+_ROWS, _PAIRS, _IMAGES = 128, 512, 2048
 
 
 @dataclass(frozen=True)
