@@ -21,7 +21,7 @@ from iet_agc.metrics.intervals import Proportion, difference, hundredths
 from iet_agc.metrics.records import MEASURES, Similarity
 from iet_agc.reporting import charts
 from iet_agc.reporting.charts import Drawing, capital, count
-from iet_agc.reporting.comparison import differing, facts, warned
+from iet_agc.reporting.comparison import differing, warned
 from iet_agc.reporting.reader import AlikePair, Alikes, Audit, Pair, read_audit
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, replace_text, writing
@@ -320,7 +320,7 @@ def _comparison(audits: Sequence[Audit]) -> dict[str, object]:
         shares, rates = {each.name: each.numbers.mq[CUT] for each in audits}, set()
     return {
         "chart": charts.compared(shares, sorted(rates)),
-        "warnings": [each.rstrip(".") for each in differing([(audit.name, facts(audit.numbers)) for audit in audits])],
+        "warnings": [each.rstrip(".") for each in differing([(audit.name, audit.numbers) for audit in audits])],
         "differences": [_difference(audits[0].name, audit.name, shares) for audit in audits[1:]],
         "calibrated": calibrated,
     }

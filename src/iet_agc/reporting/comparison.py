@@ -8,14 +8,16 @@ share is that of its audit. The Fréchet distance of a single run, and whatever 
 Differences of shares follow from the intervals of the two.
 """
 
+import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import JsonValue
 
 from iet_agc.auditing.schema import AuditRecord, Space, read_record
 from iet_agc.auditing.verdict import reasons
@@ -30,17 +32,16 @@ from iet_agc.runtime.paths import check_compared_place
 
 __all__ = [
     "COLUMNS",
+    "NOT_MEASURED",
     "Cell",
     "Column",
     "Differences",
-    "Facts",
     "Made",
     "Row",
     "Rows",
     "compare",
     "differences_from_first",
     "differing",
-    "facts",
     "listed",
     "plain",
     "table",
@@ -158,26 +159,6 @@ _ONE_AGAINST_SEVERAL = "Student's t over runs; the single run is taken to vary l
 # Rows -----------------------------------------------------------------------------------------------------
 
 
-class Facts(Record):
-    """What an audit was made with, and what it warns of, in sentences; None of what it does not have."""
-
-    num_samples: int
-    num_train: int
-    num_train_unique: int
-    num_held_out: int
-    train_sha256: str
-    held_out_sha256: str | None
-    extractor: str
-    extractor_sha256: str | None
-    few_images: bool
-    network: str | None
-    clip_sha256: str | None
-    false_alarm: float | None
-    conventions: dict[str, str | int | bool | None]
-    quality_conventions: dict[str, str]
-    warnings: tuple[str, ...]
-
-
 class Made(Record):
     """An interval, and how it was made."""
 
@@ -213,14 +194,14 @@ class Row(Record):
         runs: their folders.
         audits: the folders of their audits.
         seeds: None of an audit without a run.
-        facts: what the audits were made with, each once.
+        numbers: what the audits say.
         cells: by column; None where an audit does not know it.
     """
 
     runs: tuple[str, ...]
     audits: tuple[str, ...]
     seeds: tuple[int | None, ...]
-    facts: tuple[Facts, ...]
+    numbers: tuple[AuditRecord, ...]
     cells: dict[str, Cell | None]
 
     def __getitem__(self, column: str) -> Cell | None:
@@ -234,9 +215,17 @@ Differences = Mapping[str, Mapping[str, Cell | None]]
 
 
 def plain(rows: Rows) -> dict[str, dict[str, object]]:
-    """Rows as plain values, cells beside what else is known of an experiment."""
-    found = {name: row.model_dump(mode="json") for name, row in rows.items()}
-    return {name: {key: row[key] for key in ("runs", "seeds", "facts")} | row["cells"] for name, row in found.items()}
+    """Rows as plain values: runs, seeds and cells, and what the audits were made with, where they differ, each."""
+    found: dict[str, dict[str, object]] = {}
+    for name, row in rows.items():
+        facts = [{fact: read(audit) for fact, read in _FACTS.items()} for audit in row.numbers]
+        told = {
+            "runs": list(row.runs),
+            "seeds": list(row.seeds),
+            "facts": [*{json.dumps(each): each for each in facts}.values()],
+        }
+        found[name] = told | {column: cell and cell.model_dump(mode="json") for column, cell in row.cells.items()}
+    return found
 
 
 def compare(runs: Sequence[Path]) -> dict[str, Row]:
@@ -320,7 +309,7 @@ def _row(members: Sequence[_Member]) -> Row:
         runs=tuple(str(member.folder) for member in members),
         audits=tuple(str(member.file.parent) for member in members),
         seeds=tuple(member.seed for member in members),
-        facts=tuple({fact.model_dump_json(): fact for fact in (facts(member.numbers) for member in members)}.values()),
+        numbers=tuple(member.numbers for member in members),
         cells=cells,
     )
 
@@ -468,8 +457,30 @@ def _of_others(mine: Cell, theirs: Cell, pairs: Sequence[float], column: Column)
 
 # Whether they compare -------------------------------------------------------------------------------------
 
-#: By name of an experiment, what one of its audits was made with.
-_Facts = Sequence[tuple[str, Facts]]
+#: The extractor of an audit without quality, in words.
+NOT_MEASURED = "not measured"
+
+#: What an audit was made with, and what it warns of, by name; None of what it does not have.
+_FACTS: dict[str, Callable[[AuditRecord], JsonValue]] = {
+    "num_samples": lambda a: a.num_samples,
+    "num_train": lambda a: a.num_train,
+    "num_train_unique": lambda a: a.num_train_unique,
+    "num_held_out": lambda a: a.num_held_out,
+    "train_sha256": lambda a: a.sha256.train,
+    "held_out_sha256": lambda a: a.sha256.held_out,
+    "extractor": lambda a: a.quality.extractor or NOT_MEASURED,
+    "extractor_sha256": lambda a: a.quality.sha256,
+    "few_images": lambda a: a.quality.few_images,
+    "network": lambda a: (space := _first(a)) and space.sha256,
+    "clip_sha256": lambda a: a.clip and a.clip.sha256,
+    "false_alarm": lambda a: a.calibrated and a.calibrated.false_alarm,
+    "conventions": lambda a: dict(a.conventions),
+    "quality_conventions": lambda a: dict(a.quality.conventions),
+    "warnings": lambda a: [*warned(a)],
+}
+
+#: Audits, each with the name of its experiment.
+_Audits = Sequence[tuple[str, AuditRecord]]
 
 #: What has to be equal, in words; the facts that tell, with the unit of each; and what does not compare otherwise.
 _EQUAL = (
@@ -490,31 +501,11 @@ _EQUAL = (
     ("The false-alarm rate", {"false_alarm": ""}, "calibrated shares do not compare"),
 )
 
-
-#: The extractor of an audit without quality, in words.
-_NOTHING = "not measured"
-
-
-def facts(audit: AuditRecord) -> Facts:
-    """What an audit was made with, and what it warns of."""
-    quality, space = audit.quality, _first(audit)
-    return Facts(
-        num_samples=audit.num_samples,
-        num_train=audit.num_train,
-        num_train_unique=audit.num_train_unique,
-        num_held_out=audit.num_held_out,
-        train_sha256=audit.sha256.train,
-        held_out_sha256=audit.sha256.held_out,
-        extractor=quality.extractor or _NOTHING,
-        extractor_sha256=quality.sha256,
-        few_images=quality.few_images,
-        network=space and space.sha256,
-        clip_sha256=audit.clip and audit.clip.sha256,
-        false_alarm=audit.calibrated and audit.calibrated.false_alarm,
-        conventions=dict(audit.conventions),
-        quality_conventions=quality.conventions,
-        warnings=tuple(warned(audit)),
-    )
+#: The conventions of an audit, and those of its quality; some have the same name.
+_CONVENTIONS: tuple[Callable[[AuditRecord], Mapping[str, object]], ...] = (
+    lambda audit: dict(audit.conventions),
+    lambda audit: audit.quality.conventions,
+)
 
 
 def warned(audit: AuditRecord) -> list[str]:
@@ -535,49 +526,50 @@ def warnings(rows: Rows) -> list[str]:
     Besides what `differing` tells: Fréchet distances of few images, seeds that are repeated, and what the audits
     themselves warn of.
     """
-    each = [(name, fact) for name, row in rows.items() for fact in row.facts]
-    return [*_told(each), *differing(each), *_few_images(each), *_repeated(rows)]
+    audits = [(name, audit) for name, row in rows.items() for audit in row.numbers]
+    return [*_told(audits), *differing(audits), *_few_images(audits), *_repeated(rows)]
 
 
-def _told(each: _Facts) -> list[str]:
+def _told(audits: _Audits) -> list[str]:
     """What the audits themselves warn of, each sentence once."""
     holders: dict[str, list[str]] = {}
-    for name, fact in each:
-        for warning in fact.warnings:
+    for name, audit in audits:
+        for warning in warned(audit):
             holders.setdefault(warning, []).append(name)
     return [f"{warning} ({listed(names)})." for warning, names in holders.items()]
 
 
-def differing(each: _Facts) -> list[str]:
+def differing(audits: _Audits) -> list[str]:
     """In what audits differ, so that their numbers do not compare; empty where nothing speaks against it.
 
     Compared are SHA-256 and sizes of the training and held-out sets, number of samples, extractor, false-alarm rate
     and conventions.
 
     Args:
-        each: for every audit its name, or that of its experiment, and its `facts`.
+        audits: each with its name, or that of its experiment.
 
     Returns:
         Sentences that name who has which value.
     """
     found = []
     for what, names, consequence in _EQUAL:
-        parts = (_holders(each, name, unit=unit) for name, unit in names.items())
+        parts = (_holders(audits, _FACTS[name], unit) for name, unit in names.items())
         if part := next(filter(None, parts), ""):
             found.append(f"{what} differs ({part}): {consequence}.")
-    for kind in ("conventions", "quality_conventions"):
-        keys = dict.fromkeys(key for _, fact in each for key in getattr(fact, kind))
-        found += [f"The convention '{key}' differs ({part})." for key in keys if (part := _holders(each, kind, key))]
-    return found
+    return found + [sentence for read in _CONVENTIONS for sentence in _differing_conventions(audits, read)]
 
 
-def _holders(each: _Facts, name: str, key: str = "", unit: str = "") -> str:
-    """Who has which value of a fact, where there are several: "1,024 in a and b; 512 in c"."""
+def _differing_conventions(audits: _Audits, read: Callable[[AuditRecord], Mapping[str, object]]) -> Iterator[str]:
+    for key in dict.fromkeys(key for _, audit in audits for key in read(audit)):
+        if part := _holders(audits, lambda audit, key=key: read(audit).get(key)):
+            yield f"The convention '{key}' differs ({part})."
+
+
+def _holders(audits: _Audits, read: Callable[[AuditRecord], object], unit: str = "") -> str:
+    """Who has which value, where there are several: "1,024 in a and b; 512 in c"."""
     holders: dict[str, list[str]] = {}
-    for holder, fact in each:
-        value = getattr(fact, name)
-        value = value.get(key) if key else value
-        if value is not None:
+    for holder, audit in audits:
+        if (value := read(audit)) is not None:
             holders.setdefault(_said(value), []).append(holder)
     parts = [f"{value}{unit} in {listed(names)}" for value, names in holders.items()]
     return "; ".join(parts) if len(parts) > 1 else ""
@@ -599,8 +591,8 @@ def listed(names: Sequence[str], most: int = 2, longest: int = 48) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _few_images(each: _Facts) -> list[str]:
-    few = [name for name, fact in each if fact.few_images]
+def _few_images(audits: _Audits) -> list[str]:
+    few = [name for name, audit in audits if audit.quality.few_images]
     if not few:
         return []
     return [f"With no more images than the extractor has dimensions, distances are biased upward: {listed(few)}."]

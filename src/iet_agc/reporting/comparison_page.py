@@ -34,7 +34,7 @@ from iet_agc.reporting.charts import (
     percent,
     style,
 )
-from iet_agc.reporting.comparison import COLUMNS, Cell, Differences, Row, Rows, listed, warnings
+from iet_agc.reporting.comparison import COLUMNS, NOT_MEASURED, Cell, Differences, Row, Rows, listed, warnings
 from iet_agc.reporting.reader import first_samples
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
@@ -239,7 +239,7 @@ def _plot(rows: Rows) -> _Plot:
         for number, (name, row) in enumerate(rows.items(), 1)
         if (x := row[quality.column]) and (y := row[copied.column])
     ]
-    rates = {fact.false_alarm for row in rows.values() for fact in row.facts if fact.false_alarm}
+    rates = {audit.calibrated.false_alarm for row in rows.values() for audit in row.numbers if audit.calibrated}
     return _Plot(quality, copied, points, sorted(rates) if copied.first_choice else [])
 
 
@@ -250,7 +250,7 @@ def _share_axis(rows: Rows) -> _Axis:
 
 
 def _quality_axis(rows: Rows) -> _Axis:
-    extractors = {fact.extractor for row in rows.values() for fact in row.facts}
+    extractors = {audit.quality.extractor or NOT_MEASURED for row in rows.values() for audit in row.numbers}
     features = f" ({listed([extractors.pop()], longest=24)})" if len(extractors) == 1 else ""
     if all(row["frechet_held_out"] for row in rows.values()):
         return _Axis("frechet_held_out", f"Fréchet distance to held-out images{features}", "Fréchet to held-out", True)

@@ -356,10 +356,7 @@ def _copying(rows: Sequence[SampleRow], cut: float) -> dict[int, list[int]]:
 
 
 def _trained(
-    rows: Sequence[TrainedRow],
-    copying: Mapping[int, list[int]],
-    pictures: _Arrays,
-    kind: str,
+    rows: Sequence[TrainedRow], copying: Mapping[int, list[int]], pictures: _Arrays, kind: str
 ) -> list[Trained]:
     by_image, found = {row.image: row for row in rows}, []
     for image, picture in zip(pictures[kind].tolist(), pictures[f"{kind}_images"], strict=True):
