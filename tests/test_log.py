@@ -9,7 +9,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iet_agc.runtime.curves import BANDS, Curves, Meter, read_curve
-from iet_agc.runtime.progress import phase, progress_bar, say, silenced
+from iet_agc.runtime.progress import phase, progress_bar, say
+from iet_agc.runtime.silence import silenced
 
 
 def test_a_meter_counts_by_bands_and_means_over_steps():

@@ -10,12 +10,12 @@ done, and the evidence that is handed over; a place chosen for you would be lost
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from iet_agc.api.results import Audit, Run, SampleSet
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.silence import silenced
 
 if TYPE_CHECKING:
     from iet_agc.auditing.guard import Guard
@@ -63,7 +63,7 @@ def train(
 
     from iet_agc.training.loop import start
 
-    with _shown(quiet):
+    with silenced(quiet):
         start(chosen, Path(out), given=given)
     return Run(Path(out), given)
 
@@ -109,7 +109,7 @@ def sample(
 
     from iet_agc.sampling.sample_set import sample_run
 
-    with _shown(quiet):
+    with silenced(quiet):
         sample_run(
             Path(source),
             Path(out),
@@ -173,7 +173,7 @@ def audit(
     mending = Mending(orient, background, on_bad)
     sets = names["train"], names["samples"], names.get("held-out")
     asked = Asked(*sets, Path(out), flips, extractors, convert_to, mending, clip, device)
-    with _shown(quiet):
+    with silenced(quiet):
         if finished_audit(asked, given=fingerprints(given)) is None:
             audit_sources(**vars(asked), download=download, given=given)
     return Audit(Path(out))
@@ -240,10 +240,3 @@ def _guard(train: "Images", held_out: "Images | None", flips: bool) -> "Guard":
 
     names, given = _sources({"train": train, "held-out": held_out})
     return load_guard(names["train"], names.get("held-out"), flips, given)
-
-
-def _shown(quiet: bool) -> AbstractContextManager[None]:
-    """What a verb runs in: progress is shown or not."""
-    from iet_agc.runtime.progress import silenced
-
-    return silenced() if quiet else nullcontext()

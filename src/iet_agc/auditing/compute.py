@@ -58,7 +58,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
 
-__all__ = ["AuditResult", "NEIGHBORS", "audit", "calibrate", "check_networks", "check_sets", "too_few"]
+__all__ = ["AuditResult", "NEIGHBORS", "audit", "calibrate", "choose_networks", "check_sets", "too_few"]
 
 #: How many neighbours the mean of the distance ratio takes, the paper's number.
 NEIGHBORS = 50
@@ -155,19 +155,13 @@ def audit(
     work = work or Work()
     clip = load_clip(clip, work.device) if isinstance(clip, str) else clip
     networks = _networks(extractors, train.shape, measure_quality, work.device)
-    first, place = unique_images(train.images)
-    unique = _unique(train, first)
-    real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
-    counts = _held_out_counts(held_out, real, in_train)
-    if check := None if fail_above is None else partial(_check_calibration, counts):
+    sets = _sets(train, samples, held_out, flips, measure_quality)
+    if check := None if fail_above is None else partial(_check_calibration, sets.counts):
         check(None)
-    probe = _probe(unique, place, real, in_train)
-    sets = _Sets(unique, samples, real, flips, read_told(samples, train, place, real), probe, measure_quality)
     work = _shared_out(work, sets, networks, clip)
     pixels = _search_pixels(sets, work, check)
     found = [_in_features(one, sets, pixels, work, check) for one in networks]
-    closest = first[pixels.indices[:, 0]]
-    copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts, probe)
+    copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts, sets.probe)
     copies = _judged_far(copies, pixels, sets, work)
     spaces = {shown(one.name): each.space for one, each in zip(networks, found, strict=True) if each.space}
     numbers = AuditRecord(
@@ -175,35 +169,33 @@ def audit(
         num_train=len(train),
         num_train_unique=len(sets.unique),
         sha256=_fingerprints(train, sets),
-        **counts,
+        **sets.counts,
         conventions=_conventions(pixels.distances.shape[1], flips, sets.told.prompts),
         **dict(copies),
         quality=found[0].quality if found else no_quality(not measure_quality, train.shape),
         feature_spaces=spaces,
         prompts=coverage(sets.told),
         clip=score_prompts(clip, samples, sets.told.prompts, work) if clip else None,
-        train_copies=_training_copies(unique.images, place, flips, work),
+        train_copies=_training_copies(sets.unique.images, sets.place, flips, work),
     )
     judged = None if fail_above is None else check_share(numbers, fail_above)
     numbers = numbers.model_copy(update={"verdict": verdict(numbers), "gate": judged})
-    mirrored = torch.zeros(len(samples), dtype=torch.bool)
-    if flips:
-        mirrored = _is_mirrored(samples.images, train.images, closest, pixels.distances[:, 0])
     similar = {one.name: each.similar for one, each in zip(networks, found, strict=True) if each.similar}
+    closest = sets.first[pixels.indices[:, 0]]
     return AuditResult(
         numbers=numbers,
         ratios=pixels.ratios,
         nearest=closest,
         distances=pixels.distances[:, 0],
-        mirrored=mirrored,
+        mirrored=_is_mirrored(samples.images, train.images, closest, pixels.distances[:, 0], flips),
         held_out_ratios=pixels.held_out_ratios,
         samples=samples,
         train=train,
         seeds=seeds,
-        unique=first,
-        place=place,
+        unique=sets.first,
+        place=sets.place,
         record=record,
-        similar={name: replace(one, nearest=first[one.nearest]) for name, one in similar.items()},
+        similar={name: replace(one, nearest=sets.first[one.nearest]) for name, one in similar.items()},
     )
 
 
@@ -296,20 +288,37 @@ def _no_cut(count: int) -> NoCut:
 def _networks(
     extractors: Sequence[str | Extractor], shape: tuple[int, int, int], measure_quality: bool, device: torch.device
 ) -> list[Extractor]:
-    networks = [load_extractor(one, device) if isinstance(one, str) else one for one in extractors]
-    if measure_quality and not networks and (default := load_default_extractor(shape, device)):
-        networks = [default]
-    check_networks(networks, shape, measure_quality)
-    return networks
+    given = [load_extractor(one, device) if isinstance(one, str) else one for one in extractors]
+    return choose_networks(given, shape, measure_quality, device)
 
 
-def check_networks(networks: Sequence[Extractor], shape: tuple[int, int, int], measure_quality: bool = True) -> None:
-    """Refuse extractors that an audit of images of a shape (C, H, W) cannot use, before any work is done.
+def choose_networks(
+    given: Sequence[Extractor],
+    shape: tuple[int, int, int],
+    measure_quality: bool,
+    device: torch.device,
+    download: bool = False,
+) -> list[Extractor]:
+    """The networks in whose features an audit measures: those given or, for quality, the default, if there is one.
+
+    Args:
+        given: by who asks for the audit.
+        shape: of the images, (C, H, W).
+        measure_quality: see `audit`.
+        device: where the default runs.
+        download: see `load_extractor`.
 
     Raises:
         UserError: one that is given twice, that cannot take such images, or that is for quality only where none is
             measured.
     """
+    default = None if given or not measure_quality else load_default_extractor(shape, device, download)
+    networks = [default] if default else [*given]
+    _check_networks(networks, shape, measure_quality)
+    return networks
+
+
+def _check_networks(networks: Sequence[Extractor], shape: tuple[int, int, int], measure_quality: bool) -> None:
     names = [one.name for one in networks]
     if again := [name for at, name in enumerate(names) if name in names[:at]]:
         raise UserError(f"extractor {again[0]!r} is given twice: give it once")
@@ -390,15 +399,23 @@ def _probe(unique: ImageSet, place: Tensor, real: ImageSet | None, in_train: int
 
 @dataclass(frozen=True)
 class _Sets:
-    """What is compared: unique training images, samples, held-out images if there are any; what is said of them."""
+    """What is compared: unique training images, samples, held-out images if there are any; what is said of them.
+
+    Attributes:
+        first, place: see `AuditResult.unique` and `place`.
+        counts: of held-out images, see `_held_out_counts`.
+    """
 
     unique: ImageSet
+    first: Tensor
+    place: Tensor
     samples: ImageSet
     held_out: ImageSet | None
+    counts: Mapping[str, int]
     flips: bool
     told: Told
     probe: _Probe | None
-    measure_quality: bool = True
+    measure_quality: bool
 
     @property
     def real(self) -> Tensor | None:
@@ -409,6 +426,24 @@ class _Sets:
     def prompts(self) -> Sequence[str] | None:
         """Of the samples, or None."""
         return self.told.prompts or None
+
+
+def _sets(train: ImageSet, samples: ImageSet, held_out: ImageSet | None, flips: bool, measure_quality: bool) -> _Sets:
+    first, place = unique_images(train.images)
+    unique = _unique(train, first)
+    real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
+    return _Sets(
+        unique=unique,
+        first=first,
+        place=place,
+        samples=samples,
+        held_out=real,
+        counts=_held_out_counts(held_out, real, in_train),
+        flips=flips,
+        told=read_told(samples, train, place, real),
+        probe=_probe(unique, place, real, in_train),
+        measure_quality=measure_quality,
+    )
 
 
 def _unique(train: ImageSet, first: Tensor) -> ImageSet:
@@ -665,8 +700,10 @@ def _moves_the_cut(found: _Neighbors, left_out: Tensor) -> bool:
     return len(after) < rank or bool(after[rank - 1] > _RISES * before[rank - 1])
 
 
-def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor) -> Tensor:
+def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor, flips: bool) -> Tensor:
     """Where the plain difference is larger than the distance found, the mirror image was the nearer one."""
+    if not flips:
+        return torch.zeros(len(samples), dtype=torch.bool)
     parts = zip(samples.split(_SLICE), closest.split(_SLICE), strict=True)
     plain = [(part.double() - train[own].double()).flatten(1).square().sum(1) / 255.0**2 for part, own in parts]
     return torch.cat(plain) > distances

@@ -32,7 +32,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from iet_agc.auditing.compute import AuditResult, audit, check_networks, check_sets
+from iet_agc.auditing.compute import AuditResult, audit, check_sets, choose_networks
 from iet_agc.auditing.finished import FILES, INPUTS, Asked, inputs_of, remember
 from iet_agc.auditing.prompt_following import check_prompts
 from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Names, Provenance
@@ -41,7 +41,7 @@ from iet_agc.auditing.work import Arrays, Kept, Maker, Work
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
 from iet_agc.metrics.clip import Clip, load_clip
-from iet_agc.metrics.features import Extractor, load_default_extractor, load_extractor
+from iet_agc.metrics.features import Extractor, load_extractor
 from iet_agc.metrics.intervals import Record
 from iet_agc.metrics.records import NoQuality, StandsIn
 from iet_agc.runtime import distributed
@@ -200,17 +200,16 @@ def _networks_for(
     asked: Asked, device: torch.device, download: bool
 ) -> Callable[[tuple[int, int, int]], Sequence[Extractor]]:
     """Load what is asked for; by the shape of images, the networks in whose features the audit measures."""
-    networks = [load_extractor(name, device, download) for name in asked.extractors]
+    given = [load_extractor(name, device, download) for name in asked.extractors]
 
     def networks_for(shape: tuple[int, int, int]) -> Sequence[Extractor]:
-        if networks or not asked.measure_quality:
-            check_networks(networks, shape, asked.measure_quality)
-            return networks
-        default = load_default_extractor(shape, device, download)
-        if distributed.is_first() and (default is None or default.stands_in):
-            reason = StandsIn(extractor=default.name) if default else NoQuality(asked=False, shape=shape)
-            say(f"note: {reason.sentence}")
-        return [default] if default else []
+        networks = choose_networks(given, shape, asked.measure_quality, device, download)
+        if asked.measure_quality and not given and distributed.is_first():
+            if not networks:
+                say(f"note: {NoQuality(asked=False, shape=shape).sentence}")
+            elif networks[0].stands_in:
+                say(f"note: {StandsIn(extractor=networks[0].name).sentence}")
+        return networks
 
     return networks_for
 
@@ -404,31 +403,12 @@ def save_audit(
     shown_names = Names(**{part: shown(name) for part, name in names.items()})
     numbers = result.numbers.model_copy(update={"names": shown_names})
     table = _per_unique_image(result)
-    samples = result.samples.images
-    worst, flat = _flat_last(_closest_pairs(result.ratios, result.nearest), samples, most)
-    top = result.unique[table["copied"].argsort(descending=True, stable=True)[:most]]
-    skipped = top[:0]
-    if result.record:
-        skipped = result.unique[_surely_skipped(table).argsort(descending=True, stable=True)[:most]]
     images = _training_rows(result, table)
     _write_table(out / "samples.csv", _sample_rows(result))
     _write_table(out / "training-images.csv", [row | {"samples": " ".join(map(str, row["samples"]))} for row in images])
     replace_text(out / "training-images.json", json.dumps(images) + "\n")
-    pictures = {
-        "first_samples": samples[:most],
-        "worst": worst,
-        "worst_flat": flat,
-        "worst_samples": samples[worst],
-        "worst_originals": result.train.images[result.nearest[worst]],
-        "top": top,
-        "top_images": result.train.images[top],
-        "skipped": skipped,
-        "skipped_images": result.train.images[skipped],
-        "held_out_ratios": torch.empty(0) if result.held_out_ratios is None else result.held_out_ratios,
-        **_similar_pictures(result, most),
-    }
     with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
-        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in pictures.items()}
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in _pictures(result, table, most).items()}
         np.savez_compressed(stream, **arrays)
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
     if treated:
@@ -506,6 +486,29 @@ def _flat_last(pairs: Tensor, images: Tensor, most: int) -> tuple[Tensor, Tensor
             break
     order = flat.to(torch.uint8).argsort(stable=True)[:most]
     return pairs[order], flat[order]
+
+
+def _pictures(result: AuditResult, table: Mapping[str, Tensor], most: int) -> dict[str, Tensor]:
+    """The images that a report shows, with what tells which they are."""
+    samples, train = result.samples.images, result.train.images
+    worst, flat = _flat_last(_closest_pairs(result.ratios, result.nearest), samples, most)
+    top = result.unique[table["copied"].argsort(descending=True, stable=True)[:most]]
+    skipped = top[:0]
+    if result.record:
+        skipped = result.unique[_surely_skipped(table).argsort(descending=True, stable=True)[:most]]
+    return {
+        "first_samples": samples[:most],
+        "worst": worst,
+        "worst_flat": flat,
+        "worst_samples": samples[worst],
+        "worst_originals": train[result.nearest[worst]],
+        "top": top,
+        "top_images": train[top],
+        "skipped": skipped,
+        "skipped_images": train[skipped],
+        "held_out_ratios": torch.empty(0) if result.held_out_ratios is None else result.held_out_ratios,
+        **_similar_pictures(result, most),
+    }
 
 
 def _similar_pictures(result: AuditResult, most: int) -> dict[str, Tensor]:

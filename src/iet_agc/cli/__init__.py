@@ -14,11 +14,11 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from iet_agc.runtime.errors import CheckFailed, UserError, did_you_mean, one_line
+from iet_agc.runtime.silence import silenced
 from iet_agc.runtime.streams import kept_apart, put
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _status(arguments: Sequence[str]) -> int:
         if parsed.verb not in _SHARED and os.environ.get("RANK", "0") != "0":
             return 0
         parsed.rest = rest
-        with _progress(parsed.quiet):
+        with silenced(parsed.quiet):
             status, result = parsed.run(parsed)
         return status if result is None else put(_presented(parsed, result), status)
     except Stopped as stopped:
@@ -134,15 +134,6 @@ def _check_words(verbs: Mapping[str, argparse.ArgumentParser], arguments: Sequen
         is_setting = verb in _WITH_SETTINGS and ("." in name or name[2:] in _TOP_SETTINGS)
         if name.startswith("--") and name not in options and not is_setting:
             raise UserError(f"unknown option {name!r}{did_you_mean(name, options)}; see 'iet-agc {verb} --help'")
-
-
-def _progress(quiet: bool) -> AbstractContextManager[None]:
-    """What a verb runs in: progress is shown or not."""
-    if not quiet:
-        return nullcontext()
-    from iet_agc.runtime.progress import silenced
-
-    return silenced()
 
 
 def _presented(parsed: argparse.Namespace, result: object) -> str:
@@ -392,6 +383,22 @@ def _add_sample(verbs: "_Verbs") -> None:
         metavar="N",
         help="class of all images, of a class-conditional model (default: class seed %% classes, all in turn)",
     )
+    _add_text_options(parser)
+    parser.add_argument(
+        "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
+    )
+    guard = parser.add_argument_group("guard against copies")
+    guard.add_argument(
+        "--guard",
+        metavar="TRAIN",
+        help="draw again, with further seeds, what the audit would call a copy of TRAIN: a run, or training images",
+    )
+    guard.add_argument("--held-out", metavar="Z", help="real images that set its cut (default: TRAIN's)")
+    guard.add_argument("--flips", action="store_true", help="turn mirrored copies down, too")
+    _add_device(parser, "sample")
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("text-to-image")
     prompts = text.add_mutually_exclusive_group()
     prompts.add_argument(
@@ -415,18 +422,6 @@ def _add_sample(verbs: "_Verbs") -> None:
     ):
         mitigation = f"against copying: {what} (default: the run's sample.{name.replace('-', '_')})"
         text.add_argument(f"--{name}", type=kind, metavar="S" if kind is float else "N", help=mitigation)
-    parser.add_argument(
-        "--format", choices=["npz", "png"], default="npz", help="one array, or a file per image (default: %(default)s)"
-    )
-    guard = parser.add_argument_group("guard against copies")
-    guard.add_argument(
-        "--guard",
-        metavar="TRAIN",
-        help="draw again, with further seeds, what the audit would call a copy of TRAIN: a run, or training images",
-    )
-    guard.add_argument("--held-out", metavar="Z", help="real images that set its cut (default: TRAIN's)")
-    guard.add_argument("--flips", action="store_true", help="turn mirrored copies down, too")
-    _add_device(parser, "sample")
 
 
 def _add_device(parser: argparse.ArgumentParser, what: str) -> None:

@@ -74,15 +74,7 @@ def build_unet(
     from diffusers import UNet2DModel
 
     assert initialization in {"diffusers", "ddpm"}
-    heights = [image_size // 2**level for level in range(len(multipliers))]
-    if heights[-1] * 2 ** (len(multipliers) - 1) != image_size:
-        raise UserError(
-            f"images of {image_size} px cannot be halved {len(multipliers) - 1} times: use fewer model.multipliers"
-        )
-    if absent := [height for height in attention if height not in heights]:
-        raise UserError(
-            f"model.attention {absent[0]}: no level has that height, they have {', '.join(map(str, heights))}"
-        )
+    heights = _heights(image_size, len(multipliers), attention)
     widths = tuple(channels * multiplier for multiplier in multipliers)
     if odd := [width for width in widths if width % groups]:
         raise UserError(f"model.groups {groups} does not divide the model's width {odd[0]}")
@@ -102,6 +94,18 @@ def build_unet(
         num_class_embeds=classes,
     )
     return with_batch_dropout(_as_ddpm(model) if initialization == "ddpm" else model)
+
+
+def _heights(image_size: int, levels: int, attention: Sequence[int]) -> list[int]:
+    """Those of the levels, in pixels; refuses what does not halve evenly, and attention where there is no level."""
+    heights = [image_size // 2**level for level in range(levels)]
+    if heights[-1] * 2 ** (levels - 1) != image_size:
+        raise UserError(f"images of {image_size} px cannot be halved {levels - 1} times: use fewer model.multipliers")
+    if absent := [height for height in attention if height not in heights]:
+        raise UserError(
+            f"model.attention {absent[0]}: no level has that height, they have {', '.join(map(str, heights))}"
+        )
+    return heights
 
 
 #: Where a residual branch, attention and the model end. DDPM's variance there is 1e-10 times Xavier's.

@@ -22,7 +22,7 @@ Held-out images that are a training image again, altered, are left out of the cu
 All are pure functions of distances and ratios, in pixels or in features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -343,36 +343,14 @@ def check_held_out(
     besides = np.zeros(len(near[0]), dtype=bool) if left_out is None else np.asarray(left_out, dtype=bool)
     known = np.asarray(near[0], dtype=bool) | besides
     real = share(int(known.sum()), len(known))
-    kept = [~known, ~np.asarray(near[1], dtype=bool)]
-    nearer: dict[Compared, Area] = {
-        by: area(np.asarray(mine)[kept[0]], np.asarray(others)[kept[1]])
+    kept = ~known, ~np.asarray(near[1], dtype=bool)
+    apart: dict[Compared, tuple[np.ndarray, np.ndarray]] = {
+        by: (np.asarray(mine)[kept[0]], np.asarray(others)[kept[1]])
         for by, (mine, others) in compared.items()
         if kept[0].any() and kept[1].any()
     }
+    nearer = {by: area(mine, others) for by, (mine, others) in apart.items()}
     shares: dict[Kind, Proportion] = {kind: share(sum(each), len(each)) for kind, each in found.items()}
-    reasons: list[TooClose | CloseTail | SameImages | Blind] = []
-    if in_train and in_train[0].ci95[0] > max(_COMMON, in_train[1]):
-        reasons.append(_same(in_train[0], in_train[1], exact=True))
-    if real.ci95[0] > max(_COMMON, trained.ci95[1]):
-        reasons.append(_same(real, trained.share, exact=False))
-    elif same and 2 * same[0].count > laid_over and same[0].share > 2 * same[1].share:
-        usual = same[1].share
-        reasons.append(SameImages(exact=False, count=same[0].count, total=laid_over, among_train=usual, nearest=True))
-    close = [TooClose(compared=by, nearer=each.value, ci95=each.ci95) for by, each in nearer.items()]
-    reasons += sorted((one for one in close if one.ci95[0] > _CLOSE), key=lambda one: -one.ci95[0])[:1]
-    if not any(isinstance(one, TooClose) for one in reasons):
-        parts = [
-            (np.asarray(mine)[kept[0]], np.asarray(others)[kept[1]], by) for by, (mine, others) in compared.items()
-        ]
-        tails = [tail for mine, others, by in parts if by in nearer and (tail := _tail(mine, others, by))]
-        rare = _LIKELY if any(_more(*each) for each in ((real, trained), same) if each) else _RARE
-        reasons += sorted((one for one in tails if one.chance * len(nearer) < rare), key=lambda one: one.chance)[:1]
-    missed = [
-        Blind(kind=kind, count=each.count, total=each.total, in_features=in_features)
-        for kind, each in shares.items()
-        if each.share < LEAST_FOUND
-    ]
-    reasons += sorted(missed, key=lambda one: one.count)[:1]
     return HeldOutCheck(
         num_train=trained.total,
         nearer=nearer,
@@ -380,8 +358,59 @@ def check_held_out(
         near_copies_train=trained,
         left_out=int((besides & ~np.asarray(near[0], dtype=bool)).sum()),
         found=shares,
-        reasons=tuple(reasons),
+        reasons=(
+            *_same_images(real, trained, in_train, same, laid_over),
+            *_too_close(apart, nearer, [each for each in ((real, trained), same) if each]),
+            *_blind(shares, in_features),
+        ),
     )
+
+
+def _same_images(
+    real: Proportion,
+    trained: Proportion,
+    in_train: tuple[Proportion, float] | None,
+    same: tuple[Proportion, Proportion] | None,
+    laid_over: int,
+) -> Iterator[SameImages]:
+    """Whether held-out images are training images again: exactly; by d1/d2, or else when they are laid over these."""
+    if in_train and in_train[0].ci95[0] > max(_COMMON, in_train[1]):
+        yield _same(in_train[0], in_train[1], exact=True)
+    if real.ci95[0] > max(_COMMON, trained.ci95[1]):
+        yield _same(real, trained.share, exact=False)
+    elif same and 2 * same[0].count > laid_over and same[0].share > 2 * same[1].share:
+        usual = same[1].share
+        yield SameImages(exact=False, count=same[0].count, total=laid_over, among_train=usual, nearest=True)
+
+
+def _too_close(
+    apart: Mapping[Compared, tuple[np.ndarray, np.ndarray]],
+    nearer: Mapping[Compared, Area],
+    copies: Sequence[tuple[Proportion, Proportion]],
+) -> list[TooClose] | list[CloseTail]:
+    """Whether held-out images are nearer than training images are to each other: all of them, or else the nearest.
+
+    Args:
+        apart: what is compared, without near copies.
+        nearer: areas of the same.
+        copies: near copies among held-out and among training images, by each way of finding them.
+    """
+    close = [TooClose(compared=by, nearer=each.value, ci95=each.ci95) for by, each in nearer.items()]
+    if closer := sorted((one for one in close if one.ci95[0] > _CLOSE), key=lambda one: -one.ci95[0]):
+        return closer[:1]
+    tails = [tail for by, (mine, others) in apart.items() if (tail := _tail(mine, others, by))]
+    rare = _LIKELY if any(_more(*each) for each in copies) else _RARE
+    return sorted((one for one in tails if one.chance * len(nearer) < rare), key=lambda one: one.chance)[:1]
+
+
+def _blind(shares: Mapping[Kind, Proportion], in_features: bool) -> list[Blind]:
+    """The kind of near copies that the cut misses most, where it misses too many."""
+    missed = [
+        Blind(kind=kind, count=each.count, total=each.total, in_features=in_features)
+        for kind, each in shares.items()
+        if each.share < LEAST_FOUND
+    ]
+    return sorted(missed, key=lambda one: one.count)[:1]
 
 
 def _tail(held_out: np.ndarray, train: np.ndarray, by: Compared) -> CloseTail | None:

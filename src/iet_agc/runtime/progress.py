@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-__all__ = ["Bar", "phase", "progress_bar", "say", "silenced", "without_bars"]
+from iet_agc.runtime.silence import is_silent
+
+__all__ = ["Bar", "phase", "progress_bar", "say", "without_bars"]
 
 #: Work that takes less, in seconds, is not worth a word.
 _DELAY = 1
@@ -18,8 +20,6 @@ _WITH_FIGURES = "{desc}{percentage:.0f}% |{bar}| {remaining} left{postfix}"
 
 #: A bar of shares of all work, which has no unit.
 _OF_WORK = "{desc}{percentage:.0f}% |{bar}| {elapsed}, {remaining} left"
-
-_silent = False
 
 
 class Bar(Protocol):
@@ -46,17 +46,6 @@ class Bar(Protocol):
 def say(line: str) -> None:
     """One line to the person at the terminal, above any progress bar."""
     tqdm.write(line, file=sys.stderr)
-
-
-@contextmanager
-def silenced() -> Generator[None]:
-    """Within it no progress is shown; what `say` says is. Of the whole process: for the command line."""
-    global _silent  # noqa: PLW0603 (a switch of the process)
-    before, _silent = _silent, True
-    try:
-        yield
-    finally:
-        _silent = before
 
 
 class _Counter:
@@ -177,7 +166,7 @@ def progress_bar(what: str, total: int | None, done: int = 0, unit: str = "step"
         unit: of both, in the singular; "" where they are shares of all work.
         shown: whether to show anything; `silenced` shows nothing in any case.
     """
-    shown = shown and not _silent
+    shown = shown and not is_silent()
     if shown and not sys.stderr.isatty():
         log = _LogBar(what, total, done, unit)
         yield log
@@ -193,7 +182,7 @@ def progress_bar(what: str, total: int | None, done: int = 0, unit: str = "step"
 @contextmanager
 def phase(what: str, shown: bool = True) -> Generator[None]:
     """Name work that nothing counts: on a terminal while it lasts, in a log when it has ended, with its time."""
-    shown, began = shown and not _silent, time.monotonic()
+    shown, began = shown and not is_silent(), time.monotonic()
     drawn = shown and sys.stderr.isatty()
     if drawn:
         print(f"{what} ...", end="\r", file=sys.stderr, flush=True)
