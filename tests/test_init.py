@@ -356,7 +356,7 @@ def test_grey_and_colour_together_are_colours(tmp_path: Path) -> None:
 
 
 def test_lines_for_people() -> None:
-    result: dict[str, Any] = {
+    result: Any = {
         "settings": "my folder.toml",
         "images": 573,
         "formats": {"jpg": 297, "png": 276},

@@ -15,7 +15,7 @@ import pytest
 from iet_agc.cli import summary, terminal
 from iet_agc.cli.completion import completion
 
-TRAINED = {
+TRAINED: Any = {
     "run": "my runs/a",
     "preset": "digits-iet-agc",
     "training_images": 2080,
@@ -26,7 +26,7 @@ TRAINED = {
     "seconds": 130.4,
 }
 SHARE = {"count": 3, "share": 0.05, "ci95": [0.0105, 0.1392]}
-AUDIT: dict[str, Any] = {
+AUDIT: Any = {
     "num_samples": 60,
     "mq": {"0.15": SHARE},
     "calibrated": {**SHARE, "cut": 0.1234, "false_alarm": 0.01},
@@ -55,9 +55,17 @@ def test_a_run_says_what_it_took_where_it_is_and_what_comes_next() -> None:
 
 
 def test_a_check_says_how_it_ended_by_which_way_and_why_it_cannot_tell() -> None:
-    check = {"space": None, "by": "ratio", "count": 30, "total": 128, "share": 0.234375, "least": 0.165, "failed": True}
+    check: Any = {
+        "space": None,
+        "by": "ratio",
+        "count": 30,
+        "total": 128,
+        "share": 0.234375,
+        "least": 0.165,
+        "failed": True,
+    }
     other = check | {"space": "net.pt", "by": "similarity", "count": 0, "share": 0.0, "least": 0.0, "failed": False}
-    gate = {"fail_above": 0.05, "failed": True, "checks": [check, other]}
+    gate: Any = {"fail_above": 0.05, "failed": True, "checks": [check, other]}
     assert summary.check(gate, "my audit") == [
         "Check failed: at least 16.5 %, and 5 % allowed, chance included",
         "  pixels            30 of 128, 23.4 %; at least 16.5 %",
@@ -73,7 +81,7 @@ def test_a_check_says_how_it_ended_by_which_way_and_why_it_cannot_tell() -> None
 
 
 def test_a_card_says_what_it_says_first() -> None:
-    card = {"card": "a/README.md", "run": "a", "outcomes": [], "verdict": "Not audited"}
+    card: Any = {"card": "a/README.md", "run": "a", "outcomes": [], "verdict": "Not audited"}
     assert summary.card(card) == [
         "Model card written: not audited",
         "  card              a/README.md",
@@ -91,13 +99,13 @@ def test_a_card_says_what_it_says_first() -> None:
     ],
 )
 def test_samples_lead_to_an_audit_by_what_is_known(held_out: bool | None, expected: str) -> None:
-    drawn = {"samples": "a/samples", "num": 1, "first_seed": 0, "steps": 50, "seconds": 3.21}
+    drawn: Any = {"samples": "a/samples", "num": 1, "first_seed": 0, "steps": 50, "seconds": 3.21}
     lines = summary.sample(drawn, "a", held_out)
     assert lines == ["1 image drawn in 3.2 s, 50 steps each", "  samples           a/samples", expected]
 
 
 def test_samples_say_class_prompts_and_guard_where_there_are_any() -> None:
-    drawn = {"samples": "s", "num": 60, "first_seed": 7, "steps": 50, "seconds": 4000, "class": 3, "prompts": 2}
+    drawn: Any = {"samples": "s", "num": 60, "first_seed": 7, "steps": 50, "seconds": 4000, "class": 3, "prompts": 2}
     drawn |= {"guidance": 7.5, "guard": {"turned_down": 4, "drawn": 64}}
     told = "\n".join(summary.sample(drawn, "a", None))
     for words in ("1 h 6 min", "first seed        7", "class             3", "2, guidance scale 7.5", "4 of 64 turned"):
@@ -138,7 +146,12 @@ def test_a_gate_says_its_lower_limit() -> None:
 
 def test_a_comparison_is_a_table_with_intervals_and_its_warnings_fit() -> None:
     mean = {"mean": 0.05, "ci95": [0.01, 0.1]}
-    row = {"runs": ["a", "b"], "copied": mean, "calibrated": None, "frechet_held_out": {"mean": 13.1, "ci95": None}}
+    row: Any = {
+        "runs": ["a", "b"],
+        "copied": mean,
+        "calibrated": None,
+        "frechet_held_out": {"mean": 13.1, "ci95": None},
+    }
     lines = summary.compare({"presets": {"digits-agc": row}, "warnings": ["few images " * 12]}, 80)
     assert lines[2] == "preset      runs        ratio < 0.15  calibrated  Fréchet, held-out"
     assert lines[3] == "digits-agc     2  5.0% [1.0%, 10.0%]           -               13.1"
@@ -154,22 +167,29 @@ def test_other_verbs_say_their_result() -> None:
     assert built[1] == "  reconstruction    21.3 dB, of held-out images 20.0 dB"
     assert built[-1] == "next: iet-agc train emoji-text-default --init small --out RUN"
     rows = [{"prompt": f"a cat {'very ' * 40}", "magnitude": 1.25, "sd": None}]
-    found = {"num_prompts": 1, "seconds": 1, "separation": {"auc": 0.9}, "highest": rows, "detect": "d"}
+    found: Any = {"num_prompts": 1, "seconds": 1, "separation": {"auc": 0.9}, "highest": rows, "detect": "d"}
     told = summary.detect(found, 80)
     assert "  AUC               0.900 (memorized against other prompts)" in told
     assert max(map(len, told)) == 80
-    demo = {"presets": {"digits-agc": AUDIT | {"quality": {"frechet_train": 1.0, "frechet_held_out": 2.0}}}}
+    demo: Any = {"presets": {"digits-agc": AUDIT | {"quality": {"frechet_train": 1.0, "frechet_held_out": 2.0}}}}
     assert any("5.0% [1.1%, 13.9%]" in line for line in summary.demo(demo | {"seconds": 1, "report": "r"}, 80))
 
 
 def test_duplicates_say_how_many_of_which_kind() -> None:
-    found = {"images": 1000, "redundant": {"count": 20, "share": 0.02}, "groups": {"exact": 3, "near": 4}, "near": True}
+    found: Any = {
+        "images": 1000,
+        "redundant": {"count": 20, "share": 0.02},
+        "groups": {"exact": 3, "near": 4},
+        "near": True,
+    }
     found |= {"largest_group": 9, "kept": 980, "keep_list": None, "gate": {"fail_above": 0.01, "failed": True}}
     lines = summary.duplicates(found, "d")
     assert lines[0] == "Check failed: 20 of 1,000 images repeat another one, 1 % allowed"
     assert "  groups            3 of equal images, 4 of near copies, the largest of 9" in lines
     assert terminal.coloured(lines)[0].startswith("\x1b[1;31m")
     assert summary.duplicates(found | {"gate": None}, "d")[0] == "20 of 1,000 images repeat another one"
+    listed = summary.duplicates(found | {"keep_list": {"file": "keep.txt", "sha256": "ab"}}, "d")
+    assert "  list of those     keep.txt" in listed
 
 
 def test_presets_are_tables_by_image_set_that_fit() -> None:

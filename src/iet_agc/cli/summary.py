@@ -4,12 +4,15 @@ Pure functions of a result, as a verb prints it as JSON, to lines without colour
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from iet_agc.cli.terminal import table, wrapped
+
+if TYPE_CHECKING:
+    from iet_agc.cli import results
 
 __all__ = [
     "audit",
@@ -33,7 +36,7 @@ _NAMES = 17
 _CUT = "0.15"
 
 
-def init(result: Mapping[str, Any], most: int) -> list[str]:
+def init(result: "results.Initialized", most: int) -> list[str]:
     """Settings for a folder.
 
     Args:
@@ -66,7 +69,7 @@ def init(result: Mapping[str, Any], most: int) -> list[str]:
     return [*lines, _next(again)]
 
 
-def _repeated(copies: Mapping[str, Any]) -> str:
+def _repeated(copies: "results.Copies") -> str:
     what = "equal or near copies" if copies["looked_for"] == "near" else "equal copies"
     if not copies["redundant"]:
         return f"no {what}"
@@ -74,12 +77,12 @@ def _repeated(copies: Mapping[str, Any]) -> str:
     return f"{groups} of {what}, the largest of {copies['largest']:,}: {copies['redundant']:,} left out"
 
 
-def _ensemble(result: Mapping[str, Any]) -> str:
+def _ensemble(result: "results.Initialized") -> str:
     members, rounds = result["members"], result["rounds"]
     return f"{members} members, {_many(rounds, 'round')}, " if members > 1 else ""
 
 
-def _expected(result: Mapping[str, Any]) -> str:
+def _expected(result: "results.Initialized") -> str:
     drawn = f"{_time(result['sample_seconds'])} for {result['samples']:,} samples"
     memory = f"{result['memory'] / 2**30:.1f} GiB"
     return (
@@ -87,7 +90,7 @@ def _expected(result: Mapping[str, Any]) -> str:
     )
 
 
-def train(result: Mapping[str, Any]) -> list[str]:
+def train(result: "results.Trained") -> list[str]:
     """A finished run.
 
     Args:
@@ -104,7 +107,7 @@ def train(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def sample(result: Mapping[str, Any], source: str, held_out: bool | None) -> list[str]:
+def sample(result: "results.Drawn", source: str, held_out: bool | None) -> list[str]:
     """A sample set.
 
     Args:
@@ -128,7 +131,7 @@ def sample(result: Mapping[str, Any], source: str, held_out: bool | None) -> lis
     return [*lines, _figure("samples", out), _next(asked)]
 
 
-def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
+def audit(result: "results.Audited", out: str, verdict: str) -> list[str]:
     """An audit.
 
     Args:
@@ -138,38 +141,35 @@ def audit(result: Mapping[str, Any], out: str, verdict: str) -> list[str]:
     """
     quality, gate = result["quality"], result["gate"]
     warnings = [*result["warnings"], *quality["warnings"]]
-    frechet = [
-        f"{value:.4g} to {what}"
-        for what in ("held_out", "train")
-        if (value := _mean(quality[f"frechet_{what}"])) is not None
-    ]
-    words = ", ".join(frechet).replace("held_out", "held-out").replace("to train", "to training images")
+    frechet = {"held-out": _mean(quality["frechet_held_out"]), "training images": _mean(quality["frechet_train"])}
+    words = ", ".join(f"{value:.4g} to {what}" for what, value in frechet.items() if value is not None)
     lines = [verdict, _figure("copied", _copied(result)), _figure("", _below(result))]
-    lines += [_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})")] if words else []
+    if words and quality["extractor"]:
+        lines.append(_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})"))
     lines += [_figure("training copies", again)] if (again := _repeats(result["train_copies"])) else []
     lines += [_figure("quality", _no_quality(quality))] if quality["extractor"] is None else []
     lines += [_figure("check", _least(gate))] if gate else []
-    lines += [_figure("held-out", reason) for reason in (result["verdict"] or {"reasons": ()})["reasons"]]
+    lines += [_figure("held-out", reason) for reason in result["verdict"]["reasons"]] if result["verdict"] else []
     lines += [_figure("warnings", f"{len(warnings)}, on the page and in audit.json")] if warnings else []
     lines.append(_figure("audit", f"{out} (audit.json, samples.csv, training-images.csv)"))
     return [*lines, _next(f"iet-agc report {_word(out)}")]
 
 
-def _copied(result: Mapping[str, Any]) -> str:
+def _copied(result: "results.Audited") -> str:
     found = result["calibrated"] or result["mq"][_CUT]
     low, high = found["ci95"]
     count, total = found["count"], result["num_samples"]
     return f"{_percent(found['share'])}, 95 % interval {_percent(low)} to {_percent(high)} ({count:,} of {total:,})"
 
 
-def _below(result: Mapping[str, Any]) -> str:
+def _below(result: "results.Audited") -> str:
     """By what a sample is called copied."""
     if found := result["calibrated"]:
         return f"distance ratio below {found['cut']:.3g}, calibrated: {_percent(found['false_alarm'])} by chance"
     return f"distance ratio below {_CUT}, not calibrated: give held-out images, 99 or more"
 
 
-def _repeats(copies: Mapping[str, Any] | None) -> str:
+def _repeats(copies: "results.TrainingCopies | None") -> str:
     """What stands more than once in the training set; nothing where nothing does."""
     found = [(copies["exact"], "equal images"), (copies["near"], "near copies")] if copies else []
     told = [
@@ -180,20 +180,20 @@ def _repeats(copies: Mapping[str, Any] | None) -> str:
     return "; ".join(told)
 
 
-def _no_quality(quality: Mapping[str, Any]) -> str:
+def _no_quality(quality: "results.Quality") -> str:
     """Why quality was not measured."""
     from iet_agc.metrics.records import Quality
 
     return (Quality.model_validate(quality).why_not or "").removeprefix("quality is ")
 
 
-def _least(gate: Mapping[str, Any]) -> str:
+def _least(gate: "results.Gate") -> str:
     """What a gate decided by: the largest lower limit of its checks."""
     least = max(check["least"] for check in gate["checks"])
     return f"at least {_percent(least)}, and {100 * gate['fail_above']:g} % allowed, chance included"
 
 
-def check(result: Mapping[str, Any], out: str, reasons: Sequence[str] = ()) -> list[str]:
+def check(result: "results.Gate", out: str, reasons: Sequence[str] = ()) -> list[str]:
     """A check of a finished audit.
 
     Args:
@@ -209,16 +209,16 @@ def check(result: Mapping[str, Any], out: str, reasons: Sequence[str] = ()) -> l
     return [*lines, _figure("audit", out), _next(f"iet-agc report {_word(out)}")]
 
 
-def _way(check: Mapping[str, Any]) -> str:
+def _way(check: "results.Check") -> str:
     """A way of copying, in a word or two."""
     return "pixels" if check["space"] is None else f"{PurePath(check['space']).name}, {check['by']}"
 
 
-def _checked(check: Mapping[str, Any]) -> str:
+def _checked(check: "results.Check") -> str:
     return f"{check['count']:,} of {check['total']:,}, {_percent(check['share'])}; at least {_percent(check['least'])}"
 
 
-def card(result: Mapping[str, Any]) -> list[str]:
+def card(result: "results.Carded") -> list[str]:
     """A model card.
 
     Args:
@@ -231,12 +231,12 @@ def card(result: Mapping[str, Any]) -> list[str]:
     return [f"Model card written: {verdict[:1].lower()}{verdict[1:]}", _figure("card", result["card"]), _next(after)]
 
 
-def report(result: Mapping[str, Any]) -> list[str]:
+def report(result: "results.Reported") -> list[str]:
     """A page."""
     return ["Report written", _figure("page", result["report"]), _next("open the page in a browser")]
 
 
-def compare(result: Mapping[str, Any], most: int) -> list[str]:
+def compare(result: "results.Compared", most: int) -> list[str]:
     """A comparison.
 
     Args:
@@ -245,28 +245,31 @@ def compare(result: Mapping[str, Any], most: int) -> list[str]:
     """
     rows = result["presets"]
     titles = "preset", "runs", f"ratio < {_CUT}", "calibrated", "Fréchet, held-out"
-    columns = ("copied", "{:.1%}"), ("calibrated", "{:.1%}"), ("frechet_held_out", "{:.4g}")
     cells = [
-        (name, str(len(row["runs"])), *(_cell(row[column], form) for column, form in columns))
+        (
+            name,
+            str(len(row["runs"])),
+            *(_cell(row[column], "{:.1%}") for column in ("copied", "calibrated")),
+            _cell(row["frechet_held_out"], "{:.4g}"),
+        )
         for name, row in rows.items()
     ]
     lines = [f"{_many(len(rows), 'experiment')} compared; brackets: 95 % intervals"]
     lines += ["", *table(titles, cells, most), ""]
     lines += [line for warning in result["warnings"] for line in wrapped(f"warning: {warning}", 0, most).splitlines()]
     if files := result.get("files"):
-        written = files.values() if isinstance(files, Mapping) else files
-        return [*lines, *(_figure("written" if not number else "", str(one)) for number, one in enumerate(written))]
+        return [*lines, *(_figure("" if number else "written", one) for number, one in enumerate(files.values()))]
     return [*lines, _next("the same with --out FOLDER, which writes plots, a page and tables")]
 
 
-def _cell(values: Mapping[str, Any] | None, form: str) -> str:
+def _cell(values: "results.Mean | None", form: str) -> str:
     if values is None:
         return "-"
-    interval = f" [{', '.join(form.format(bound) for bound in values['ci95'])}]" if values["ci95"] else ""
+    interval = f" [{', '.join(form.format(bound) for bound in limits)}]" if (limits := values.get("ci95")) else ""
     return f"{form.format(values['mean'])}{interval}"
 
 
-def demo(result: Mapping[str, Any], most: int) -> list[str]:
+def demo(result: "results.Shown", most: int) -> list[str]:
     """A demo.
 
     Args:
@@ -278,7 +281,7 @@ def demo(result: Mapping[str, Any], most: int) -> list[str]:
         below, quality = numbers["mq"][_CUT], numbers["quality"]
         low, high = below["ci95"]
         copied = f"{below['share']:.1%} [{low:.1%}, {high:.1%}]"
-        rows.append((name, copied, *(f"{quality[f'frechet_{what}']:.3f}" for what in ("held_out", "train"))))
+        rows.append((name, copied, f"{quality['frechet_held_out']:.3f}", f"{quality['frechet_train']:.3f}"))
     titles = "", f"copied (ratio < {_CUT})", "Fréchet, held-out", "Fréchet, train"
     return [
         f"Trained, sampled and audited {_many(len(rows), 'preset')} in {_time(result['seconds'])}",
@@ -290,7 +293,7 @@ def demo(result: Mapping[str, Any], most: int) -> list[str]:
     ]
 
 
-def detect(result: Mapping[str, Any], most: int) -> list[str]:
+def detect(result: "results.Detected", most: int) -> list[str]:
     """A detection of memorized prompts.
 
     Args:
@@ -299,14 +302,14 @@ def detect(result: Mapping[str, Any], most: int) -> list[str]:
     """
     separation = result["separation"]
     lines = [f"{_many(result['num_prompts'], 'prompt')} looked at in {_time(result['seconds'])}"]
-    if separation and "auc" in separation:
-        lines.append(_figure("AUC", f"{_mean(separation['auc']):.3f} (memorized against other prompts)"))
+    if separation:
+        lines.append(_figure("AUC", f"{separation['auc']:.3f} (memorized against other prompts)"))
     lines.append(_figure("most memorized", ""))
     lines += [f"  {_prompt(row)}"[:most] for row in result["highest"][:5]]
     return [*lines, _figure("files", f"{result['detect']} (detect.json)")]
 
 
-def duplicates(result: Mapping[str, Any], out: str) -> list[str]:
+def duplicates(result: "results.Deduplicated", out: str) -> list[str]:
     """The duplicates of an image set.
 
     Args:
@@ -324,17 +327,16 @@ def duplicates(result: Mapping[str, Any], out: str) -> list[str]:
         _figure("groups", f"{groups['exact']:,} of equal images{near}, the largest of {result['largest_group']:,}"),
         _figure("kept", f"{result['kept']:,}, one of each group and all others"),
     ]
-    lines += [_figure("list of those", result["keep_list"])] if result["keep_list"] else []
+    lines += [_figure("list of those", result["keep_list"]["file"])] if result["keep_list"] else []
     page = PurePath(out, "report.html")
     return [*lines, _figure("page", f"{page}"), _next("open the page in a browser")]
 
 
-def _prompt(row: Mapping[str, Any]) -> str:
-    numbers = [value for value in row.values() if isinstance(value, float)]
-    return f"{numbers[0]:8.4g}  {row['prompt']}" if numbers else f"{row['prompt']}"
+def _prompt(row: "results.Prompt") -> str:
+    return f"{row['magnitude']:8.4g}  {row['prompt']}"
 
 
-def pipeline(result: Mapping[str, Any], out: str, preset: str) -> list[str]:
+def pipeline(result: "results.Built", out: str, preset: str) -> list[str]:
     """A small pipeline.
 
     Args:
@@ -398,6 +400,6 @@ def _percent(share: float) -> str:
     return "<0.01 %" if 0 < share < 1e-4 else f"{100 * share:.3g} %"
 
 
-def _mean(value: Any) -> float | None:
+def _mean(value: "float | results.Mean | None") -> float | None:
     """A number, or the mean of one that has a spread."""
-    return value["mean"] if isinstance(value, Mapping) else value
+    return value if value is None or isinstance(value, int | float) else value["mean"]

@@ -77,7 +77,7 @@ class Guard(Protocol):
     def cut(self) -> float: ...
 
     @property
-    def about(self) -> dict[str, Any]: ...
+    def about(self) -> dict[str, object]: ...
 
     def passes(self, images: Tensor) -> Tensor:
         """Whether each image, uint8 (N, C, H, W), is let through; bool (N,)."""
@@ -127,7 +127,7 @@ def draw_samples(
         source = _image_source(pipeline, conditioning, asked, device, on_images)
     about = _about(pipeline, source, seeds, asked.steps, file_format, device)
     about |= {"guard": guard.about if guard else None, "class": label, "precision": asked.precision}
-    _labels(about, seeds[:1])  # refuses a class that there is not
+    _labels(pipeline, about["classes"], label, seeds[:1])  # refuses a class that there is not
     _check_guard(guard, source.shape)
     folder = _folder(out)
     folder.check(about)
@@ -159,7 +159,7 @@ class _Source:
     shape: tuple[int, int, int]
     scheduler: Any
     files: dict[str, Path]
-    about: dict[str, Any]
+    about: dict[str, object]
     draw: Callable[[range], Tensor]
     notes: Callable[[Sequence[int]], dict[str, list[str]]] = lambda seeds: {}
 
@@ -175,14 +175,10 @@ def _image_source(
         raise UserError(f"{pipeline} is no text-to-image pipeline: leave out the prompts")
     model, scheduler = load_pipeline(pipeline, device)
     shape, classes = image_shape(model), num_classes(model)
-    about = {
-        "pipeline": str(pipeline.resolve()),
-        "classes": classes,
-        "class": conditioning.only if conditioning else None,
-    }
+    only = conditioning.only if conditioning else None
 
     def draw(own: range) -> Tensor:
-        labels = _labels(about, own)
+        labels = _labels(pipeline, classes, only, own)
         return sample(model, scheduler, own, shape, asked.steps, device, on_images, labels, asked.precision)
 
     return _Source(shape, scheduler, {file.name: file for file in weight_files(pipeline)}, {"classes": classes}, draw)
@@ -319,19 +315,19 @@ def _about(
     }
 
 
-def _labels(about: dict[str, Any], seeds: Sequence[int]) -> list[int] | None:
+def _labels(pipeline: Path, classes: int | None, only: int | None, seeds: Sequence[int]) -> list[int] | None:
     """The class of each seed's image, where the model is class-conditional."""
-    if about["classes"] is not None:
-        return labels_of(seeds, about["classes"], about["class"])
-    if about["class"] is not None:
-        raise UserError(f"{about['pipeline']} is not class-conditional: leave out class {about['class']}")
+    if classes is not None:
+        return labels_of(seeds, classes, only)
+    if only is not None:
+        raise UserError(f"{pipeline.resolve()} is not class-conditional: leave out class {only}")
     return None
 
 
 def sample_run(
     source: Path,
     out: Path,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
     *,
     file_format: Literal["npz", "png"] = "npz",
     device: str = "auto",
@@ -339,7 +335,7 @@ def sample_run(
     guard: Guard | None = None,
     label: int | None = None,
     prompts: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Sample a run as its settings say: what `iet-agc sample` does.
 
     Args:
@@ -384,8 +380,10 @@ def sample_run(
         distributed.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and distributed.rank() == 0) as bar,
     ):
-        how: Any = {"file_format": file_format, "device": where, "guard": guard}
-        draw_samples(pipeline, out, asked, conditioning, on_images=on_images or bar.update, **how)
+        drawn = on_images or bar.update
+        draw_samples(
+            pipeline, out, asked, conditioning, file_format=file_format, device=where, on_images=drawn, guard=guard
+        )
     summary: dict[str, object] = {
         "samples": str(out),
         "num": asked.num,
@@ -400,7 +398,7 @@ def sample_run(
     return summary | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def _check_images_alone(pipeline: Path, asked: SampleSettings, given: Mapping[str, Any]) -> None:
+def _check_images_alone(pipeline: Path, asked: SampleSettings, given: Mapping[str, object]) -> None:
     """Refuse settings that only prompts have."""
     fields = SampleSettings.model_fields
     odd = [name for name in _TOLD if name in given or getattr(asked, name) != fields[name].default]
@@ -507,7 +505,7 @@ def _read_about(file: Path, check_images: bool = False) -> dict[str, Any]:
     return unsealed(file, about, "sample again", None if check_images else ())
 
 
-def _odd(about: Mapping[str, Any]) -> str | None:
+def _odd(about: Mapping[str, object]) -> str | None:
     """The first note of a sample set that cannot be, if any."""
 
     def listed(name: str, kind: type, count: int | None = None) -> bool:
@@ -529,7 +527,7 @@ def _odd(about: Mapping[str, Any]) -> str | None:
 
 
 def _assemble(folder: ResultFolder, about: dict[str, Any], seeds: Sequence[int], images: Tensor) -> None:
-    out, labels = folder.place, _labels(about, seeds)
+    out, labels = folder.place, _labels(Path(about["pipeline"]), about["classes"], about["class"], seeds)
     known = {} if labels is None else {"labels": labels}
     if about["file_format"] == "npz":
         arrays: dict[str, Any] = {"images": images.numpy(), "seeds": np.array(seeds)}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from diffusers import DDIMScheduler
@@ -22,6 +22,9 @@ from iet_agc.text_to_image.caption_augmentation import Changes
 from iet_agc.training.batches import Examples
 from iet_agc.training.initialization import Initial, check_digest, commit_of, digest_of, folders_of, initial_weights
 from iet_agc.training.pixels import Pixels
+
+if TYPE_CHECKING:
+    from iet_agc.text_to_image.pipeline import TextPipeline
 
 __all__ = ["ImageTask", "Task", "TextTask", "make_task"]
 
@@ -159,7 +162,7 @@ class TextTask:
         except ValueError as error:
             raise UserError(f"{error}, or set text.too_long to cut") from None
 
-    def _learning(self, pipeline: Any) -> nn.Module:
+    def _learning(self, pipeline: "TextPipeline") -> nn.Module:
         """What is trained of a pipeline."""
         from iet_agc.text_to_image.lora import add_lora
         from iet_agc.text_to_image.pipeline import UNetAndEncoder
@@ -201,7 +204,7 @@ class TextTask:
         return written
 
 
-def _described(pipelines: Sequence[Any]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+def _described(pipelines: Sequence["TextPipeline"]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
     """What training from pipelines follows from, for `digest_of`."""
     first = pipelines[0]
     text = {name: getattr(first.text_encoder.config, name) for name in ("hidden_act", "num_attention_heads")}
@@ -214,7 +217,7 @@ def _described(pipelines: Sequence[Any]) -> list[tuple[dict[str, Any], dict[str,
     return [*((dict(pipeline.unet.config), pipeline.unet.state_dict()) for pipeline in pipelines), *frozen]
 
 
-def _encoders(pipelines: Sequence[Any]) -> list[dict[str, Tensor]]:
+def _encoders(pipelines: Sequence["TextPipeline"]) -> list[dict[str, Tensor]]:
     """Weights of the text encoders that differ: one, or those of a run that trained it, raw and ema."""
     found: list[dict[str, Tensor]] = []
     for pipeline in pipelines:

@@ -1,0 +1,272 @@
+"""What verbs return, as far as lines for people read it: their JSON, by verb. For type checkers."""
+
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
+
+__all__ = [
+    "Audited",
+    "Built",
+    "Carded",
+    "Check",
+    "Compared",
+    "Copies",
+    "Deduplicated",
+    "Detected",
+    "Drawn",
+    "Gate",
+    "Initialized",
+    "Mean",
+    "Prompt",
+    "Quality",
+    "Reported",
+    "Shown",
+    "Trained",
+    "TrainingCopies",
+]
+
+
+class Mean(TypedDict):
+    """A number that has a spread, or an interval."""
+
+    mean: float
+    ci95: NotRequired[Sequence[float] | None]
+
+
+class _Share(TypedDict):
+    count: int
+    share: float
+    ci95: Sequence[float]
+
+
+class _Calibrated(_Share):
+    cut: float
+    false_alarm: float
+
+
+class Copies(TypedDict):
+    """Copies in a folder."""
+
+    looked_for: str
+    groups: int
+    largest: int
+    redundant: int
+
+
+class Initialized(TypedDict):
+    """Of `init`."""
+
+    settings: str
+    images: int
+    formats: Mapping[str, int]
+    grey: int
+    width: Sequence[int]
+    height: Sequence[int]
+    enlarged: int
+    mending: Mapping[str, int]
+    copies: Copies
+    captions: str | None
+    classes: int
+    training_images: int
+    held_out_images: int
+    shape: Sequence[int]
+    members: int
+    rounds: int
+    steps: int
+    batch_size: int
+    device: str
+    train_seconds: float
+    samples: int
+    sample_seconds: float
+    memory: int
+    warnings: Sequence[str]
+
+
+class Trained(TypedDict):
+    """Of `train`."""
+
+    run: str
+    preset: str
+    training_images: int
+    held_out_images: int
+    steps: int
+    images_seen: int
+    skip_rate: float
+    seconds: float
+
+
+class _Guarded(TypedDict):
+    turned_down: int
+    drawn: int
+
+
+_OfClass = TypedDict("_OfClass", {"class": NotRequired[int]})
+
+
+class Drawn(_OfClass):
+    """Of `sample`."""
+
+    samples: str
+    num: int
+    first_seed: int
+    steps: int
+    seconds: float
+    prompts: NotRequired[int]
+    guidance: NotRequired[float]
+    guard: NotRequired[_Guarded]
+
+
+class Check(TypedDict):
+    """A check of one way of copying."""
+
+    space: str | None
+    by: str
+    count: int
+    total: int
+    share: float
+    least: float
+    failed: bool
+
+
+class Gate(TypedDict):
+    """Of `check`."""
+
+    fail_above: float
+    failed: bool
+    checks: Sequence[Check]
+
+
+class Quality(TypedDict):
+    """Quality in an audit."""
+
+    extractor: str | None
+    frechet_held_out: float | Mean | None
+    frechet_train: float | Mean | None
+    warnings: Sequence[object]
+
+
+class _Groups(TypedDict):
+    groups: int
+    largest: int
+
+
+class TrainingCopies(TypedDict):
+    """Copies in a training set."""
+
+    exact: _Groups
+    near: _Groups | None
+
+
+class _Verdict(TypedDict):
+    reasons: Sequence[str]
+
+
+class Audited(TypedDict):
+    """Of `audit`: audit.json."""
+
+    num_samples: int
+    mq: Mapping[str, _Share]
+    calibrated: _Calibrated | None
+    quality: Quality
+    gate: Gate | None
+    train_copies: TrainingCopies | None
+    verdict: _Verdict | None
+    warnings: Sequence[object]
+
+
+class Carded(TypedDict):
+    """Of `card`."""
+
+    card: str
+    run: str
+    outcomes: Sequence[str]
+    verdict: str
+
+
+class Reported(TypedDict):
+    """Of `report`."""
+
+    report: str
+
+
+class _Row(TypedDict):
+    runs: Sequence[str]
+    copied: Mean | None
+    calibrated: Mean | None
+    frechet_held_out: Mean | None
+
+
+class Compared(TypedDict):
+    """Of `compare`."""
+
+    presets: Mapping[str, _Row]
+    warnings: Sequence[str]
+    files: NotRequired[Mapping[str, str]]
+
+
+class Shown(TypedDict):
+    """Of `demo`."""
+
+    presets: Mapping[str, Audited]
+    report: str
+    seconds: float
+
+
+class Prompt(TypedDict):
+    """A prompt that was looked at."""
+
+    prompt: str
+    magnitude: float
+
+
+class _Separation(TypedDict):
+    auc: float
+
+
+class Detected(TypedDict):
+    """Of `detect`."""
+
+    detect: str
+    num_prompts: int
+    seconds: float
+    separation: _Separation | None
+    highest: Sequence[Prompt]
+
+
+class _Redundant(TypedDict):
+    count: int
+    share: float
+
+
+class _Kinds(TypedDict):
+    exact: int
+    near: int
+
+
+class _KeepList(TypedDict):
+    file: str
+
+
+class _Allowed(TypedDict):
+    fail_above: float
+    failed: bool
+
+
+class Deduplicated(TypedDict):
+    """Of `duplicates`."""
+
+    images: int
+    redundant: _Redundant
+    groups: _Kinds
+    near: bool
+    largest_group: int
+    kept: int
+    keep_list: _KeepList | None
+    gate: _Allowed | None
+
+
+class Built(TypedDict):
+    """Of `pipeline`."""
+
+    steps: int
+    train_db: float
+    held_out_db: float
