@@ -62,7 +62,8 @@ def test_the_options_are_these(capsys):
         "train": {"--out", "--init"},
         "sample": {
             "--out", "--num-images", "--num", "--steps", "--weights", "--first-seed", "--format", "--device",
-            "--guard", "--held-out", "--flips", "--class", "--precision", "--prompt", "--prompts", "--guidance",
+            "--guard", "--held-out", "--flips", "--amg", "--amg-strength",
+            "--class", "--precision", "--prompt", "--prompts", "--guidance",
             "--scheduler", "--random-tokens", "--random-numbers", "--repeat-words", "--embedding-noise",
         },
         "audit": {
@@ -227,6 +228,10 @@ def test_presets_are_listed_with_their_meaning(capsys):
             "unknown extractor 'resnet': use the path of a TorchScript file (.pt) or one of pixels, efficientnet-lite0",
         ),
         (["sample", "nowhere", "--out", "y", "--flips"], "--flips are those of a guard: give --guard TRAIN as well"),
+        (
+            ["sample", "nowhere", "--out", "y", "--amg-strength", "3"],
+            "--amg-strength has no effect alone: give --amg TRAIN",
+        ),
         (["sample", "nowhere", "--out", "y", "--guard", "nowhere", "--held-out", "digits"], "nowhere is not a folder"),
         (["duplicates", "nowhere", "--out", "d"], "nowhere is not a folder of images, nor an .npz or .npy file"),
         (["duplicates", "digits"], "the following arguments are required: --out"),

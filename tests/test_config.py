@@ -100,6 +100,7 @@ OTHER = {
     "sample.random_numbers": 1,
     "sample.repeat_words": 3,
     "sample.embedding_noise": 0.1,
+    "sample.amg_strength": 30.0,
     "sample.precision": "auto",
     "run.device": "cpu",
     "run.threads": 1,

@@ -159,6 +159,7 @@ ELSEWHERE = {
     "sample.random_tokens": "test_captions.py::test_every_mitigation_changes_what_is_drawn",
     "sample.random_numbers": "test_captions.py::test_every_mitigation_changes_what_is_drawn",
     "sample.repeat_words": "test_captions.py::test_every_mitigation_changes_what_is_drawn",
+    "sample.amg_strength": "test_amg.py::test_the_strength_has_an_effect",
     "sample.embedding_noise": "test_captions.py::test_every_mitigation_changes_what_is_drawn",
 }
 

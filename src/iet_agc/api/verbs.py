@@ -76,6 +76,7 @@ def sample(
     label: int | None = None,
     prompts: Sequence[str] = (),
     guard: "Images | None" = None,
+    amg: "Images | None" = None,
     held_out: "Images | None" = None,
     flips: bool = False,
     file_format: Literal["npz", "png"] = "npz",
@@ -92,8 +93,10 @@ def sample(
         label: class of all images, of a class-conditional model; by default all in turn.
         prompts: of text-to-image, all in turn; by default the run's training captions.
         guard: draw again, with further seeds, what the audit would call a copy of these training images.
-        held_out, flips: real images that set the guard's cut, by default those that a run `guard` holds out; and
-            whether it turns mirrored copies down, too.
+        amg: push images away from these training images while they are drawn (Anti-Memorization Guidance), with the
+            weight `amg_strength` of the settings; not of text-to-image.
+        held_out, flips: real images that set the cut of both, by default those that the run of `guard` or `amg` holds
+            out; and whether mirrored copies count, too.
         file_format: one array, or a PNG per image.
         device: where to draw.
         quiet: show no progress.
@@ -103,8 +106,8 @@ def sample(
         UserError: no such model, impossible settings, or `out` holds something else.
         CheckFailed: the guard turns down nearly everything.
     """
-    if guard is None and (held_out is not None or flips):
-        raise UserError("held_out and flips are those of a guard: give guard as well", "guard")
+    if guard is None and amg is None and (held_out is not None or flips):
+        raise UserError("held_out and flips are those of a guard: give guard as well, or amg", "guard")
     asked = settings if num is None else settings | {"num": num}
 
     from iet_agc.sampling.sample_set import sample_run
@@ -117,6 +120,7 @@ def sample(
             file_format=file_format,
             device=device,
             guard=None if guard is None else _guard(guard, held_out, flips),
+            amg=None if amg is None else _guard(amg, held_out, flips),
             label=label,
             prompts=prompts,
         )

@@ -393,8 +393,17 @@ def _add_sample(verbs: "_Verbs") -> None:
         metavar="TRAIN",
         help="draw again, with further seeds, what the audit would call a copy of TRAIN: a run, or training images",
     )
-    guard.add_argument("--held-out", metavar="Z", help="real images that set its cut (default: TRAIN's)")
-    guard.add_argument("--flips", action="store_true", help="turn mirrored copies down, too")
+    guard.add_argument(
+        "--amg",
+        metavar="TRAIN",
+        help="Anti-Memorization Guidance: push images away from those of TRAIN while they are drawn; not of "
+        "text-to-image",
+    )
+    guard.add_argument(
+        "--amg-strength", type=float, metavar="S", help="weight of AMG (default: the run's sample.amg_strength)"
+    )
+    guard.add_argument("--held-out", metavar="Z", help="real images that set the cut of both (default: TRAIN's)")
+    guard.add_argument("--flips", action="store_true", help="count mirrored copies, too")
     _add_device(parser, "sample")
 
 
@@ -462,8 +471,10 @@ def _mending(arguments: argparse.Namespace) -> "Mending":
 
 
 def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
-    if not arguments.guard and (arguments.held_out or arguments.flips):
-        raise UserError("--held-out and --flips are those of a guard: give --guard TRAIN as well")
+    if not (arguments.guard or arguments.amg) and (arguments.held_out or arguments.flips):
+        raise UserError("--held-out and --flips are those of a guard: give --guard TRAIN as well, or --amg TRAIN")
+    if arguments.amg_strength is not None and not arguments.amg:
+        raise UserError("--amg-strength has no effect alone: give --amg TRAIN as well")
 
     from iet_agc.cli.paths import check_sample
 
@@ -478,7 +489,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
     given = {
         name: getattr(arguments, name)
         for name in (
-            *("num", "steps", "weights", "first_seed", "precision", "guidance", "scheduler"),
+            *("num", "steps", "weights", "first_seed", "precision", "guidance", "scheduler", "amg_strength"),
             *("random_tokens", "random_numbers", "repeat_words", "embedding_noise"),
         )
         if getattr(arguments, name) is not None
@@ -486,6 +497,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
     prompts = [arguments.prompt] if arguments.prompt is not None else []
     prompts = read_prompts(arguments.prompts) if arguments.prompts else prompts
     guard = load_guard(arguments.guard, arguments.held_out, arguments.flips) if arguments.guard else None
+    amg = load_guard(arguments.amg, arguments.held_out, arguments.flips) if arguments.amg else None
     summary = sample_run(
         arguments.source,
         arguments.out,
@@ -493,6 +505,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
         file_format=arguments.format,
         device=arguments.device,
         guard=guard,
+        amg=amg,
         label=arguments.label,
         prompts=prompts,
     )

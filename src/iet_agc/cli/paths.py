@@ -66,12 +66,12 @@ def check_init(arguments: Namespace) -> None:
 
 
 def check_sample(arguments: Namespace) -> None:
-    """The images of a guard, then what draws, then prompts.
+    """The images of a guard and of AMG, then what draws, then prompts.
 
     Raises:
         UserError: one is not there.
     """
-    for source in (arguments.guard, arguments.held_out):
+    for source in (arguments.guard, arguments.amg, arguments.held_out):
         check_source(source)
     check_detect(arguments)
 

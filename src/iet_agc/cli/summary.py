@@ -121,6 +121,8 @@ def sample(result: "results.Drawn", source: str, held_out: bool | None) -> list[
     lines += [_figure("first seed", f"{first}")] if first else []
     lines += [_figure("class", f"{result['class']}")] if "class" in result else []
     lines += [_figure("prompts", f"{prompts:,}, guidance scale {result['guidance']:g}")] if prompts else []
+    if amg := result.get("amg"):
+        lines.append(_figure("AMG", f"strength {amg['strength']:g}, away from ratios below {amg['cut']:.3g}"))
     if guard:
         lines.append(_figure("guard", f"{guard['turned_down']:,} of {guard['drawn']:,} turned down as copies"))
     train = "IMAGES" if held_out is None else _word(source)

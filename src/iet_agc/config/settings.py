@@ -293,6 +293,10 @@ class SampleSettings(Section, frozen=True):
         default="float32", description="as train.precision, when sampling"
     )
 
+    amg_strength: float = Field(
+        default=100.0, gt=0, description="weight of Anti-Memorization Guidance, where sampling is told to use it"
+    )
+
     def changes(self) -> dict[str, Any]:
         """The arguments of `caption_augmentation.Changes`, for prompts."""
         return self.model_dump(include={"random_tokens", "random_numbers", "repeat_words"})

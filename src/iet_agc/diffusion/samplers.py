@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLERS",
+    "Predict",
     "Sampler",
     "check_images_finite",
     "denoise",
@@ -32,6 +33,9 @@ __all__ = [
     "sample",
     "scheduler_of",
 ]
+
+#: A model: (images, timesteps (N,)) -> the noise, or v, in them.
+Predict = Callable[[Tensor, Tensor], Tensor]
 
 Sampler = Literal["ddim", "dpm++", "pndm", "euler"]
 
@@ -100,6 +104,7 @@ def sample(
     on_images: Callable[[float], object] = lambda count: None,
     labels: Sequence[int] | None = None,
     precision: Precision = "float32",
+    guide: Callable[[Predict], Predict] = lambda predict: predict,
 ) -> Tensor:
     """Draw one image per seed (Song et al., 2021, equation 12 with sigma = 0).
 
@@ -113,6 +118,7 @@ def sample(
         on_images: called after each step with the finished fraction of images, for progress.
         labels: class of each image, of a class-conditional model.
         precision: of the model's products.
+        guide: changes what the model predicts, such as `guidance.guided`; it may differentiate it.
 
     Returns:
         uint8 (N, C, H, W), on the CPU, in the order of the seeds.
@@ -127,9 +133,14 @@ def sample(
         noise = initial_noise([seeds[place] for place in places], shape)
         batch = None if labels is None else torch.tensor([labels[place] for place in places], device=device)
         share = count / steps
+
+        def predict(images: Tensor, timesteps: Tensor, batch: Tensor | None = batch) -> Tensor:
+            # a clone can be differentiated through, what was made in inference mode cannot
+            return predict_noise(model, images, timesteps, None if batch is None else batch.clone())
+
         with autocast(precision, device):  # around all steps: weights are cast once
             finished = denoise(
-                lambda images, timesteps, batch=batch: predict_noise(model, images, timesteps, batch),
+                guide(predict),
                 scheduler,
                 noise.to(device),
                 lambda s=share: on_images(s),
@@ -182,7 +193,7 @@ def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler, steps: int) -> Any:
 
 
 def denoise(
-    predict: Callable[[Tensor, Tensor], Tensor],
+    predict: Predict,
     scheduler: Any,
     images: Tensor,
     on_step: Callable[[], object] = lambda: None,

@@ -1,7 +1,8 @@
 """Sample sets: generated images with the seed of each, drawn in parts so that a kill loses little.
 
-samples.json      what drew them; with a guard, which seeds it turned down; the class or the prompt of each, if the
-                  model is conditional, and what prompts were changed to; written last, with it the set is whole
+samples.json      what drew them, and what they were kept away from; with a guard, which seeds it turned down; the class
+                  or the prompt of each, if the model is conditional, and what prompts were changed to; written last,
+                  with it the set is whole
 samples.npz       images uint8 (N, C, H, W), seeds int64 (N,), labels int64 (N,) if the model is class-conditional
 images/*.png      instead of the .npz, when asked; named by seed
 grid.png          the first 64, to look at
@@ -13,8 +14,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -29,20 +31,25 @@ from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import Mending
-from iet_agc.diffusion.samplers import SAMPLERS, described, labels_of, rows_at_a_time, sample, scheduler_of
+from iet_agc.diffusion.guidance import TrainingImages, fit_thresholds, guided
+from iet_agc.diffusion.process import predict_noise
+from iet_agc.diffusion.samplers import SAMPLERS, Predict, described, labels_of, rows_at_a_time, sample, scheduler_of
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.files import digest, replacing, sha256
 from iet_agc.runtime.parts import compute_parts, read_parts
-from iet_agc.runtime.precision import resolved
-from iet_agc.runtime.progress import progress_bar
+from iet_agc.runtime.precision import Precision, resolved
+from iet_agc.runtime.progress import phase, progress_bar
 from iet_agc.runtime.reading import read_json, read_object, read_text
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
 from iet_agc.sampling.conditioning import ClassLabels, Conditioning, Prompts
 from iet_agc.text_to_image.caption_augmentation import Changes
 from iet_agc.training.identity import check_files, check_pipeline
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
 
@@ -61,23 +68,8 @@ _TOLD = ("guidance", "scheduler", "random_tokens", "random_numbers", "repeat_wor
 _MOST_DRAWN = 10
 
 
-class Guard(Protocol):
-    """What lets images through or turns them down, such as `iet_agc.auditing.guard.Guard`.
-
-    Attributes:
-        references: images of the size that it takes, uint8 (U, C, H, W).
-        cut: of the distance ratio, below which an image is turned down.
-        about: what it follows from, JSON values only.
-    """
-
-    @property
-    def references(self) -> Tensor: ...
-
-    @property
-    def cut(self) -> float: ...
-
-    @property
-    def about(self) -> dict[str, object]: ...
+class Guard(TrainingImages, Protocol):
+    """What lets images through or turns them down, such as `iet_agc.auditing.guard.Guard`."""
 
     def passes(self, images: Tensor) -> Tensor:
         """Whether each image, uint8 (N, C, H, W), is let through; bool (N,)."""
@@ -94,6 +86,7 @@ def draw_samples(
     device: torch.device | None = None,
     on_images: Callable[[float], object] = lambda count: None,
     guard: Guard | None = None,
+    amg: TrainingImages | None = None,
 ) -> Path:
     """Sample a diffusers pipeline into a folder, over all processes; the same call again resumes.
 
@@ -108,13 +101,14 @@ def draw_samples(
             already done counts at once.
         guard: images that it turns down are left out, and the seeds go on after the last one until there are enough
             that pass. The set is then that of the first seeds that pass.
+        amg: what images are pushed away from while they are drawn; in float32, and not of text-to-image.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: no pipeline, no such class, prompts missing or without effect, or `out` holds something else or
-            another sample set.
+        UserError: no pipeline, no such class, prompts missing or without effect, AMG where it cannot be, or `out` holds
+            something else or another sample set.
         CheckFailed: the guard turns down nearly everything.
     """
     device = device or torch.device("cpu")
@@ -122,13 +116,16 @@ def draw_samples(
     asked = asked.model_copy(update={"precision": resolved(asked.precision, device)})
     label = conditioning.only if isinstance(conditioning, ClassLabels) else None
     if is_text_pipeline(pipeline):
+        if amg:
+            raise UserError(f"AMG is for models over pixels, and {pipeline} is text-to-image: use a guard", "amg")
         source = _text_source(pipeline, conditioning, asked, device, on_images)
     else:
-        source = _image_source(pipeline, conditioning, asked, device, on_images)
+        source = _image_source(pipeline, conditioning, asked, device, on_images, amg)
     about = _about(pipeline, source, seeds, asked.steps, file_format, device)
     about |= {"guard": guard.about if guard else None, "class": label, "precision": asked.precision}
+    about |= {"amg": amg.about | {"strength": asked.amg_strength} if amg else None}
     _labels(pipeline, about["classes"], label, seeds[:1])  # refuses a class that there is not
-    _check_guard(guard, source.shape)
+    _check_size("the guard's training images", guard, source.shape)
     folder = _folder(out)
     folder.check(about)
     with folder.at_work(about) as unfinished:
@@ -170,6 +167,7 @@ def _image_source(
     asked: SampleSettings,
     device: torch.device,
     on_images: Callable[[float], object],
+    amg: TrainingImages | None,
 ) -> _Source:
     if isinstance(conditioning, Prompts):
         raise UserError(f"{pipeline} is no text-to-image pipeline: leave out the prompts")
@@ -177,11 +175,44 @@ def _image_source(
     shape, classes = image_shape(model), num_classes(model)
     only = conditioning.only if conditioning else None
 
+    if amg:
+        _check_amg(amg, shape, classes, asked.precision)
+
+    @cache  # fit when the first part is drawn: a whole set needs none
+    def guide() -> Callable[[Predict], Predict]:
+        return _guide(amg, model, scheduler, asked, device) if amg else lambda predict: predict
+
     def draw(own: range) -> Tensor:
         labels = _labels(pipeline, classes, only, own)
-        return sample(model, scheduler, own, shape, asked.steps, device, on_images, labels, asked.precision)
+        return sample(model, scheduler, own, shape, asked.steps, device, on_images, labels, asked.precision, guide())
 
     return _Source(shape, scheduler, {file.name: file for file in weight_files(pipeline)}, {"classes": classes}, draw)
+
+
+def _check_amg(amg: TrainingImages, shape: tuple[int, int, int], classes: int | None, precision: Precision) -> None:
+    _check_size("the training images of AMG", amg, shape)
+    if classes is not None and amg.labels is None:
+        raise UserError("AMG for a class-conditional model needs the classes of the held-out images: give a run's")
+    if precision != "float32":
+        raise UserError(f"AMG differentiates the model, which needs precision float32, not {precision}", "precision")
+
+
+def _guide(
+    amg: TrainingImages, model: Any, scheduler: "DDIMScheduler", asked: SampleSettings, device: torch.device
+) -> Callable[[Predict], Predict]:
+    """AMG for a model, its thresholds fit."""
+    timesteps = scheduler_of(scheduler, "ddim", asked.steps).timesteps.tolist()
+    conditional = num_classes(model) is not None
+    with torch.inference_mode(), phase("amg"):
+        thresholds = fit_thresholds(
+            amg,
+            lambda images, at, labels: predict_noise(model, images, at, labels if conditional else None),
+            scheduler,
+            timesteps,
+            rows_at_a_time(image_shape(model), device),
+            device,
+        )
+    return lambda predict: guided(predict, scheduler, amg, thresholds, asked.amg_strength)
 
 
 def _text_source(
@@ -258,10 +289,10 @@ def _draw_parts(
         _assemble(folder, about | source.notes(chosen), chosen, images)
 
 
-def _check_guard(guard: Guard | None, shape: tuple[int, int, int]) -> None:
-    if guard and tuple(guard.references.shape[1:]) != shape:
-        sizes = [" x ".join(map(str, one)) for one in (guard.references.shape[1:], shape)]
-        raise UserError(f"the guard's training images are {sizes[0]}, the model draws {sizes[1]}: sizes must agree")
+def _check_size(what: str, training: Guard | TrainingImages | None, shape: tuple[int, int, int]) -> None:
+    if training and tuple(training.references.shape[1:]) != shape:
+        sizes = [" x ".join(map(str, one)) for one in (training.references.shape[1:], shape)]
+        raise UserError(f"{what} are {sizes[0]}, the model draws {sizes[1]}: sizes must agree")
 
 
 def _first_that_pass(
@@ -333,6 +364,7 @@ def sample_run(
     device: str = "auto",
     on_images: Callable[[float], object] | None = None,
     guard: Guard | None = None,
+    amg: TrainingImages | None = None,
     label: int | None = None,
     prompts: Sequence[str] = (),
 ) -> dict[str, object]:
@@ -345,7 +377,7 @@ def sample_run(
         file_format: see `draw_samples`.
         device: "auto", "cpu" or "cuda".
         on_images: see `draw_samples`; in place of the progress bar.
-        guard: see `draw_samples`.
+        guard, amg: see `draw_samples`.
         label: class of all images, of a class-conditional model.
         prompts: of a text-to-image pipeline; those of a run are, unless given, its training captions: the first of
             every image, then the second of every image that has one, and so on.
@@ -364,6 +396,8 @@ def sample_run(
     pipeline = source / asked.weights if run else source
     if run and not pipeline.exists():
         raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+    if amg is None and "amg_strength" in (given or {}):
+        raise UserError("amg_strength has no effect without AMG: give the training images to keep away from", "amg")
     check_pipeline(pipeline)
     texts = is_text_pipeline(pipeline)
     if not texts:
@@ -380,9 +414,16 @@ def sample_run(
         distributed.processes(where),
         progress_bar("sample", asked.num, unit="image", shown=on_images is None and distributed.rank() == 0) as bar,
     ):
-        drawn = on_images or bar.update
         draw_samples(
-            pipeline, out, asked, conditioning, file_format=file_format, device=where, on_images=drawn, guard=guard
+            pipeline,
+            out,
+            asked,
+            conditioning,
+            file_format=file_format,
+            device=where,
+            on_images=on_images or bar.update,
+            guard=guard,
+            amg=amg,
         )
     summary: dict[str, object] = {
         "samples": str(out),
@@ -392,6 +433,7 @@ def sample_run(
     }
     summary |= {} if label is None else {"class": label}
     summary |= {"prompts": len(prompts), **asked.model_dump(include={*_TOLD})} if texts else {}
+    summary |= {"amg": {"strength": asked.amg_strength, "cut": amg.cut}} if amg else {}
     if guard:
         turned_down = len(_read_about(out / "samples.json").get("turned_down", []))
         summary["guard"] = {"cut": guard.cut, "turned_down": turned_down, "drawn": asked.num + turned_down}
