@@ -1,6 +1,7 @@
 """Anti-Memorization Guidance: the paper's formula, what it does to copies, and that nothing else changes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,12 @@ class Memorizing:
 @pytest.fixture(scope="module")
 def guard() -> Guard:
     return make_guard(TRAIN, HELD_OUT)
+
+
+@pytest.fixture(scope="module")
+def wary(guard: Guard) -> Guard:
+    """One for which every image is too similar to a training image."""
+    return replace(guard, cut=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -156,26 +163,28 @@ def test_the_nearest_is_mirrored_where_that_is_nearer() -> None:
         assert (distances[0, 0] == 0) == flips == torch.equal(found[0], images[0])
 
 
-def test_a_set_is_the_same_however_it_came_about(pipeline, tmp_path, small_parts, guard: Guard) -> None:
-    one = load_samples(draw_samples(pipeline, range(10), tmp_path / "one", steps=3, amg=guard))
-    in_processes(2, lambda: draw_samples(pipeline, range(10), tmp_path / "two", steps=3, amg=guard))
+def test_a_set_is_the_same_however_it_came_about(pipeline, tmp_path, small_parts, wary: Guard) -> None:
+    one = load_samples(draw_samples(pipeline, range(10), tmp_path / "one", steps=3, amg=wary))
+    in_processes(2, lambda: draw_samples(pipeline, range(10), tmp_path / "two", steps=3, amg=wary))
     two = load_samples(tmp_path / "two")
     assert torch.equal(one[0].images, two[0].images)
+    plain = load_samples(draw_samples(pipeline, range(10), tmp_path / "plain", steps=3))
+    assert not torch.equal(one[0].images, plain[0].images)
     about = json.loads((tmp_path / "one/samples.json").read_text())
-    assert about["amg"] == guard.about | {"strength": 100.0}
+    assert about["amg"] == wary.about | {"strength": 100.0}
     with pytest.raises(UserError, match="amg"):
         draw_samples(pipeline, range(10), tmp_path / "one", steps=3)
 
 
-def test_the_strength_has_an_effect(pipeline, tmp_path, guard: Guard) -> None:
+def test_the_strength_has_an_effect(pipeline, tmp_path, wary: Guard) -> None:
     drawn = []
     for strength in (0.001, 1_000.0):
         settings = {"amg_strength": strength}
         drawn.append(
-            load_samples(draw_samples(pipeline, range(8), tmp_path / str(strength), 3, amg=guard, settings=settings))[0]
+            load_samples(draw_samples(pipeline, range(8), tmp_path / str(strength), 3, amg=wary, settings=settings))[0]
         )
     with pytest.raises(UserError, match="holds another sample set"):
-        draw_samples(pipeline, range(8), tmp_path / "0.001", 3, amg=guard, settings={"amg_strength": 1.0})
+        draw_samples(pipeline, range(8), tmp_path / "0.001", 3, amg=wary, settings={"amg_strength": 1.0})
     assert not torch.equal(drawn[0].images, drawn[1].images)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -47,9 +47,6 @@ from iet_agc.runtime.seal import unsealed
 from iet_agc.sampling.conditioning import ClassLabels, Conditioning, Prompts
 from iet_agc.text_to_image.caption_augmentation import Changes
 from iet_agc.training.identity import check_files, check_pipeline
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
 
@@ -198,7 +195,7 @@ def _check_amg(amg: TrainingImages, shape: tuple[int, int, int], classes: int | 
 
 
 def _guide(
-    amg: TrainingImages, model: Any, scheduler: "DDIMScheduler", asked: SampleSettings, device: torch.device
+    amg: TrainingImages, model: Any, scheduler: Any, asked: SampleSettings, device: torch.device
 ) -> Callable[[Predict], Predict]:
     """AMG for a model, its thresholds fit."""
     timesteps = scheduler_of(scheduler, "ddim", asked.steps).timesteps.tolist()
