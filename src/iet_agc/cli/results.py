@@ -102,6 +102,13 @@ class _Guarded(TypedDict):
 _OfClass = TypedDict("_OfClass", {"class": NotRequired[int]})
 
 
+class _Guided(TypedDict):
+    """Anti-Memorization Guidance of a sample set."""
+
+    strength: float
+    cut: float
+
+
 class Drawn(_OfClass):
     """Of `sample`."""
 
@@ -113,6 +120,7 @@ class Drawn(_OfClass):
     prompts: NotRequired[int]
     guidance: NotRequired[float]
     guard: NotRequired[_Guarded]
+    amg: NotRequired[_Guided]
 
 
 class Check(TypedDict):
