@@ -73,9 +73,9 @@ def test_a_check_says_how_it_ended_by_which_way_and_why_it_cannot_tell() -> None
         "  audit             my audit",
         "next: iet-agc report 'my audit'",
     ]
-    passed = summary.check({**gate, "failed": False, "checks": [other]}, "a")
+    passed = summary.check(gate | {"failed": False, "checks": [other]}, "a")
     assert passed[0] == "Check passed: at least 0 %, and 5 % allowed, chance included"
-    blind = summary.check({**gate, "checks": [other]}, "a", ["in pixels: too close"])
+    blind = summary.check(gate | {"checks": [other]}, "a", ["in pixels: too close"])
     assert blind[0] == "Check failed: cannot tell how much is copied"
     assert "  held-out          in pixels: too close" in blind
 

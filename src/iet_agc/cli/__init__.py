@@ -23,6 +23,7 @@ from iet_agc.runtime.streams import kept_apart, put
 
 if TYPE_CHECKING:
     from iet_agc.auditing.schema import AuditRecord
+    from iet_agc.cli.results import Shown
     from iet_agc.data.mending import Mending
     from iet_agc.runtime.stop import Stopped
 
@@ -111,7 +112,7 @@ def _status(arguments: Sequence[str]) -> int:
     except CheckFailed as error:
         return _failed(str(error), 1)
     except UserError as error:
-        return _failed(f"{error}{_listed(error, parsed)}{_option(error.field)}", 2)
+        return _failed(f"{_refused(error, parsed)}{_option(error.field)}", 2)
     except OSError as error:
         return _failed(_of_system(error), 2)
 
@@ -154,12 +155,12 @@ def _option(field: str | None) -> str:
     return f" (--{field if '.' in field else field.replace('_', '-')})"
 
 
-def _listed(error: UserError, parsed: argparse.Namespace) -> str:
-    """Of image files that cannot be used: the options of the verb that mend them, and where all are listed."""
+def _refused(error: UserError, parsed: argparse.Namespace) -> str:
+    """What is wrong; of image files the options of the verb that mend them as well, and where all are listed."""
     from iet_agc.data.mending import UnusableFilesError, list_beside
 
     if not isinstance(error, UnusableFilesError):
-        return ""
+        return str(error)
     place = list_beside(error, getattr(parsed, "out", None))
     pairs = {
         name: f"--{name.replace('_', '-')}{'' if value == 'true' else f' {value}'}"
@@ -169,7 +170,7 @@ def _listed(error: UserError, parsed: argparse.Namespace) -> str:
     if not hasattr(parsed, "on_bad"):  # data.resize is how convert_to resizes
         pairs = {name: f"--data.{name} {value}" for name, value in error.mends.items() if name != "resize"}
     options = f" ({' '.join(pairs.values())})" if pairs else ""
-    return f"{options}; all are listed in {place}"
+    return f"{error.short}{options}; all are listed in {place}"
 
 
 def _of_system(error: OSError) -> str:
@@ -245,7 +246,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[int, object]:
 
     result = demo(arguments.out)
     if not for_people(arguments):
-        print("\n".join(summary.demo(result, terminal.width())), file=sys.stderr)
+        print("\n".join(summary.demo(cast("Shown", result), terminal.width())), file=sys.stderr)
     return 0, result
 
 

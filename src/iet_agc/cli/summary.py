@@ -119,7 +119,8 @@ def sample(result: "results.Drawn", source: str, held_out: bool | None) -> list[
     guard, prompts = result.get("guard"), result.get("prompts")
     lines = [f"{_many(num, 'image')} drawn in {_time(result['seconds'])}, {_many(result['steps'], 'step')} each"]
     lines += [_figure("first seed", f"{first}")] if first else []
-    lines += [_figure("class", f"{result['class']}")] if "class" in result else []
+    if (label := result.get("class")) is not None:
+        lines.append(_figure("class", f"{label}"))
     lines += [_figure("prompts", f"{prompts:,}, guidance scale {result['guidance']:g}")] if prompts else []
     if amg := result.get("amg"):
         lines.append(_figure("AMG", f"strength {amg['strength']:g}, away from ratios below {amg['cut']:.3g}"))

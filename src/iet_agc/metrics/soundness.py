@@ -349,7 +349,7 @@ def check_held_out(
         for by, (mine, others) in compared.items()
         if kept[0].any() and kept[1].any()
     }
-    nearer = {by: area(mine, others) for by, (mine, others) in apart.items()}
+    nearer: dict[Compared, Area] = {by: area(mine, others) for by, (mine, others) in apart.items()}
     shares: dict[Kind, Proportion] = {kind: share(sum(each), len(each)) for kind, each in found.items()}
     return HeldOutCheck(
         num_train=trained.total,

@@ -219,7 +219,7 @@ def plain(rows: Rows) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     for name, row in rows.items():
         facts = [{fact: read(audit) for fact, read in _FACTS.items()} for audit in row.numbers]
-        told = {
+        told: dict[str, object] = {
             "runs": list(row.runs),
             "seeds": list(row.seeds),
             "facts": [*{json.dumps(each): each for each in facts}.values()],

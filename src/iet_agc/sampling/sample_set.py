@@ -249,7 +249,7 @@ def _text_source(
         return {"prompts": own} | ({"told": text.changed_prompts(parts, seeds, own, changes)} if changes.any else {})
 
     files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
-    about = {"classes": None, "guidance": asked.guidance}
+    about: dict[str, object] = {"classes": None, "guidance": asked.guidance}
     about |= {"num_prompts": len(conditioning.texts), "prompts_sha256": digest(list(conditioning.texts))}
     about |= {"mitigations": _mitigations(changes, asked.embedding_noise), "sampler": SAMPLERS[asked.scheduler]}
     scheduler = scheduler_of(parts.scheduler, asked.scheduler, asked.steps)
@@ -554,12 +554,13 @@ def _odd(about: Mapping[str, object]) -> str | None:
         return isinstance(values, list) and count in (None, len(values)) and all(type(each) is kind for each in values)
 
     num, first = about.get("num"), about.get("first_seed")
+    total = num if isinstance(num, int) else None
     fine = {
         "num": type(num) is int and num > 0,
         "first_seed": type(first) is int and first >= 0,
         "file_format": about.get("file_format") in ("npz", "png"),
-        "labels": listed("labels", int, num),
-        "prompts": listed("prompts", str, num),
+        "labels": listed("labels", int, total),
+        "prompts": listed("prompts", str, total),
         "turned_down": listed("turned_down", int),
     }
     return next((name for name, good in fine.items() if not good), None)

@@ -206,9 +206,11 @@ class TextTask:
 
 def _described(pipelines: Sequence["TextPipeline"]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
     """What training from pipelines follows from, for `digest_of`."""
+    from iet_agc.text_to_image.pipeline import config_of
+
     first = pipelines[0]
     text = {name: getattr(first.text_encoder.config, name) for name in ("hidden_act", "num_attention_heads")}
-    rest = {"predicts": first.scheduler.config.prediction_type, "unet_dropout": first.unet.config.dropout}
+    rest = {"predicts": config_of(first.scheduler).prediction_type, "unet_dropout": config_of(first.unet).dropout}
     frozen = [
         (dict(first.vae.config), first.vae.state_dict()),
         *((text, weights) for weights in _encoders(pipelines)),
