@@ -195,6 +195,43 @@ def test_a_preset_of_a_preset_of_a_preset() -> None:
     assert settings.name == "cifar100-conditional-iet-agc"
 
 
+def test_a_file_takes_from_another_file_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "base.toml").write_text('extends = "digits-iet-agc"\n[train]\nsteps = 5\nbatch_size = 9\n')
+    (tmp_path / "shared" / "further.toml").write_text('extends = "base.toml"\n[train]\nbatch_size = 7\n')
+    file = _written_preset(tmp_path, 'extends = "shared/further.toml"\n[data]\nseed = 3\n')
+    monkeypatch.chdir("/")  # what is extended lies beside the file, wherever one stands
+    changed = load_preset(file)
+    assert changed.name == "mine"
+    assert differences(load_preset("digits-iet-agc"), changed) == [
+        "data.seed 0 is now 3",
+        "train.steps 75 is now 5",
+        f"train.batch_size {load_preset('digits-iet-agc').train.batch_size} is now 7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "others", "message"),
+    [
+        ('extends = "mine.toml"', {}, "extends 'mine.toml', and so, by that, itself"),
+        ('extends = "a.toml"', {"a": 'extends = "./b.toml"', "b": 'extends = "a.toml"'}, "extends 'a.toml', and so"),
+        ('extends = "a.toml"', {}, "a.toml is not there"),
+        ('extends = "a.toml"', {"a": "= 3"}, "a.toml is damaged, "),
+        ('extends = "a.toml"', {"a": 'extends = "digits-iet-agd"'}, "did you mean 'digits-iet-agc'?"),
+        ('extends = "a.toml"', {"a": "[train]\nstepz = 3"}, "unknown setting 'train.stepz'"),
+    ],
+)
+def test_files_that_cannot_be_extended_are_one_line(
+    tmp_path: Path, text: str, others: dict[str, str], message: str
+) -> None:
+    for name, content in others.items():
+        (tmp_path / f"{name}.toml").write_text(content)
+    with pytest.raises(UserError, match=r"mine\.toml is no preset: ") as error:
+        load_preset(_written_preset(tmp_path, text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -23,7 +23,7 @@ from iet_agc.config.overrides import override
 from iet_agc.config.presets import load_preset
 from iet_agc.config.settings import Settings
 from iet_agc.data.mending import Mending
-from iet_agc.data.survey import captions_of, num_classes, survey_folder
+from iet_agc.data.survey import captions_of, look_at, num_classes, survey_folder
 from iet_agc.diffusion.unet import build_unet
 from iet_agc.runtime.errors import UserError
 from iet_agc.training.initialization import initial_weights
@@ -205,7 +205,7 @@ def test_a_folder_is_looked_at(tmp_path: Path) -> None:
     turned(folder / "turned.jpg", 30, 20, 60)
     photograph(31, mode="L").save(folder / "grey.png")
     photograph(4).save(unseen / "leaked.jpg", quality=90)
-    found = survey_folder(folder, lambda sizes: (3, 16, 16), unseen, Mending(orient=True))
+    found = survey_folder(folder, look_at(folder, lambda sizes: (3, 16, 16), unseen, Mending(orient=True)))
     assert (len(found.images), found.images.shape) == (17, (3, 16, 16))
     assert found.formats == {"png": 15, "jpg": 2}
     assert found.sizes.count((3, 20, 60)) == 1  # as viewers turn it
@@ -218,9 +218,9 @@ def test_a_folder_is_looked_at(tmp_path: Path) -> None:
 
 def test_equal_images_alone_ask_for_no_more(tmp_path: Path) -> None:
     folder = album(tmp_path / "photos")
-    assert survey_folder(folder, lambda sizes: (3, 16, 16)).copies.deduplicate is None
+    assert survey_folder(folder, look_at(folder, lambda sizes: (3, 16, 16))).copies.deduplicate is None
     photograph(0).save(folder / "b.png")
-    assert survey_folder(folder, lambda sizes: (3, 16, 16)).copies.deduplicate == "exact"
+    assert survey_folder(folder, look_at(folder, lambda sizes: (3, 16, 16))).copies.deduplicate == "exact"
 
 
 def test_captions_are_found(tmp_path: Path) -> None:
@@ -349,10 +349,10 @@ def test_places_that_cannot_be_are_refused_at_once(tmp_path: Path, capsys: pytes
 
 def test_grey_and_colour_together_are_colours(tmp_path: Path) -> None:
     folder = album(tmp_path / "photos", 3)
-    assert survey_folder(folder, lambda sizes: (max(size[0] for size in sizes), 8, 8)).images.shape[0] == 3
+    assert look_at(folder, lambda sizes: (max(size[0] for size in sizes), 8, 8)).images.shape[0] == 3
     for number in range(3):
         photograph(number, mode="L").save(folder / f"{number:03d}.png")
-    assert survey_folder(folder, lambda sizes: (max(size[0] for size in sizes), 8, 8)).images.shape[0] == 1
+    assert look_at(folder, lambda sizes: (max(size[0] for size in sizes), 8, 8)).images.shape[0] == 1
 
 
 def test_lines_for_people() -> None:

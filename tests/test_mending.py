@@ -337,9 +337,10 @@ def test_a_training_lists_what_it_refuses_and_what_it_mended(
     status, _, told = call(capsys, *train(folder, run))
     assert status == 2
     beside = tmp_path / "run.mending.csv"
-    assert told.splitlines()[-1].endswith(
-        "; on_bad skip leaves such files out (--data.background white --data.orient true --data.on_bad skip); all are "
-        f"listed in {beside}"
+    assert told.splitlines()[-1] == (
+        f"iet-agc: {folder}: 5 of 9 files cannot be used: 2 damaged, 1 over-8-bits, 1 transparent, 1 turned; have them "
+        "mended or left out (--data.background white --data.orient true --data.on_bad skip); all are listed in "
+        f"{beside}"
     )
     assert [row["path"] for row in rows(beside)] == ["clear.png", "cut.png", "deep.png", "page.jpg", "turned.jpg"]
     assert not run.exists()

@@ -1,9 +1,11 @@
 """Presets: TOML files with one section per class of settings.
 
-`extends = "NAME"` at its top takes what a preset leaves out from another one.
+`extends = "NAME"` at its top takes what a preset leaves out from another one; `extends = "FILE.toml"` in a file from
+another file, whose path is relative to the first one.
 """
 
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -42,16 +44,36 @@ def load_preset(name: str) -> Settings:
 def _content(name: str) -> dict[str, Any]:
     """What a preset of the package says, what it extends included."""
     if name not in preset_names():
-        raise UserError(f"extends {name!r}, which is no preset{did_you_mean(name, preset_names())}")
+        what = f"extends {name!r}, which is no preset{did_you_mean(name, preset_names())}"
+        raise UserError(f"{what}; a file is named by its path, with .toml")
     return _extended(tomllib.loads((_preset_folder() / f"{name}.toml").read_text(encoding="utf-8")))
 
 
-def _extended(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a preset on top of what it extends, section by section."""
+def _file_content(base: str, files: Sequence[Path]) -> dict[str, Any]:
+    """What a file says that the last of these files extends, what it extends included."""
+    file = files[-1].parent / base
+    if any(file.resolve() == one.resolve() for one in files):
+        raise UserError(f"extends {base!r}, and so, by that, itself: leave out one of the two")
+    try:
+        content = read_toml(file)
+    except UserError as error:
+        raise UserError(f"extends {base!r}: {error}") from None
+    return _extended(content, [*files, file])
+
+
+def _extended(content: dict[str, Any], files: Sequence[Path] = ()) -> dict[str, Any]:
+    """The content of a preset on top of what it extends, section by section.
+
+    Args:
+        content: of the preset.
+        files: where it stands, and which files came to it by extending one another, the first one first; nothing of
+            presets of the package.
+    """
     base = content.pop("extends", None)
     if base is None:
         return content
-    below = _content(str(base))
+    is_file = bool(files) and isinstance(base, str) and base.endswith(".toml")
+    below = _file_content(base, files) if is_file else _content(str(base))
     sections = {
         name: below[name] | value
         for name, value in content.items()
@@ -69,7 +91,7 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
 def _read_preset(file: Path) -> Settings:
     content = read_toml(file)
     try:
-        return validate({"name": file.stem} | _extended(content))
+        return validate({"name": file.stem} | _extended(content, [file]))
     except UserError as error:
         raise UserError(f"{shown(file)} is no preset: {error}") from None
 

@@ -337,10 +337,10 @@ def _complaint(where: str, bad: dict[PurePath, UnfitError], count: int, mending:
     if len(bad) > len(named):
         named.append(f"and {len(bad) - len(named)} more")
     refused = [_treated(path, bad[path].kind, "refused", str(bad[path])) for path in sorted(bad)]
-    problem = f"{where}: {len(bad)} of {count} files cannot be used: {'; '.join(named)}"
     if mending and all(mending.leaves_out(reason.kind) for reason in bad.values()):
-        problem += f"; without them fewer than {LEAST_IMAGES} images remain"
-    return UnusableFilesError.of(problem, where, refused, mending)
+        named.append(f"without them fewer than {LEAST_IMAGES} images remain")
+    problem = f"{where}: {len(bad)} of {count} files cannot be used"
+    return UnusableFilesError.of(problem, "; ".join(named), where, refused, mending)
 
 
 def _put(planes: np.ndarray, place: np.ndarray) -> None:

@@ -60,6 +60,9 @@ _NEVER_LEFT_OUT = {"folder", "out-of-memory", "other-size"}
 #: The option that mends files of a kind, with a value.
 _MENDS = {"turned": ("orient", "true"), "transparent": ("background", "white")}
 
+#: So many files are named rather than counted.
+_FEW = 2
+
 _LEFT_OUT = "; on_bad skip leaves such files out"
 
 #: A size as it is asked for, HxW.
@@ -156,35 +159,44 @@ class UnusableFilesError(UserError):
         files: all of them.
         mends: arguments that would mend them, with a value each, such as {"orient": "true"}; of images of several sizes
             resize, and convert_to for a training; nothing where none would, or none can be asked for.
+        short: the message for who gets the list of all files beside it.
     """
 
-    def __init__(self, message: str, where: str, files: Sequence[TreatedFile], mends: dict[str, str]) -> None:
+    def __init__(
+        self, message: str, where: str, files: Sequence[TreatedFile], mends: dict[str, str], short: str = ""
+    ) -> None:
         super().__init__(message)
-        self.where, self.files, self.mends = where, tuple(files), mends
+        self.where, self.files, self.mends, self.short = where, tuple(files), mends, short or message
 
     @classmethod
     def of(
-        cls, problem: str, where: str, files: Sequence[TreatedFile], mending: Mending | None
+        cls, problem: str, which: str, where: str, files: Sequence[TreatedFile], mending: Mending | None
     ) -> "UnusableFilesError":
         """The error about such files.
 
         Args:
             problem: what is wrong, for people.
+            which: some of the files, for people.
             where: the set.
             files: all that are refused.
             mending: as asked for; None where nothing can be asked for.
         """
         if mending is None:
-            return cls(problem, where, files, {})
-        kinds = Counter(file.kind for file in files)
-        mends = dict(_MENDS[kind] for kind in sorted(kinds) if kind in _MENDS)
-        left = [kind for kind in kinds if kind not in _NEVER_LEFT_OUT]
-        told = [f"{count} {kind}{_mended_by(kind)}" for kind, count in sorted(kinds.items())]
-        if left and mending.on_bad == "fail":
+            return cls(f"{problem}: {which}", where, files, {})
+        kinds = dict(sorted(Counter(file.kind for file in files).items()))
+        mends = dict(_MENDS[kind] for kind in kinds if kind in _MENDS)
+        told = [f"{count} {kind}{_mended_by(kind)}" for kind, count in kinds.items()]
+        ways = ["mended"] if mends else []
+        if kinds.keys() - _NEVER_LEFT_OUT and mending.on_bad == "fail":
             mends["on_bad"] = "skip"
             others = sorted(kinds.keys() & _NEVER_LEFT_OUT)
             told[-1] += f"; on_bad skip leaves out all but {', '.join(others)}" if others else _LEFT_OUT
-        return cls(f"{problem}; {', '.join(told)}", where, files, mends)
+            ways.append(f"left out, but for {', '.join(others)}" if others else "left out")
+        message = f"{problem}: {which}; {', '.join(told)}"
+        if len(files) <= _FEW or not ways:
+            return cls(message, where, files, mends)
+        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        return cls(message, where, files, mends, f"{problem}: {counted}; have them {' or '.join(ways)}")
 
 
 def _mended_by(kind: str) -> str:

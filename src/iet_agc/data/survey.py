@@ -13,7 +13,7 @@ from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.data.mending import Mending
 from iet_agc.metrics.duplicates import MOST_UNASKED, Group, duplicate_groups
 
-__all__ = ["Copies", "Survey", "captions_of", "num_classes", "survey_folder"]
+__all__ = ["Copies", "Looked", "Survey", "captions_of", "look_at", "num_classes", "survey_folder"]
 
 #: The file of captions in the layout of Hugging Face's imagefolder.
 _LINES = "metadata.jsonl"
@@ -74,15 +74,29 @@ class Survey:
         return [min(size[1:]) for size in self.sizes]
 
 
-def survey_folder(
+@dataclass(frozen=True)
+class Looked:
+    """The images of a folder.
+
+    Attributes:
+        images: of the folder, brought to one size.
+        sizes: (C, H, W) of each file.
+        held_out: images that are not to be trained on, None where none are given.
+    """
+
+    images: ImageSet
+    sizes: Sequence[tuple[int, int, int]]
+    held_out: ImageSet | None
+
+
+def look_at(
     folder: Path,
     choose: Callable[[Sequence[tuple[int, int, int]]], tuple[int, int, int]],
     held_out: Path | None = None,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
     on_images: Callable[[int], object] = lambda count: None,
-    on_compared: Callable[[float], object] = lambda share: None,
-) -> Survey:
-    """Look at all images of a folder.
+) -> Looked:
+    """Read all images of a folder.
 
     Args:
         folder: it.
@@ -90,7 +104,6 @@ def survey_folder(
         held_out: a folder of images that are not to be trained on.
         mending: what to do about files that cannot be used.
         on_images: called with a number of images that were read.
-        on_compared: called with a share of the comparisons that are done.
 
     Raises:
         UnusableFilesError: files that cannot be used, see `load_images`.
@@ -101,14 +114,25 @@ def survey_folder(
         load_images(folder, None, on_images, mending=mending)
     shape = choose([*sizes.values()])
     images = load_images(folder, shape, on_images, mending=mending)
-    files = images.files or ()
     real = load_images(held_out, shape, on_images, mending=mending) if held_out else None
+    return Looked(images, [sizes[file] for file in images.files or ()], real)
+
+
+def survey_folder(folder: Path, looked: Looked, on_compared: Callable[[float], object] = lambda share: None) -> Survey:
+    """What a folder holds.
+
+    Args:
+        folder: it.
+        looked: see `look_at`.
+        on_compared: called with a share of the comparisons of images that are done.
+    """
+    images, real, files = looked.images, looked.held_out, looked.images.files or ()
     together = images.images if real is None else torch.cat([images.images, real.images])
     near = len(together) <= MOST_UNASKED
     groups = duplicate_groups(together, near, near, on_compared)
     return Survey(
         images=images,
-        sizes=[sizes[file] for file in files],
+        sizes=looked.sizes,
         formats=dict(Counter(PurePath(file).suffix.lower().removeprefix(".") for file in files).most_common()),
         copies=_copies(groups, images, "near" if near else "exact"),
         held_out=real,

@@ -19,7 +19,7 @@ from iet_agc.config.first_settings import (
 )
 from iet_agc.config.settings import Settings
 from iet_agc.data.mending import Mending, counts
-from iet_agc.data.survey import Survey, survey_folder
+from iet_agc.data.survey import Survey, look_at, survey_folder
 from iet_agc.runtime.distributed import choose_device
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text, shown, writing
@@ -81,7 +81,9 @@ def init_folder(
         return max(each[0] for each in sizes), side, side
 
     with progress_bar("look", None, unit="image") as bar:
-        survey = survey_folder(folder, shape, held_out, mending, bar.update)
+        looked = look_at(folder, shape, held_out, mending, bar.update)
+    with progress_bar("compare", 100, unit="") as bar:
+        survey = survey_folder(folder, looked, lambda share: bar.update(100 * share))
     found = _found(folder, survey, held_out, mending)
     choices = first_settings(found, found_machine, method)
     settings = as_settings(choices, out.stem)
