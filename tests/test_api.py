@@ -15,7 +15,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
 from tests.tiny_runs import settings
 
-FUNCTIONS = "train", "sample", "audit", "report"
+FUNCTIONS = "train", "sample", "audit", "report", "card"
 #: 497 real images are held out.
 NUM_TRAIN = 1300
 
@@ -140,6 +140,19 @@ def test_a_report_is_written_beside_the_first_audit(found: iet_agc.Audit, tmp_pa
     assert iet_agc.report([found.folder, str(found.folder)], tmp_path / "both.html").is_file()
     with pytest.raises(iet_agc.UserError, match="at least one audit"):
         iet_agc.report([])
+
+
+def test_a_card_stands_beside_the_weights_and_quotes_the_audit(
+    run: iet_agc.Run, found: iet_agc.Audit, tmp_path: Path
+) -> None:
+    assert iet_agc.card(run) == run.folder / "README.md"
+    assert "not audited" in (run.folder / "README.md").read_text().lower()
+    assert iet_agc.card(run.folder, found) == run.folder / "README.md"
+    assert "not audited" not in (one := (run.folder / "README.md").read_text()).lower()
+    assert iet_agc.card(run, [found.folder], tmp_path / "card.md").read_text() == one
+    (tmp_path / "mine.md").write_text("mine")
+    with pytest.raises(iet_agc.UserError, match="no model card of ours"):
+        iet_agc.card(run, out=tmp_path / "mine.md")
 
 
 def test_a_guard_of_images_in_memory(run: iet_agc.Run, digits: torch.Tensor, tmp_path: Path) -> None:

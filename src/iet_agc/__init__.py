@@ -7,6 +7,7 @@ The verbs of the command line, from Python, on paths and on images in memory:
     found = iet_agc.audit(run, samples, held_out=others, out="runs/a/audit")
     found.check(fail_above=0.02)
     iet_agc.report(found)
+    iet_agc.card(run, found)
 
 And the pieces that other programs use. All are loaded when asked for:
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iet_agc.api.results import Audit, Run, SampleSet
-    from iet_agc.api.verbs import audit, report, sample, train
+    from iet_agc.api.verbs import audit, card, report, sample, train
     from iet_agc.method.agc import AntiGradientControl, mean_of_kept
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
@@ -34,6 +35,7 @@ _HOMES = {
     "UserError": "runtime.errors",
     "audit": "api.verbs",
     "average_states": "method.averaging",
+    "card": "api.verbs",
     "mean_of_kept": "method.agc",
     "partition": "method.sharding",
     "report": "api.verbs",
@@ -51,6 +53,7 @@ __all__ = [
     "__version__",
     "audit",
     "average_states",
+    "card",
     "mean_of_kept",
     "partition",
     "report",

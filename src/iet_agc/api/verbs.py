@@ -1,4 +1,4 @@
-"""train, sample, audit and report: what the verbs of the command line do, on paths and on images in memory.
+"""train, sample, audit, report and card: what the verbs of the command line do, on paths and on images in memory.
 
 Images are, wherever a set of them is asked for: a path (a folder, an .npz or .npy file, a run, a sample set), the name
 of an image set such as "digits", a result of these functions, or what `data.datasets.in_memory` takes: uint8 tensors
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from iet_agc.data.datasets.in_memory import InMemory
     from iet_agc.data.image_set import ImageSet
 
-__all__ = ["Images", "Place", "audit", "report", "sample", "train"]
+__all__ = ["Images", "Place", "audit", "card", "report", "sample", "train"]
 
 #: A path, or a result, which is one.
 Place: TypeAlias = str | os.PathLike[str]
@@ -198,10 +198,37 @@ def report(audits: Place | Sequence[Place], out: Place | None = None) -> Path:
     """
     from iet_agc.reporting.audit_page import write_report
 
-    folders = [Path(each) for each in ([audits] if isinstance(audits, str | os.PathLike) else audits)]
+    folders = _folders(audits)
     if not folders:
         raise UserError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote", "audits")
     return write_report({str(folder): folder for folder in folders}, Path(out) if out else folders[0] / "report.html")
+
+
+def card(run: Place, audit: Place | Sequence[Place] = (), out: Place | None = None) -> Path:
+    """Write the model card of a run, with Hugging Face's metadata; see `iet-agc card`.
+
+    Args:
+        run: a finished run.
+        audit: one or several audits of its samples, results or folders; without any, the card says that the run was not
+            audited.
+        out: the card; by default README.md in the run's folder, beside the weights. A card that was written here before
+            is replaced.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        UserError: no finished run, or its weights are not as they were exported; an audit against other training
+            images, or of samples that other weights drew; or `out` is there and is no card of ours.
+    """
+    from iet_agc.auditing.model_card import write_card
+
+    return Path(write_card(Path(run), _folders(audit), Path(out) if out else None)["card"])
+
+
+def _folders(places: Place | Sequence[Place]) -> list[Path]:
+    """One place or several."""
+    return [Path(each) for each in ([places] if isinstance(places, str | os.PathLike) else places)]
 
 
 def _settings(preset: "str | Settings", root: str | None, changes: Mapping[str, object]) -> "Settings":

@@ -1,5 +1,5 @@
 "use strict";
-// Without this, pages are whole: here are only larger pictures and other orders.
+// Without this, pages are whole: here are only larger pictures, other orders, and links that open what is folded.
 const dialog = document.createElement("dialog");
 const shown = [...document.querySelectorAll(".zooms img")];
 let place = 0;
@@ -57,3 +57,13 @@ for (const part of document.querySelectorAll("[data-orders]")) {
   label.append("sorted by ", select);
   part.prepend(label);
 }
+
+// A link into a folded part opens it, and so does the address of the page.
+function unfold(hash) {
+  let part = document.getElementById(decodeURIComponent(hash.slice(1)));
+  for (; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+}
+
+for (const link of document.querySelectorAll('a[href^="#"]')) link.addEventListener("click", () => unfold(link.hash));
+addEventListener("hashchange", () => unfold(location.hash));
+unfold(location.hash);
