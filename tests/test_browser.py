@@ -327,6 +327,34 @@ def test_contents_stay_in_view_on_a_desk_and_open_on_a_phone(full: Any) -> None:
     assert contents.is_visible()
 
 
+def test_contents_open_what_is_folded(browser: Any, pages: dict[str, Path]) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(pages["comparison"].as_uri())
+    table = page.locator("details#runs table")
+    assert not table.is_visible()
+    link = page.locator(".toc").get_by_role("link", name="Runs")
+    for _ in range(2):  # the second time the address is the same
+        link.click()
+        assert table.is_visible()
+        page.locator("details#runs > summary").click()
+        assert not table.is_visible()
+    page.goto("about:blank")
+    page.goto(f"{pages['comparison'].as_uri()}#runs")
+    assert page.locator("details#runs table").is_visible()
+    page.close()
+
+
+def test_headings_show_no_absolute_paths(browser: Any, pages: dict[str, Path]) -> None:
+    page = browser.new_page()
+    page.goto(pages["several"].as_uri())
+    named = [
+        text for text in page.locator("h3, h4, h5, summary, .note, caption").all_inner_texts() if LONG[-50:-1] in text
+    ]
+    assert named
+    assert not [text for text in named if "Features of /" in text or "features of /" in text]
+    page.close()
+
+
 def test_pairs_can_be_sorted(full: Any) -> None:
     part = full.locator("[data-orders]").first
     samples = "part => [...part.querySelectorAll('li')].map(each => +each.dataset.sample)"

@@ -9,7 +9,7 @@ how it says it stands in templates/audit_page.html.j2 and templates/audit_parts.
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from markupsafe import Markup
 
@@ -20,7 +20,7 @@ from iet_agc.metrics.gate import Way, sentence
 from iet_agc.metrics.intervals import Proportion, difference, hundredths
 from iet_agc.metrics.records import MEASURES, Similarity
 from iet_agc.reporting import charts
-from iet_agc.reporting.charts import Drawing, capital, count
+from iet_agc.reporting.charts import Drawing, capital, count, place
 from iet_agc.reporting.comparison import differing, warned
 from iet_agc.reporting.reader import AlikePair, Alikes, Audit, Pair, read_audit
 from iet_agc.runtime.errors import UserError
@@ -69,7 +69,7 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
     if not audits:
         raise UserError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote")
     read = [read_audit(name, folder) for name, folder in audits.items()]
-    filters = (_interval, _ratio, _cut, _signed, _value, _place, sentence)
+    filters = (_interval, _ratio, _cut, _signed, _value, place, sentence)
     with charts.style():
         return charts.page(
             "audit_page.html.j2",
@@ -176,7 +176,7 @@ def _section(audit: Audit) -> _Section:
         label=_label(audit),
         warnings=[capital(warning) for warning in warned(numbers)],
         worst=(audit.alike[worst_by].pairs if worst_by else audit.pairs)[:_WORST],
-        worst_by=worst_by,
+        worst_by=worst_by and place(worst_by),
         charts=[charts.mq_chart(numbers, "pixels"), histogram],
         curves=charts.curve_charts(audit.curves),
         spaces=[_space(name, space, audit) for name, space in numbers.feature_spaces.items()],
@@ -186,9 +186,9 @@ def _section(audit: Audit) -> _Section:
 
 
 def _space(name: str, space: Space, audit: Audit) -> _SpaceSection:
-    alike, where = audit.alike[name], f"features of {name}"
+    alike, where = audit.alike[name], f"features of {place(name)}"
     return _SpaceSection(
-        name=name,
+        name=place(name),
         found=space,
         alike=alike,
         outcome=_outcome(audit.numbers, name),
@@ -233,7 +233,7 @@ def _found(audit: Audit) -> list[str]:
         return [_LABELS["copies"]]
     exact = f"{count(audit.exact)} exact {'copy' if audit.exact == 1 else 'copies'} found"
     spaces = _spaces_with_copies(audit.numbers)
-    features = f"copies found in the features of {' and '.join(spaces)}"
+    features = f"copies found in the features of {' and '.join(map(place, spaces))}"
     return [exact] * bool(audit.exact) + [features] * bool(spaces)
 
 
@@ -284,13 +284,13 @@ def _command(numbers: AuditRecord, out: str) -> str:
     """The commands that give this page; of absolute paths the last part only, since a page is for others."""
     names, conventions = numbers.names, numbers.conventions
     assert names is not None, "what was read from a folder has names"
-    words = ["iet-agc", "audit", "--train", _place(names.train), "--samples", _place(names.samples)]
-    words += ["--held-out", _place(names.held_out)] if names.held_out else []
+    words = ["iet-agc", "audit", "--train", place(names.train), "--samples", place(names.samples)]
+    words += ["--held-out", place(names.held_out)] if names.held_out else []
     words += ["--flips"] if conventions.flips else []
     for extractor in dict.fromkeys([numbers.quality.extractor, *numbers.feature_spaces]):
-        words += ["--extractor", _place(extractor)] if extractor else []
+        words += ["--extractor", place(extractor)] if extractor else []
     words += [] if numbers.quality.extractor else ["--no-quality"]
-    words += ["--clip", _place(numbers.clip.model)] if numbers.clip else []
+    words += ["--clip", place(numbers.clip.model)] if numbers.clip else []
     words += ["--convert-to", conventions.convert_to] if conventions.convert_to else []
     if numbers.mending:
         words += ["--orient"] if numbers.mending.orient else []
@@ -301,11 +301,6 @@ def _command(numbers: AuditRecord, out: str) -> str:
     words += ["--fail-above", f"{numbers.gate.fail_above:g}"] if numbers.gate else []
     words += ["--device", numbers.provenance.device] if numbers.provenance else []
     return shlex.join([*words, "--out", out]) + "\n" + shlex.join(["iet-agc", "report", out])
-
-
-def _place(name: str) -> str:
-    """Where something lies, without what is private of this machine."""
-    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 # Several audits -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import matplotlib
 import matplotlib.style
@@ -52,6 +53,7 @@ __all__ = [
     "page",
     "percent",
     "picture",
+    "place",
     "style",
 ]
 
@@ -169,6 +171,11 @@ def percent(share: float) -> str:
 def count(number: int) -> str:
     """A number of things."""
     return f"{number:,}"
+
+
+def place(name: str) -> str:
+    """Where something lies, without what is private of this machine: of an absolute path, the last part."""
+    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def capital(text: str) -> str:

@@ -32,6 +32,7 @@ from iet_agc.reporting.charts import (
     inline,
     page,
     percent,
+    place,
     style,
 )
 from iet_agc.reporting.comparison import COLUMNS, NOT_MEASURED, Cell, Differences, Row, Rows, listed, warnings
@@ -251,7 +252,7 @@ def _share_axis(rows: Rows) -> _Axis:
 
 def _quality_axis(rows: Rows) -> _Axis:
     extractors = {audit.quality.extractor or NOT_MEASURED for row in rows.values() for audit in row.numbers}
-    features = f" ({listed([extractors.pop()], longest=24)})" if len(extractors) == 1 else ""
+    features = f" ({listed([place(extractors.pop())], longest=24)})" if len(extractors) == 1 else ""
     if all(row["frechet_held_out"] for row in rows.values()):
         return _Axis("frechet_held_out", f"Fréchet distance to held-out images{features}", "Fréchet to held-out", True)
     for name, row in rows.items():
