@@ -69,7 +69,7 @@ def render(audits: Mapping[str, Path], title: str = "How much is copied") -> str
     if not audits:
         raise UserError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote")
     read = [read_audit(name, folder) for name, folder in audits.items()]
-    filters = (_interval, _ratio, _cut, _signed, _value, place, sentence)
+    filters = (_interval, _ratio, _cut, _signed, _value, sentence)
     with charts.style():
         return charts.page(
             "audit_page.html.j2",

@@ -103,8 +103,8 @@ def style() -> Generator[None]:
 def page(template: str, filters: Mapping[str, Callable[..., str]], **values: object) -> str:
     """Fill in a template of the package; everything is escaped, and a name that is not there is an error.
 
-    Besides `filters`, every template has `picture`, `difference`, `percent`, `decimal`, `count`, `capital` and
-    `on_page`. The one script that pages have is told to browsers by its hash: they run no other.
+    Besides `filters`, every template has `picture`, `difference`, `percent`, `decimal`, `count`, `capital`,
+    `on_page` and `place`. The one script that pages have is told to browsers by its hash: they run no other.
 
     Args:
         template: its file, which extends base.html.j2.
@@ -114,7 +114,7 @@ def page(template: str, filters: Mapping[str, Callable[..., str]], **values: obj
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    common = (picture, difference, percent, decimal, count, capital, on_page)
+    common = (picture, difference, percent, decimal, count, capital, on_page, place)
     environment.filters |= {each.__name__: each for each in common}
     environment.filters |= filters
     script, _, _ = loader.get_source(environment, "galleries.js")

@@ -528,7 +528,7 @@ def _page(rows: Rows, differences: Differences, out: Path) -> str:
             for title, about in (("More on copies", "copies"), ("More on quality", "quality"))
         },
         methods=_methods(rows, differences),
-        command=shlex.join(["iet-agc", "compare", *runs, "--out", str(out)]),
+        command=shlex.join(["iet-agc", "compare", *map(place, runs), "--out", place(str(out))]),
     )
 
 
