@@ -80,3 +80,13 @@ def test_decay_out_of_range(decay: float) -> None:
 def test_another_architecture_is_refused() -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         ExponentialMovingAverage(nn.Linear(2, 2), 0.5).update(nn.Linear(2, 2, bias=False))
+
+
+def test_kept_shares_of_k_to_k_plus_1_make_the_mean() -> None:
+    ema = ExponentialMovingAverage(_Module(7.0), decay=0.9)
+    for k, value in enumerate((1.0, 2.0, 6.0)):
+        ema.update(_Module(value), decay=k / (k + 1))
+    assert ema.module.weight.tolist() == pytest.approx([3.0] * 3)
+    assert ema.module.running.tolist() == pytest.approx([3.0] * 2)
+    ema.update(_Module(0.0))
+    assert ema.module.weight.tolist() == pytest.approx([2.7] * 3)  # and back to its own

@@ -18,6 +18,7 @@ ADDED: dict[str, dict[str, object]] = {
     },
     "model": {"initialization": "diffusers"},
     "method": {"keep_duplicates_together": False},
+    "train": {"learning_rate_fall": 0.0, "average_last": 0.0},
 }
 
 
@@ -58,9 +59,12 @@ def goes_on(old: Settings, new: Settings) -> bool:
     """Whether a run of `new` begins as one of `old` does and is longer, so that the one can become the other.
 
     More rounds follow those that there are. More steps make the rounds longer, which leaves what was trained as it is
-    only in one round of one member: after any other stands an average. Nothing else follows from either number: the
-    learning rate is constant after the warm-up.
+    only in one round of one member: after any other stands an average. Nothing else follows from either number, unless
+    something is done towards the end of a run: where the learning rate falls or weights are averaged there, a longer
+    run is another one from that point on.
     """
+    if old.looks_to_its_end:
+        return False
     rounds, steps = new.method.rounds, new.train.steps
     method = old.method.model_copy(update={"rounds": rounds})
     longer = old.model_copy(update={"method": method, "train": old.train.model_copy(update={"steps": steps})})

@@ -51,10 +51,16 @@ def check_folder(settings: Settings, folder: Path) -> Settings | None:
     if not goes_on(earlier, settings):
         raise UserError(
             f"{folder} holds another run ({'; '.join(changed)}): choose another output, or the settings of then, of "
-            "which method.rounds can be raised, and train.steps of one round of one member",
+            + _what_can_be_raised(earlier),
             "out",
         )
     return earlier
+
+
+def _what_can_be_raised(settings: Settings) -> str:
+    if settings.looks_to_its_end:
+        return "which none can be raised, since train.learning_rate_fall or train.average_last counts from the end"
+    return "which method.rounds can be raised, and train.steps of one round of one member"
 
 
 def claim_folder(settings: Settings, folder: Path) -> None:

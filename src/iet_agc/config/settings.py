@@ -227,12 +227,26 @@ class TrainSettings(Section, frozen=True):
     warmup_steps: int = Field(
         default=5000, ge=0, description="steps of a member over which the learning rate rises from 0"
     )
+    learning_rate_fall: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="fraction of the run, at its end, over which the learning rate falls linearly to 0, in [0, 1]; 0: "
+        "it is constant after the warm-up",
+    )
     grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient, which is scaled down to it")
     ema_decay: float = Field(
         default=0.9999,
         ge=0,
         le=1,
         description="decay of the EMA weights: fraction that is kept at each step, in [0, 1]",
+    )
+    average_last: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="fraction of the run, at its end, whose weights are averaged, each step alike, and stand in place "
+        "of the EMA weights, in [0, 1]; 0: the EMA to the end",
     )
     seed: int = Field(
         default=0, ge=0, description="random seed of initial weights, shards, batches, timesteps and noise"
@@ -348,6 +362,11 @@ class Settings(Section, frozen=True):
     def total_steps(self) -> int:
         """Optimizer steps of all members in all rounds."""
         return self.method.members * self.method.rounds * self.train.steps
+
+    @property
+    def looks_to_its_end(self) -> bool:
+        """Whether what a step does depends on how many are to come, so that a longer run is another one."""
+        return self.train.learning_rate_fall > 0 or self.train.average_last > 0
 
 
 def validate(content: Mapping[str, object]) -> Settings:

@@ -1,4 +1,4 @@
-"""Constant-decay exponential moving average of what a module trains, buffers included."""
+"""Exponential moving average of what a module trains, buffers included; its decay is constant unless told otherwise."""
 
 from typing import Generic, TypeVar
 
@@ -35,13 +35,19 @@ class ExponentialMovingAverage(Generic[M]):
         self.module.eval()
 
     @torch.no_grad()
-    def update(self, module: M) -> None:
-        """Take one step toward `module`, all tensors at once."""
+    def update(self, module: M, decay: float | None = None) -> None:
+        """Take one step toward `module`, all tensors at once.
+
+        Args:
+            module: what is followed.
+            decay: of this step, in [0, 1], in place of the constant one.
+        """
+        step = self._step if decay is None else get_ema_multi_avg_fn(decay)
         pairs = self._pairs(module)
         floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
         if floats:  # torch looks at the first
             mine_of_floats, theirs_of_floats = map(list, zip(*floats, strict=True))
-            self._step(mine_of_floats, theirs_of_floats, 0)  # how many steps it is makes no difference
+            step(mine_of_floats, theirs_of_floats, 0)  # how many steps it is makes no difference
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)

@@ -46,7 +46,7 @@ from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.runtime.threads import num_threads
 from iet_agc.training import checkpoint, identity
 from iet_agc.training.initialization import Initial
-from iet_agc.training.member import Member, NonFiniteError, warmup
+from iet_agc.training.member import Member, NonFiniteError, learning_rate
 from iet_agc.training.tasks import Task, make_task
 
 __all__ = ["Member", "NonFiniteError", "start", "train"]
@@ -494,7 +494,7 @@ class _Run:
             "step": member.step,
             "round": self.round,
             "images_seen": member.step * train.batch_size,
-            "learning_rate": train.learning_rate * warmup(member.step - 1, train.warmup_steps),
+            "learning_rate": learning_rate(member.step - 1, self.settings.method.rounds * train.steps, train),
             "images_per_second": speed,
             **meter.point(),
         }

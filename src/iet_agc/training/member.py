@@ -19,7 +19,7 @@ from iet_agc.runtime.torch_internals import step_unless
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.training.batches import Examples, draw_batch
 
-__all__ = ["Member", "NonFiniteError", "warmup"]
+__all__ = ["Member", "NonFiniteError", "learning_rate", "warmup"]
 
 
 class NonFiniteError(CheckFailed):
@@ -71,7 +71,7 @@ class Member:
             weight_decay=train.weight_decay,
             fused=True,
         )
-        self.step = 0
+        self.step, self._end = 0, method.rounds * train.steps
         self.seen, self.skipped = (torch.zeros(len(examples), dtype=torch.int64) for _ in range(2))
         rows = replicas.rows(train.batch_size)
         use_rows(self.model, None if replicas.count == 1 else (rows.start, train.batch_size))
@@ -136,11 +136,20 @@ class Member:
         self.replicas.sum_gradients([*self._parameters.values()])
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), train.grad_clip)
         bad.logical_or_(~(losses.isfinite().all() & norm.isfinite()))
-        self.optimizer.param_groups[0]["lr"] = train.learning_rate * warmup(self.step, train.warmup_steps)
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self._end, train)
         step_unless(self.optimizer, bad)
         self.optimizer.zero_grad()
-        self.ema.update(self.model)
+        self.ema.update(self.model, self._share_kept())
         self.step += 1
+
+    def _share_kept(self) -> float | None:
+        """What an average keeps of itself in this step; None where it is the EMA.
+
+        Of the last steps, the k-th (from 0) keeps k / (k + 1): a mean in which each counts alike. It is linear in the
+        weights, so the mean over members at the end of a round leaves it the mean over steps of what they had.
+        """
+        place = self.step - (self._end - round(self.train_settings.average_last * self._end))
+        return place / (place + 1) if place >= 0 else None
 
     def shared(self) -> dict[str, Tensor]:
         """What an average replaces: weights and EMA weights that are trained, by name."""
@@ -178,6 +187,18 @@ class Member:
                 self.optimizer.state[parameter] = moments
         self.agc.mean_loss.copy_(state["agc.mean_loss"])
         self.seen, self.skipped, self.step = state["seen"], state["skipped"], int(state["step"])
+
+
+def learning_rate(step: int, end: int, train: TrainSettings) -> float:
+    """Learning rate of a step (counted from 0) of a member that takes `end` of them.
+
+    It rises from 0 (`warmup`), stays, and over the last `train.learning_rate_fall` of the steps falls linearly. 0 would
+    be that of step `end`, so every step learns. A linear fall, and not a cosine, since at equal compute it is at least
+    as good (Defazio et al., 2023, arXiv 2310.07831; Hägele et al., 2024, arXiv 2405.18392) and has one number.
+    """
+    falling = train.learning_rate_fall * end
+    fall = min((end - step) / falling, 1.0) if falling else 1.0
+    return train.learning_rate * warmup(step, train.warmup_steps) * fall
 
 
 def warmup(step: int, warmup_steps: int) -> float:
