@@ -89,6 +89,11 @@ OTHER = {
     "train.grad_clip": 2.0,
     "train.ema_decay": 0.99,
     "train.average_last": 0.1,
+    "train.timesteps": "u-shaped",
+    "train.gap_low": 100,
+    "train.gap_high": 200,
+    "train.gap_density": 0.2,
+    "train.u_sharpness": 6.0,
     "train.seed": 5,
     "train.precision": "bfloat16",
     "train.compile": True,
@@ -112,8 +117,17 @@ OTHER = {
 }
 
 
+#: What other setting it takes for one to have an effect.
+NEEDS = {
+    **{name: {"train.timesteps": "gap"} for name in ("train.gap_low", "train.gap_high", "train.gap_density")},
+    "train.u_sharpness": {"train.timesteps": "u-shaped"},
+}
+
+
 def _base(name: str) -> Settings:
-    """Settings in which a setting can be replaced: the defaults, or those of an image set that has it."""
+    """Settings in which a setting can be replaced: the defaults, or with what it needs, such as an image set."""
+    if name in NEEDS:
+        return override(BASE, NEEDS[name])
     owners = names_with(name.removeprefix("data.")) if name.startswith("data.") else []
     return override(BASE, {"data.name": owners[0]}) if owners and "digits" not in owners else BASE
 

@@ -18,7 +18,15 @@ ADDED: dict[str, dict[str, object]] = {
     },
     "model": {"initialization": "diffusers"},
     "method": {"keep_duplicates_together": False},
-    "train": {"learning_rate_fall": 0.0, "average_last": 0.0},
+    "train": {
+        "learning_rate_fall": 0.0,
+        "average_last": 0.0,
+        "timesteps": "uniform",
+        "gap_low": None,
+        "gap_high": None,
+        "gap_density": 0.05,
+        "u_sharpness": 4.0,
+    },
 }
 
 

@@ -248,6 +248,35 @@ class TrainSettings(Section, frozen=True):
         description="fraction of the run, at its end, whose weights are averaged, each step alike, and stand in place "
         "of the EMA weights, in [0, 1]; 0: the EMA to the end",
     )
+    timesteps: Literal["uniform", "gap", "u-shaped"] = Field(
+        default="uniform",
+        description="density of training timesteps, against copying: uniform; gap, rarely the noise levels at which "
+        "images get memorized; u-shaped, rarely those in the middle",
+    )
+    gap_low: int | None = Field(
+        default=None,
+        ge=0,
+        le=999,
+        description="of timesteps gap: its first timestep, 0 to 999; none: computed from training and held-out images, "
+        "where both sharpness and coverage exceed 0.8; a run records which",
+    )
+    gap_high: int | None = Field(
+        default=None, ge=0, le=999, description="of timesteps gap: its last timestep, 0 to 999; none: as gap_low"
+    )
+    gap_density: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="of timesteps gap: how often its timesteps are drawn, as a fraction of how often the uniform "
+        "density draws them, in [0, 1)",
+    )
+    u_sharpness: float = Field(
+        default=4.0,
+        gt=0,
+        le=100,
+        description="of timesteps u-shaped: rate at which the density falls from both ends, exp(-rate t / 1000), above "
+        "0, at most 100",
+    )
     seed: int = Field(
         default=0, ge=0, description="random seed of initial weights, shards, batches, timesteps and noise"
     )
@@ -259,6 +288,22 @@ class TrainSettings(Section, frozen=True):
     compile: bool = Field(
         default=False, description="compile the U-Net by torch.compile; results are rounded differently"
     )
+
+    @model_validator(mode="after")
+    def _no_option_is_ignored(self) -> "TrainSettings":
+        """Refuse an option of another density than the one that is chosen."""
+        fields = type(self).model_fields
+        options = {"gap": ("gap_low", "gap_high", "gap_density"), "u-shaped": ("u_sharpness",)}
+        for kind, names in options.items():
+            changed = [name for name in names if getattr(self, name) != fields[name].default]
+            if changed and self.timesteps != kind:
+                raise UserError(f"{changed[0]} has no effect with timesteps {self.timesteps!r}, it is of {kind!r}")
+        if self.gap_low is not None and self.gap_high is not None:
+            if self.gap_low > self.gap_high:
+                raise UserError(f"the gap from gap_low {self.gap_low} to gap_high {self.gap_high} is empty")
+            if self.gap_high - self.gap_low == 999:
+                raise UserError("a gap from 0 to 999 leaves no timestep to train at")
+        return self
 
 
 class SampleSettings(Section, frozen=True):

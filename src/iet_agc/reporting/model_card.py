@@ -133,7 +133,7 @@ def verdict_words(audits: Sequence[Audited]) -> str:
 
 def _method(settings: Settings) -> str:
     """How a run was trained, in words."""
-    method = settings.method
+    method, train = settings.method, settings.train
     parts = []
     if method.members > 1:
         parts.append(
@@ -147,6 +147,13 @@ def _method(settings: Settings) -> str:
         )
     if method.random_skip:
         parts.append(f"samples are skipped at random, {method.random_skip:.0%} of them")
+    if train.timesteps == "gap":
+        parts.append(
+            f"gap training: timesteps {train.gap_low} to {train.gap_high} are drawn {train.gap_density:g} times as "
+            "often as by a uniform density"
+        )
+    if train.timesteps == "u-shaped":
+        parts.append("timesteps in the middle of the noise schedule are drawn less often than those at its ends")
     return "; ".join(parts) or "plain training: one model, no sample skipped"
 
 

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from iet_agc.diffusion.noise_levels import drawn_timesteps
 from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.runtime.seeds import generator
 
@@ -55,22 +56,38 @@ class Examples(Protocol):
 
 
 def draw_batch(
-    seed: int, member: int, step: int, shard_size: int, batch_size: int, shape: tuple[int, ...], device: torch.device
+    seed: int,
+    member: int,
+    step: int,
+    shard_size: int,
+    batch_size: int,
+    shape: tuple[int, ...],
+    device: torch.device,
+    density: Tensor | None = None,
 ) -> Batch:
     """The batch of one step of one member, a function of its arguments alone.
 
     The shard is read in one random order after another, end to end: every image comes once per
     epoch, none is dropped, and a batch may straddle two epochs.
+
+    With a density of timesteps, float64 (1000,), these are drawn from it by a generator of their own. All else is drawn
+    as without it: two runs that differ in their timesteps see the same images with the same noise.
     """
     first = step * batch_size
     epochs = range(first // shard_size, (first + batch_size - 1) // shard_size + 1)
     orders = [_epoch_order(seed, member, epoch, shard_size) for epoch in epochs]
     start = first - epochs[0] * shard_size
     rng = generator("step", seed, member, step, device=device)
+    flips = torch.rand(batch_size, generator=rng, device=device) < 0.5
+    timesteps = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=rng, device=device)
+    if density is not None:
+        own = generator("timesteps", seed, member, step, device=device)
+        lots = torch.rand(batch_size, generator=own, device=device, dtype=torch.float64)
+        timesteps = drawn_timesteps(density.to(device, non_blocking=True), lots)
     return Batch(
         positions=torch.cat(orders)[start : start + batch_size].to(device, non_blocking=True),
-        flips=torch.rand(batch_size, generator=rng, device=device) < 0.5,
-        timesteps=torch.randint(NUM_TIMESTEPS, (batch_size,), generator=rng, device=device),
+        flips=flips,
+        timesteps=timesteps,
         noise=torch.randn((batch_size, *shape), generator=rng, device=device),
         lots=torch.rand(batch_size, generator=rng, device=device),
         identity=(seed, member, step),

@@ -48,6 +48,7 @@ from iet_agc.training import checkpoint, identity
 from iet_agc.training.initialization import Initial
 from iet_agc.training.member import Member, NonFiniteError, learning_rate
 from iet_agc.training.tasks import Task, make_task
+from iet_agc.training.timesteps import with_gap
 
 __all__ = ["Member", "NonFiniteError", "start", "train"]
 
@@ -118,7 +119,8 @@ def train(
         device: where to train.
         on_step: called with a number of steps that are done, in place of the progress bar.
         stop: listened to while members train; by default nothing asks to stop.
-        held_out: what the settings hold out, so that an audit can tell whether it is still the same.
+        held_out: what the settings hold out, so that an audit can tell whether it is still the same, and for the gap
+            of `train.timesteps`.
         are_read: whether the images are those that the settings read. Otherwise the run says that they were given from
             Python, in its description too, and is no source of images, unless they turn out to be the same.
 
@@ -129,7 +131,7 @@ def train(
             start from, or a folder that holds another run or in which another process is at work; nothing is
             written then. Or a finished run is damaged and has no bundle to mend it from.
     """
-    run = _prepared(settings, images, out, device, on_step, stop)  # refuses before anything is written
+    run = _prepared(settings, images, out, device, on_step, stop, held_out)  # refuses before anything is written
     earlier = check_folder(run.settings, out)
     with distributed.alone_in(out):
         run.resume(earlier)
@@ -167,6 +169,7 @@ def _prepared(
     device: torch.device,
     on_step: Callable[[int], object] | None = None,
     stop: StopRequest | None = None,
+    held_out: ImageSet | None = None,
 ) -> "_Run":
     """A run with all its parts, before its first step; every process of it must call this. Writes nothing.
 
@@ -178,7 +181,8 @@ def _prepared(
         raise UserError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
     shards = _shards(settings, images)
     task = make_task(settings, images)
-    settings = _made_definite(settings, task.initial, device)
+    gap = with_gap(settings, images, held_out, task.scheduler.alphas_cumprod)
+    settings = _made_definite(settings.model_copy(update={"train": gap}), task.initial, device)
     train, method, initial = settings.train, settings.method, task.initial
     replicas = distributed.replicas_of(method.members, train.batch_size)
     members = [
@@ -544,7 +548,7 @@ class _Run:
 
 def _made_definite(settings: Settings, initial: Initial, device: torch.device) -> Settings:
     """The settings with what the run is known by from then on: hash and commit of the model that it starts from, and
-    the precision that it trains in."""
+    the precision that it trains in. A gap has its ends already; see `with_gap`."""
     precision = resolved(settings.train.precision, device)
     return settings.model_copy(
         update={

@@ -18,6 +18,7 @@ from iet_agc.runtime.seeds import seeded
 from iet_agc.runtime.torch_internals import step_unless
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.training.batches import Examples, draw_batch
+from iet_agc.training.timesteps import density_of
 
 __all__ = ["Member", "NonFiniteError", "learning_rate", "warmup"]
 
@@ -34,7 +35,7 @@ class Member:
         model: the initialisation, the same for every member; it is copied, but for its frozen parameters, which all
             members share.
         examples: the shard.
-        train: how it is trained; the precision is not "auto" any more.
+        train: how it is trained; the precision is not "auto" any more, and a gap has both ends.
         method: what it skips.
         device: where it trains; it rests on the CPU.
         replicas: the processes that train it together.
@@ -60,6 +61,7 @@ class Member:
         self.index, self.examples, self.device, self.replicas = index, examples, device, replicas
         self.train_settings, self.method_settings = train, method
         self.model = copy_trained(model).train()
+        self._density = density_of(train)
         self._trained = names_of_trained(self.model)
         self._parameters = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         self._predict = torch.compile(self.model) if train.compile else self.model
@@ -115,9 +117,8 @@ class Member:
 
     def _one_step(self, scheduler: DDIMScheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         train = self.train_settings
-        batch = draw_batch(
-            train.seed, self.index, self.step, len(self.examples), train.batch_size, self.examples.shape, self.device
-        )
+        size, shape = len(self.examples), self.examples.shape
+        batch = draw_batch(train.seed, self.index, self.step, size, train.batch_size, shape, self.device, self._density)
         rows = self.replicas.rows(train.batch_size)
         dropout = seeded("dropout", train.seed, self.index, self.step, device=self.device)
         with dropout, autocast(train.precision, self.device):
