@@ -94,6 +94,7 @@ OTHER = {
     "train.gap_high": 200,
     "train.gap_density": 0.2,
     "train.u_sharpness": 6.0,
+    "train.min_snr": 5.0,
     "train.seed": 5,
     "train.precision": "bfloat16",
     "train.compile": True,

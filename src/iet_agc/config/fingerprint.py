@@ -26,6 +26,7 @@ ADDED: dict[str, dict[str, object]] = {
         "gap_high": None,
         "gap_density": 0.05,
         "u_sharpness": 4.0,
+        "min_snr": 0.0,
     },
 }
 

@@ -277,6 +277,12 @@ class TrainSettings(Section, frozen=True):
         description="of timesteps u-shaped: rate at which the density falls from both ends, exp(-rate t / 1000), above "
         "0, at most 100",
     )
+    min_snr: float = Field(
+        default=0.0,
+        ge=0,
+        description="gamma of min-SNR loss weights, min(SNR, gamma) / SNR at each timestep; 0: all timesteps weigh "
+        "alike; 5 in the paper",
+    )
     seed: int = Field(
         default=0, ge=0, description="random seed of initial weights, shards, batches, timesteps and noise"
     )

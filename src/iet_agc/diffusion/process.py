@@ -18,7 +18,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
-__all__ = ["NUM_TIMESTEPS", "Denoiser", "make_scheduler", "per_sample_loss", "predict_noise", "to_float", "to_uint8"]
+__all__ = [
+    "NUM_TIMESTEPS",
+    "Denoiser",
+    "make_scheduler",
+    "min_snr_weights",
+    "per_sample_loss",
+    "predict_noise",
+    "to_float",
+    "to_uint8",
+]
 
 NUM_TIMESTEPS = 1000
 
@@ -88,6 +97,28 @@ def per_sample_loss(
         target = scheduler.get_velocity(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
     error = predict_noise(model, noisy, timesteps, labels, texts).float() - target
     return error.square().flatten(1).mean(1)
+
+
+def min_snr_weights(scheduler: DDIMScheduler, gamma: float) -> Tensor:
+    """Weight of the loss at each timestep (Hang et al., ICCV 2023, arXiv 2303.09556).
+
+    With SNR = abar / (1 - abar) a squared error of the image weighs min(SNR, gamma). The error of the noise is SNR
+    times that of the image, the error of v is SNR + 1 times, so that theirs weighs
+
+        noise   min(SNR, gamma) / SNR
+        v       min(SNR, gamma) / (SNR + 1)
+
+    Args:
+        scheduler: gives abar, and says which of the two is predicted.
+        gamma: above 0; 5 in the paper.
+
+    Returns:
+        float32 (1000,), in (0, 1].
+    """
+    abar = scheduler.alphas_cumprod.double()
+    snr = abar / (1 - abar)
+    of_image = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr  # pyright: ignore[reportAttributeAccessIssue]
+    return (snr.clamp(max=gamma) / of_image).float()
 
 
 def to_float(images: Tensor) -> Tensor:

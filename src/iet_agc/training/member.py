@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from iet_agc.config.settings import MethodSettings, TrainSettings
 from iet_agc.diffusion.dropout import use_rows
-from iet_agc.diffusion.process import NUM_TIMESTEPS
+from iet_agc.diffusion.process import NUM_TIMESTEPS, min_snr_weights
 from iet_agc.method.agc import AntiGradientControl
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.runtime import distributed
@@ -125,6 +125,9 @@ class Member:
             mine = self.examples.losses(self._predict, scheduler, batch, rows)
         losses = self.replicas.whole(mine.detach(), train.batch_size)
         keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= self.method_settings.random_skip)
+        if train.min_snr:  # after AGC: its bank has one entry per timestep, which such a weight only scales
+            weights = min_snr_weights(scheduler, train.min_snr).to(self.device, non_blocking=True)
+            mine = mine * weights[batch.timesteps[rows]]
         self.agc(mine, batch.timesteps, keep=keep, whole=losses, rows=rows).backward()
         self._descend(losses, bad)
         self.seen.index_add_(0, batch.positions, torch.ones_like(batch.positions))
