@@ -94,6 +94,8 @@ OTHER = {
     "train.gap_high": 200,
     "train.gap_density": 0.2,
     "train.u_sharpness": 6.0,
+    "train.target": "smoothed",
+    "train.target_timestep": 300,
     "train.min_snr": 5.0,
     "train.seed": 5,
     "train.precision": "bfloat16",
@@ -122,6 +124,7 @@ OTHER = {
 NEEDS = {
     **{name: {"train.timesteps": "gap"} for name in ("train.gap_low", "train.gap_high", "train.gap_density")},
     "train.u_sharpness": {"train.timesteps": "u-shaped"},
+    "train.target_timestep": {"train.target": "ambient"},
 }
 
 

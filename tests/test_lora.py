@@ -257,6 +257,10 @@ def test_settings_without_effect_are_refused(folder, tmp_path):
         train(validate({"lora": {"rank": 4}}), captioned(), tmp_path / "run", CPU)
     with pytest.raises(ValueError, match=r"lora\.alpha 8 has no effect without a rank: set lora\.rank"):
         train(chosen(folder, lora__rank=0), captioned(), tmp_path / "run", CPU)
+    with pytest.raises(ValueError, match=r"train.target ambient is of pixels, not of latents: leave it out"):
+        train(chosen(folder, train__target="ambient"), captioned(), tmp_path / "run", CPU)
+    with pytest.raises(ValueError, match=r"gap of text-to-image is not computed from images: set train.gap_low and"):
+        train(chosen(folder, train__timesteps="gap"), captioned(), tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()
 
 

@@ -277,6 +277,19 @@ class TrainSettings(Section, frozen=True):
         description="of timesteps u-shaped: rate at which the density falls from both ends, exp(-rate t / 1000), above "
         "0, at most 100",
     )
+    target: Literal["noise", "ambient", "smoothed"] = Field(
+        default="noise",
+        description="of pixels, what the model is trained towards: noise, that of the step; against copying: ambient, "
+        "with a part of the noise that is fixed per image; smoothed, where there is little noise, the mean of an "
+        "image's nearest 100",
+    )
+    target_timestep: int = Field(
+        default=200,
+        ge=0,
+        le=998,
+        description="of target ambient: the timestep of the noise that is fixed, which images up to it do not have; of "
+        "smoothed: the last timestep whose target is a mean; 0 to 998",
+    )
     min_snr: float = Field(
         default=0.0,
         ge=0,
@@ -297,13 +310,15 @@ class TrainSettings(Section, frozen=True):
 
     @model_validator(mode="after")
     def _no_option_is_ignored(self) -> "TrainSettings":
-        """Refuse an option of another density than the one that is chosen."""
+        """Refuse an option of another density or target than the one that is chosen."""
         fields = type(self).model_fields
         options = {"gap": ("gap_low", "gap_high", "gap_density"), "u-shaped": ("u_sharpness",)}
         for kind, names in options.items():
             changed = [name for name in names if getattr(self, name) != fields[name].default]
             if changed and self.timesteps != kind:
                 raise UserError(f"{changed[0]} has no effect with timesteps {self.timesteps!r}, it is of {kind!r}")
+        if self.target == "noise" and self.target_timestep != fields["target_timestep"].default:
+            raise UserError("target_timestep has no effect with target 'noise', it is of 'ambient' and 'smoothed'")
         if self.gap_low is not None and self.gap_high is not None:
             if self.gap_low > self.gap_high:
                 raise UserError(f"the gap from gap_low {self.gap_low} to gap_high {self.gap_high} is empty")

@@ -76,6 +76,7 @@ def per_sample_loss(
     noise: Tensor,
     labels: Tensor | None = None,
     texts: Tensor | None = None,
+    target: Tensor | None = None,
 ) -> Tensor:
     """The training loss of each image. Pure: all randomness comes in.
 
@@ -87,15 +88,22 @@ def per_sample_loss(
         noise: standard normal, same shape as `images`.
         labels: class of each, int64 (B,), of a class-conditional model.
         texts: embedded text of each, float (B, L, D), of a text-conditional model.
+        target: of a model that predicts the noise, what it is trained towards in its place, as `noise`; see
+            `diffusion.targets`.
 
     Returns:
         float32 (B,): mean squared error over (C, H, W).
+
+    Raises:
+        ValueError: a target of a model that predicts v.
     """
     noisy = scheduler.add_noise(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    target = noise
     if scheduler.config.prediction_type == "v_prediction":  # pyright: ignore[reportAttributeAccessIssue]
+        if target is not None:
+            raise ValueError("a target in place of the noise is for models that predict noise, not v")
         target = scheduler.get_velocity(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    error = predict_noise(model, noisy, timesteps, labels, texts).float() - target
+    expected = noise if target is None else target
+    error = predict_noise(model, noisy, timesteps, labels, texts).float() - expected
     return error.square().flatten(1).mean(1)
 
 

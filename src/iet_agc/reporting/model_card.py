@@ -154,6 +154,14 @@ def _method(settings: Settings) -> str:
         )
     if train.timesteps == "u-shaped":
         parts.append("timesteps in the middle of the noise schedule are drawn less often than those at its ends")
+    if train.target == "ambient":
+        parts.append(
+            f"Ambient Diffusion: above timestep {train.target_timestep} images have a part of their noise that is fixed"
+        )
+    if train.target == "smoothed":
+        parts.append(
+            f"smoothed targets: up to timestep {train.target_timestep} the target is a mean of an image's neighbours"
+        )
     return "; ".join(parts) or "plain training: one model, no sample skipped"
 
 

@@ -21,7 +21,7 @@ from iet_agc.runtime.progress import say
 from iet_agc.text_to_image.caption_augmentation import Changes
 from iet_agc.training.batches import Examples
 from iet_agc.training.initialization import Initial, check_digest, commit_of, digest_of, folders_of, initial_weights
-from iet_agc.training.pixels import Pixels
+from iet_agc.training.pixels import Pixels, with_target
 
 if TYPE_CHECKING:
     from iet_agc.text_to_image.pipeline import TextPipeline
@@ -94,7 +94,8 @@ class ImageTask:
     def examples(self, shard: Tensor) -> Pixels:
         """See `Task`."""
         labels = None if self.classes is None else self.classes[shard]
-        return Pixels(self.images.images[shard], labels, self.settings.data.flips)
+        examples = Pixels(self.images.images[shard], labels, self.settings.data.flips)
+        return with_target(examples, shard, self.settings.train)
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """A class in each row; see `Task`."""
@@ -133,6 +134,8 @@ class TextTask:
             raise UserError(f"image {said.index(False)} of {images.name} has no caption, or an empty one: give it one")
         if settings.lora.alpha is not None and settings.lora.rank == 0:
             raise UserError(f"lora.alpha {settings.lora.alpha:g} has no effect without a rank: set lora.rank")
+        if settings.train.target != "noise":
+            raise UserError(f"train.target {settings.train.target} is of pixels, not of latents: leave it out")
         name = settings.init.model or ""
         folders = folders_of(name, "UNet2DConditionModel", settings.init.revision)
         pipelines = [load_text_pipeline(folder) for folder in folders]
