@@ -80,6 +80,7 @@ OTHER = {
     "method.skip_below": 0.5,
     "method.decay": 0.9,
     "method.random_skip": 0.25,
+    "method.exchange": 0.25,
     "train.steps": 10,
     "train.batch_size": 16,
     "train.learning_rate": 1e-3,
@@ -125,6 +126,7 @@ NEEDS = {
     **{name: {"train.timesteps": "gap"} for name in ("train.gap_low", "train.gap_high", "train.gap_density")},
     "train.u_sharpness": {"train.timesteps": "u-shaped"},
     "train.target_timestep": {"train.target": "ambient"},
+    "method.exchange": {"method.members": 4, "method.rounds": 5, "method.skip_below": 0.5},
 }
 
 

@@ -96,6 +96,7 @@ CHANGES = {
     "method.skip_below": ("0", "weights"),
     "method.decay": ("0.9", "weights"),
     "method.random_skip": ("0.5", "weights"),
+    "method.exchange": ("0.5", "weights"),
     "train.steps": ("4", "weights"),
     "train.batch_size": ("32", "weights"),
     "train.learning_rate": ("1e-3", "weights"),

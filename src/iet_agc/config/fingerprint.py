@@ -17,7 +17,7 @@ ADDED: dict[str, dict[str, object]] = {
         "deduplicate": None,
     },
     "model": {"initialization": "diffusers"},
-    "method": {"keep_duplicates_together": False},
+    "method": {"keep_duplicates_together": False, "exchange": 0.0},
     "train": {
         "learning_rate_fall": 0.0,
         "average_last": 0.0,

@@ -207,6 +207,20 @@ class MethodSettings(Section, frozen=True):
         description="probability of skipping each sample, whatever its loss, in [0, 1) (a control)",
     )
 
+    exchange: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="fraction of its shard that each member hands to the next after the first, third, ... round: the "
+        "images that it skipped most, in [0, 1); 0: shards stay as they are",
+    )
+
+    @model_validator(mode="after")
+    def _exchange_has_an_effect(self) -> "MethodSettings":
+        if self.exchange and (self.members == 1 or self.rounds == 1 or not self.skip_below):
+            raise UserError("exchange has no effect without members and rounds above 1 and skip_below above 0")
+        return self
+
     @model_validator(mode="after")
     def _order_cannot_stay(self) -> "MethodSettings":
         if self.keep_duplicates_together and self.sharding == "contiguous":

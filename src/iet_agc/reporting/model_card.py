@@ -145,6 +145,8 @@ def _method(settings: Settings) -> str:
             f"Anti-Gradient Control: samples whose loss is below {method.skip_below:g} of the mean loss at their "
             "timestep are skipped"
         )
+    if method.exchange:
+        parts.append(f"after every second round members hand on the {method.exchange:.0%} of their images skipped most")
     if method.random_skip:
         parts.append(f"samples are skipped at random, {method.random_skip:.0%} of them")
     if train.timesteps == "gap":

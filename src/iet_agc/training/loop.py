@@ -4,6 +4,7 @@
         for each member:  train it on its shard for `train.steps` steps
         average weights and EMA weights over the members, weighted by shard size
         every member loads the average
+        after every second round, if asked, every member hands images on to the next
 
 Default training is one member whose skip_below is 0; IET, AGC and IET-AGC are settings.
 
@@ -34,6 +35,7 @@ from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.data.mending import LIST_NAME, counts, in_short, write_list
 from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.method.averaging import average_states
+from iet_agc.method.exchange import exchanged
 from iet_agc.method.sharding import partition
 from iet_agc.runtime import distributed
 from iet_agc.runtime.curves import Curves, Meter
@@ -216,7 +218,7 @@ class _Run:
 
     Attributes:
         settings: definite ones; see `_made_definite`.
-        images: the training set, and `shards` its parts, one per member.
+        images: the training set, and `shards` its parts, one per member; they change where they are exchanged.
         out: the run's folder.
         device: where members train.
         task: what is trained.
@@ -283,6 +285,7 @@ class _Run:
         if whole := self._newest("round-????"):
             for member in self.members:
                 _load(member, whole)
+            self._take_exchanged(whole)
             self.round, self.resumed = self.members[0].step // self.settings.train.steps, True
             self.ended = whole if self.members[0].step > self.round * self.settings.train.steps else None
         elif identity.damaged_exports(self.out) is not None:
@@ -294,6 +297,14 @@ class _Run:
                 self.meters[member.index].load_state(partial.tensors(_file(member)))
                 self.resumed = True
             self.saved[member.index] = member.step
+
+    def _take_exchanged(self, bundle: checkpoint.Bundle) -> None:
+        """Shards that were exchanged are those of the bundle."""
+        if self.settings.method.exchange:
+            shared = bundle.tensors("shared")
+            self.shards = [shared[_shard(index)] for index in range(len(self.shards))]
+            for member in self.members:
+                member.examples = self.task.examples(self.shards[member.index])
 
     def reopen(self) -> None:
         """Make the bundle at the end of a round that is longer now the one of its member within it."""
@@ -354,7 +365,8 @@ class _Run:
         self.saved = {member.index: member.step for member in self.members}
         parts = {_file(member): member.own() for member in self.members} if self.replicas.index == 0 else {}
         if distributed.rank() == 0:
-            parts["shared"] = self.members[0].shared()
+            moved = self.shards if self.settings.method.exchange else ()
+            parts["shared"] = self.members[0].shared() | {_shard(m): shard for m, shard in enumerate(moved)}
         files = distributed.gather(checkpoint.stage(self.bundles / f".{self._name()}", parts))
         if distributed.rank() == 0:
             merged = {name: digest for some in files for name, digest in some.items()}
@@ -399,6 +411,7 @@ class _Run:
                 bar.name_phase("average")
                 self._average()
                 self.round += 1
+                self._exchange()
                 bar.name_phase("preview")
                 self._preview()  # before the bundle: a resume does not draw it again
                 bar.name_phase("save")
@@ -518,6 +531,24 @@ class _Run:
         for member in self.members:
             member.load_shared(mean)
 
+    def _exchange(self) -> None:
+        """After every second round, from the first on, hand images on from member to member, with their counts.
+
+        Whether a round follows makes no difference: one may, where the run is made longer.
+        """
+        if not self.settings.method.exchange or self.round % 2 == 0:
+            return
+        mine = {m.index: (m.seen, m.skipped, m.skipped - m.skipped_before) for m in self.members}
+        told = {index: counts for some in distributed.gather(mine) for index, counts in some.items()}
+        seen, skipped, lately = zip(*(told[index] for index in range(len(self.shards))), strict=True)
+        old, self.shards = self.shards, exchanged(self.shards, lately, self.settings.method.exchange)
+        per_image = [torch.zeros(len(self.images), dtype=torch.int64) for _ in range(2)]
+        for each, parts in zip(per_image, (seen, skipped), strict=True):
+            each[torch.cat([*old])] = torch.cat(parts)
+        for member in self.members:
+            shard = self.shards[member.index]
+            member.take_over(self.task.examples(shard), *(each[shard] for each in per_image))
+
     def _preview(self) -> None:
         """Draw the same seeds with the averaged weights, as PNG and in TensorBoard."""
         count = self.settings.run.preview_images
@@ -573,6 +604,11 @@ def _described(settings: Settings, images: ImageSet) -> Settings:
 def _file(member: Member) -> str:
     """Name of a member's file in a bundle."""
     return f"member-{member.index:04d}"
+
+
+def _shard(index: int) -> str:
+    """Name of a member's shard in a bundle."""
+    return f"shard-{index:04d}"
 
 
 def _load(member: Member, bundle: checkpoint.Bundle) -> None:

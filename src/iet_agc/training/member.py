@@ -44,7 +44,9 @@ class Member:
     Attributes:
         model, ema, optimizer, agc: what a member is made of.
         step: optimizer steps taken, over all rounds; the position in the learning-rate schedule.
-        seen, skipped: how often each image of the shard was drawn, and left out; int64 (n,).
+        seen, skipped: how often each image of the shard was drawn, and left out; int64 (n,). An image that comes from
+            another member brings along how often it was there.
+        skipped_before: `skipped` as it was when shards were exchanged last.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Member:
             fused=True,
         )
         self.step, self._end = 0, method.rounds * train.steps
-        self.seen, self.skipped = (torch.zeros(len(examples), dtype=torch.int64) for _ in range(2))
+        self.seen, self.skipped, self.skipped_before = (torch.zeros(len(examples), dtype=torch.int64) for _ in range(3))
         rows = replicas.rows(train.batch_size)
         use_rows(self.model, None if replicas.count == 1 else (rows.start, train.batch_size))
 
@@ -155,6 +157,10 @@ class Member:
         place = self.step - (self._end - round(self.train_settings.average_last * self._end))
         return place / (place + 1) if place >= 0 else None
 
+    def take_over(self, examples: Examples, seen: Tensor, skipped: Tensor) -> None:
+        """Go on with another shard, and how often each of its images was drawn and left out so far; int64 (n,)."""
+        self.examples, self.seen, self.skipped, self.skipped_before = examples, seen, skipped, skipped.clone()
+
     def shared(self) -> dict[str, Tensor]:
         """What an average replaces: weights and EMA weights that are trained, by name."""
         states = {"raw": self.model.state_dict(), "ema": self.ema.module.state_dict()}
@@ -180,6 +186,8 @@ class Member:
             for kind, value in self.optimizer.state[parameter].items()
         }
         counts = {"seen": self.seen, "skipped": self.skipped, "step": torch.tensor(self.step)}
+        if self.method_settings.exchange:
+            counts["skipped_before"] = self.skipped_before
         return {**moments, **counts, "agc.mean_loss": self.agc.mean_loss}
 
     def load_own(self, state: dict[str, Tensor]) -> None:
@@ -191,6 +199,7 @@ class Member:
                 self.optimizer.state[parameter] = moments
         self.agc.mean_loss.copy_(state["agc.mean_loss"])
         self.seen, self.skipped, self.step = state["seen"], state["skipped"], int(state["step"])
+        self.skipped_before = state.get("skipped_before", self.skipped_before)
 
 
 def learning_rate(step: int, end: int, train: TrainSettings) -> float:
