@@ -1,6 +1,8 @@
 """Weights of the loss by timestep, and losses masked at random, against the formulas written out."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -19,8 +21,11 @@ from tests.tiny_runs import CPU, assert_same, images, settings, weights
 ONE = {"method__members": 1, "method__rounds": 1}
 
 
+Kind = Literal["epsilon", "v_prediction"]
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_weight_is_the_smaller_of_snr_and_gamma_over_what_the_error_weighs(kind: str) -> None:
+def test_the_weight_is_the_smaller_of_snr_and_gamma_over_what_the_error_weighs(kind: Kind) -> None:
     scheduler = DDIMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, prediction_type=kind)
     found = min_snr_weights(scheduler, 5.0)
     for t in (0, 1, 100, 300, 999):
@@ -31,7 +36,7 @@ def test_the_weight_is_the_smaller_of_snr_and_gamma_over_what_the_error_weighs(k
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_an_error_of_the_image_weighs_as_the_paper_says(kind: str) -> None:
+def test_an_error_of_the_image_weighs_as_the_paper_says(kind: Kind) -> None:
     """A model that takes x + e for the image has a weighted loss of min(SNR, gamma) |e|^2."""
     scheduler = DDIMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, prediction_type=kind)
     rng = torch.Generator().manual_seed(0)
@@ -51,9 +56,8 @@ def test_an_error_of_the_image_weighs_as_the_paper_says(kind: str) -> None:
     torch.testing.assert_close(found, snr.clamp(max=5) * error.square().flatten(1).mean(1), rtol=1e-4, atol=1e-7)
 
 
-def literal(data: Tensor, of_batch: object) -> dict[str, Tensor]:
-    """Six steps of a plain loop whose loss is that of a batch: callable of (losses, batch)."""
-    assert callable(of_batch)
+def literal(data: Tensor, of_batch: Callable[[Tensor, Batch], Tensor]) -> dict[str, Tensor]:
+    """Six steps of a plain loop whose loss is that of a batch."""
     torch.manual_seed(key_of("weights", 0))
     model: nn.Module = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
