@@ -2,6 +2,7 @@
 
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,12 +119,12 @@ def test_neighbours_are_the_nearest_by_pixels() -> None:
 @pytest.mark.parametrize("kind", ["ambient", "smoothed"])
 def test_a_run_is_a_plain_loop_with_that_target(tmp_path: Path, kind: str, flips: bool) -> None:
     one = {"method__members": 1, "method__rounds": 1, "method__skip_below": 0.0, "data__flips": flips}
-    data = images()
+    data = replace(images(), images=images().images // 4 + 96)  # close enough for several to weigh
     train(settings(**one, train__target=kind, train__target_timestep=LEVEL), data, tmp_path, CPU)
     torch.manual_seed(key_of("weights", 0))
     model: nn.Module = build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
-    every = to_float(data.images)
+    every, differ = to_float(data.images), 0
     for step in range(6):
         batch = draw_batch(0, 0, step, len(data), 8, data.shape, CPU)
         losses = []
@@ -139,6 +140,7 @@ def test_a_run_is_a_plain_loop_with_that_target(tmp_path: Path, kind: str, flips
                 r = sigma(LEVEL) ** 2 / sigma(t) ** 2
                 noise = math.sqrt(r) * (n.flip(-1) if mirror else n) + math.sqrt(1 - r) * e
                 target = e / math.sqrt(1 - r)
+            differ += float((target - e).abs().max()) > 0.01
             noisy = float(ABAR[t].sqrt()) * own[i] + float((1 - ABAR[t]).sqrt()) * noise
             predicted = model(noisy[None], torch.tensor([t])).sample[0]
             losses.append((predicted - target.float()).square().mean())
@@ -149,15 +151,7 @@ def test_a_run_is_a_plain_loop_with_that_target(tmp_path: Path, kind: str, flips
         optimizer.zero_grad()
     for name, value in weights(tmp_path).items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=2e-5)
-    moved = max(
-        float((value - initial[name]).abs().max()) for initial in [fresh()] for name, value in weights(tmp_path).items()
-    )
-    assert moved > 1e-3  # so that the tolerance above says something
-
-
-def fresh() -> dict[str, Tensor]:
-    torch.manual_seed(key_of("weights", 0))
-    return build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4).state_dict()
+    assert differ > 8  # of 48: the condition under test
 
 
 @pytest.mark.parametrize("kind", ["ambient", "smoothed"])
