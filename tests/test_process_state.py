@@ -10,6 +10,7 @@ import torch
 from PIL import ImageFile
 
 from iet_agc import cli
+from iet_agc.api import whole_run
 from iet_agc.auditing.run import audit_sources
 from iet_agc.cli import demo
 from iet_agc.config.overrides import override
@@ -90,16 +91,20 @@ def test_the_command_line_does_what_is_for_the_whole_process(tmp_path, monkeypat
     told, threads = [], []
     for module in (malloc, demo):
         monkeypatch.setattr(module, "keep_freed_memory", lambda: told.append(1))
-    for module, name in ((loop, "start"), (sample_set, "sample_run"), *((demo, n) for n in ("start", "sample_run"))):
+    places = ((loop, "start"), (sample_set, "sample_run"), (whole_run, "start"), (whole_run, "sample_run"))
+    for module, name in places:
         monkeypatch.setattr(module, name, lambda *given, **named: {"seconds": 0})
-    monkeypatch.setattr(demo, "audit_sources", lambda *given, **named: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(whole_run, "audit_sources", lambda *given, **named: threads.append(torch.get_num_threads()))
     (tmp_path / "model_index.json").write_text("{}")  # of a pipeline, which is looked for first
     for words in (("train", "digits-default"), ("sample", str(tmp_path))):
         with pytest.raises(SystemExit) as ended:
             cli.main([*words, "--out", str(tmp_path / "out")])
         assert ended.value.code == 0
     settings = override(SMALL, {"run.threads": str(torch.get_num_threads() + 1)})
-    demo.run_preset(settings, tmp_path / "run")
+    whole_run.whole_run(settings, tmp_path / "run")
+    monkeypatch.setattr(demo, "in_workers", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        demo.demo(tmp_path / "demo")
     assert told == [1, 1, 1]
     assert threads == [settings.run.threads]  # of the audit as well, which has no such setting
 
