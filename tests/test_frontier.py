@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iet_agc.metrics.frontier import pareto_set
 from iet_agc.metrics.intervals import difference, share_over_runs
 from iet_agc.reporting import charts, comparison_page
 from iet_agc.reporting.comparison import COLUMNS, compare, differences_from_first
-from iet_agc.reporting.comparison_page import front, write_comparison
+from iet_agc.reporting.comparison_page import write_comparison
 from tests.audit_folders import write_audit
 from tests.compared_runs import numbers, quality, run, seeds, write
 from tests.pages import Page
@@ -38,16 +39,16 @@ def table(file):
 def test_front_by_pencil():
     """c is beaten by b in both; d by b, at the same y; e stands where a does, and neither beats the other."""
     points = {"a": (1, 5), "b": (2, 3), "c": (3, 4), "d": (4, 3), "e": (1, 5), "f": (6, 0), "g": (1, 6)}
-    assert front(points) == ["a", "e", "b", "f"]
-    assert front({"a": (1, 1)}) == ["a"]
-    assert front({}) == []
+    assert pareto_set(points) == ["a", "e", "b", "f"]
+    assert pareto_set({"a": (1, 1)}) == ["a"]
+    assert pareto_set({}) == []
 
 
 def test_nothing_on_the_front_is_beaten_and_everything_else_is():
     random = np.random.default_rng(0)
     places = random.integers(0, 12, (60, 2)).tolist()
     points: dict[str, tuple[float, float]] = {str(number): (x, y) for number, (x, y) in enumerate(places)}
-    found = front(points)
+    found = pareto_set(points)
 
     def beaten(name):
         x, y = points[name]

@@ -12,20 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
 
+from iet_agc.metrics.frontier import pareto_set
 from iet_agc.reporting.charts import (
     BEATEN,
     EDGE,
     HELD_OUT,
-    PALETTE,
     SOFT,
     as_tick,
     decimal,
@@ -36,11 +34,12 @@ from iet_agc.reporting.charts import (
     style,
 )
 from iet_agc.reporting.comparison import COLUMNS, NOT_MEASURED, Cell, Differences, Row, Rows, listed, warnings
+from iet_agc.reporting.plane import MARKERS, colour_of, marker_of, share_ticks, signed_root, signed_square
 from iet_agc.reporting.reader import first_samples
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
 
-__all__ = ["front", "write_comparison"]
+__all__ = ["write_comparison"]
 
 #: What a comparison's folder holds; a kill may have left a part of it.
 _FILES = {"html": "comparison.html", "png": "comparison.png", "csv": "comparison.csv", "means": "comparison-means.csv"}
@@ -165,23 +164,6 @@ def _limits(prefix: str, cell: Cell | None) -> dict[str, object]:
 # What is plotted ------------------------------------------------------------------------------------------
 
 
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The Pareto front: points than which no other is as low in both coordinates and lower in one.
-
-    Args:
-        points: name -> (x, y), of both of which less is better.
-
-    Returns:
-        Names, by rising x.
-    """
-    best = [
-        name
-        for name, (x, y) in points.items()
-        if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points.values())
-    ]
-    return sorted(best, key=lambda name: points[name])
-
-
 @dataclass(frozen=True)
 class _Axis:
     """A column that all experiments know, what it is called, and whether it is the one to choose if one can."""
@@ -207,16 +189,16 @@ class _Point:
 
     @property
     def colour(self) -> str:
-        return PALETTE[(self.number - 1) % len(PALETTE)]
+        return colour_of(self.number)
 
     @property
     def marker(self) -> str:
-        return list(_MARKERS)[(self.number - 1) % len(_MARKERS)]
+        return marker_of(self.number)
 
     @property
     def sign(self) -> str:
         """The marker as a character, for keys on the page."""
-        return _MARKERS[self.marker]
+        return MARKERS[self.marker]
 
 
 @dataclass(frozen=True)
@@ -230,7 +212,7 @@ class _Plot:
 
     @property
     def front(self) -> list[str]:
-        return front({point.name: (point.x, point.y) for point in self.points})
+        return pareto_set({point.name: (point.x, point.y) for point in self.points})
 
 
 def _plot(rows: Rows) -> _Plot:
@@ -268,16 +250,13 @@ def _point(name: str, number: int, x: Cell, y: Cell) -> _Point:
 
 # Drawing --------------------------------------------------------------------------------------------------
 
-#: Seven colours and six shapes: 42 experiments look different.
-_MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}
-
 
 def _draw(plot: _Plot, width: float, height: float, bottom: float = 0) -> tuple[Figure, Axes]:
     """The plot without labels, in inches; below it, `bottom` inches stay free."""
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", rect=(0, bottom / height, 1, 1 - bottom / height), w_pad=0.08, h_pad=0.08)
     axes = figure.add_subplot()
-    axes.set_yscale("function", functions=(_signed_root, _signed_square))
+    axes.set_yscale("function", functions=(signed_root, signed_square))
     axes.set_xlabel(f"{plot.quality.label}\n{plot.quality.hint}", parse_math=False)
     axes.set_ylabel(plot.share.label)
     _set_limits(axes, plot.points)
@@ -287,15 +266,6 @@ def _draw(plot: _Plot, width: float, height: float, bottom: float = 0) -> tuple[
     for point in plot.points:
         _draw_point(axes, point)
     return figure, axes
-
-
-def _signed_root(y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Makes room where copies are few; negative below 0, so that a mark at 0 is whole."""
-    return np.sign(y) * np.sqrt(np.abs(y))
-
-
-def _signed_square(y: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sign(y) * np.square(y)
 
 
 def _set_limits(axes: Axes, points: Sequence[_Point]) -> None:
@@ -310,17 +280,8 @@ def _set_limits(axes: Axes, points: Sequence[_Point]) -> None:
     most = max(0.02, most, min(max([0, *(bound for point in points for bound in point.y_bar or ())]), 2.5 * most))
     axes.set_ylim(-((0.05 * most**0.5) ** 2), min(1.15 * most, 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_yticks(_share_ticks(most))
+    axes.set_yticks(share_ticks(most))
     axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
-
-
-def _share_ticks(most: float) -> list[float]:
-    """0 and round shares that stand apart on an axis of square roots."""
-    ticks = [0.0]
-    for tick in (1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *np.linspace(0.1, 1, 10).round(1)):
-        if tick <= 1.15 * most and tick**0.5 - ticks[-1] ** 0.5 >= 0.11 * most**0.5:
-            ticks.append(float(tick))
-    return ticks
 
 
 def _draw_front(axes: Axes, plot: _Plot) -> None:
