@@ -5,10 +5,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test check faults fuzz lint golden docs coverage benchmark clean
+.PHONY: demo frontier test check faults fuzz lint golden docs coverage benchmark clean
 
 demo: $(VENV)/installed
 	$(BIN)/iet-agc demo --out runs/demo
+
+# Nine methods as curves of copied share against quality, on digits, three seeds: within an hour on two idle cores.
+frontier: $(VENV)/installed
+	$(BIN)/iet-agc bench small --out runs/frontier --jobs 2
 
 test: lint
 	$(PYTEST)

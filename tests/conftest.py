@@ -10,10 +10,10 @@ os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
 
 #: Files whose tests train, draw, or start processes and browsers; `make check` leaves them out.
 SLOW = {
-    "test_audits", "test_browser", "test_captions", "test_classes", "test_cli", "test_detection", "test_dist",
-    "test_e2e", "test_emoji", "test_example", "test_features", "test_hugging_face", "test_identity", "test_imports",
-    "test_initial", "test_lora", "test_memorized_prompts", "test_package", "test_parity", "test_precision",
-    "test_recipes", "test_resume", "test_settings", "test_stop", "test_text",
+    "test_audits", "test_bench", "test_browser", "test_captions", "test_classes", "test_cli", "test_detection",
+    "test_dist", "test_e2e", "test_emoji", "test_example", "test_features", "test_hugging_face", "test_identity",
+    "test_imports", "test_initial", "test_lora", "test_memorized_prompts", "test_package", "test_parity",
+    "test_precision", "test_recipes", "test_resume", "test_settings", "test_stop", "test_text",
 }  # fmt: skip
 
 

@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from iet_agc.config.board import plan
 from iet_agc.reporting.audit_page import write_report
+from iet_agc.reporting.board import Failure, board_record, standing
+from iet_agc.reporting.board_page import board_page
 from iet_agc.reporting.comparison import compare, differences_from_first
 from iet_agc.reporting.comparison_page import write_comparison
 from iet_agc.reporting.duplicates_page import ShownGroup, ShownImage, render_duplicates
 from tests.audit_folders import noise, write_audit
+from tests.boards import MINIATURE, board, result
 from tests.compared_runs import numbers, seeds, write
 
 #: Flags with which Chromium starts as root, in a container, and calls nobody.
@@ -79,6 +83,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names: dict[str, str] = dict.fromkeys(("train", "samples", "held_out"), LONG)
     long = write_audit(out / "long", names=names, spaces=(LONG,), pictures=6, record=False)
     written["comparison"] = compared(out / "compared")
+    written["board"] = benched(out / "board")
     written["duplicates"] = duplicates(out / "duplicates.html")
     several = {LONG + "1": long.path, LONG + "2": audits["plain"].path, "third": audits["few"].path}
     return written | {"several": write_report(several, out / "several.html", title=LONG)}
@@ -90,6 +95,18 @@ def compared(out: Path) -> Path:
     audits = [*seeds(out, "x", [100, 200], [1.0, 2.0]), write(out / LONG[-40:], numbers(5, 3.0)), made.path]
     rows = compare(audits)
     return Path(write_comparison(rows, differences_from_first(rows), out / "comparison")["html"])
+
+
+def benched(out: Path) -> Path:
+    """Of a point and a curve, whose runs have pictures, and one failed run with a long reason."""
+    made = board(out, f'title = "{LONG}"\n{MINIATURE}')
+    first, *cells = plan(made)
+    results = [result(cell, 200 // (1 + number), 1.0 + number) for number, cell in enumerate(cells)]
+    for cell in cells:
+        write_audit(out / cell.folder / "audit", record=False, spaces=(), pictures=12)
+    record = board_record(made, [Failure(**standing(first), reason=LONG), *results], {}, {})
+    (out / "board.html").write_text(board_page(record, out), encoding="utf-8")
+    return out / "board.html"
 
 
 def duplicates(file: Path) -> Path:
@@ -107,7 +124,7 @@ def duplicates(file: Path) -> Path:
     return file
 
 
-KINDS = ["full", "plain", "few", "warned", "large", "several", "comparison", "duplicates"]
+KINDS = ["full", "plain", "few", "warned", "large", "several", "comparison", "board", "duplicates"]
 
 
 @pytest.fixture(scope="module", params=KINDS)

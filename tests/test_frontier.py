@@ -17,6 +17,7 @@ from iet_agc.metrics.intervals import difference, share_over_runs
 from iet_agc.reporting import charts, comparison_page
 from iet_agc.reporting.comparison import COLUMNS, compare, differences_from_first
 from iet_agc.reporting.comparison_page import write_comparison
+from iet_agc.reporting.plane import share_ticks
 from tests.audit_folders import write_audit
 from tests.compared_runs import numbers, quality, run, seeds, write
 from tests.pages import Page
@@ -119,7 +120,7 @@ def test_share_axis_shows_zero_and_small_shares(tmp_path):
 
 @pytest.mark.parametrize("most", [0.02, 0.07, 0.3, 1.0])
 def test_ticks_are_few_and_within(most):
-    ticks = comparison_page._share_ticks(most)
+    ticks = share_ticks(most)
     assert 4 <= len(ticks) <= 10
     assert ticks == sorted(set(ticks))
     assert ticks[-1] <= 1

@@ -24,6 +24,7 @@ VERBS = (
     "duplicates",
     "report",
     "compare",
+    "bench",
     "card",
     "presets",
     "completion",

@@ -17,7 +17,7 @@ HEAVY = {
 ALLOWED = {
     "import iet_agc": set(),
     "import iet_agc; iet_agc.__version__": set(),
-    "import iet_agc; iet_agc.train, iet_agc.sample, iet_agc.audit, iet_agc.report, iet_agc.card, iet_agc.Run": set(),
+    "import iet_agc; iet_agc.train, iet_agc.sample, iet_agc.audit, iet_agc.report, iet_agc.card, iet_agc.bench, iet_agc.Run": set(),
     "import iet_agc.metrics": set(),
     "import iet_agc.cli": set(),
     "import iet_agc.cli.summary": set(),
@@ -33,6 +33,8 @@ ALLOWED = {
     "import iet_agc.auditing.run": {"numpy", "pydantic", "torch"},
     "import iet_agc.reporting.audit_page": {"matplotlib", "numpy", "pydantic"},
     "import iet_agc.reporting.comparison_page": {"matplotlib", "numpy", "pydantic"},
+    "import iet_agc.reporting.board_page": {"matplotlib", "numpy", "pydantic"},
+    "import iet_agc.config.board": {"pydantic"},
 }
 
 #: What a verb may load to say what it has to say. Folders that are not there are looked for before anything is made.
@@ -49,6 +51,7 @@ VERBS: dict[tuple[str, ...], set[str]] = {
     ("report", "missing"): set(),
     ("compare", "missing"): set(),
     ("card", "missing"): {"pydantic"},
+    ("bench", "missing", "--out", "x"): {"pydantic"},
     ("audit", "--train", "missing", "--samples", "missing", "--out", "x"): {"pydantic"},
     ("audit", "--train", "digits", "--samples", "missing.npz", "--out", "x"): {"pydantic"},
     ("init", "missing"): set(),

@@ -8,6 +8,7 @@ The verbs of the command line, from Python, on paths and on images in memory:
     found.check(fail_above=0.02)
     iet_agc.report(found)
     iet_agc.card(run, found)
+    iet_agc.bench("small", out="board")
 
 And the pieces that other programs use. All are loaded when asked for:
 
@@ -18,8 +19,8 @@ And the pieces that other programs use. All are loaded when asked for:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iet_agc.api.results import Audit, Run, SampleSet
-    from iet_agc.api.verbs import audit, card, report, sample, train
+    from iet_agc.api.results import Audit, Bench, Run, SampleSet
+    from iet_agc.api.verbs import audit, bench, card, report, sample, train
     from iet_agc.method.agc import AntiGradientControl, mean_of_kept
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "AntiGradientControl": "method.agc",
     "Audit": "api.results",
+    "Bench": "api.results",
     "CheckFailed": "runtime.errors",
     "Run": "api.results",
     "SampleSet": "api.results",
     "UserError": "runtime.errors",
     "audit": "api.verbs",
     "average_states": "method.averaging",
+    "bench": "api.verbs",
     "card": "api.verbs",
     "mean_of_kept": "method.agc",
     "partition": "method.sharding",
@@ -46,6 +49,7 @@ _HOMES = {
 __all__ = [
     "AntiGradientControl",
     "Audit",
+    "Bench",
     "CheckFailed",
     "Run",
     "SampleSet",
@@ -53,6 +57,7 @@ __all__ = [
     "__version__",
     "audit",
     "average_states",
+    "bench",
     "card",
     "mean_of_kept",
     "partition",

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from iet_agc.data.image_set import ImageSet
     from iet_agc.metrics.gate import Gate
     from iet_agc.metrics.intervals import Proportion
+    from iet_agc.reporting.board import BoardRecord
 
-__all__ = ["Audit", "Run", "SampleSet"]
+__all__ = ["Audit", "Bench", "Run", "SampleSet"]
 
 #: Pairs of sample and training image that an audit shows.
 _PAIRS = 3
@@ -271,6 +272,54 @@ class Audit(_Result):
             for pair in pairs
             for original in [pair.original[:, :, ::-1] if pair.row.mirrored else pair.original]
         ]
+
+
+@dataclass(frozen=True)
+class Bench(_Result):
+    """Methods compared: copied share and quality of each, over several seeds."""
+
+    @property
+    def record(self) -> "BoardRecord":
+        """All numbers: the content of board.json."""
+        from iet_agc.reporting.board import read_board
+
+        return read_board(self.folder)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """board.csv: a row for each run, with its method, the value of its knob, its seed and what came out.
+
+        Raises:
+            UserError: pandas is not installed, or the board is damaged.
+        """
+        pandas = _pandas()
+        from iet_agc.reporting.board import read_board
+        from iet_agc.runtime.reading import read_text
+
+        read_board(self.folder, ["board.csv"])  # refuses a table that is not as it was written
+        return pandas.read_csv(io.StringIO(read_text(self.folder / "board.csv")))
+
+    def _title(self) -> str:
+        return self.record.title
+
+    def _figures(self) -> list[tuple[str, str]]:
+        from iet_agc.metrics.intervals import three_digits
+
+        record = self.record
+        fronts = [
+            (
+                arm.name,
+                "; ".join(
+                    f"{p.label}: {three_digits(p.copied.mean)} copied, distance {p.held_out_distance.mean:.4g}"
+                    for p in arm.front
+                ),
+            )
+            for arm in record.arms
+        ]
+        failed = [("failed", f"{len(record.failures):,}")] if record.failures else []
+        return [*fronts, ("runs", f"{len(record.cells):,}"), *failed, ("page", str(self.folder / "board.html"))]
+
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        return []
 
 
 def _pandas() -> Any:

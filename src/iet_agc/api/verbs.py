@@ -1,4 +1,4 @@
-"""train, sample, audit, report and card: what the verbs of the command line do, on paths and on images in memory.
+"""train, sample, audit, report, card and bench: what the verbs of the command line do, on paths and on images in memory.
 
 Images are, wherever a set of them is asked for: a path (a folder, an .npz or .npy file, a run, a sample set), the name
 of an image set such as "digits", a result of these functions, or what `data.datasets.in_memory` takes: uint8 tensors
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from iet_agc.api.results import Audit, Run, SampleSet
+from iet_agc.api.results import Audit, Bench, Run, SampleSet
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.silence import silenced
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from iet_agc.data.datasets.in_memory import InMemory
     from iet_agc.data.image_set import ImageSet
 
-__all__ = ["Images", "Place", "audit", "card", "report", "sample", "train"]
+__all__ = ["Images", "Place", "audit", "bench", "card", "report", "sample", "train"]
 
 #: A path, or a result, which is one.
 Place: TypeAlias = str | os.PathLike[str]
@@ -229,6 +229,31 @@ def card(run: Place, audit: Place | Sequence[Place] = (), out: Place | None = No
 def _folders(places: Place | Sequence[Place]) -> list[Path]:
     """One place or several."""
     return [Path(each) for each in ([places] if isinstance(places, str | os.PathLike) else places)]
+
+
+def bench(board: Place, *, out: Place, jobs: int = 1, quiet: bool = False) -> Bench:
+    """Train, sample and audit every method of a board, and compare them; see `iet-agc bench`.
+
+    Args:
+        board: the path of a .toml file, see `config.board`, or the name of one that comes with the package.
+        out: folder of the runs, board.json, board.csv and board.html. The same call again goes on, and tries runs again
+            that failed.
+        jobs: runs side by side, in as many processes; with 2 or more a script needs `if __name__ == "__main__":`.
+        quiet: show no progress.
+
+    Returns:
+        The board, in which runs that failed are named.
+
+    Raises:
+        UserError: a board that is none, or impossible; or `out` holds another one.
+        CheckFailed: the system ended a process.
+    """
+    from iet_agc.api.bench import run_board
+    from iet_agc.config.board import load_board
+
+    with _shown(quiet):
+        run_board(load_board(os.fspath(board)), Path(out), jobs)
+    return Bench(Path(out))
 
 
 def _settings(preset: "str | Settings", root: str | None, changes: Mapping[str, object]) -> "Settings":

@@ -35,7 +35,7 @@ __all__ = ["main"]
 _SHARED = {"train", "sample", "audit", "detect"}
 
 #: Verbs that show progress.
-_LONG = {"demo", "init", "pipeline", "duplicates", *_SHARED}
+_LONG = {"demo", "init", "pipeline", "duplicates", "bench", *_SHARED}
 
 #: Verbs that take settings, `--section.name VALUE`, and settings without a section.
 _WITH_SETTINGS, _TOP_SETTINGS = ("train", "pipeline"), ("name", "description")
@@ -197,7 +197,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_init, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect
-    for add in (*order, _add_duplicates, _add_report, _add_compare, _add_card, _add_presets, _add_completion):
+    for add in (
+        *order,
+        _add_duplicates,
+        _add_report,
+        _add_compare,
+        _add_bench,
+        _add_card,
+        _add_presets,
+        _add_completion,
+    ):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)
@@ -835,6 +844,13 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, object]:
     if not for_people(arguments):
         print("\n".join([table(rows), *(f"iet-agc: warning: {warning}" for warning in warned)]), file=sys.stderr)
     return 0, result
+
+
+def _add_bench(verbs: "_Verbs") -> None:
+    from iet_agc.cli.bench import add_arguments, run
+
+    parser = _verb(verbs, "bench", run, "train, sample and audit every method of a board, and compare them", _ALL)
+    add_arguments(parser)
 
 
 def _add_card(verbs: "_Verbs") -> None:

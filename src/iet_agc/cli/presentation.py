@@ -88,5 +88,6 @@ _LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
     "duplicates": lambda given, result: summary.duplicates(result, str(given.out)),
     "report": lambda _, result: summary.report(result),
     "compare": lambda _, result: summary.compare(result, terminal.width()),
+    "bench": lambda _, result: summary.bench(result, terminal.width()),
     "presets": _presets,
 }

@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 
 __all__ = [
     "Audited",
+    "Benched",
     "Built",
     "Carded",
     "Check",
@@ -209,6 +210,32 @@ class Compared(TypedDict):
     presets: Mapping[str, _Row]
     warnings: Sequence[str]
     files: NotRequired[Mapping[str, str]]
+
+
+class _Point(TypedDict):
+    copied: Mean
+    held_out_distance: Mean
+
+
+class _Arm(TypedDict):
+    front: Sequence[str]
+    points: Mapping[str, _Point]
+
+
+class _Failed(TypedDict):
+    folder: str
+    reason: str
+
+
+class Benched(TypedDict):
+    """Of `bench`."""
+
+    title: str
+    seeds: Sequence[int]
+    runs: int
+    arms: Mapping[str, _Arm]
+    failures: Sequence[_Failed]
+    files: Mapping[str, str]
 
 
 class Shown(TypedDict):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "audit",
+    "bench",
     "card",
     "check",
     "compare",
@@ -270,6 +271,34 @@ def _cell(values: "results.Mean | None", form: str) -> str:
         return "-"
     interval = f" [{', '.join(form.format(bound) for bound in limits)}]" if (limits := values.get("ci95")) else ""
     return f"{form.format(values['mean'])}{interval}"
+
+
+def bench(result: "results.Benched", most: int) -> list[str]:
+    """A board.
+
+    Args:
+        result: of the verb: arms with their points, failures and files.
+        most: columns of the terminal.
+    """
+    seeds, failures = len(result["seeds"]), result["failures"]
+    lines = [f"{result['title']}: {_many(result['runs'], 'run')}, {_many(seeds, 'seed')}; brackets: 95 % intervals"]
+    for name, arm in result["arms"].items():
+        titles = name.upper(), "", "copied", "Fréchet, held-out"
+        rows = [
+            (
+                label,
+                "front" if label in arm["front"] else "",
+                _cell(point["copied"], "{:.1%}"),
+                _cell(point["held_out_distance"], "{:.4g}"),
+            )
+            for label, point in arm["points"].items()
+        ]
+        lines += ["", *table(titles, rows, most)]
+    lines += ["", *(f"failed: {each['folder']}: {each['reason']}" for each in failures)]
+    few = "warning: no difference should be claimed from fewer than 3 seeds"
+    lines += [few] if seeds < 3 else []
+    lines += ["warning: the same command tries what failed again"] if failures else []
+    return [*lines, _figure("page", result["files"]["html"]), _figure("table", result["files"]["csv"])]
 
 
 def demo(result: "results.Shown", most: int) -> list[str]:

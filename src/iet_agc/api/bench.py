@@ -1,0 +1,186 @@
+"""Boards on disk: every run of one is trained, sampled and audited, and what they say together becomes a page.
+
+board.json      the record, written last; with it the folder is whole
+board.csv       a row per run
+board.html      the page
+cells           ARM/METHOD/VALUE/seed-N: a run with its samples, its audit, and cell.json, what it came to
+.parts          while it is at work
+
+The same call again goes on: a run that is finished, and as it was written, is not looked at again. Methods, values of
+knobs and seeds may be added to a board in its folder; arms, budget, samples and common settings may not change.
+"""
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from iet_agc.api.whole_run import whole_run, work_of
+from iet_agc.config.board import Board, Cell, plan
+from iet_agc.config.fingerprint import essence
+from iet_agc.config.run_folder import check_folder
+from iet_agc.reporting.board import BoardRecord, CellResult, Failure, board_record, cell_result, csv_table, standing
+from iet_agc.reporting.board_page import board_page
+from iet_agc.runtime.curves import read_curve
+from iet_agc.runtime.errors import CheckFailed, UserError, in_words, one_line
+from iet_agc.runtime.exposure import read_telemetry
+from iet_agc.runtime.files import digest, replace_text
+from iet_agc.runtime.progress import progress_bar
+from iet_agc.runtime.reading import read_object
+from iet_agc.runtime.result_folder import ResultFolder
+from iet_agc.runtime.seal import damaged, is_sealed, write_sealed
+from iet_agc.runtime.workers import in_workers
+
+__all__ = ["run_board"]
+
+_FILES = ("board.csv", "board.html")
+
+#: What a run is known by to be as it was when its cell.json was written.
+_SEALED = ("config.json", "samples/samples.json", "samples/samples.npz", "audit/audit.json", "audit/samples.csv")
+
+#: The whole of a bar.
+_ALL = 1000
+
+
+def run_board(board: Board, out: Path, jobs: int = 1) -> BoardRecord:
+    """Do, or go on with, every run of a board, and write its folder: what `iet-agc bench` does.
+
+    A run that fails is recorded, and the others go on; the same call tries it again.
+
+    Args:
+        board: see `iet_agc.config.board.load_board`.
+        out: its folder.
+        jobs: runs side by side, each in a process of its own with the threads of its settings, 1 unless the board says
+            otherwise; the results are the same, bit for bit. See `runtime.workers` for what scripts need.
+
+    Returns:
+        The content of board.json.
+
+    Raises:
+        UserError: an impossible board, or `out` holds another one, or something else, or another process is at work
+            there; nothing is done then.
+        CheckFailed: the system ended a process.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs {jobs}: give 1 or more", "jobs")
+    cells, about = plan(board), _about(board)
+    folder = ResultFolder(out, "board.json", "board", "made_of", {"data": "arms"}, {"cells", *_FILES})
+    folder.check(about)
+    for cell in cells:
+        check_folder(cell.settings, out / cell.folder)
+    with folder.at_work(about, anew=True):
+        results = _results(cells, out, jobs)
+        record = board_record(board, results, about, {name: version(name) for name in ("iet-agc", "torch")})
+        replace_text(out / "board.csv", csv_table(record))
+        replace_text(out / "board.html", board_page(record, out))
+        folder.finish(record.model_dump(mode="json"), _FILES)
+    return record
+
+
+def _about(board: Board) -> dict[str, Any]:
+    """What makes another board of it; methods, values and seeds are told apart by their folders."""
+    data = {arm.name: digest(arm.model_dump(mode="json", exclude={"description", "reference"})) for arm in board.data}
+    common = {"budget": board.budget, "samples": board.samples, "settings": digest(board.settings)}
+    return common | {"data": data}
+
+
+# The runs -------------------------------------------------------------------------------------------------
+
+
+def _results(cells: Sequence[Cell], out: Path, jobs: int) -> list[CellResult | Failure]:
+    """What every run came to, those that are finished as they are."""
+    found: dict[int, CellResult | Failure] = {
+        number: done for number, cell in enumerate(cells) if (done := _finished(cell, out / cell.folder))
+    }
+    seeds = [*dict.fromkeys(cell.seed for cell in cells)]
+    left = sorted(  # seed by seed: one that is stopped early has whole curves
+        (number for number in range(len(cells)) if number not in found),
+        key=lambda number: (seeds.index(cells[number].seed), number),
+    )
+    work = [work_of(cell.settings) for cell in cells]
+    before, total = sum(work[number] for number in found), sum(work)
+    workers = min(jobs, len(left)) or 1
+    with progress_bar("board", _ALL, int(_ALL * before / total), unit="") as bar:
+
+        def show(done: float) -> None:
+            bar.update(min(_ALL, int(_ALL * (before + done) / total)) - bar.n)
+
+        bar.name_phase(_phase(found, cells))
+        for place, result in in_workers(_do, [(cells[number], out) for number in left], workers, show):
+            found[left[place]] = result
+            bar.name_phase(_phase(found, cells))
+            bar.show_figures(_figures(cells[left[place]], result))
+        bar.update(_ALL - bar.n)
+    return [found[number] for number in range(len(cells))]
+
+
+def _phase(found: Mapping[int, CellResult | Failure], cells: Sequence[Cell]) -> str:
+    failed = sum(isinstance(each, Failure) for each in found.values())
+    return f"board: {len(found)} of {len(cells)} runs{f', {failed} failed' if failed else ''}"
+
+
+def _figures(cell: Cell, result: CellResult | Failure) -> str:
+    if isinstance(result, Failure):
+        return f"{cell.label}: {result.reason}"
+    return f"{cell.label}: {100 * result.copied.share:.1f} % copied, distance {result.held_out_distance:.3f}"
+
+
+def _do(cell: Cell, out: Path) -> CellResult | Failure:
+    """One run, from wherever it stands; a failure is a result."""
+    run = out / cell.folder
+    try:
+        audit = whole_run(cell.settings, run)
+        seen, skipped = read_telemetry(run / "telemetry.csv")
+        result = cell_result(cell, audit, int(skipped.sum()) / int(seen.sum()), _training_seconds(run))
+        write_sealed(run / "cell.json", _known_by(cell) | result.model_dump(mode="json"), _SEALED)
+    except Exception as error:
+        if not isinstance(error, UserError | CheckFailed):  # a mistake of ours: its traceback is kept
+            run.mkdir(parents=True, exist_ok=True)
+            replace_text(run / "error.txt", traceback.format_exc())
+        return Failure(**standing(cell), reason=_reason(error))
+    (run / "error.txt").unlink(missing_ok=True)
+    return result
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UserError | CheckFailed):
+        return one_line(str(error))
+    return f"{type(error).__name__}: {in_words(error)}; its traceback is in error.txt"
+
+
+def _training_seconds(run: Path) -> float:
+    """How long training took, all members and sessions: from the speed at each point of their curves."""
+    return round(sum(_seconds(read_curve(file)) for file in sorted((run / "curves").glob("*.jsonl"))), 2)
+
+
+def _seconds(points: Sequence[Mapping[str, float]]) -> float:
+    seen, seconds = 0.0, 0.0
+    for point in points:
+        seconds += (point["images_seen"] - seen) / point["images_per_second"]
+        seen = point["images_seen"]
+    return seconds
+
+
+def _finished(cell: Cell, run: Path) -> CellResult | None:
+    """The result of a run that is finished and as it was written; None of any other."""
+    file = run / "cell.json"
+    try:
+        content = read_object(file, "remove it") if file.is_file() else {}
+        known = _known_by(cell)
+        if not is_sealed(content) or any(content.get(name) != value for name, value in known.items()):
+            return None
+        if next(damaged(file, content, None), None):
+            return None
+        return CellResult.model_validate_json(
+            json.dumps({name: value for name, value in content.items() if name not in (*known, "seal")})
+        )
+    except ValueError:  # a UserError, or a record that is none
+        return None
+
+
+def _known_by(cell: Cell) -> dict[str, Any]:
+    """What a cell.json says of what it is of: all that its run, and its samples, depend on."""
+    settings = essence(cell.settings) | {"sample": cell.settings.sample.model_dump(mode="json")}
+    return {"format": "iet-agc cell", "version": 1, "settings_sha256": digest(settings)}
