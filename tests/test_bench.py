@@ -143,10 +143,11 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_is_tried_again(whole, tmp_pat
         patch.setattr(bench, "whole_run", broken)
         record = run(out, text)
     (failure,) = record.failures
-    assert failure.reason == "KeyError: it lacks 'nothing'; its traceback is in error.txt"
-    assert "KeyError" in (out / failure.folder / "error.txt").read_text()
+    assert failure.reason == "KeyError: it lacks 'nothing'; its traceback is in seed-0-error.txt"
+    file = out / f"{failure.folder}-error.txt"
+    assert "KeyError" in file.read_text()
     assert run(out, text).failures == ()
-    assert not (out / failure.folder / "error.txt").exists()
+    assert not file.exists()
 
 
 def test_methods_values_and_seeds_may_be_added(whole, monkeypatch):

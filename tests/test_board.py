@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -78,6 +80,20 @@ def test_the_budget_is_a_knob_as_well(tmp_path):
         ("cells/digits/early/0.25/seed-0", 16),
         ("cells/digits/early/1.0/seed-0", 64),
     ]
+
+
+GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "boards.md"
+
+
+def test_the_guides_board_method_and_arms_are_what_they_say(tmp_path):
+    board_, arms, method = re.findall(
+        r"^```toml\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    written(tmp_path, method, "mine")
+    cells = plan(board(tmp_path, f"{board_}\n{arms}"))
+    assert [*dict.fromkeys(cell.arm for cell in cells)] == ["planted", "unique", "fashion-shifted", "emoji"]
+    assert {cell.settings.train.learning_rate for cell in cells if cell.method == "mine"} == {2e-3, 4e-3}
+    assert {cell.settings.data.planted_kind for cell in cells} == {"exact", "shifted"}
 
 
 def test_a_method_is_one_file_and_one_line(tmp_path):

@@ -43,6 +43,7 @@ OTHER = {
     "data.flips": True,
     "data.seed": 1,
     "data.deduplicate": "near",
+    "data.planted_kind": "shifted",
     "data.caption": "a photo of sks dog",
     "data.orient": True,
     "data.background": "#2040ff",

@@ -129,6 +129,56 @@ def test_plant_duplicates_by_hand() -> None:
         assert torch.equal(nothing.images, _image_set(5).images)
 
 
+def _moved(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """Shifted with its edge repeated, pixel by pixel."""
+    _, height, width = image.shape
+    rows = [min(max(row + down, 0), height - 1) for row in range(height)]
+    columns = [min(max(column + right, 0), width - 1) for column in range(width)]
+    return torch.stack([torch.stack([image[:, row, column] for column in columns], -1) for row in rows], 1)
+
+
+@pytest.mark.parametrize("size", [8, 24])
+def test_shifted_copies_are_moved_by_up_to_an_eighth(size: int) -> None:
+    images = ImageSet(torch.from_numpy(_pixels(3, 1, size, size)), "noise")
+    planted, most = plant_duplicates(images, 2, 40, kind="shifted"), size // 8
+    assert torch.equal(planted.images[:3], images.images)
+    offsets = [(down, right) for down in range(-most, most + 1) for right in range(-most, most + 1)]
+    found = []
+    for number, copy in enumerate(planted.images[3:]):
+        found += [offset for offset in offsets if torch.equal(copy, _moved(images.images[number % 2], *offset))]
+    assert len(found) == 2 * 39  # each is one of the shifts, and one only
+    assert {abs(down) for down, _ in found} == {abs(right) for _, right in found} == {*range(most + 1)}
+
+
+def test_copies_of_other_brightness_are_multiples_of_their_image() -> None:
+    images = ImageSet(torch.full((2, 3, 4, 4), 100, dtype=torch.uint8), "grey")
+    planted = plant_duplicates(images, 1, 200, kind="brightness").images[2:]
+    levels = planted[:, 0, 0, 0]
+    assert bool((planted == levels[:, None, None, None]).all())
+    assert 70 <= int(levels.min()) <= 75
+    assert 125 <= int(levels.max()) <= 130
+    bright = ImageSet(torch.full((2, 1, 4, 4), 250, dtype=torch.uint8), "white")
+    assert int(plant_duplicates(bright, 1, 50, kind="brightness").images.max()) == 255  # and not round the corner
+
+
+@pytest.mark.parametrize("kind", ["shifted", "brightness"])
+def test_near_copies_follow_from_the_seed_and_are_near(kind: Any) -> None:
+    how: dict[str, Any] = {"num_train": 200, "planted_images": 4, "planted_copies": 3}
+    first, again = (load_named("digits", **how, planted_kind=kind)[0] for _ in range(2))
+    other, exact = load_named("digits", **how, planted_kind=kind, seed=1)[0], load_named("digits", **how)[0]
+    assert first.fingerprint == again.fingerprint
+    assert first.fingerprint not in (other.fingerprint, exact.fingerprint)
+    assert torch.equal(first.images[:200], exact.images[:200])
+    apart = (first.images[200:].double() - exact.images[200:]).square().mean((1, 2, 3))
+    others = (first.images[200:].double() - exact.images[4:12]).square().mean((1, 2, 3))
+    assert float(apart.mean()) < float(others.mean())
+
+
+def test_a_kind_of_copies_that_are_not_planted_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data.planted_kind has no effect: set data.planted_images and data.plant"):
+        load_named("digits", planted_kind="shifted")
+
+
 @pytest.mark.parametrize(("num_images", "copies"), [(6, 2), (-1, 2), (2, 0)])
 def test_impossible_plantings(num_images: int, copies: int) -> None:
     with pytest.raises(ValueError, match=f"cannot plant {num_images} of 5 images {copies} times each"):

@@ -76,6 +76,7 @@ CHANGES = {
     "data.num_train": ("50", "weights"),
     "data.planted_images": ("2", "weights"),
     "data.planted_copies": ("2", "weights"),
+    "data.planted_kind": ("shifted", "weights"),
     "data.flips": ("true", "weights"),
     "data.seed": ("1", "weights"),
     "model.channels": ("12", "weights"),

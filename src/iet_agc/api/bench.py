@@ -3,7 +3,8 @@
 board.json      the record, written last; with it the folder is whole
 board.csv       a row per run
 board.html      the page
-cells           ARM/METHOD/VALUE/seed-N: a run with its samples, its audit, and cell.json, what it came to
+cells           ARM/METHOD/VALUE/seed-N: a run with its samples, its audit, and cell.json, what it came to; beside it
+                seed-N-error.txt, where a mistake of ours broke it
 .parts          while it is at work
 
 The same call again goes on: a run that is finished, and as it was written, is not looked at again. Methods, values of
@@ -11,6 +12,7 @@ knobs and seeds may be added to a board in its folder; arms, budget, samples and
 """
 
 import json
+import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -137,17 +139,22 @@ def _do(cell: Cell, out: Path) -> CellResult | Failure:
         write_sealed(run / "cell.json", _known_by(cell) | result.model_dump(mode="json"), _SEALED)
     except Exception as error:
         if not isinstance(error, UserError | CheckFailed):  # a mistake of ours: its traceback is kept
-            run.mkdir(parents=True, exist_ok=True)
-            replace_text(run / "error.txt", traceback.format_exc())
-        return Failure(**standing(cell), reason=_reason(error))
-    (run / "error.txt").unlink(missing_ok=True)
+            run.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(_traceback_of(run), traceback.format_exc())
+        return Failure(**standing(cell), reason=_reason(error, run))
+    _traceback_of(run).unlink(missing_ok=True)
     return result
 
 
-def _reason(error: Exception) -> str:
+def _traceback_of(run: Path) -> Path:
+    """Beside a run: within, it would be in the way of training."""
+    return run.with_name(f"{run.name}-error.txt")
+
+
+def _reason(error: Exception, run: Path) -> str:
     if isinstance(error, UserError | CheckFailed):
         return one_line(str(error))
-    return f"{type(error).__name__}: {in_words(error)}; its traceback is in error.txt"
+    return f"{type(error).__name__}: {in_words(error)}; its traceback is in {_traceback_of(run).name}"
 
 
 def _training_seconds(run: Path) -> float:
@@ -171,13 +178,21 @@ def _finished(cell: Cell, run: Path) -> CellResult | None:
         known = _known_by(cell)
         if not is_sealed(content) or any(content.get(name) != value for name, value in known.items()):
             return None
-        if next(damaged(file, content, None), None):
+        if odd := [*damaged(file, content, None)]:
+            _drop_damaged(run, odd)
             return None
         return CellResult.model_validate_json(
             json.dumps({name: value for name, value in content.items() if name not in (*known, "seal")})
         )
     except ValueError:  # a UserError, or a record that is none
         return None
+
+
+def _drop_damaged(run: Path, files: Sequence[Path]) -> None:
+    """Remove samples and audit where a file of theirs is not as it was written: they are made again as they were."""
+    for part in ("samples", "audit"):
+        if any(run / part in file.parents for file in files):
+            shutil.rmtree(run / part)
 
 
 def _known_by(cell: Cell) -> dict[str, Any]:

@@ -282,7 +282,8 @@ def _validated(kind: type[_Kind], content: Mapping[str, Any], where: str) -> _Ki
 
 def _one_line(kind: type[Section], error: ValidationError) -> str:
     """The first thing that is wrong: where, why, what stands there, and what may be meant."""
-    first = error.errors(include_url=False)[0]
+    each = error.errors(include_url=False)
+    first = next((one for one in each if one["type"] == "extra_forbidden"), each[0])  # a misspelt key is missing, too
     place, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
     match first["type"]:
         case "extra_forbidden":

@@ -85,6 +85,11 @@ class DataSettings(Section, frozen=True):
     planted_copies: int = Field(
         default=1, ge=1, description="how often each duplicated image stands in the training set; 1: no duplicates"
     )
+    planted_kind: Literal["exact", "shifted", "brightness"] = Field(
+        default="exact",
+        description="further copies of duplicated images: exact; shifted, near copies moved by up to an eighth of each "
+        "side; brightness, near copies of 0.7 to 1.3 times the levels",
+    )
     planted_captions: Literal["same", "different"] | None = Field(
         default=None,
         description="captions of duplicated images: same, the first one with every copy; different, the next one with "
@@ -116,7 +121,8 @@ class DataSettings(Section, frozen=True):
 
     def without_copies(self) -> Self:
         """The same images, each of them once in the training set."""
-        return self.model_copy(update={"planted_images": 0, "planted_copies": 1, "planted_captions": None})
+        nothing = {"planted_images": 0, "planted_copies": 1, "planted_kind": "exact", "planted_captions": None}
+        return self.model_copy(update=nothing)
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ ADDED: dict[str, dict[str, object]] = {
         "crop": None,
         "caption": None,
         "deduplicate": None,
+        "planted_kind": "exact",
     },
     "model": {"initialization": "diffusers"},
     "method": {"keep_duplicates_together": False, "exchange": 0.0},

@@ -71,7 +71,8 @@ def load_dataset(data: DataSettings) -> tuple[ImageSet, ImageSet]:
         train, held_out = _read(data)
     if data.caption:
         train, held_out = captioned(train, data.caption), captioned(held_out, data.caption)
-    return plant_duplicates(train, data.planted_images, data.planted_copies, data.planted_captions), held_out
+    count, copies, captions = data.planted_images, data.planted_copies, data.planted_captions
+    return plant_duplicates(train, count, copies, captions, kind=data.planted_kind, seed=data.seed), held_out
 
 
 def split(images: ImageSet, num_train: int | None, seed: int = 0) -> tuple[ImageSet, ImageSet]:
