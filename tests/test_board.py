@@ -129,7 +129,8 @@ REPLACED = {
     "should be less than 1 (it is 2.0)",
     ("[0.1, 0.5]", "[0.1, 0.10]"): "method.0.knob: knob method.random_skip has a value twice: 0.1, 0.1",
     ("knob = {", "knobs = {"): "unknown key 'method.0.knobs'; did you mean 'knob'?",
-    ("values =", "value ="): "method.0.knob.values is missing: its values, in the order in which the curve goes",
+    ("values =", "value ="): "unknown key 'method.0.knob.value'; did you mean 'values'?",
+    (", values = [0.1, 0.5]", ""): "method.0.knob.values is missing: its values, in the order in which the curve goes",
     ('name = "digits"', 'name = "My Digits"'): "data.0.name: string should match pattern",
     ('preset = "digits-default"', 'preset = "digit-default"'): "arm digits, method default: unknown preset "
     "'digit-default'; did you mean 'digits-default'?",
