@@ -15,7 +15,7 @@ import iet_agc
 from iet_agc.api import bench, whole_run
 from iet_agc.config.board import load_board
 from iet_agc.runtime.errors import CheckFailed, UserError
-from iet_agc.runtime.progress import silenced
+from iet_agc.runtime.silence import silenced
 from iet_agc.runtime.workers import advance, in_workers
 from tests.boards import MINIATURE, written
 from tests.commands import call

@@ -251,7 +251,7 @@ def bench(board: Place, *, out: Place, jobs: int = 1, quiet: bool = False) -> Be
     from iet_agc.api.bench import run_board
     from iet_agc.config.board import load_board
 
-    with _shown(quiet):
+    with silenced(quiet):
         run_board(load_board(os.fspath(board)), Path(out), jobs)
     return Bench(Path(out))
 

@@ -436,7 +436,8 @@ _COLUMNS = (
 
 
 def _row(cell: CellResult) -> dict[str, object]:
-    (low, high), told = cell.copied.ci95, cell.model_dump(include={*_COLUMNS} - {"copied"})
+    low, high = cell.copied.ci95
+    told: dict[str, object] = cell.model_dump(include={*_COLUMNS} - {"copied"})
     shares = {"copied": cell.copied.share, "copied_low": low, "copied_high": high, "copied_count": cell.copied.count}
     return told | shares | {"samples": cell.copied.total, "below_0.15": cell.below_015.share}
 
