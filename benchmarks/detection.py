@@ -30,11 +30,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as change
 
-from iet_agc.auditing.compute import NEIGHBORS
 from iet_agc.config.settings import validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.image_set import ImageSet, unique_images
+from iet_agc.metrics.calibration import NEIGHBORS
 from iet_agc.metrics.features import load_extractor, nearest_features
 from iet_agc.metrics.intervals import share
 from iet_agc.metrics.memorization import (

@@ -32,17 +32,26 @@ from iet_agc.auditing.schema import (
 from iet_agc.auditing.verdict import check_share, outcome, verdict
 from iet_agc.auditing.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
-from iet_agc.metrics.altered import near_copies
+from iet_agc.metrics import calibration
+from iet_agc.metrics.calibration import (
+    NEIGHBORS,
+    Nearest,
+    Neighbors,
+    Probe,
+    check_cut,
+    draw_probe,
+    probed,
+    without_copies,
+)
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.duplicates import MOST_UNASKED, duplicate_groups
 from iet_agc.metrics.features import Extractor, Features, load_default_extractor, load_extractor, nearest_features
-from iet_agc.metrics.intervals import Count, Proportion, Record, calibration_rank, share
+from iet_agc.metrics.intervals import Count, Record, calibration_rank
 from iet_agc.metrics.memorization import (
     FALSE_ALARM,
     calibrated_cut,
     calibrated_share,
     cells,
-    distance_ratio,
     held_out_statistics,
     is_near_copy,
     share_below,
@@ -53,25 +62,15 @@ from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import no_quality, quality
 from iet_agc.metrics.records import Alignment, Calibrated, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
-from iet_agc.metrics.soundness import MOST_COPIED, MOST_TRAINED, HeldOutCheck, Kind, Unsound, check_held_out
+from iet_agc.metrics.soundness import HeldOutCheck, Unsound, check_held_out
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
 
-__all__ = ["AuditResult", "NEIGHBORS", "audit", "calibrate", "choose_networks", "check_sets", "too_few"]
-
-#: How many neighbours the mean of the distance ratio takes, the paper's number.
-NEIGHBORS = 50
+__all__ = ["AuditResult", "audit", "calibrate", "choose_networks", "check_sets", "too_few"]
 
 #: Refuses held-out images of which too few are fresh; see `_check_calibration`.
 _Check = Callable[..., None]
-
-#: Of fewer unique training images, held-out images are not checked: they have no two neighbours among the other ones.
-_LEAST_TRAINED = 3
-
-#: Of held-out images, and of training images, so many that are nearest to the training set are laid over it: the share,
-#: at least and at most. Those that are near copies are left out of the cut where it rises by more than this factor.
-_LAID_OVER, _FEWEST_LAID, _MOST_LAID, _RISES = 0.05, 20, 500, 1.25
 
 #: Images that are mirrored at a time.
 _SLICE = 1024
@@ -219,20 +218,8 @@ def calibrate(
     unique = _unique(train, first)
     real, in_train = _fresh(held_out, unique, flips)
 
-    def search(name: str, rows: Tensor, k: int) -> _Nearest:
-        return _search(Work(), name, rows, unique.images, flips, k)
-
-    held = search("calibration", real.images, NEIGHBORS)
-    distances, own = held.distances, held.distances[:, 0]
-    found = _Neighbors(distances, held.indices, own, distances, own, held.indices)  # they are the samples as well
-    probe = _probe(unique, place, real, in_train)
-    if probe:
-        found = _probed(search, found, probe, unique.images, probe.images)
-        found = _without_copies(found, unique.images, real.images, flips, probe, Work())
-    fresh = ~is_near_copy(distances) if found.fresh is None else found.fresh
-    cut = calibrated_cut(found.ratios[fresh])
-    check = _check(found, probe, cut, False) if probe else None
-    return unique.images, cut, check.reasons if check else ()
+    found = calibration.calibrate(unique.images, place, real.images, in_train, flips)
+    return unique.images, found.cut, found.reasons
 
 
 # Checks and descriptions ------------------------------------------------------------------------------------
@@ -359,45 +346,6 @@ def _conventions(k: int, flips: bool, prompts: Sequence[str]) -> Conventions:
 
 
 @dataclass(frozen=True)
-class _Probe:
-    """What held-out images are checked with, see `iet_agc.metrics.soundness`.
-
-    Attributes:
-        drawn: unique training images to compare with the other ones, int64 (L,).
-        altered: near copies of the first of them, uint8 (n, C, H, W), by how they were made.
-        in_train: the share of held-out images that stood in the training set; that of repeated training images.
-    """
-
-    drawn: Tensor
-    altered: Mapping[Kind, Tensor]
-    in_train: tuple[Proportion, float]
-
-    @property
-    def images(self) -> Tensor:
-        """All near copies, one kind after the other."""
-        return torch.cat([*self.altered.values()])
-
-    @property
-    def num_images(self) -> int:
-        """How many near copies there are."""
-        return sum(map(len, self.altered.values()))
-
-    def by_kind(self, found: Tensor) -> dict[Kind, list[bool]]:
-        """What is true of each near copy, bool (n * kinds,), by kind."""
-        return dict(zip(self.altered, found.view(len(self.altered), -1).tolist(), strict=True))
-
-
-def _probe(unique: ImageSet, place: Tensor, real: ImageSet | None, in_train: int) -> _Probe | None:
-    """Draw training images, and make near copies of some; None where held-out images are too few to set a cut."""
-    if real is None or not calibration_rank(FALSE_ALARM, len(real)) or len(unique) < _LEAST_TRAINED:
-        return None
-    drawn = torch.randperm(len(unique), generator=torch.Generator().manual_seed(0))[:MOST_TRAINED]
-    repeated = int((torch.bincount(place)[place] > 1).sum()) / len(place)
-    altered = near_copies(unique.images[drawn[:MOST_COPIED]])
-    return _Probe(drawn, altered, (share(in_train, in_train + len(real)), repeated))
-
-
-@dataclass(frozen=True)
 class _Sets:
     """What is compared: unique training images, samples, held-out images if there are any; what is said of them.
 
@@ -414,7 +362,7 @@ class _Sets:
     counts: Mapping[str, int]
     flips: bool
     told: Told
-    probe: _Probe | None
+    probe: Probe | None
     measure_quality: bool
 
     @property
@@ -441,7 +389,7 @@ def _sets(train: ImageSet, samples: ImageSet, held_out: ImageSet | None, flips: 
         counts=_held_out_counts(held_out, real, in_train),
         flips=flips,
         told=read_told(samples, train, place, real),
-        probe=_probe(unique, place, real, in_train),
+        probe=draw_probe(unique.images, place, len(real) if real else 0, in_train),
         measure_quality=measure_quality,
     )
 
@@ -500,61 +448,6 @@ def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet,
 # Search -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Neighbors:
-    """Squared distances and indices of the nearest unique training images.
-
-    Attributes:
-        distances, indices: of the samples, (N, k).
-        own: of each sample's nearest training image, the distance to its nearest other one, (N,).
-        held_out, held_own: of the held-out images, (H, k) and (H,); None where there are none.
-        held_indices: indices of the former, (H, k).
-        others, other_indices: of training images that were drawn, to the nearest other ones, (L, k), or one less where
-            they are few.
-        altered: of near copies of training images, (n, k).
-        left_out: held-out images that are near copies when they are laid over training images and would move the cut,
-            bool (H,); None for none.
-        same, laid_over: see `check_held_out`.
-    """
-
-    distances: Tensor
-    indices: Tensor
-    own: Tensor
-    held_out: Tensor | None = None
-    held_own: Tensor | None = None
-    held_indices: Tensor | None = None
-    others: Tensor | None = None
-    other_indices: Tensor | None = None
-    altered: Tensor | None = None
-    left_out: Tensor | None = None
-    same: tuple[Proportion, Proportion] | None = None
-    laid_over: int = 0
-
-    @property
-    def ratios(self) -> Tensor:
-        """Distance ratios of the samples, (N,)."""
-        return distance_ratio(self.distances)
-
-    @property
-    def held_out_ratios(self) -> Tensor | None:
-        """Those of the held-out images, (H,)."""
-        return None if self.held_out is None else distance_ratio(self.held_out)
-
-    @property
-    def fresh(self) -> Tensor | None:
-        """Which held-out images are no near copies of training images, bool (H,)."""
-        if self.held_out is None:
-            return None
-        apart = ~is_near_copy(self.held_out)
-        return apart if self.left_out is None else apart & ~self.left_out
-
-
-@dataclass(frozen=True)
-class _Nearest:
-    distances: Tensor
-    indices: Tensor
-
-
 def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Clip | None) -> Work:
     """The same work, whose progress counts images and comes to 1 in the end."""
     looked_at = len(sets.samples) + (len(sets.held_out) if sets.held_out else 0)
@@ -572,7 +465,7 @@ def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Cl
 
 def _search(
     work: Work, name: str, images: Tensor, references: Tensor, flips: bool, k: int = NEIGHBORS, weight: float = 1
-) -> _Nearest:
+) -> Nearest:
     """The nearest of the references, in pixels; each image counts as `weight` images of progress."""
     laid_out = References(references, min(k, len(references)), work.memory, work.device)
 
@@ -583,24 +476,24 @@ def _search(
         distances, indices = laid_out.nearest(images[items], flips, done)
         return {"distances": distances, "indices": indices}
 
-    return _Nearest(**work.compute(name, len(images), search, done))
+    return Nearest(**work.compute(name, len(images), search, done))
 
 
-def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> _Neighbors:
-    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Nearest:
+def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> Neighbors:
+    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> Nearest:
         return _search(work, f"pixels-{name}", rows, sets.unique.images, sets.flips, k, weight)
 
     held = _search_held_out(search, sets.real, check)
     found = _neighbors(search, sets.samples.images, held, sets.unique.images)
     if sets.probe is None:
         return found
-    found = _probed(search, found, sets.probe, sets.unique.images, sets.probe.images)
-    return _without_copies(found, sets.unique.images, sets.real, sets.flips, sets.probe, work)
+    found = probed(search, found, sets.probe, sets.unique.images, sets.probe.images)
+    return without_copies(found, sets.unique.images, sets.real, sets.flips, sets.probe, work.once)
 
 
 def _search_held_out(
-    search: Callable[..., _Nearest], held_out: Tensor | None, check: _Check | None, where: str = ""
-) -> _Nearest | None:
+    search: Callable[..., Nearest], held_out: Tensor | None, check: _Check | None, where: str = ""
+) -> Nearest | None:
     """The nearest training images of held-out images, which come first, since it may turn out that they are too few."""
     held = None if held_out is None else search("held-out", held_out, NEIGHBORS)
     if held and check:
@@ -608,7 +501,7 @@ def _search_held_out(
     return held
 
 
-def _neighbors(search: Callable[..., _Nearest], samples: Tensor, held: _Nearest | None, unique: Tensor) -> _Neighbors:
+def _neighbors(search: Callable[..., Nearest], samples: Tensor, held: Nearest | None, unique: Tensor) -> Neighbors:
     """Search for samples, and for the training images that are nearest to any of them, or to held-out images."""
     mine = search("samples", samples, NEIGHBORS)
     nearest_ones = torch.cat([found.indices[:, 0] for found in (mine, held) if found])
@@ -618,86 +511,8 @@ def _neighbors(search: Callable[..., _Nearest], samples: Tensor, held: _Nearest 
     other = torch.where(found.indices[:, 0] == chosen, found.distances[:, 1], found.distances[:, 0])
     own, held_own = other[which].split([len(samples), len(which) - len(samples)])
     if held is None:
-        return _Neighbors(mine.distances, mine.indices, own)
-    return _Neighbors(mine.distances, mine.indices, own, held.distances, held_own, held.indices)
-
-
-def _probed(
-    search: Callable[..., _Nearest], found: _Neighbors, probe: _Probe, unique: Tensor, altered: Tensor
-) -> _Neighbors:
-    """Search for what held-out images are checked with: training images, each among the other ones; near copies."""
-    trained = search("trained", unique[probe.drawn], NEIGHBORS + 1)
-    others = _without_itself(trained, probe.drawn)
-    altered = search("altered", altered, NEIGHBORS).distances
-    return replace(found, others=others.distances, other_indices=others.indices, altered=altered)
-
-
-def _without_itself(found: _Nearest, own: Tensor) -> _Nearest:
-    """Other images, (N, k - 1); of an image that is not among its k nearest, all of distance 0."""
-    itself = found.indices == own[:, None]
-    itself[~itself.any(1), -1] = True
-    return _Nearest(*(each[~itself].view(len(own), -1) for each in (found.distances, found.indices)))
-
-
-class _LaidOver(Record):
-    """Which held-out images, and which training images that were drawn, are near copies when they are laid over."""
-
-    held_out: tuple[Count, ...]
-    train: tuple[Count, ...]
-
-
-def _without_copies(
-    found: _Neighbors, unique: Tensor, held_out: Tensor | None, flips: bool, probe: _Probe, work: Work
-) -> _Neighbors:
-    """Find held-out images that are training images again, altered, and leave them out if they would move the cut.
-
-    They are looked for where they do harm: among those that are nearest to the training set, by their ratios. So are
-    training images among the other ones; held-out images have to be found more than twice as often as these.
-    """
-    held, others = found.held_out, found.others
-    if held_out is None or held is None or others is None:
-        return found
-    if found.held_indices is None or found.other_indices is None:
-        return found
-    real = held_out, held, found.held_indices
-    trained = unique[probe.drawn], others, found.other_indices
-
-    def measure() -> _LaidOver:
-        copies, usual = (tuple(_copies_among(*part, unique, flips)) for part in (real, trained))
-        return _LaidOver(held_out=copies, train=usual)
-
-    laid_over = work.once("pixels-laid-over", _LaidOver, measure)
-    copies, usual = laid_over.held_out, laid_over.train
-    many = _num_laid_over(len(held))
-    found = replace(found, same=(share(len(copies), len(held)), share(len(usual), len(others))), laid_over=many)
-    left_out = torch.zeros(len(held), dtype=torch.bool)
-    left_out[list(copies)] = True
-    often = len(copies) * len(others) > 2 * len(usual) * len(held)
-    few = 2 * len(copies) <= many  # or else there are more, and what is left sets no cut that can be trusted
-    return replace(found, left_out=left_out) if often and few and _moves_the_cut(found, left_out) else found
-
-
-def _copies_among(images: Tensor, distances: Tensor, indices: Tensor, references: Tensor, flips: bool) -> list[int]:
-    """Which of the images that are nearest to the references are near copies of some, but not by d1/d2."""
-    ratios = distance_ratio(distances).masked_fill(is_near_copy(distances), torch.inf)
-    nearest = ratios.argsort(stable=True)[: _num_laid_over(len(images))]
-    nearest = nearest[ratios[nearest].isfinite()]
-    return (
-        nearest[same_pictures(images[nearest], references, indices[nearest, :CANDIDATES], flips)].sort().values.tolist()
-    )
-
-
-def _num_laid_over(total: int) -> int:
-    return min(total, max(_FEWEST_LAID, min(_MOST_LAID, round(_LAID_OVER * total))))
-
-
-def _moves_the_cut(found: _Neighbors, left_out: Tensor) -> bool:
-    """Whether the ratio of the rank that sets the cut rises by more than a quarter without some held-out images."""
-    fresh, ratios = found.fresh, found.held_out_ratios
-    if fresh is None or ratios is None or (rank := calibration_rank(FALSE_ALARM, int(fresh.sum()))) == 0:
-        return False
-    before, after = ratios[fresh].sort().values, ratios[fresh & ~left_out].sort().values
-    return len(after) < rank or bool(after[rank - 1] > _RISES * before[rank - 1])
+        return Neighbors(mine.distances, mine.indices, own)
+    return Neighbors(mine.distances, mine.indices, own, held.distances, held_own, held.indices)
 
 
 def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Tensor, flips: bool) -> Tensor:
@@ -722,7 +537,7 @@ class _Found:
 
 
 def _in_features(
-    extractor: Extractor, sets: _Sets, pixels: _Neighbors, work: Work, check: _Check | None = None
+    extractor: Extractor, sets: _Sets, pixels: Neighbors, work: Work, check: _Check | None = None
 ) -> _Found:
     """Quality in the features of a network and, where these are not the pixels themselves, copies."""
     if extractor.name == "pixels":  # nothing to wait for, and only who measures needs them
@@ -737,7 +552,7 @@ def _in_features(
     if sets.flips:
         references += [_extracted(extractor, "mirrored", sets.unique.images, work, mirror).features]
 
-    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> _Nearest:
+    def search(name: str, rows: Tensor, k: int, weight: float = 1) -> Nearest:
         return _search_features(work, f"{extractor.name}-near-{name}", rows, references, k, weight)
 
     real = held_out.features if held_out else None
@@ -747,7 +562,7 @@ def _in_features(
     found = replace(_neighbors(search, samples.features, held, train.features), left_out=pixels.left_out)
     altered = extract(sets.probe.images, "altered").features if sets.probe else None
     if sets.probe and altered is not None:
-        found = _probed(search, found, sets.probe, train.features, altered)
+        found = probed(search, found, sets.probe, train.features, altered)
     made = {"samples": samples, "train": train} | ({} if held_out is None else {"held-out": held_out})
     quality = _quality(extractor, sets, lambda images, name: made[name], found.fresh, work)
     copies = _copies(found, train.features, samples.features, real, sets.prompts, sets.probe, in_features=True)
@@ -794,7 +609,7 @@ def _in_directions(
 def _check_similarity(
     extractor: Extractor,
     sets: _Sets,
-    found: _Neighbors,
+    found: Neighbors,
     similarity: Similarity,
     similar: Similar,
     altered: Tensor,
@@ -861,7 +676,7 @@ def _extracted(
 
 def _search_features(
     work: Work, name: str, queries: Tensor, references: Sequence[Tensor], k: int, weight: float
-) -> _Nearest:
+) -> Nearest:
     """The k nearest references; one that is given twice, as it is and mirrored, counts at the smaller distance."""
 
     most = min(k, len(references[0]))
@@ -877,7 +692,7 @@ def _search_features(
         distances, indices = found[0] if len(found) == 1 else _smaller(found, most)
         return {"distances": distances, "indices": indices}
 
-    return _Nearest(**work.compute(name, len(queries), search, done))
+    return Nearest(**work.compute(name, len(queries), search, done))
 
 
 def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
@@ -897,12 +712,12 @@ def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Te
 
 
 def _copies(
-    found: _Neighbors,
+    found: Neighbors,
     train: Tensor,
     samples: Tensor,
     held_out: Tensor | None,
     prompts: Sequence[str] | None,
-    probe: _Probe | None,
+    probe: Probe | None,
     in_features: bool = False,
 ) -> Copies:
     """How much is copied, in pixels or in features."""
@@ -913,7 +728,7 @@ def _copies(
     fresh = ~is_near_copy(real) if found.fresh is None else found.fresh
     where = cells(train, samples, held_out[fresh]) if fresh.any() else None
     calibrated = calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts)
-    check = _check(found, probe, calibrated and calibrated.cut, in_features) if probe else None
+    check = check_cut(found, probe, calibrated and calibrated.cut, in_features) if probe else None
     return Copies(
         mq=mq,
         held_out=HeldOut(mq=_quantities(found.held_out_ratios), statistics=held_out_statistics(real, found.held_own)),
@@ -934,7 +749,7 @@ class _Confirmed(Record):
     samples: Count
 
 
-def _judged_far(copies: Copies, found: _Neighbors, sets: _Sets, work: Work) -> Copies:
+def _judged_far(copies: Copies, found: Neighbors, sets: _Sets, work: Work) -> Copies:
     """Where held-out images are far from the training set, whether samples below the cut prove to be near copies."""
     calibrated, check = copies.calibrated, copies.held_out_check
     if calibrated is None or check is None or check.farther is None or outcome(calibrated) != "copies":
@@ -954,25 +769,6 @@ def _judged_far(copies: Copies, found: _Neighbors, sets: _Sets, work: Work) -> C
     return copies.model_copy(update={"held_out_check": told})
 
 
-def _check(found: _Neighbors, probe: _Probe, cut: float | None, in_features: bool) -> HeldOutCheck | None:
-    """Whether held-out images may set the cut on distance ratios; these are of as many neighbours on both sides."""
-    if found.held_out is None or found.others is None or found.altered is None:
-        return None
-    k = min(found.held_out.shape[1], found.others.shape[1])
-    real, trained = found.held_out[:, :k], found.others[:, :k]
-    below = {} if cut is None else probe.by_kind(distance_ratio(found.altered) < cut)
-    return check_held_out(
-        {"distance": (real[:, 0], trained[:, 0]), "ratio": (distance_ratio(real), distance_ratio(trained))},
-        (is_near_copy(real).tolist(), is_near_copy(trained).tolist()),
-        below,
-        None if in_features else probe.in_train,
-        in_features,
-        None if found.left_out is None else found.left_out.tolist(),
-        found.same,
-        found.laid_over,
-    )
-
-
 def _warnings(near_copies: Tensor, fresh: Tensor) -> tuple[AuditWarning, ...]:
     """What makes a cut unsure: near copies among held-out images, or too few others."""
     warnings: list[AuditWarning] = []
@@ -984,7 +780,7 @@ def _warnings(near_copies: Tensor, fresh: Tensor) -> tuple[AuditWarning, ...]:
     return tuple(warnings)
 
 
-def _told_of_left_out(found: _Neighbors, calibrated: Calibrated | None) -> tuple[AuditWarning, ...]:
+def _told_of_left_out(found: Neighbors, calibrated: Calibrated | None) -> tuple[AuditWarning, ...]:
     """Which held-out images were left out besides, and what the cut would have been with them."""
     if found.left_out is None or found.held_out_ratios is None or found.held_out is None:
         return ()

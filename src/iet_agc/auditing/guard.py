@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iet_agc.auditing.compute import NEIGHBORS, calibrate
+from iet_agc.auditing.compute import calibrate
 from iet_agc.data.image_set import ImageSet
+from iet_agc.metrics.calibration import NEIGHBORS
 from iet_agc.metrics.memorization import calibrated_cut, distance_ratio
 from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.runtime.errors import UserError

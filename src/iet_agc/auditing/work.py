@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from iet_agc.metrics.intervals import Record
+from iet_agc.metrics.calibration import Kept, Once, at_once
 
 __all__ = ["Arrays", "Compute", "Kept", "Maker", "Once", "Work"]
 
@@ -17,28 +16,11 @@ Arrays = Mapping[str, Tensor]
 Maker = Callable[[slice], Arrays]
 Compute = Callable[[str, int, Maker, Callable[[int], object]], Arrays]
 
-#: Numbers that are made as a whole, by one process.
-Kept = TypeVar("Kept", bound=Record)
-
-
-class Once(Protocol):
-    """Who has such numbers made."""
-
-    def __call__(self, name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
-        """Make a record, or find it made; takes the name of the work, the kind of record, and the maker."""
-        ...
-
 
 def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
     """Make all rows here and now, which needs no name and finds nothing done."""
     del name, on_done
     return make(slice(0, total))
-
-
-def _now(name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
-    """Make a record here and now."""
-    del name, kind
-    return make()
 
 
 @dataclass(frozen=True)
@@ -54,7 +36,7 @@ class Work:
     """
 
     compute: Compute = _at_once
-    once: Once = _now
+    once: Once = at_once
     memory: int = 2 * 1024**3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_done: Callable[[float], object] = lambda share: None
