@@ -421,6 +421,33 @@ class RunSettings(Section, frozen=True):
     )
     log_every: int = Field(default=50, ge=1, description="steps between two points of a training curve")
     preview_images: int = Field(default=64, ge=0, description="images in the grid drawn after each round; 0: no grids")
+    watch_every: int = Field(
+        default=0,
+        ge=0,
+        description="steps of a member between two points at which copying is watched, of several members up to the "
+        "end of a round; and at the end; 0: it is not watched",
+    )
+    watch_images: int = Field(
+        default=256, ge=2, description="images that are drawn at each of these points; others give losses"
+    )
+    watch_denoising_steps: int = Field(
+        default=10, ge=1, le=500, description="denoising steps of each of these images, 1 to 500"
+    )
+    keep_watched: bool = Field(
+        default=False, description="keep the model of each of these points as pipelines, in RUN/watched"
+    )
+    stop_when_copying: bool = Field(
+        default=False,
+        description="end the run at the first of these points whose copied share is above chance, and leave the model "
+        "of the point before it",
+    )
+
+    @model_validator(mode="after")
+    def _is_watched(self) -> "RunSettings":
+        for name in ("keep_watched", "stop_when_copying"):
+            if getattr(self, name) and not self.watch_every:
+                raise UserError(f"{name} has no effect on a run that is not watched: set run.watch_every")
+        return self
 
 
 class Settings(Section, frozen=True):

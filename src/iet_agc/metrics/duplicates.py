@@ -21,7 +21,7 @@ from iet_agc.metrics.near_copies import Pairs, near_copies
 from iet_agc.metrics.neighbors import check_images, mirror
 from iet_agc.metrics.registration import IDENTITY
 
-__all__ = ["MOST_UNASKED", "Group", "Member", "duplicate_groups", "redundant", "representatives"]
+__all__ = ["MOST_UNASKED", "Group", "Member", "digests", "duplicate_groups", "redundant", "representatives"]
 
 #: What a member is to the centre of its group.
 Kind = Literal["exact", "mirrored", "near"]
@@ -97,7 +97,7 @@ def duplicate_groups(
         ValueError: not uint8 (N, C, H, W).
     """
     check_images("images", images)
-    hashes = _digests(images)
+    hashes = digests(images)
     copies: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(hashes):
         copies[digest].append(index)
@@ -124,7 +124,8 @@ def redundant(groups: Sequence[Group]) -> int:
     return sum(len(group.members) - 1 for group in groups)
 
 
-def _digests(images: Tensor) -> list[bytes]:
+def digests(images: Tensor) -> list[bytes]:
+    """SHA-256 of the pixels of each image, uint8 (N, C, H, W)."""
     parts = (part.flatten(1).contiguous().numpy() for part in images.split(_SLICE))
     return [hashlib.sha256(row).digest() for rows in parts for row in rows]
 
@@ -156,7 +157,7 @@ class _Link:
 def _mirrored_links(unique: Tensor, order: Sequence[bytes]) -> list[_Link]:
     """Unique images whose mirror images are others of them."""
     places = {digest: place for place, digest in enumerate(order)}
-    turned = [places.get(digest, -1) for part in unique.split(_SLICE) for digest in _digests(mirror(part))]
+    turned = [places.get(digest, -1) for part in unique.split(_SLICE) for digest in digests(mirror(part))]
     return [_Link(one, other, "mirrored", 0.0, True) for one, other in enumerate(turned) if one < other]
 
 

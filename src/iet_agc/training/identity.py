@@ -4,6 +4,7 @@ settings     what its weights follow from, as `settings.essence` says
 train        name, number and hashes of the training images, and how many of the files that they were read from were
              mended or left out, if any were; held_out the same, or null where they were not known
 given        true where the images were given from Python, and are none that the settings are known to read
+stopped      of a run that ended early, as it copies: its step, and that whose weights it left
 earlier      fingerprints of the settings that it had before its rounds or steps were raised, where they were
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
 former       the same, of what was exported before they were raised, while there is nothing newer
@@ -44,14 +45,16 @@ __all__ = [
     "is_going_on",
     "read_identity",
     "record_continuation",
+    "record_going_on",
     "record_training",
     "record_weights",
+    "stopped",
 ]
 
 _NAME, _FORMAT, _VERSION = "identity.json", "iet-agc run", 2
 
 #: What an export writes beside the pipelines, and what training leaves; each where there is such a file.
-_EXPORTED, _CURVES = ("telemetry.csv", "captions.json"), "curves/*.jsonl"
+_EXPORTED, _CURVES, _WATCH = ("telemetry.csv", "captions.json"), "curves/*.jsonl", "watch.jsonl"
 
 _RESTORE = "restore it from a copy"
 _FINISH = "run the same 'iet-agc train' again to finish it"
@@ -94,11 +97,33 @@ def record_continuation(run: Path, settings: Settings, earlier: Settings, train:
     _write(run, known | now | ({"former": former} if former else {}))
 
 
-def record_weights(run: Path, weights: Mapping[str, Mapping[str, str]]) -> None:
-    """Write down what was exported: {"raw": {path below it: SHA-256}, "ema": ...}; the rest is read from the disk."""
-    files = [run / name for name in _EXPORTED if (run / name).is_file()] + sorted(run.glob(_CURVES))
+def record_going_on(run: Path) -> None:
+    """Write down that a run which ended early goes on after all; its pipelines are those of before until then."""
+    known = read_identity(run) or {}
+    if known.pop("stopped", None):
+        _write(run, known | {"weights": None, "former": known["weights"] or known.get("former")})
+
+
+def stopped(run: Path) -> dict[str, int] | None:
+    """Of a run that ended early, its "step", and that whose weights it left, "weights_of_step"; None of others."""
+    return (read_identity(run) or {}).get("stopped")
+
+
+def record_weights(
+    run: Path, weights: Mapping[str, Mapping[str, str]], stopped: Mapping[str, int] | None = None
+) -> None:
+    """Write down what was exported.
+
+    Args:
+        run: its folder; what else is written down is read from there.
+        weights: {"raw": {path below it: SHA-256}, "ema": ...}.
+        stopped: see `stopped`.
+    """
+    left = (*(run / name for name in (*_EXPORTED, _WATCH)), *sorted(run.glob(_CURVES)))
+    files = [file for file in left if file.is_file()]
     content = (read_identity(run) or {}) | {"weights": {name: dict(files) for name, files in weights.items()}}
     content.pop("former", None)
+    content |= {"stopped": dict(stopped)} if stopped else {}
     _write(run, content, [str(file.relative_to(run)) for file in files])
 
 

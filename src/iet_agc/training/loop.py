@@ -37,6 +37,7 @@ from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.method.averaging import average_states
 from iet_agc.method.exchange import exchanged
 from iet_agc.method.sharding import partition
+from iet_agc.metrics.curve import recommend
 from iet_agc.runtime import distributed
 from iet_agc.runtime.curves import Curves, Meter
 from iet_agc.runtime.errors import CheckFailed, UserError
@@ -51,6 +52,8 @@ from iet_agc.training.initialization import Initial
 from iet_agc.training.member import Member, NonFiniteError, learning_rate
 from iet_agc.training.tasks import Task, make_task
 from iet_agc.training.timesteps import with_gap
+from iet_agc.training.watched import copy_snapshot, read_points
+from iet_agc.training.watching import Watching
 
 __all__ = ["Member", "NonFiniteError", "start", "train"]
 
@@ -82,15 +85,19 @@ def start(
     with num_threads(settings.run.threads), distributed.processes(device):
         train(settings, images, out, device, on_step, stop, held_out, are_read=given is None)
     seen, skipped = read_telemetry(out / "telemetry.csv")
+    points, stopped = read_points(out), identity.stopped(out)
+    steps = stopped["step"] * settings.method.members if stopped else settings.total_steps
     return {
         "run": str(out),
         "preset": settings.name,
         "training_images": len(images),
         "held_out_images": len(held_out or ()),
         **({"mending": counts(images.treated)} if images.treated else {}),
-        "steps": settings.total_steps,
-        "images_seen": settings.total_steps * settings.train.batch_size,
+        "steps": steps,
+        "images_seen": steps * settings.train.batch_size,
         "skip_rate": int(skipped.sum()) / int(seen.sum()),
+        **({"recommendation": recommend(points).model_dump(mode="json")} if points else {}),
+        **({"stopped": stopped} if stopped else {}),
         "seconds": round(time.perf_counter() - began, 1),
     }
 
@@ -136,6 +143,7 @@ def train(
     run = _prepared(settings, images, out, device, on_step, stop, held_out)  # refuses before anything is written
     earlier = check_folder(run.settings, out)
     with distributed.alone_in(out):
+        _check_stopped(run.settings, out, earlier)
         run.resume(earlier)
         distributed.barrier()
         if distributed.rank() == 0:
@@ -145,6 +153,8 @@ def train(
             claim_folder(_described(run.settings, images) if given else run.settings, out)
             _list_treated(images, held_out, out)
             run.reopen()
+            if not settings.run.stop_when_copying:
+                identity.record_going_on(out)
             if not run.resumed or identity.read_identity(out) is None:
                 identity.record_training(out, run.settings, images, None if run.resumed else held_out, given)
         distributed.barrier()
@@ -200,6 +210,9 @@ def _prepared(
         shards=shards,
         replicas=replicas,
         members=members,
+        watching=Watching(
+            settings=settings, task=task, images=images, held_out=held_out or None, out=out, device=device
+        ),
         on_step=on_step,
         stop=stop or StopRequest(),
     )
@@ -224,6 +237,7 @@ class _Run:
         task: what is trained.
         replicas: the processes that share the members of this one.
         members: those of this process.
+        watching: the watch on copying.
         on_step, stop: see `train`.
         round: rounds that are done; `resumed`: whether any of it was found on the disk.
         curves: of each member, while it trains.
@@ -241,6 +255,7 @@ class _Run:
     shards: Sequence[Tensor]
     replicas: distributed.Replicas
     members: list[Member]
+    watching: Watching
     on_step: Callable[[int], object] | None
     stop: StopRequest
     round: int = 0
@@ -288,7 +303,7 @@ class _Run:
             self._take_exchanged(whole)
             self.round, self.resumed = self.members[0].step // self.settings.train.steps, True
             self.ended = whole if self.members[0].step > self.round * self.settings.train.steps else None
-        elif identity.damaged_exports(self.out) is not None:
+        elif identity.damaged_exports(self.out) is not None and not [*self.bundles.glob(f"{self._name()}-member-*")]:
             self._refuse_unless_whole(earlier)
             self.round, self.resumed = self.settings.method.rounds, True
         for member in self.members:
@@ -322,6 +337,10 @@ class _Run:
                 f"{self.out} is finished, and {self.bundles} holds no bundle to go on from: put them back, or train "
                 f"{self.out} further into another output, as initial weights",
                 "out",
+            )
+        if identity.stopped(self.out) and not self.settings.run.stop_when_copying:
+            raise UserError(
+                f"{self.out} stopped early, and {self.bundles} holds no bundle to go on from: put them back", "out"
             )
         if odd := identity.damaged_exports(self.out):
             raise UserError(
@@ -385,13 +404,16 @@ class _Run:
 
     def to_the_end(self) -> None:
         """Train, average and save until all rounds are done; then export what is not there as it was exported."""
-        if trained := self.round < self.settings.method.rounds:
+        self.watching.begin(self.members[0].step, identity.stopped(self.out) is not None)
+        if trained := self.round < self.settings.method.rounds and not self.watching.stopped:
             self._train_rounds()
         elif self.on_step:
             self.on_step(self.settings.method.rounds * self.settings.train.steps * len(self.members))
         if distributed.rank() == 0 and (trained or not self._is_exported()):
             with phase("export", self._is_shown):
                 self._export()
+        if distributed.rank() == 0:
+            self.watching.end()
         distributed.barrier()
 
     def _train_rounds(self) -> None:
@@ -403,14 +425,24 @@ class _Run:
         with progress_bar("train", total, done, shown=self._is_shown) as bar:
             if self.on_step:
                 self.on_step(done)
-            while self.round < rounds:
+            while self.round < rounds and not self.watching.stopped:
                 for member in self.members:
                     bar.name_phase(self._named(member))
                     self._train_round(member, bar)
                 self._stop_if_asked()
+                if self._is_within():  # stopped by the watch
+                    self._save_members()
+                    break
+                due = self.watching.is_due_after(self.round + 1)
+                if due:
+                    bar.name_phase("watch")
+                    self.watching.compare(self.members, self.replicas)
                 bar.name_phase("average")
                 self._average()
                 self.round += 1
+                if due:
+                    bar.name_phase("watch")
+                    self.watching.take(self.members, self.replicas)
                 self._exchange()
                 bar.name_phase("preview")
                 self._preview()  # before the bundle: a resume does not draw it again
@@ -457,6 +489,8 @@ class _Run:
             for losses, keep, timesteps in member.train(until, self.task.scheduler, self._stops):
                 meter.add(losses, keep, timesteps)
                 on_step(1)
+                if self.watching.is_due(member.step):
+                    began += self._watch(bar)
             if member.step < until:
                 break
             speed = (until - first) * self.settings.train.batch_size / (time.perf_counter() - began)
@@ -469,9 +503,22 @@ class _Run:
                 self.save_member(member)
         member.to(torch.device("cpu"))
 
+    def _watch(self, bar: Bar) -> float:
+        """Take a point of the only member; the seconds that it took."""
+        began = time.perf_counter()
+        bar.name_phase("watch")
+        self.watching.take(self.members, self.replicas)
+        bar.name_phase(self._named(self.members[0]))
+        return time.perf_counter() - began
+
     def _stops(self) -> bool:
         """Whether to take no further step; replicas stop at the same one."""
-        return self.replicas.any(bool(self.stop.signal))
+        return self.watching.stopped or self.replicas.any(bool(self.stop.signal))
+
+    def _is_within(self) -> bool:
+        """Whether the members stand between two averages."""
+        steps = self.settings.train.steps
+        return self.round * steps < self.members[0].step < (self.round + 1) * steps
 
     def _stop_if_asked(self) -> None:
         """End here, with all that members have learnt on the disk, if any process was asked to stop.
@@ -568,13 +615,22 @@ class _Run:
 
     def _export(self) -> None:
         """Leave the diffusers pipelines and the counts per training image."""
-        bundle = checkpoint.read_bundle(self.bundles / f"round-{self.round:04d}")
         own = {name: identity.exported_files(self.out, name) for name in ("raw", "ema")}
-        written = self.task.export(self.members[0].model, self.members[0].ema.module, self.out, own)
-        members = [bundle.tensors(f"member-{number:04d}") for number in range(len(self.shards))]
-        seen, skipped = ([member[count] for member in members] for count in ("seen", "skipped"))
+        stopped = self.watching.stop_at() if self.watching.stopped else None
+        if stopped and stopped["weights_of_step"] != stopped["step"]:
+            written = copy_snapshot(self.out, stopped["weights_of_step"], own)
+        else:
+            written = self.task.export(self.members[0].model, self.members[0].ema.module, self.out, own)
+        seen, skipped = ([member[count] for member in self._counts()] for count in ("seen", "skipped"))
         write_telemetry(self.out / "telemetry.csv", self.shards, seen, skipped)
-        identity.record_weights(self.out, written)  # last: with it, the run is finished
+        identity.record_weights(self.out, written, stopped)  # last: with it, the run is finished
+
+    def _counts(self) -> list[dict[str, Tensor]]:
+        """What all members have counted; within a round, which only one without others ends in, from memory."""
+        if self._is_within():
+            return [member.own() for member in self.members]
+        bundle = checkpoint.read_bundle(self.bundles / f"round-{self.round:04d}")
+        return [bundle.tensors(f"member-{number:04d}") for number in range(len(self.shards))]
 
 
 def _made_definite(settings: Settings, initial: Initial, device: torch.device) -> Settings:
@@ -587,6 +643,15 @@ def _made_definite(settings: Settings, initial: Initial, device: torch.device) -
             "train": settings.train.model_copy(update={"precision": precision}),
         }
     )
+
+
+def _check_stopped(settings: Settings, out: Path, earlier: Settings | None) -> None:
+    """Refuse to make a run longer that ended early, and is to do so again."""
+    if earlier and settings.run.stop_when_copying and (stopped := identity.stopped(out)):
+        raise UserError(
+            f"{out} stopped at step {stopped['step']}, as it copies: set run.stop_when_copying false to go on from it",
+            "run.stop_when_copying",
+        )
 
 
 def _were_given(out: Path, resumed: bool) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from iet_agc.config.settings import LoraSettings, Settings, TextSettings
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import make_scheduler
-from iet_agc.diffusion.samplers import sample
+from iet_agc.diffusion.samplers import labels_of, sample
 from iet_agc.diffusion.unet import save_pipeline
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, replace_text
@@ -46,8 +46,20 @@ class Task(Protocol):
         """Those of the training images at these indices, int64 (n,)."""
         ...
 
+    def others(self, images: ImageSet) -> Examples | None:
+        """Images that are not trained on, as examples; None where they lack the classes or captions that it takes."""
+        ...
+
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """Images of a model on a device, uint8 (N, C, H, W), and in how many columns to show them, if that matters."""
+        ...
+
+    def draw(self, model: Any, device: torch.device, seeds: Sequence[int], steps: int) -> Tensor:
+        """Images of a model on a device, as a sample set of the run would have them, uint8 (N, C, H, W), on the CPU.
+
+        Raises:
+            CheckFailed: they are not finite.
+        """
         ...
 
     def export(self, raw: Any, ema: Any, out: Path, own: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
@@ -96,6 +108,19 @@ class ImageTask:
         labels = None if self.classes is None else self.classes[shard]
         examples = Pixels(self.images.images[shard], labels, self.settings.data.flips)
         return with_target(examples, shard, self.settings.train)
+
+    def others(self, images: ImageSet) -> Pixels | None:
+        """See `Task`."""
+        if self.classes is not None and images.labels is None:
+            return None
+        labels = None if self.classes is None else images.labels
+        return Pixels(images.images, labels, self.settings.data.flips)
+
+    def draw(self, model: Any, device: torch.device, seeds: Sequence[int], steps: int) -> Tensor:
+        """All classes in turn; see `Task`."""
+        classes = self.settings.model.classes
+        labels = None if classes is None else labels_of(seeds, classes)
+        return sample(model, self.scheduler, seeds, self.images.shape, steps, device=device, labels=labels)
 
     def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
         """A class in each row; see `Task`."""
@@ -187,16 +212,30 @@ class TextTask:
         images, flips = self.images.images[shard], self.settings.data.flips
         return Captioned(self.pipeline, images, captions, text, flips=flips)
 
-    def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
-        """The first captions; see `Task`."""
+    def others(self, images: ImageSet) -> Examples | None:
+        """See `Task`."""
+        from iet_agc.training.captioned import Captioned
+
+        if images.captions is None or not all(images.captions):
+            return None
+        return Captioned(
+            self.pipeline, images.images, images.captions, self.settings.text, flips=self.settings.data.flips
+        )
+
+    def draw(self, model: Any, device: torch.device, seeds: Sequence[int], steps: int) -> Tensor:
+        """By the first captions of the training images, in turn; see `Task`."""
         from iet_agc.text_to_image.pipeline import draw
 
-        asked = self.settings.sample
-        prompts = [texts[0] for texts in self.captions[: self.settings.run.preview_images]]
+        prompts = [self.captions[seed % len(self.captions)][0] for seed in seeds]
         pipeline = self.pipeline.with_trained(model).to(device)
-        images = draw(pipeline, range(len(prompts)), prompts, asked.steps, asked.guidance)
+        images = draw(pipeline, seeds, prompts, steps, self.settings.sample.guidance)
         pipeline.to(torch.device("cpu"))
-        return images, None
+        return images
+
+    def preview(self, model: Any, device: torch.device) -> tuple[Tensor, int | None]:
+        """The first captions; see `Task`."""
+        count = min(self.settings.run.preview_images, len(self.captions))
+        return self.draw(model, device, range(count), self.settings.sample.steps), None
 
     def export(self, raw: Any, ema: Any, out: Path, own: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
         """The captions as well, since they are the prompts of a run; see `Task`."""

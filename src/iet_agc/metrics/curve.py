@@ -1,0 +1,295 @@
+"""The curve of a training: points at which copying and quality were measured, and which of them to keep. No torch.
+
+A point's copied share is above chance by the test of `iet_agc.metrics.gate`: where its lower limit, by the draws of
+samples and of the cut, is above the false alarms that the cut was made for. The recommendation is the last point that
+is not. As every later one is, the number of these says how sure it is; an earlier one that is above chance makes it
+less so.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, computed_field, model_validator
+
+from iet_agc.metrics.gate import PIXELS, gate
+from iet_agc.metrics.intervals import Count, Portion, Record, hundredths
+from iet_agc.metrics.records import Calibrated
+from iet_agc.metrics.soundness import Unsound
+
+__all__ = [
+    "Agreement",
+    "ClosePair",
+    "Distance",
+    "Losses",
+    "Measured",
+    "Point",
+    "Recommendation",
+    "is_above_chance",
+    "recommend",
+]
+
+#: What sets the cut, in words.
+Source = Literal["held-out images", "training images, each against the others"]
+
+#: One of these many bands of timesteps has no loss where no image was given noise of it.
+_BandLosses = tuple[Annotated[float, Field(ge=0)] | None, ...]
+
+
+# What is measured -------------------------------------------------------------------------------------------
+
+
+class ClosePair(Record):
+    """A sample and the training image nearest to it.
+
+    Attributes:
+        sample: which of the samples.
+        image: which of the training images; of equal ones the first.
+        ratio: distance ratio.
+        distance: squared L2 on [0, 1] pixels.
+    """
+
+    sample: Count
+    image: Count
+    ratio: Portion
+    distance: Annotated[float, Field(ge=0)]
+
+
+class Distance(Record):
+    """A Fréchet distance of the samples to real images; low is good.
+
+    It is biased upward by about 1 / number of images: compare it with those of as many samples only.
+
+    Attributes:
+        to: held-out images that are no near copies of training images, or, without any, the unique training images.
+        features: of what the two normal distributions are.
+        num_real: how many real images.
+    """
+
+    value: float
+    to: Literal["held-out images", "training images"]
+    features: str
+    num_real: Count
+
+
+class Measured(Record):
+    """What a watch finds in samples.
+
+    Attributes:
+        copied: the share below the calibrated cut.
+        source: what set the cut.
+        least: lower limit of the share, see `iet_agc.metrics.gate.Check`.
+        fails_from: from so many copied samples on the share is above chance.
+        harmless: how often it is where nothing is copied.
+        above_chance: it is.
+        distance: None of fewer than 2 samples.
+        pairs: the samples with the smallest ratios, smallest first.
+        reasons: why the held-out images may set no cut; empty where they may, or where the training images set it.
+    """
+
+    copied: Calibrated
+    source: Source
+    least: Portion
+    fails_from: Count
+    harmless: Portion
+    above_chance: bool
+    distance: Distance | None
+    pairs: tuple[ClosePair, ...]
+    reasons: tuple[Unsound, ...] = ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.above_chance != (self.least > self.copied.false_alarm):
+            raise ValueError(f"above_chance is {self.above_chance}, at least {self.least!r} are below the cut")
+        return self
+
+
+class Losses(Record):
+    """Losses of training images and of as many held-out images, at the same noise and timesteps.
+
+    Attributes:
+        train, held_out: means over all.
+        gap: held_out - train; above 0 where training images are known better.
+        train_bands, held_out_bands: the same in bands of the timesteps of equal width, from little noise to much;
+            None where none fell into a band.
+        num_images: of each kind.
+    """
+
+    train: Annotated[float, Field(ge=0)]
+    held_out: Annotated[float, Field(ge=0)]
+    gap: float
+    train_bands: _BandLosses
+    held_out_bands: _BandLosses
+    num_images: Count
+
+    @property
+    def gap_bands(self) -> list[float | None]:
+        """The gap in each band."""
+        pairs = zip(self.held_out_bands, self.train_bands, strict=True)
+        return [None if held is None or own is None else held - own for held, own in pairs]
+
+
+class Agreement(Record):
+    """How far members draw the same image from the same seed; it needs no reference images.
+
+    Models of disjoint halves of a data set draw the same images until they memorize their own halves (Kadkhodaie et
+    al., ICLR 2024, arXiv 2310.02557; Favero et al., 2025, arXiv 2505.16959).
+
+    Attributes:
+        value: 1 - same / different. 1: equal images; 0: as different as images of different seeds.
+        same: mean squared difference on [0, 1] pixels of two members' images of one seed.
+        different: of two members' images of different seeds.
+        members, seeds: how many.
+    """
+
+    value: Annotated[float, Field(le=1)]
+    same: Annotated[float, Field(ge=0)]
+    different: Annotated[float, Field(ge=0)]
+    members: Annotated[int, Field(ge=2)]
+    seeds: Annotated[int, Field(ge=2)]
+
+
+class Point(Measured):
+    """A point of the curve.
+
+    Attributes:
+        step: of a member.
+        images_seen: by all members together, repetitions counted.
+        seen, skipped: images that AGC saw and left out, up to here, by all members.
+        skip_rate: the share that it left out since the point before.
+        losses: None where there are no held-out images, or none whose loss can be measured.
+        agreement: of members before they were averaged; None of one member.
+    """
+
+    step: Annotated[int, Field(ge=0)]
+    images_seen: Count
+    seen: Count
+    skipped: Count
+    skip_rate: Portion
+    losses: Losses | None
+    agreement: Agreement | None
+
+
+def is_above_chance(copied: Calibrated) -> dict[str, object]:
+    """The fields of `Measured` by which a share is above chance or not."""
+    (check,) = gate({PIXELS: copied}, copied.false_alarm).checks
+    return {
+        "least": check.least,
+        "fails_from": check.fails_from,
+        "harmless": check.harmless,
+        "above_chance": check.failed,
+    }
+
+
+# Which to keep ----------------------------------------------------------------------------------------------
+
+
+class Recommendation(Record):
+    """The last point whose copied share is not above chance, and how sure that is.
+
+    Attributes:
+        step, images_seen: of the point; None where the share is above chance at every point.
+        copying: "never" above chance; "from the start", at every point; "later" than the recommended point, and at
+            all points after it; "before": only before it.
+        copied: at the point; None as above.
+        confidence: "high": all of two or more later points are above chance, no earlier one is, and the held-out
+            images may set the cut. "low": an earlier one is, there is one point only, or the held-out images may not.
+            "fair": otherwise.
+        points, above_before, above_after: how many there are, and how many above chance before and after it.
+        first_above: the step of the first that is above chance.
+        detectable: from this share of samples on a point is above chance.
+    """
+
+    step: int | None
+    images_seen: Count | None
+    copying: Literal["never", "from the start", "later", "before"]
+    copied: Calibrated | None
+    confidence: Literal["high", "fair", "low"]
+    points: Annotated[int, Field(ge=1)]
+    above_before: Count
+    above_after: Count
+    first_above: int | None
+    detectable: Annotated[float, Field(ge=0)]
+    doubts: tuple[str, ...] = ()
+
+    @computed_field
+    @property
+    def sentence(self) -> str:
+        """It in words, sentences without the last full stop."""
+        return ". ".join([self._which(), *self._why(), *(f"Held-out images: {doubt}" for doubt in self.doubts)])
+
+    def _which(self) -> str:
+        if self.step is None or self.copied is None:
+            return f"No point is recommended: the copied share is above chance at {_every(self.points)}"
+        low, high = self.copied.ci95
+        share = f"{100 * self.copied.share:.1f}% copied, 95% interval {hundredths(low)} to {hundredths(high)}%"
+        return f"Recommended: step {self.step:,} ({share}), confidence {self.confidence}"
+
+    def _why(self) -> list[str]:
+        least = f"A share below {100 * self.detectable:.1f}% cannot be told from chance here"
+        match self.copying:
+            case "from the start":
+                return ["Watch earlier, or more often"]
+            case "never":
+                return [f"The copied share is not above chance at {_any(self.points)}", least]
+            case "before":
+                return [f"{self._earlier()}, and not at the last", least]
+            case "later":
+                after = "the one point after it" if self.above_after == 1 else f"all {self.above_after} points after it"
+                before = [self._earlier()] if self.above_before else []
+                return [f"The copied share is above chance at {after}", *before]
+
+    def _earlier(self) -> str:
+        points = "one earlier point" if self.above_before == 1 else f"{self.above_before} earlier points"
+        return f"It is above chance at {points}, first at step {self.first_above or 0:,}"
+
+
+def _any(points: int) -> str:
+    return "the only point" if points == 1 else f"any of {points} points"
+
+
+def _every(points: int) -> str:
+    return "the only point" if points == 1 else f"each of {points} points"
+
+
+def recommend(points: Sequence[Point]) -> Recommendation:
+    """Which point of a curve to keep; see this module.
+
+    Args:
+        points: at least one, in the order of steps.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not points:
+        raise ValueError("a curve without points recommends nothing")
+    above = [place for place, point in enumerate(points) if point.above_chance]
+    best = max((place for place in range(len(points)) if place not in above), default=None)
+    before = 0 if best is None else sum(place < best for place in above)
+    after = len(above) - before
+    doubts = tuple(reason.sentence for reason in points[-1].reasons)
+    chosen = None if best is None else points[best]
+    return Recommendation(
+        step=chosen and chosen.step,
+        images_seen=chosen and chosen.images_seen,
+        copying=_copying(len(points), before, after),
+        copied=chosen and chosen.copied,
+        confidence=_confidence(len(points), before, after, bool(doubts)),
+        points=len(points),
+        above_before=before,
+        above_after=after,
+        first_above=points[above[0]].step if above else None,
+        detectable=max(point.fails_from / point.copied.total for point in points),
+        doubts=doubts,
+    )
+
+
+def _copying(points: int, before: int, after: int) -> Literal["never", "from the start", "later", "before"]:
+    if after == points:
+        return "from the start"
+    return "later" if after else "before" if before else "never"
+
+
+def _confidence(points: int, before: int, after: int, doubted: bool) -> Literal["high", "fair", "low"]:
+    if points == 1 or before or doubted:
+        return "low"
+    return "high" if after > 1 else "fair"

@@ -1,0 +1,141 @@
+"""What a watch leaves in a run's folder, read and written:
+
+watch.jsonl              a point of the curve on each line, see `iet_agc.metrics.curve.Point`
+recommendation.json      which of them to keep, when the run has ended
+watched/step-000000800   the model at a point: pipelines `raw` and `ema`, and watched.json with the SHA-256 of each
+                         file; all of it or nothing
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from iet_agc.metrics.curve import Point, Recommendation
+from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.files import flush, hashes_below, replace_text, replacing_folder, writing
+from iet_agc.runtime.reading import read_bytes, read_object
+from iet_agc.runtime.seal import unsealed, write_sealed
+
+__all__ = [
+    "POINTS",
+    "add_point",
+    "copy_snapshot",
+    "drop_snapshots",
+    "keep_points",
+    "read_points",
+    "save_snapshot",
+    "snapshot",
+    "snapshots",
+    "write_recommendation",
+]
+
+#: The file of points.
+POINTS = "watch.jsonl"
+
+_MARK, _PIPELINES, _CAPTIONS = "watched.json", ("raw", "ema"), "captions.json"
+
+#: What exports pipelines into a folder, replacing files of its own there, and returns what it wrote; `Task.export`.
+Export = Callable[[Path, Mapping[str, Collection[str]]], dict[str, dict[str, str]]]
+
+
+def read_points(run: Path) -> list[Point]:
+    """The points of a run's watch, in the order of steps; none where it was not watched.
+
+    A last line that was cut off by a kill is left out.
+
+    Raises:
+        UserError: another line is no point.
+    """
+    file = run / POINTS
+    lines = read_bytes(file).split(b"\n")[:-1] if file.exists() else []
+    points: list[Point] = []
+    for number, line in enumerate(lines):
+        try:
+            points.append(Point.model_validate_json(line))
+        except ValidationError:
+            raise UserError(f"{file} is damaged: line {number + 1} is no point; restore it, or remove it") from None
+    return points
+
+
+def keep_points(run: Path, step: int) -> list[Point]:
+    """Those up to a step, at which a run goes on; the others, left by a session that was killed, are dropped."""
+    points = read_points(run)
+    kept = [point for point in points if point.step <= step]
+    if (run / POINTS).exists():
+        replace_text(run / POINTS, "".join(point.model_dump_json() + "\n" for point in kept))
+    return kept
+
+
+def add_point(run: Path, point: Point) -> None:
+    """Append a point."""
+    file = run / POINTS
+    with writing(file), file.open("a", encoding="utf-8") as stream:
+        stream.write(point.model_dump_json() + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_recommendation(run: Path, recommendation: Recommendation) -> None:
+    """Leave the recommendation beside the points."""
+    replace_text(run / "recommendation.json", json.dumps(recommendation.model_dump(mode="json"), indent=1) + "\n")
+
+
+# Snapshots --------------------------------------------------------------------------------------------------
+
+
+def snapshots(run: Path) -> dict[int, Path]:
+    """The folders of all snapshots that are whole, by step."""
+    marks = sorted((run / "watched").glob(f"step-*/{_MARK}"))
+    return {int(mark.parent.name.removeprefix("step-")): mark.parent for mark in marks}
+
+
+def snapshot(run: Path, step: int) -> Path:
+    """Where the snapshot of a step is, or would be."""
+    return run / "watched" / f"step-{step:09d}"
+
+
+def save_snapshot(run: Path, step: int, export: Export, about: Mapping[str, Any]) -> None:
+    """Keep the model of a step.
+
+    Args:
+        run: its folder.
+        step: of a member.
+        export: writes the pipelines.
+        about: what else is written into watched.json, JSON values only.
+    """
+    with replacing_folder(snapshot(run, step)) as unfinished:
+        export(unfinished, dict.fromkeys(_PIPELINES, ()))
+        files = hashes_below(unfinished)
+        write_sealed(unfinished / _MARK, {"step": step, **about}, files)
+
+
+def drop_snapshots(run: Path, steps: Collection[int]) -> None:
+    """Remove those of some steps; the mark goes first, so that no half of one is left."""
+    for step in steps:
+        folder = snapshot(run, step)
+        (folder / _MARK).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy_snapshot(run: Path, step: int, own: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
+    """Make a snapshot the pipelines of its run; see `Task.export` of arguments and result.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    folder = snapshot(run, step)
+    unsealed(folder / _MARK, read_object(folder / _MARK), "restore it from a copy", None)
+    written: dict[str, dict[str, str]] = {}
+    for name in _PIPELINES:
+        with replacing_folder(run / name, own[name]) as unfinished:
+            shutil.copytree(folder / name, unfinished)
+            written[name] = hashes_below(unfinished)
+    if (folder / _CAPTIONS).is_file():
+        shutil.copy2(folder / _CAPTIONS, run / _CAPTIONS)
+        flush(run / _CAPTIONS)
+    return written
