@@ -119,6 +119,11 @@ OTHER = {
     "run.save_every": 10,
     "run.log_every": 1,
     "run.preview_images": 0,
+    "run.watch_every": 100,
+    "run.watch_images": 64,
+    "run.watch_denoising_steps": 5,
+    "run.keep_watched": True,
+    "run.stop_when_copying": True,
 }
 
 
@@ -127,6 +132,7 @@ NEEDS = {
     **{name: {"train.timesteps": "gap"} for name in ("train.gap_low", "train.gap_high", "train.gap_density")},
     "train.u_sharpness": {"train.timesteps": "u-shaped"},
     "train.target_timestep": {"train.target": "ambient"},
+    **{name: {"run.watch_every": 7} for name in ("run.keep_watched", "run.stop_when_copying")},
     "method.exchange": {"method.members": 4, "method.rounds": 5, "method.skip_below": 0.5},
 }
 
