@@ -25,10 +25,13 @@ from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import is_sealed, write_sealed
 from iet_agc.runtime.stamps import stamps
 
-__all__ = ["FILES", "INPUTS", "Asked", "finished_audit", "inputs_of", "remember"]
+__all__ = ["FILES", "INPUTS", "WATCH", "Asked", "files_of", "finished_audit", "inputs_of", "remember"]
 
 #: What an audit's folder holds beside audit.json; and the file that tells its inputs.
 FILES = ("samples.csv", "training-images.csv", "training-images.json", "pictures.npz", "curves.json")
+
+#: What is there as well where a run watched itself: the points of its curve.
+WATCH = "watch.json"
 INPUTS = ".inputs.json"
 
 #: Files of these names come and go without a meaning.
@@ -175,9 +178,14 @@ def finished_audit(
         if judged != numbers.gate:
             numbers = numbers.model_copy(update={"gate": judged})
             (out / "report.html").unlink(missing_ok=True)
-            write_sealed(out / "audit.json", numbers.model_dump(mode="json"), FILES)
+            write_sealed(out / "audit.json", numbers.model_dump(mode="json"), files_of(out))
     say(f"{shown(out)} holds this audit: nothing to do")
     return numbers
+
+
+def files_of(out: Path) -> tuple[str, ...]:
+    """The files of an audit beside audit.json, as far as this one has them."""
+    return (*FILES, WATCH) if (out / WATCH).is_file() else FILES
 
 
 def _remembered(file: Path) -> object:
@@ -192,6 +200,6 @@ def _record(out: Path) -> AuditRecord | None:
     """The record of a whole audit that is as it was written, with all its files."""
     file = out / "audit.json"
     try:
-        return read_record(file, FILES) if is_sealed(read_object(file, "remove it")) else None
+        return read_record(file, (*FILES, WATCH)) if is_sealed(read_object(file, "remove it")) else None
     except UserError:
         return None

@@ -33,7 +33,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from iet_agc.auditing.compute import AuditResult, audit, check_sets, choose_networks
-from iet_agc.auditing.finished import FILES, INPUTS, Asked, inputs_of, remember
+from iet_agc.auditing.finished import FILES, INPUTS, WATCH, Asked, files_of, inputs_of, remember
 from iet_agc.auditing.prompt_following import check_prompts
 from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Names, Provenance
 from iet_agc.auditing.sources import Part, load_part, read_record, resize_of, trained_with_flips
@@ -411,9 +411,11 @@ def save_audit(
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in _pictures(result, table, most).items()}
         np.savez_compressed(stream, **arrays)
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
+    if result.record and result.record.watch:
+        replace_text(out / WATCH, json.dumps(result.record.watch, indent=1))
     if treated:
         write_list(out / LIST_NAME, treated)
-    write_sealed(out / "audit.json", numbers.model_dump(mode="json"), FILES)
+    write_sealed(out / "audit.json", numbers.model_dump(mode="json"), files_of(out))
     flush(out)
     os.rename(out, final / _WHOLE)
     flush(final)
@@ -425,7 +427,10 @@ def _check_folder(out: Path) -> None:
     """Refuse a folder that is neither an audit's nor free, nor one in which a kill cut off `settle_audit`."""
     if not (out / _WHOLE).is_dir():
         check_ours(
-            out, "audit.json", {*FILES, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN, INPUTS}, "audit"
+            out,
+            "audit.json",
+            {*FILES, WATCH, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN, INPUTS},
+            "audit",
         )
 
 
@@ -439,7 +444,7 @@ def settle_audit(out: Path) -> None:
     if not whole.is_dir():
         return
     if (whole / "audit.json").exists():
-        for old in ("audit.json", "report.html", LIST_NAME, INPUTS):
+        for old in ("audit.json", "report.html", LIST_NAME, INPUTS, WATCH):
             (out / old).unlink(missing_ok=True)
     for file in sorted(whole.iterdir(), key=lambda file: file.name == "audit.json"):
         os.replace(file, out / file.name)

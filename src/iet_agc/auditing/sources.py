@@ -20,6 +20,7 @@ from iet_agc.runtime.files import shown
 from iet_agc.runtime.progress import say
 from iet_agc.sampling.sample_set import load_samples, read_origin
 from iet_agc.training.identity import check_files, check_images, check_samples, given_images, is_going_on
+from iet_agc.training.watched import POINTS, read_points
 
 __all__ = ["Part", "load_guard", "load_part", "read_record", "resize_of", "trained_with_flips"]
 
@@ -125,14 +126,15 @@ def read_record(source: str, num_images: int) -> TrainingRecord | None:
     if not is_run(run) or not table.is_file() or is_going_on(run):
         return None
     files = sorted((run / "curves").glob("*.jsonl"))
-    check_files(run, [table, *files])
+    check_files(run, [table, *files, run / POINTS])
     seen, skipped = read_telemetry(table)
     if len(seen) != num_images:
         raise UserError(
             f"{table} has {len(seen)} images, the training set of {source} has {num_images}: if either was changed "
             "after training, give the training images themselves, not the run"
         )
-    return TrainingRecord(seen, skipped, {file.stem: read_curve(file) for file in files})
+    watch = [point.model_dump(mode="json") for point in read_points(run)]
+    return TrainingRecord(seen, skipped, {file.stem: read_curve(file) for file in files}, watch)
 
 
 def trained_with_flips(source: str) -> bool:

@@ -35,7 +35,7 @@ __all__ = ["main"]
 _SHARED = {"train", "sample", "audit", "detect"}
 
 #: Verbs that show progress.
-_LONG = {"demo", "init", "pipeline", "duplicates", "bench", *_SHARED}
+_LONG = {"demo", "init", "pipeline", "curve", "duplicates", "bench", *_SHARED}
 
 #: Verbs that take settings, `--section.name VALUE`, and settings without a section.
 _WITH_SETTINGS, _TOP_SETTINGS = ("train", "pipeline"), ("name", "description")
@@ -196,9 +196,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    order = _add_demo, _add_init, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_detect
+    order = _add_demo, _add_init, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_curve
     for add in (
         *order,
+        _add_detect,
         _add_duplicates,
         _add_report,
         _add_compare,
@@ -682,6 +683,41 @@ def _check(arguments: argparse.Namespace) -> tuple[int, object]:
     if not for_people(arguments):
         print(f"iet-agc: {sentence(found)}", file=sys.stderr)
     return int(found.failed), found.model_dump(mode="json")
+
+
+def _add_curve(verbs: "_Verbs") -> None:
+    parser = _verb(verbs, "curve", _curve, "tell when a run that was watched starts to copy", _IN_PARTS)
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        metavar="RUN",
+        help="a run with run.watch_every; with run.keep_watched for --num-images",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the curve (default: RUN/curve)")
+    parser.add_argument(
+        "--num-images",
+        "--num",
+        dest="num",
+        type=int,
+        metavar="N",
+        help="draw so many images with each model that was kept (default: what was measured while it trained)",
+    )
+    parser.add_argument("--steps", type=int, help="of the sampler, per image (default: the run's sample.steps)")
+    _add_device(parser, "compute")
+
+
+def _curve(arguments: argparse.Namespace) -> tuple[int, object]:
+    if arguments.steps is not None and arguments.num is None:
+        raise UserError("--steps are of the images that are drawn: give --num-images N as well")
+
+    from iet_agc.cli.paths import check_curve
+
+    out = arguments.out or arguments.run_folder / "curve"
+    check_curve(arguments.run_folder, out)
+
+    from iet_agc.auditing.curve import draw_curve
+
+    return 0, draw_curve(arguments.run_folder, out, arguments.num, arguments.steps, arguments.device)
 
 
 def _add_detect(verbs: "_Verbs") -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "check_audit",
     "check_card",
     "check_compare",
+    "check_curve",
     "check_detect",
     "check_init",
     "check_report",
@@ -135,6 +136,23 @@ def check_compare(arguments: Namespace) -> None:
     """
     for folder in arguments.runs:
         check_compared_place(folder)
+
+
+def check_curve(run: Path, out: Path) -> None:
+    """The run, and the folder of its curve.
+
+    Raises:
+        UserError: no run, or one that was not watched; a folder that is taken.
+    """
+    from iet_agc.config.run_folder import read_settings
+    from iet_agc.reporting.curve_page import check_curve_folder
+
+    read_settings(run)
+    if not (run / "watch.jsonl").exists() and not (run / "watched").is_dir():
+        raise UserError(
+            f"{shown(run)} was not watched: train with run.watch_every, and with run.keep_watched to keep its models"
+        )
+    check_curve_folder(out)
 
 
 def check_source(source: str | None) -> None:

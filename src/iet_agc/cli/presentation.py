@@ -83,6 +83,7 @@ _LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
     "sample": _sample,
     "audit": _audit,
     "check": _check,
+    "curve": lambda _, result: summary.curve(result),
     "card": lambda _, result: summary.card(result),
     "detect": lambda _, result: summary.detect(result, terminal.width()),
     "duplicates": lambda given, result: summary.duplicates(result, str(given.out)),

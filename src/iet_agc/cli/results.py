@@ -11,6 +11,7 @@ __all__ = [
     "Check",
     "Compared",
     "Copies",
+    "Curve",
     "Deduplicated",
     "Detected",
     "Drawn",
@@ -19,8 +20,10 @@ __all__ = [
     "Mean",
     "Prompt",
     "Quality",
+    "Recommended",
     "Reported",
     "Shown",
+    "Stopped",
     "Trained",
     "TrainingCopies",
 ]
@@ -82,6 +85,30 @@ class Initialized(TypedDict):
     warnings: Sequence[str]
 
 
+class Recommended(TypedDict):
+    """Which point of a curve to keep."""
+
+    step: int | None
+    sentence: str
+
+
+class Stopped(TypedDict):
+    """Where a run ended early, and of which step the weights are that it leaves."""
+
+    step: int
+    weights_of_step: int
+
+
+class Curve(TypedDict):
+    """Of `curve`."""
+
+    run: str
+    points: int
+    measured: str
+    recommendation: Recommended
+    files: Mapping[str, str]
+
+
 class Trained(TypedDict):
     """Of `train`."""
 
@@ -93,6 +120,8 @@ class Trained(TypedDict):
     images_seen: int
     skip_rate: float
     seconds: float
+    recommendation: NotRequired[Recommended]
+    stopped: NotRequired[Stopped]
 
 
 class _Guarded(TypedDict):

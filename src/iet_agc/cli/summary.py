@@ -103,8 +103,37 @@ def train(result: "results.Trained") -> list[str]:
         f"Trained {result['preset']}: {_many(result['steps'], 'step')} in {_time(result['seconds'])}",
         _figure("images seen", f"{result['images_seen']:,}{skipped}"),
         _figure("training images", f"{result['training_images']:,}, and {held_out:,} held out"),
+        *_watched(result),
         _figure("run", f"{run} (previews in {PurePath(run, 'previews')})"),
         _next(f"iet-agc sample {_word(run)} --out {_word(PurePath(run, 'samples'))}"),
+    ]
+
+
+def _watched(result: "results.Trained") -> list[str]:
+    """What the watch of a run found; nothing where there was none."""
+    lines = []
+    if stopped := result.get("stopped"):
+        weights = f"it leaves the weights of step {stopped['weights_of_step']:,}"
+        lines.append(_figure("stopped", f"at step {stopped['step']:,}, as it copies; {weights}"))
+    if found := result.get("recommendation"):
+        lines += [_figure("watch", sentence) for sentence in f"{found['sentence']}".split(". ")[:1]]
+        lines += [_figure("", sentence) for sentence in f"{found['sentence']}".split(". ")[1:]]
+    return lines
+
+
+def curve(result: "results.Curve") -> list[str]:
+    """The curve of a run.
+
+    Args:
+        result: of `iet_agc.auditing.curve.draw_curve`.
+    """
+    first, *others = result["recommendation"]["sentence"].split(". ")
+    files = result["files"]
+    return [
+        first,
+        *(_figure("", sentence) for sentence in others),
+        _figure("points", f"{result['points']}, {result['measured']}"),
+        _figure("curve", f"{files['html']}, {PurePath(files['csv']).name}, {PurePath(files['json']).name}"),
     ]
 
 

@@ -16,12 +16,14 @@ from markupsafe import Markup
 from iet_agc.auditing.schema import CUT, FLAT, AuditRecord, Copies, Space
 from iet_agc.auditing.verdict import FEWEST, Outcome, doubts, outcome
 from iet_agc.auditing.verdict import verdict as judge
+from iet_agc.metrics.curve import Recommendation, recommend
 from iet_agc.metrics.gate import Way, sentence
 from iet_agc.metrics.intervals import Proportion, difference, hundredths
 from iet_agc.metrics.records import MEASURES, Similarity
 from iet_agc.reporting import charts
 from iet_agc.reporting.charts import Drawing, capital, count, place
 from iet_agc.reporting.comparison import differing, warned
+from iet_agc.reporting.curve_charts import watch_charts
 from iet_agc.reporting.reader import AlikePair, Alikes, Audit, Pair, read_audit
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, replace_text, writing
@@ -148,6 +150,7 @@ class _Section:
         mood: whose colour the verdict has.
         outcome: in pixels.
         worst, worst_by: the pairs beside the verdict, and by whose features; None: by pixels.
+        watch, recommendation: of the run that drew the samples, where it was watched.
         tables: those in the page, by file; with None those that are too large.
     """
 
@@ -160,6 +163,8 @@ class _Section:
     worst_by: str | None
     charts: Sequence[Drawing]
     curves: Sequence[Drawing]
+    watch: Sequence[Drawing]
+    recommendation: Recommendation | None
     spaces: Sequence[_SpaceSection]
     command: str
     tables: Mapping[str, Markup | None]
@@ -179,6 +184,8 @@ def _section(audit: Audit) -> _Section:
         worst_by=worst_by and place(worst_by),
         charts=[charts.mq_chart(numbers, "pixels"), histogram],
         curves=charts.curve_charts(audit.curves),
+        watch=watch_charts(audit.watch),
+        recommendation=recommend(audit.watch) if audit.watch else None,
         spaces=[_space(name, space, audit) for name, space in numbers.feature_spaces.items()],
         command=_command(numbers, audit.folder.resolve().name),
         tables={file: _table(audit.folder / file) for file in ("samples.csv", "training-images.csv")},

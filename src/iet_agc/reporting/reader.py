@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from iet_agc.auditing.schema import CUT, AuditRecord, one_line, read_record
+from iet_agc.metrics.curve import Point as WatchPoint
 from iet_agc.metrics.intervals import ROUNDING, Count
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.reading import check_regular, read_bytes, read_text
@@ -25,7 +26,7 @@ from iet_agc.runtime.reading import check_regular, read_bytes, read_text
 __all__ = ["AlikePair", "Alikes", "Audit", "Pair", "Point", "Trained", "first_samples", "read_audit"]
 
 #: What is read beside audit.json.
-_FILES = ("samples.csv", "training-images.csv", "pictures.npz", "curves.json")
+_FILES = ("samples.csv", "training-images.csv", "pictures.npz", "curves.json", "watch.json")
 
 #: One training image may have been copied by every sample, and a cell of the table names them all.
 _LONGEST_CELL = 2**31 - 1
@@ -176,6 +177,7 @@ class Audit:
         alike: by the name of each feature space.
         top, skipped: training images, most often copied or skipped first.
         curves: points by member.
+        watch: the points of the run's watch; none where it was not watched.
     """
 
     name: str
@@ -190,6 +192,7 @@ class Audit:
     top: list[Trained]
     skipped: list[Trained]
     curves: dict[str, list[Point]]
+    watch: list[WatchPoint]
 
 
 def read_audit(name: str, folder: Path) -> Audit:
@@ -226,6 +229,7 @@ def read_audit(name: str, folder: Path) -> Audit:
         top=shown(lambda: _trained(training, copying, pictures, "top")),
         skipped=shown(lambda: _trained(training, copying, pictures, "skipped")),
         curves=curves,
+        watch=_attempt(folder / "watch.json", _watch) if (folder / "watch.json").is_file() else [],
     )
 
 
@@ -301,6 +305,10 @@ def _all_within(values: NDArray[Any], least: float) -> bool:
 
 def _curves(file: Path) -> dict[str, list[Point]]:
     return TypeAdapter(dict[str, list[Point]]).validate_json(read_bytes(file))
+
+
+def _watch(file: Path) -> list[WatchPoint]:
+    return TypeAdapter(list[WatchPoint]).validate_json(read_bytes(file))
 
 
 #: Of a pair: the sample, its picture, the one of the training image, and whether the sample is flat.

@@ -27,11 +27,13 @@ class TrainingRecord:
     Attributes:
         seen, skipped: how often each training image was drawn, and left out by AGC; int64 (M,).
         curves: per member, the points of its curve.
+        watch: the points of its watch, JSON values only.
     """
 
     seen: Tensor
     skipped: Tensor
     curves: dict[str, list[dict[str, Any]]]
+    watch: Sequence[dict[str, Any]] = ()
 
 
 def write_telemetry(file: Path, shards: Sequence[Tensor], seen: Sequence[Tensor], skipped: Sequence[Tensor]) -> None:

@@ -22,6 +22,7 @@ from iet_agc.runtime.reading import read_bytes, read_object
 from iet_agc.runtime.seal import unsealed, write_sealed
 
 __all__ = [
+    "MARK",
     "POINTS",
     "add_point",
     "copy_snapshot",
@@ -37,7 +38,10 @@ __all__ = [
 #: The file of points.
 POINTS = "watch.jsonl"
 
-_MARK, _PIPELINES, _CAPTIONS = "watched.json", ("raw", "ema"), "captions.json"
+#: What makes a snapshot one; written last.
+MARK = "watched.json"
+
+_PIPELINES, _CAPTIONS = ("raw", "ema"), "captions.json"
 
 #: What exports pipelines into a folder, replacing files of its own there, and returns what it wrote; `Task.export`.
 Export = Callable[[Path, Mapping[str, Collection[str]]], dict[str, dict[str, str]]]
@@ -90,7 +94,7 @@ def write_recommendation(run: Path, recommendation: Recommendation) -> None:
 
 def snapshots(run: Path) -> dict[int, Path]:
     """The folders of all snapshots that are whole, by step."""
-    marks = sorted((run / "watched").glob(f"step-*/{_MARK}"))
+    marks = sorted((run / "watched").glob(f"step-*/{MARK}"))
     return {int(mark.parent.name.removeprefix("step-")): mark.parent for mark in marks}
 
 
@@ -111,14 +115,14 @@ def save_snapshot(run: Path, step: int, export: Export, about: Mapping[str, Any]
     with replacing_folder(snapshot(run, step)) as unfinished:
         export(unfinished, dict.fromkeys(_PIPELINES, ()))
         files = hashes_below(unfinished)
-        write_sealed(unfinished / _MARK, {"step": step, **about}, files)
+        write_sealed(unfinished / MARK, {"step": step, **about}, files)
 
 
 def drop_snapshots(run: Path, steps: Collection[int]) -> None:
     """Remove those of some steps; the mark goes first, so that no half of one is left."""
     for step in steps:
         folder = snapshot(run, step)
-        (folder / _MARK).unlink(missing_ok=True)
+        (folder / MARK).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -129,7 +133,7 @@ def copy_snapshot(run: Path, step: int, own: Mapping[str, Collection[str]]) -> d
         UserError: it is damaged.
     """
     folder = snapshot(run, step)
-    unsealed(folder / _MARK, read_object(folder / _MARK), "restore it from a copy", None)
+    unsealed(folder / MARK, read_object(folder / MARK), "restore it from a copy", None)
     written: dict[str, dict[str, str]] = {}
     for name in _PIPELINES:
         with replacing_folder(run / name, own[name]) as unfinished:

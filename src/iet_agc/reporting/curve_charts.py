@@ -1,0 +1,96 @@
+"""Charts of a watch: copied share and quality over images seen, losses, and how far members agree. No torch here."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from iet_agc.metrics.curve import Point, recommend
+from iet_agc.reporting.charts import EDGE, HELD_OUT, PALETTE, SOFT, Drawing, as_tick, count, inline
+
+__all__ = ["watch_charts"]
+
+_COPIED = PALETTE[0]
+
+
+def watch_charts(points: Sequence[Point]) -> list[Drawing]:
+    """The charts of a watch's points; nothing without points."""
+    if not points:
+        return []
+    charts = [_copied_and_quality(points)]
+    charts += [_losses(points)] if any(point.losses for point in points) else []
+    charts += [_agreement(points)] if any(point.agreement for point in points) else []
+    return charts
+
+
+def _axes() -> Axes:
+    axes = Figure(figsize=(4.3, 2.9)).add_subplot()
+    axes.set(xlabel="images seen")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
+    return axes
+
+
+def _copied_and_quality(points: Sequence[Point]) -> Drawing:
+    """Both axes begin at 0: the copied share on the left, the distance on the right."""
+    axes, seen = _axes(), [point.images_seen for point in points]
+    low, high = zip(*(point.copied.ci95 for point in points), strict=True)
+    axes.fill_between(seen, low, high, color=_COPIED, alpha=0.2, linewidth=0)
+    axes.plot(seen, [point.copied.share for point in points], color=_COPIED, linewidth=1.4, label="copied share")
+    for is_above, face in ((True, _COPIED), (False, "none")):
+        some = [(point.images_seen, point.copied.share) for point in points if point.above_chance == is_above]
+        axes.plot(
+            *zip(*some, strict=True) if some else ([], []), "o", color=_COPIED, markerfacecolor=face, markersize=5
+        )
+    axes.axhline(points[-1].copied.false_alarm, color=EDGE, linestyle="--", linewidth=1)
+    axes.set(ylabel="copied share", ylim=(0, min(1.0, max(0.05, 1.1 * max(high)))))
+    axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
+    axes.yaxis.label.set_color(_COPIED)
+    words = "Copied share with 95\u00a0% interval; filled: above chance; dashed: false alarms of the cut"
+    if (chosen := recommend(points).images_seen) is not None:
+        axes.axvline(chosen, color=SOFT, linestyle=":", linewidth=1.4)
+        words += "; dotted: the recommended point"
+    quality = [(point.images_seen, point.distance.value) for point in points if point.distance]
+    if quality:
+        _on_the_right(axes, quality)
+        words += ". Right axis, squares: Fréchet distance, low is good"
+    assert isinstance(axes.figure, Figure)
+    alt = "Line chart: copied share and Fréchet distance against images seen; the table has the numbers."
+    return Drawing(inline(axes.figure, alt), f"{words}.")
+
+
+def _on_the_right(axes: Axes, quality: Sequence[tuple[int, float]]) -> None:
+    other = axes.twinx()
+    other.plot(*zip(*quality, strict=True), "s-", color=HELD_OUT, linewidth=1.2, markersize=3.5, label="distance")
+    other.set(ylabel="Fréchet distance", ylim=(0, 1.1 * max(value for _, value in quality)))
+    other.yaxis.label.set_color(HELD_OUT)
+    other.spines["right"].set_visible(True)
+    other.grid(False)
+
+
+def _losses(points: Sequence[Point]) -> Drawing:
+    axes, found = _axes(), [(point.images_seen, point.losses) for point in points if point.losses]
+    seen = [images for images, _ in found]
+    axes.plot(seen, [each.train for _, each in found], "o-", color=_COPIED, markersize=3.5, label="training images")
+    axes.plot(seen, [each.held_out for _, each in found], "s-", color=HELD_OUT, markersize=3.5, label="held-out images")
+    axes.set(ylabel="loss", ylim=(0, None))
+    axes.legend(fontsize=8)
+    assert isinstance(axes.figure, Figure)
+    alt = "Line chart: loss of training images and of held-out images against images seen."
+    number = count(found[-1][1].num_images)
+    caption = f"Mean loss of {number} training images and as many held-out images, at the same noise and timesteps."
+    return Drawing(inline(axes.figure, alt), caption)
+
+
+def _agreement(points: Sequence[Point]) -> Drawing:
+    axes, found = _axes(), [(point.images_seen, point.agreement) for point in points if point.agreement]
+    axes.plot([images for images, _ in found], [each.value for _, each in found], "o-", color=PALETTE[2], markersize=4)
+    axes.set(ylabel="agreement", ylim=(min(0.0, *(each.value for _, each in found)), 1))
+    assert isinstance(axes.figure, Figure)
+    alt = "Line chart: agreement of members against images seen."
+    caption = (
+        f"Agreement of {found[-1][1].members} members before they are averaged: 1 where they draw the same image from a "
+        "seed, 0 where images of one seed differ as those of different seeds do."
+    )
+    return Drawing(inline(axes.figure, alt), caption)
