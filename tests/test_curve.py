@@ -25,7 +25,7 @@ def test_copying_that_begins_late() -> None:
     assert found.copied is not None
     assert found.copied.count == 2
     assert "step 400 (1.0% copied, 95% interval 0.3 to 3.6%), confidence high" in found.sentence
-    assert "above chance at all 2 points after it" in found.sentence
+    assert "above chance at both points after it" in found.sentence
 
 
 def test_one_point_after_it_is_less_sure() -> None:

@@ -58,7 +58,7 @@ def draw_curve(
             "num_images",
         )
     found = recommend(points)
-    files = write_curve(points, found, {"run": shown(run), "measured": measured}, out)
+    files = write_curve(points, found, {"run": shown(run.resolve().name), "measured": measured}, out)
     return {
         "run": str(run),
         "points": len(points),

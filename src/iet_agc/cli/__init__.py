@@ -196,18 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
-    order = _add_demo, _add_init, _add_pipeline, _add_train, _add_sample, _add_audit, _add_check, _add_curve
-    for add in (
-        *order,
-        _add_detect,
-        _add_duplicates,
-        _add_report,
-        _add_compare,
-        _add_bench,
-        _add_card,
-        _add_presets,
-        _add_completion,
-    ):
+    order = _add_demo, _add_init, _add_pipeline, _add_train, _add_curve, _add_sample, _add_audit, _add_check
+    others = _add_detect, _add_duplicates, _add_report, _add_compare, _add_bench, _add_card, _add_presets
+    for add in (*order, *others, _add_completion):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)

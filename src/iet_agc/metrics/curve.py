@@ -234,9 +234,9 @@ class Recommendation(Record):
             case "before":
                 return [f"{self._earlier()}, and not at the last", least]
             case "later":
-                after = "the one point after it" if self.above_after == 1 else f"all {self.above_after} points after it"
+                number = {1: "the one point", 2: "both points"}.get(self.above_after, f"all {self.above_after} points")
                 before = [self._earlier()] if self.above_before else []
-                return [f"The copied share is above chance at {after}", *before]
+                return [f"The copied share is above chance at {number} after it", *before, least]
 
     def _earlier(self) -> str:
         points = "one earlier point" if self.above_before == 1 else f"{self.above_before} earlier points"

@@ -24,9 +24,9 @@ def watch_charts(points: Sequence[Point]) -> list[Drawing]:
     return charts
 
 
-def _axes() -> Axes:
+def _axes(points: Sequence[Point]) -> Axes:
     axes = Figure(figsize=(4.3, 2.9)).add_subplot()
-    axes.set(xlabel="images seen")
+    axes.set(xlabel="images seen", xlim=(0, 1.03 * points[-1].images_seen))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
     return axes
@@ -34,15 +34,13 @@ def _axes() -> Axes:
 
 def _copied_and_quality(points: Sequence[Point]) -> Drawing:
     """Both axes begin at 0: the copied share on the left, the distance on the right."""
-    axes, seen = _axes(), [point.images_seen for point in points]
+    axes, seen = _axes(points), [point.images_seen for point in points]
     low, high = zip(*(point.copied.ci95 for point in points), strict=True)
     axes.fill_between(seen, low, high, color=_COPIED, alpha=0.2, linewidth=0)
     axes.plot(seen, [point.copied.share for point in points], color=_COPIED, linewidth=1.4, label="copied share")
-    for is_above, face in ((True, _COPIED), (False, "none")):
-        some = [(point.images_seen, point.copied.share) for point in points if point.above_chance == is_above]
-        axes.plot(
-            *zip(*some, strict=True) if some else ([], []), "o", color=_COPIED, markerfacecolor=face, markersize=5
-        )
+    for point in points:
+        face = _COPIED if point.above_chance else "none"
+        axes.plot([point.images_seen], [point.copied.share], "o", color=_COPIED, markerfacecolor=face, markersize=5)
     axes.axhline(points[-1].copied.false_alarm, color=EDGE, linestyle="--", linewidth=1)
     axes.set(ylabel="copied share", ylim=(0, min(1.0, max(0.05, 1.1 * max(high)))))
     axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
@@ -70,7 +68,7 @@ def _on_the_right(axes: Axes, quality: Sequence[tuple[int, float]]) -> None:
 
 
 def _losses(points: Sequence[Point]) -> Drawing:
-    axes, found = _axes(), [(point.images_seen, point.losses) for point in points if point.losses]
+    axes, found = _axes(points), [(point.images_seen, point.losses) for point in points if point.losses]
     seen = [images for images, _ in found]
     axes.plot(seen, [each.train for _, each in found], "o-", color=_COPIED, markersize=3.5, label="training images")
     axes.plot(seen, [each.held_out for _, each in found], "s-", color=HELD_OUT, markersize=3.5, label="held-out images")
@@ -84,13 +82,13 @@ def _losses(points: Sequence[Point]) -> Drawing:
 
 
 def _agreement(points: Sequence[Point]) -> Drawing:
-    axes, found = _axes(), [(point.images_seen, point.agreement) for point in points if point.agreement]
+    axes, found = _axes(points), [(point.images_seen, point.agreement) for point in points if point.agreement]
     axes.plot([images for images, _ in found], [each.value for _, each in found], "o-", color=PALETTE[2], markersize=4)
     axes.set(ylabel="agreement", ylim=(min(0.0, *(each.value for _, each in found)), 1))
     assert isinstance(axes.figure, Figure)
     alt = "Line chart: agreement of members against images seen."
     caption = (
-        f"Agreement of {found[-1][1].members} members before they are averaged: 1 where they draw the same image from a "
-        "seed, 0 where images of one seed differ as those of different seeds do."
+        f"Agreement of {found[-1][1].members} members before they are averaged: 1 where they draw the same image from "
+        "a seed, 0 where images of one seed differ as those of different seeds do."
     )
     return Drawing(inline(axes.figure, alt), caption)
