@@ -13,15 +13,18 @@ from typing import Any
 import pytest
 
 from iet_agc.config.board import plan
+from iet_agc.metrics.curve import Losses, recommend
 from iet_agc.reporting.audit_page import write_report
 from iet_agc.reporting.board import Failure, board_record, standing
 from iet_agc.reporting.board_page import board_page
 from iet_agc.reporting.comparison import compare, differences_from_first
 from iet_agc.reporting.comparison_page import write_comparison
+from iet_agc.reporting.curve_page import write_curve
 from iet_agc.reporting.duplicates_page import ShownGroup, ShownImage, render_duplicates
 from tests.audit_folders import noise, write_audit
 from tests.boards import MINIATURE, board, result
 from tests.compared_runs import numbers, seeds, write
+from tests.watch_points import point
 
 #: Flags with which Chromium starts as root, in a container, and calls nobody.
 FLAGS = [
@@ -85,6 +88,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     written["comparison"] = compared(out / "compared")
     written["board"] = benched(out / "board")
     written["duplicates"] = duplicates(out / "duplicates.html")
+    written["curve"] = curve(out / "curve")
     several = {LONG + "1": long.path, LONG + "2": audits["plain"].path, "third": audits["few"].path}
     return written | {"several": write_report(several, out / "several.html", title=LONG)}
 
@@ -109,6 +113,13 @@ def benched(out: Path) -> Path:
     return out / "board.html"
 
 
+def curve(out: Path) -> Path:
+    losses = Losses(train=0.1, held_out=0.2, gap=0.1, train_bands=(0.1,), held_out_bands=(0.2,), num_images=4)
+    points = [point(100 * number, 5 * number, losses=losses) for number in range(1, 13)]
+    files = write_curve(points, recommend(points), {"run": LONG, "measured": "measured while it trained"}, out)
+    return Path(files["html"])
+
+
 def duplicates(file: Path) -> Path:
     images = [
         ShownImage(f"{LONG}/{n}.png", "differs by 0.3 %, mirrored", n == 0, noise(1, (3, 16, 16), n)[0])
@@ -124,7 +135,7 @@ def duplicates(file: Path) -> Path:
     return file
 
 
-KINDS = ["full", "plain", "few", "warned", "large", "several", "comparison", "board", "duplicates"]
+KINDS = ["full", "plain", "few", "warned", "large", "several", "comparison", "board", "duplicates", "curve"]
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -31,6 +31,7 @@ def test_help_comes_at_once_and_names_every_verb():
         "init",
         "pipeline",
         "train",
+        "curve",
         "sample",
         "audit",
         "detect",
@@ -80,6 +81,7 @@ def test_the_options_are_these(capsys):
             "--orient", "--background", "--on-bad", "--resize", "--crop",
         },
         "check": {"--fail-above"},
+        "curve": {"--out", "--num-images", "--num", "--steps", "--device"},
         "report": {"--out"},
         "compare": {"--out"},
         "card": {"--audit", "--out"},
@@ -235,6 +237,8 @@ def test_presets_are_listed_with_their_meaning(capsys):
             "--amg-strength has no effect alone: give --amg TRAIN",
         ),
         (["sample", "nowhere", "--out", "y", "--guard", "nowhere", "--held-out", "digits"], "nowhere is not a folder"),
+        (["curve", "nowhere"], "nowhere is not a run: it has no config.json"),
+        (["curve", "nowhere", "--steps", "5"], "--steps are of the images that are drawn: give --num-images N as well"),
         (["duplicates", "nowhere", "--out", "d"], "nowhere is not a folder of images, nor an .npz or .npy file"),
         (["duplicates", "digits"], "the following arguments are required: --out"),
         (
@@ -321,6 +325,7 @@ def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
     [
         (["train", "digits-default", "--out", "a"], "no member was in training; bundles are kept"),
         (["sample", "run", "--out", "a"], "the parts that are finished are kept"),
+        (["curve", "run"], "the parts that are finished are kept"),
         (["audit", "--train", "x", "--samples", "y", "--out", "a"], "the parts that are finished are kept"),
         (["detect", "run", "--out", "a"], "the parts that are finished are kept"),
         (["demo"], "bundles and finished parts are kept"),

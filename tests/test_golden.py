@@ -17,6 +17,7 @@ VERBS = (
     "init",
     "pipeline",
     "train",
+    "curve",
     "sample",
     "audit",
     "check",
