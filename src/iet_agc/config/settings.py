@@ -428,10 +428,13 @@ class RunSettings(Section, frozen=True):
         "end of a round; and at the end; 0: it is not watched",
     )
     watch_images: int = Field(
-        default=256, ge=2, description="images that are drawn at each of these points; others give losses"
+        default=128, ge=2, description="images that are drawn at each of these points; others give losses"
     )
     watch_denoising_steps: int = Field(
-        default=10, ge=1, le=500, description="denoising steps of each of these images, 1 to 500"
+        default=20,
+        ge=1,
+        le=500,
+        description="denoising steps of each of these images, 1 to 500; with fewer, fewer copies are seen",
     )
     keep_watched: bool = Field(
         default=False, description="keep the model of each of these points as pipelines, in RUN/watched"
