@@ -1,4 +1,4 @@
-"""train, sample, audit, report, card and bench: what the verbs of the command line do, on paths and on images in memory.
+"""train, sample, audit, report, card and bench: the verbs of the command line, on paths and on images in memory.
 
 Images are, wherever a set of them is asked for: a path (a folder, an .npz or .npy file, a run, a sample set), the name
 of an image set such as "digits", a result of these functions, or what `data.datasets.in_memory` takes: uint8 tensors
