@@ -151,7 +151,8 @@ def sample(result: "results.Drawn", source: str, held_out: bool | None) -> list[
     lines += [_figure("first seed", f"{first}")] if first else []
     if (label := result.get("class")) is not None:
         lines.append(_figure("class", f"{label}"))
-    lines += [_figure("prompts", f"{prompts:,}, guidance scale {result['guidance']:g}")] if prompts else []
+    if prompts and (guidance := result.get("guidance")) is not None:
+        lines.append(_figure("prompts", f"{prompts:,}, guidance scale {guidance:g}"))
     if amg := result.get("amg"):
         lines.append(_figure("AMG", f"strength {amg['strength']:g}, away from ratios below {amg['cut']:.3g}"))
     if guard:
