@@ -35,6 +35,7 @@ from iet_agc.config.overrides import override
 from iet_agc.config.presets import load_preset
 from iet_agc.config.run_folder import annotated
 from tests.audit_folders import write_audit
+from tests.boards import MINIATURE
 from tests.miniature import captioned, save_captioned, save_miniature
 
 #: Seconds of a case, characters of a refusal, bytes of address space.
@@ -87,6 +88,7 @@ KINDS = {
         weight=6,
     ),
     "settings": Kind(("preset.toml",), ("train preset.toml --help",), weight=8),
+    "board": Kind(("board.toml", "mine.toml"), ("bench board.toml --out OUT --jobs 0",), weight=6),
     "run": Kind(
         ("run/config.json", "run/identity.json", "run/telemetry.csv", "run/curves/*.jsonl"),
         (f"sample run {_SAMPLE}", f"{_AUDIT} --train run --samples run"),
@@ -183,6 +185,8 @@ class Workshop:
         for name, text in texts.items():
             Path("captioned", name).with_suffix(".txt").write_text("\n".join(text) + "\n")
         Path("preset.toml").write_text(annotated(override(load_preset("digits-iet-agc"), _TINY)))
+        Path("board.toml").write_text(MINIATURE.replace('["default"]', '["default", "mine.toml"]'))
+        Path("mine.toml").write_text('[knob]\nsetting = "model.dropout"\nvalues = [0.1, 0.2]\n')
         _run("train preset.toml --out run")
         _run("sample run --out run/samples --device cpu")
         shutil.copytree("run", "begun")

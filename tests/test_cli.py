@@ -38,6 +38,7 @@ def test_help_comes_at_once_and_names_every_verb():
         "duplicates",
         "report",
         "compare",
+        "bench",
         "presets",
         "completion",
     ):
@@ -84,6 +85,7 @@ def test_the_options_are_these(capsys):
         "curve": {"--out", "--num-images", "--num", "--steps", "--device"},
         "report": {"--out"},
         "compare": {"--out"},
+        "bench": {"--out", "--jobs"},
         "card": {"--audit", "--out"},
         "presets": set(),
         "completion": set(),
@@ -248,6 +250,8 @@ def test_presets_are_listed_with_their_meaning(capsys):
         (["duplicates", "digits", "--out", "d", "--keep-list", "."], ". is a folder, and the list is one file"),
         (["report", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere is not a run: it has no config.json"),
+        (["bench", "smal", "--out", "b"], "unknown board 'smal'; did you mean 'small'?"),
+        (["bench", "small", "--out", "b", "--jobs", "0"], "jobs 0: give 1 or more (--jobs)"),
         (["dance"], "unknown verb 'dance'; 'iet-agc --help' lists them"),
         (["trian"], "unknown verb 'trian'; did you mean 'train'?"),
         (["audit"], "the following arguments are required: --train, --samples, --out"),
@@ -334,6 +338,7 @@ def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
         (["duplicates", "digits", "--out", "a"], "the same command starts from the beginning"),
         (["report", "a"], "the same command starts from the beginning"),
         (["compare", "a"], "the same command starts from the beginning"),
+        (["bench", "small", "--out", "a"], "bundles and finished parts are kept"),
     ],
 )
 def test_a_verb_that_is_stopped_says_what_it_kept(capsys, monkeypatch, arguments, kept):

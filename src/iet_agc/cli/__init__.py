@@ -874,10 +874,16 @@ def _compare(arguments: argparse.Namespace) -> tuple[int, object]:
 
 
 def _add_bench(verbs: "_Verbs") -> None:
-    from iet_agc.cli.bench import add_arguments, run
+    from iet_agc.cli.bench import add_arguments
 
-    parser = _verb(verbs, "bench", run, "train, sample and audit every method of a board, and compare them", _ALL)
+    parser = _verb(verbs, "bench", _bench, "train, sample and audit every method of a board, and compare them", _ALL)
     add_arguments(parser)
+
+
+def _bench(arguments: argparse.Namespace) -> tuple[int, object]:
+    from iet_agc.cli.bench import run
+
+    return run(arguments)
 
 
 def _add_card(verbs: "_Verbs") -> None:
