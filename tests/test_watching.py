@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 
+from iet_agc.auditing.model_card import write_card
 from iet_agc.config.overrides import override
 from iet_agc.config.settings import validate
 from iet_agc.diffusion.unet import load_pipeline
@@ -243,6 +244,15 @@ def test_a_run_stops_when_it_copies_and_leaves_the_weights_of_before(tmp_path, c
     assert_same(weights(out), weights(watched.snapshot(one, 4)))
     with pytest.raises(UserError, match="stopped at step 8, as it copies"):
         trained(override(STOPPING, {"train.steps": "20"}), out)
+
+
+def test_the_card_of_a_stopped_run_says_where_it_stopped(tmp_path, copies):
+    out = trained(STOPPING, tmp_path / "run")
+    write_card(out)
+    card = (out / "README.md").read_text()
+    assert "| optimizer steps | 4, of all members in all rounds; the run was to stop when it copies" in card
+    assert "did so at step 8 of a member, and left the weights of step 4 |" in card
+    assert "| images seen | 32, in batches of 8 |" in card
 
 
 def test_a_stopped_run_goes_on_where_it_is_not_to_stop(tmp_path, copies, one):

@@ -61,6 +61,7 @@ def _facts(run: Path, audits: Sequence[Path]) -> CardFacts:
         given=bool(known.get("given")),
         weights=known["weights"],
         audits=[_audited(run, train, folder) for folder in audits],
+        stopped=known.get("stopped"),
     )
 
 

@@ -92,6 +92,7 @@ class CardFacts:
         given: the training images were handed over by a program, and are none that the settings read.
         weights: SHA-256 of the exported files, by pipeline ("raw", "ema") and path below it.
         audits: of its samples.
+        stopped: where the run ended early, see `iet_agc.training.identity.stopped`; None where it did not.
     """
 
     title: str
@@ -101,6 +102,13 @@ class CardFacts:
     given: bool
     weights: dict[str, dict[str, str]]
     audits: Sequence[Audited]
+    stopped: Mapping[str, int] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all members, that the weights come from."""
+        members = self.settings.method.members
+        return self.stopped["weights_of_step"] * members if self.stopped else self.settings.total_steps
 
 
 def render_card(facts: CardFacts) -> str:
