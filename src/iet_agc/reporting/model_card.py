@@ -5,7 +5,7 @@ the model's own. The same facts give the same text: no date, no device, no path 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
