@@ -241,3 +241,19 @@ def test_workers_end_when_nobody_waits_for_them():
     next(results)
     results.close()
     assert set(multiprocessing.active_children()) <= others
+
+
+@pytest.mark.parametrize("sampling", ["amg", "guard"])
+def test_how_a_method_samples_is_not_how_it_trains(tmp_path, sampling):
+    one_seed = MINIATURE.replace("seeds = [0, 1]", "seeds = [0]").split("[[method]]")[0]
+    record = run(tmp_path / "out", f'{one_seed}[[method]]\nname = "careful"\nsampling = "{sampling}"\n')
+    assert not record.failures
+    plain, careful = (tmp_path / "out/cells/digits" / name / "seed-0" for name in ("default", "careful"))
+    weights = "raw/unet/diffusion_pytorch_model.safetensors"
+    assert (plain / weights).read_bytes() == (careful / weights).read_bytes()
+    abouts = [json.loads((cell / "samples/samples.json").read_text()) for cell in (plain, careful)]
+    assert [about[sampling] is not None for about in abouts] == [False, True]
+    assert [json.loads((cell / "cell.json").read_text()).get("sampling") for cell in (plain, careful)] == [
+        None,
+        sampling,
+    ]

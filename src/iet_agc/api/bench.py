@@ -133,7 +133,7 @@ def _do(cell: Cell, out: Path) -> CellResult | Failure:
     """One run, from wherever it stands; a failure is a result."""
     run = out / cell.folder
     try:
-        audit = whole_run(cell.settings, run)
+        audit = whole_run(cell.settings, run, cell.sampling)
         seen, skipped = read_telemetry(run / "telemetry.csv")
         result = cell_result(cell, audit, int(skipped.sum()) / int(seen.sum()), _training_seconds(run))
         write_sealed(run / "cell.json", _known_by(cell) | result.model_dump(mode="json"), _SEALED)
@@ -198,4 +198,5 @@ def _drop_damaged(run: Path, files: Sequence[Path]) -> None:
 def _known_by(cell: Cell) -> dict[str, Any]:
     """What a cell.json says of what it is of: all that its run, and its samples, depend on."""
     settings = essence(cell.settings) | {"sample": cell.settings.sample.model_dump(mode="json")}
-    return {"format": "iet-agc cell", "version": 1, "settings_sha256": digest(settings)}
+    known = {"format": "iet-agc cell", "version": 1, "settings_sha256": digest(settings)}
+    return known | ({"sampling": cell.sampling} if cell.sampling else {})

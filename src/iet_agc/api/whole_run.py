@@ -1,9 +1,11 @@
 """Train, sample and audit, one after the other: what a comparison of methods does for each of its runs."""
 
 from pathlib import Path
+from typing import Literal
 
 from iet_agc.auditing.run import audit_sources
 from iet_agc.auditing.schema import AuditRecord
+from iet_agc.auditing.sources import load_guard
 from iet_agc.config.settings import Settings
 from iet_agc.runtime.threads import num_threads
 from iet_agc.runtime.workers import advance
@@ -17,7 +19,7 @@ __all__ = ["whole_run", "work_of"]
 _TRAINING_COST = 3.4
 
 
-def whole_run(settings: Settings, run: Path) -> AuditRecord:
+def whole_run(settings: Settings, run: Path, sampling: Literal["amg", "guard"] | None = None) -> AuditRecord:
     """Train, sample and audit one run, in RUN, RUN/samples and RUN/audit; the same call again goes on.
 
     How far it is is told to `runtime.workers.advance`, in the unit of `work_of`.
@@ -25,17 +27,21 @@ def whole_run(settings: Settings, run: Path) -> AuditRecord:
     Args:
         settings: of the run, and of its samples.
         run: its folder.
+        sampling: what keeps samples from training images; both are those of the run, as are held-out images.
 
     Raises:
         UserError, CheckFailed: what training, sampling or the audit is refused for.
     """
     with num_threads(settings.run.threads):
         start(settings, run, lambda steps: advance(steps * settings.train.batch_size * _TRAINING_COST))
+        guard = load_guard(str(run)) if sampling else None
         sample_run(
             run,
             run / "samples",
             device=settings.run.device,
             on_images=lambda images: advance(images * settings.sample.steps),
+            guard=guard if sampling == "guard" else None,
+            amg=guard if sampling == "amg" else None,
         )
         return audit_sources(str(run), str(run / "samples"), str(run), run / "audit", on_done=lambda share: None)
 

@@ -19,6 +19,8 @@ A method is a file (or a table `[[method]]` of the board, with its name): settin
     [knob]
     setting = "method.skip_below"
     values = [0.3, 0.5, 0.8]
+
+One that changes how samples are drawn says so: sampling = "amg".
 """
 
 import json
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -98,6 +100,9 @@ class Method(_Changes, frozen=True):
     """How to train, and the knob that is turned."""
 
     knob: Knob | None = Field(default=None, description="none: a single point")
+    sampling: Literal["amg", "guard"] | None = Field(
+        default=None, description="keeps samples from training images: amg or guard, as 'iet-agc sample' has them"
+    )
     arms: tuple[str, ...] = Field(default=(), description="the arms that it is for; none: all")
 
 
@@ -155,7 +160,8 @@ class Cell:
         arm, method: by name.
         knob: what the method turns, None where it turns nothing; `value` is where it stands.
         seed: train.seed.
-        settings: all that the run and its samples depend on.
+        settings: all that the run and its samples depend on, but for
+        sampling: what keeps samples from training images, see `Method`.
     """
 
     arm: str
@@ -164,6 +170,7 @@ class Cell:
     value: bool | int | float | str | None
     seed: int
     settings: Settings
+    sampling: Literal["amg", "guard"] | None = None
 
     @property
     def folder(self) -> str:
@@ -345,7 +352,8 @@ def _cells(board: Board, arm: Arm, method: Method) -> Iterator[Cell]:
             raise UserError(f"arm {arm.name}, method {method.name}{turned}: {error}") from None
         for seed in board.seeds:
             settings = override(point, {"train.seed": seed})
-            yield Cell(arm.name, method.name, method.knob and method.knob.setting, value, seed, settings)
+            knob = method.knob and method.knob.setting
+            yield Cell(arm.name, method.name, knob, value, seed, settings, method.sampling)
 
 
 def _point(board: Board, arm: Arm, method: Method, value: bool | float | str | None) -> Settings:
