@@ -80,6 +80,7 @@ OTHER = {
     "method.keep_duplicates_together": True,
     "method.skip_below": 0.5,
     "method.decay": 0.9,
+    "method.skip_within": "gap",
     "method.random_skip": 0.25,
     "method.exchange": 0.25,
     "train.steps": 10,
@@ -133,6 +134,7 @@ NEEDS = {
     "train.u_sharpness": {"train.timesteps": "u-shaped"},
     "train.target_timestep": {"train.target": "ambient"},
     **{name: {"run.watch_every": 7} for name in ("run.keep_watched", "run.stop_when_copying")},
+    "method.skip_within": {"method.skip_below": 0.5, "train.timesteps": "gap"},
     "method.exchange": {"method.members": 4, "method.rounds": 5, "method.skip_below": 0.5},
 }
 

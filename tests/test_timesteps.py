@@ -19,11 +19,14 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import generator, key_of
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import start, train
+from iet_agc.training.member import Member
+from iet_agc.training.pixels import Pixels
 from iet_agc.training.timesteps import density_of
 from tests.processes import die, in_child
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, images, settings, weights
 
 GAP = {"train__timesteps": "gap", "train__gap_low": 100, "train__gap_high": 899, "train__gap_density": 0.1}
+GAP_AS_OFTEN = GAP | {"train__gap_density": 1.0}
 U_SHAPED = {"train__timesteps": "u-shaped", "train__u_sharpness": 9.0}
 
 
@@ -189,3 +192,29 @@ def test_the_dummy_of_a_preset_removes_as_much(tmp_path: Path) -> None:
     assert not torch.equal(gap, dummy)
     numbers = random.Random(0).sample(range(1000), 3)
     assert all(gap[t] > 0 for t in numbers)
+
+
+def test_agc_may_skip_within_the_gap_only() -> None:
+    """Every sample is skipped whose timestep was seen before, inside of the gap; none outside of it."""
+    kept: dict[str, list[tuple[int, bool]]] = {}
+    for within in ("all", "gap"):
+        chosen = settings(method__members=1, method__skip_below=1e6, method__skip_within=within, **GAP_AS_OFTEN)
+        examples = Pixels(images().images)
+        torch.manual_seed(0)
+        member = Member(0, build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), examples, chosen.train, chosen.method, CPU)
+        kept[within] = [
+            (t, k)
+            for _, keep, timesteps in member.train(60, make_scheduler())
+            for t, k in zip(timesteps.tolist(), keep.tolist(), strict=True)
+        ]
+    assert [t for t, _ in kept["all"]] == [t for t, _ in kept["gap"]]
+    skipped = {within: [t for t, keep in pairs if not keep] for within, pairs in kept.items()}
+    assert any(not 100 <= t <= 899 for t in skipped["all"])
+    assert skipped["gap"] == [t for t in skipped["all"] if 100 <= t <= 899]
+
+
+def test_agc_within_a_gap_needs_one() -> None:
+    with pytest.raises(UserError, match=r"needs train\.timesteps gap, not uniform"):
+        override(load_preset("digits-iet-agc"), {"method.skip_within": "gap"})
+    with pytest.raises(UserError, match="no effect without skip_below"):
+        override(load_preset("digits-gap"), {"method.skip_within": "gap"})

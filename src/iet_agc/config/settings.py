@@ -200,13 +200,16 @@ class MethodSettings(Section, frozen=True):
         lt=1,
         description="fraction of the loss bank's running mean that is kept when a loss comes in, in [0, 1)",
     )
+    skip_within: Literal["all", "gap"] = Field(
+        default="all",
+        description="timesteps at which skip_below skips: all; gap, those of train.timesteps gap only",
+    )
     random_skip: float = Field(
         default=0.0,
         ge=0,
         lt=1,
         description="probability of skipping each sample, whatever its loss, in [0, 1) (a control)",
     )
-
     exchange: float = Field(
         default=0.0,
         ge=0,
@@ -216,9 +219,11 @@ class MethodSettings(Section, frozen=True):
     )
 
     @model_validator(mode="after")
-    def _exchange_has_an_effect(self) -> "MethodSettings":
+    def _no_option_is_ignored(self) -> "MethodSettings":
         if self.exchange and (self.members == 1 or self.rounds == 1 or not self.skip_below):
             raise UserError("exchange has no effect without members and rounds above 1 and skip_below above 0")
+        if self.skip_within == "gap" and not self.skip_below:
+            raise UserError("skip_within 'gap' has no effect without skip_below above 0")
         return self
 
     @model_validator(mode="after")
@@ -280,9 +285,9 @@ class TrainSettings(Section, frozen=True):
     gap_density: float = Field(
         default=0.05,
         ge=0,
-        lt=1,
+        le=1,
         description="of timesteps gap: how often its timesteps are drawn, as a fraction of how often the uniform "
-        "density draws them, in [0, 1)",
+        "density draws them, in [0, 1]",
     )
     u_sharpness: float = Field(
         default=4.0,
@@ -467,6 +472,12 @@ class Settings(Section, frozen=True):
     train: TrainSettings = TrainSettings()
     sample: SampleSettings = SampleSettings()
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _gap_is_there(self) -> "Settings":
+        if self.method.skip_within == "gap" and self.train.timesteps != "gap":
+            raise UserError(f"method.skip_within 'gap' needs train.timesteps gap, not {self.train.timesteps}")
+        return self
 
     @property
     def total_steps(self) -> int:

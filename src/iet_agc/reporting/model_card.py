@@ -153,11 +153,13 @@ def _method(settings: Settings) -> str:
             f"Anti-Gradient Control: samples whose loss is below {method.skip_below:g} of the mean loss at their "
             "timestep are skipped"
         )
+    if method.skip_within == "gap":
+        parts.append(f"it skips at timesteps {train.gap_low} to {train.gap_high} only")
     if method.exchange:
         parts.append(f"after every second round members hand on the {method.exchange:.0%} of their images skipped most")
     if method.random_skip:
         parts.append(f"samples are skipped at random, {method.random_skip:.0%} of them")
-    if train.timesteps == "gap":
+    if train.timesteps == "gap" and train.gap_density < 1:
         parts.append(
             f"gap training: timesteps {train.gap_low} to {train.gap_high} are drawn {train.gap_density:g} times as "
             "often as by a uniform density"

@@ -126,7 +126,7 @@ class Member:
         with dropout, autocast(train.precision, self.device):
             mine = self.examples.losses(self._predict, scheduler, batch, rows)
         losses = self.replicas.whole(mine.detach(), train.batch_size)
-        keep = self.agc.keep(losses, batch.timesteps) & (batch.lots >= self.method_settings.random_skip)
+        keep = self._keep(losses, batch.timesteps) & (batch.lots >= self.method_settings.random_skip)
         if train.min_snr:  # after AGC: its bank has one entry per timestep, which such a weight only scales
             weights = min_snr_weights(scheduler, train.min_snr).to(self.device, non_blocking=True)
             mine = mine * weights[batch.timesteps[rows]]
@@ -135,6 +135,13 @@ class Member:
         self.seen.index_add_(0, batch.positions, torch.ones_like(batch.positions))
         self.skipped.index_add_(0, batch.positions, (~keep).long())
         return losses, keep, batch.timesteps
+
+    def _keep(self, losses: Tensor, timesteps: Tensor) -> Tensor:
+        """What AGC keeps, and all of the timesteps at which it is not to skip."""
+        keep, low, high = self.agc.keep(losses, timesteps), self.train_settings.gap_low, self.train_settings.gap_high
+        if self.method_settings.skip_within == "all" or low is None or high is None:
+            return keep
+        return keep | (timesteps < low) | (timesteps > high)
 
     def _descend(self, losses: Tensor, bad: Tensor) -> None:
         """Clip, step, EMA; or nothing, from the first step on whose loss or gradient is not finite."""
