@@ -20,7 +20,7 @@ from iet_agc import cli
 from iet_agc.auditing.duplicates import find_duplicates
 from iet_agc.metrics import duplicates
 from iet_agc.metrics.duplicates import Group, duplicate_groups, redundant, representatives
-from iet_agc.metrics.near_copies import Pairs
+from iet_agc.metrics.near_copies import Pairs, same_pictures
 from iet_agc.metrics.registration import IDENTITY, difference, register, resample
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.threads import num_threads
@@ -154,6 +154,14 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             found.append(duplicate_groups(images))
     assert len(found[0]) >= 12
     assert found[0] == found[1] == found[2]  # to the last bit of every distance
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+def test_no_images_are_copies_of_none(shape: tuple[int, int, int]) -> None:
+    none, k = scenes(4, shape)[:0], 3
+    for references in (none, scenes(4, shape)):
+        assert same_pictures(none, references, torch.zeros(0, k, dtype=torch.int64), flips=True).shape == (0,)
+    assert duplicate_groups(none) == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])

@@ -140,7 +140,8 @@ def same_pictures(images: Tensor, references: Tensor, candidates: Tensor, flips:
 
 def _thumbnails_of(images: Tensor) -> Tensor:
     """Thumbnails of images, uint8 (N, C, H, W); see `_thumbnails`."""
-    return torch.cat(in_blocks(lambda some: _thumbnails(_close(images[some])), len(images), _IMAGES))
+    made = in_blocks(lambda some: _thumbnails(_close(images[some])), len(images), _IMAGES)
+    return torch.cat(made) if made else _thumbnails(_close(images))
 
 
 def _close(images: Tensor) -> Tensor:
