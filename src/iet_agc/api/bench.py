@@ -21,7 +21,7 @@ from typing import Any
 
 from iet_agc.api.whole_run import whole_run, work_of
 from iet_agc.config.board import Board, Cell, plan
-from iet_agc.config.fingerprint import essence
+from iet_agc.config.fingerprint import fingerprint
 from iet_agc.config.run_folder import check_folder
 from iet_agc.reporting.board import BoardRecord, CellResult, Failure, board_record, cell_result, csv_table, standing
 from iet_agc.reporting.board_page import board_page
@@ -196,7 +196,15 @@ def _drop_damaged(run: Path, files: Sequence[Path]) -> None:
 
 
 def _known_by(cell: Cell) -> dict[str, Any]:
-    """What a cell.json says of what it is of: all that its run, and its samples, depend on."""
-    settings = essence(cell.settings) | {"sample": cell.settings.sample.model_dump(mode="json")}
-    known = {"format": "iet-agc cell", "version": 1, "settings_sha256": digest(settings)}
+    """What a cell.json says of what it is of: all that its run, and its samples, depend on.
+
+    A setting that there was not when it was made does not make it another one, as of runs.
+    """
+    sample = cell.settings.sample.model_dump(mode="json", exclude_defaults=True)
+    known = {
+        "format": "iet-agc cell",
+        "version": 1,
+        "run_sha256": fingerprint(cell.settings),
+        "sample_sha256": digest(sample),
+    }
     return known | ({"sampling": cell.sampling} if cell.sampling else {})
