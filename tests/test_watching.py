@@ -280,6 +280,20 @@ def test_members_stop_at_the_end_of_a_round(tmp_path, copies):
     assert [file.name for file in sorted((out / "bundles").iterdir())] == ["round-0001", "round-0002"]
 
 
+@pytest.mark.slow
+def test_all_processes_stop_together(tmp_path, copies):
+    chosen = override(TWO, {"method.rounds": "4", "run.stop_when_copying": "true"})
+    out = tmp_path / "run"
+
+    def action():
+        train(chosen, images(), out, CPU, lambda steps: None, None, HELD_OUT)
+        train(chosen, images(), out, CPU, lambda steps: None, None, HELD_OUT)  # does nothing
+
+    in_processes(2, action)
+    assert identity.stopped(out) == {"step": 12, "weights_of_step": 6}
+    assert [file.name for file in sorted((out / "bundles").iterdir())] == ["round-0001", "round-0002"]
+
+
 def test_a_damaged_snapshot_is_not_exported(tmp_path, copies):
     out = trained(STOPPING, tmp_path / "run")
     shutil.rmtree(out / "raw")
