@@ -231,7 +231,7 @@ def grouped(monkeypatch: pytest.MonkeyPatch, pairs: Pairs, count: int) -> list[s
     """Groups by given pairs, in the numbers of unique images by their hashes."""
     monkeypatch.setattr(duplicates, "near_copies", lambda images, flips, on_done: pairs)
     images = scenes(count)
-    order = sorted(range(count), key=lambda place: duplicates._digests(images)[place])
+    order = sorted(range(count), key=lambda place: duplicates.digests(images)[place])
     return [{order.index(image) for image in group} for group in members(duplicate_groups(images))]
 
 

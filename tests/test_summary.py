@@ -81,19 +81,19 @@ def test_a_check_says_how_it_ended_by_which_way_and_why_it_cannot_tell() -> None
 
 
 def test_a_watched_run_says_which_point_to_keep() -> None:
-    trained = {"preset": "p", "steps": 12, "seconds": 1, "skip_rate": 0, "images_seen": 96, "run": "r"}
+    trained: Any = {"preset": "p", "steps": 12, "seconds": 1, "skip_rate": 0, "images_seen": 96, "run": "r"}
     trained |= {"training_images": 40, "held_out_images": 9}
     assert not any("watch" in line for line in summary.train(trained))
     lines = summary.train(trained | {"recommendation": {"sentence": "Recommended: step 4. Copied after it"}})
     assert lines[3:5] == ["  watch             Recommended: step 4", "                    Copied after it"]
-    stopped = {"step": 8, "weights_of_step": 4}
+    stopped: Any = {"step": 8, "weights_of_step": 4}
     lines = summary.train(trained | {"recommendation": {"sentence": "A"}, "stopped": stopped})
     assert "  stopped           at step 8, as it copies; it leaves the weights of step 4" in lines
 
 
 def test_a_curve_says_which_point_to_keep() -> None:
     files = {"html": "c/curve.html", "csv": "c/curve.csv", "json": "c/curve.json"}
-    found = {"points": 3, "measured": "measured while it trained", "files": files}
+    found: Any = {"points": 3, "measured": "measured while it trained", "files": files}
     assert summary.curve(found | {"recommendation": {"sentence": "Recommended: step 4. Copied after it"}}) == [
         "Recommended: step 4",
         "                    Copied after it",

@@ -98,7 +98,8 @@ def _samples(folder: Path, out: Path, settings: Settings, num: int, steps: int, 
     given: dict[str, Any] = {"num": num, "steps": steps, "precision": settings.sample.precision}
     prompts: Sequence[str] = ()
     if (captions := folder / "captions.json").is_file():
-        prompts = [texts[0] for texts in read_json(captions, "restore it from a copy")]
+        texts: Any = read_json(captions, "restore it from a copy")
+        prompts = [some[0] for some in texts]
         given["guidance"] = settings.sample.guidance
     sample_run(folder / settings.sample.weights, out, given, device=device, prompts=prompts)
     return load_samples(out)[0]

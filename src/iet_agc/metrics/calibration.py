@@ -235,6 +235,8 @@ def _copies_among(images: Tensor, distances: Tensor, indices: Tensor, references
     ratios = distance_ratio(distances).masked_fill(is_near_copy(distances), torch.inf)
     closest = ratios.argsort(stable=True)[: _num_laid_over(len(images))]
     closest = closest[ratios[closest].isfinite()]
+    if not len(closest):
+        return []
     return (
         closest[same_pictures(images[closest], references, indices[closest, :CANDIDATES], flips)].sort().values.tolist()
     )
