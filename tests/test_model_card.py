@@ -14,6 +14,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 import iet_agc
 from iet_agc.auditing.model_card import write_card
+from iet_agc.config.presets import load_preset
+from iet_agc.reporting.model_card import method_in_words
 from iet_agc.runtime.errors import UserError
 from tests.commands import call
 from tests.tiny_runs import settings
@@ -182,6 +184,22 @@ def test_a_run_on_images_from_memory_claims_no_data_set(digits: torch.Tensor, tm
     assert "| source |" not in text
     assert read.data.eval_results is not None
     assert {each.dataset_type for each in read.data.eval_results} == {"images"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("digits-default", "plain training: one model, no sample skipped"),
+        ("digits-gap", "gap training (arXiv 2602.17846): timesteps 80 to 259 are drawn 0.05 times as often"),
+        ("digits-u-shaped", "U-shaped timesteps (arXiv 2603.13421)"),
+        ("digits-ambient", "Ambient Diffusion (arXiv 2502.21278): above timestep 200"),
+        ("digits-smoothed", "smoothed targets (arXiv 2601.19285): up to timestep 200"),
+        ("digits-min-snr", "min-SNR loss weights (arXiv 2303.09556), gamma 5"),
+        ("digits-iet-agc-exchange", "after every second round (arXiv 2502.09434) members hand on the 25%"),
+    ],
+)
+def test_what_a_run_did_against_copying_is_said(preset: str, words: str) -> None:
+    assert words in method_in_words(load_preset(preset))
 
 
 def test_names_format_nothing() -> None:

@@ -19,14 +19,14 @@ from iet_agc.auditing.schema import AuditRecord, Verdict
 from iet_agc.auditing.verdict import Outcome, doubts
 from iet_agc.auditing.verdict import verdict as judge
 from iet_agc.config.data_settings import HuggingFaceData
-from iet_agc.config.settings import Settings
+from iet_agc.config.settings import Settings, TrainSettings
 from iet_agc.metrics.gate import Way
 from iet_agc.metrics.intervals import Proportion, three_digits
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-__all__ = ["MARK", "Audited", "CardFacts", "ImagesTold", "render_card", "verdict_words"]
+__all__ = ["MARK", "Audited", "CardFacts", "ImagesTold", "method_in_words", "render_card", "verdict_words"]
 
 #: Stands in every card of ours, after its metadata, and in no other file.
 MARK = "<!-- written by iet-agc card -->"
@@ -121,7 +121,7 @@ def render_card(facts: CardFacts) -> str:
         facts=facts,
         settings=settings,
         mark=MARK,
-        method=_method(settings),
+        method=method_in_words(settings),
         is_text=settings.model.kind == "text-to-image",
         weights=settings.sample.weights,
         audits=[
@@ -139,10 +139,9 @@ def verdict_words(audits: Sequence[Audited]) -> str:
     return "; ".join(dict.fromkeys(words)) or "Not audited"
 
 
-def _method(settings: Settings) -> str:
+def method_in_words(settings: Settings) -> str:
     """How a run was trained, in words."""
-    method, train = settings.method, settings.train
-    parts = []
+    method, parts = settings.method, []
     if method.members > 1:
         parts.append(
             f"Iterative Ensemble Training: {method.members} members, each on a shard of the training set, averaged "
@@ -154,27 +153,39 @@ def _method(settings: Settings) -> str:
             "timestep are skipped"
         )
     if method.skip_within == "gap":
-        parts.append(f"it skips at timesteps {train.gap_low} to {train.gap_high} only")
+        parts.append(f"it skips at timesteps {settings.train.gap_low} to {settings.train.gap_high} only")
     if method.exchange:
-        parts.append(f"after every second round members hand on the {method.exchange:.0%} of their images skipped most")
+        parts.append(
+            f"after every second round (arXiv 2502.09434) members hand on the {method.exchange:.0%} of their images "
+            "that they skipped most"
+        )
     if method.random_skip:
         parts.append(f"samples are skipped at random, {method.random_skip:.0%} of them")
+    parts += _of_others(settings.train)
+    return "; ".join(parts) or "plain training: one model, no sample skipped"
+
+
+def _of_others(train: TrainSettings) -> Iterator[str]:
+    """What else a run did against copying, each with its source; see docs/method.md, "The rivals"."""
     if train.timesteps == "gap" and train.gap_density < 1:
-        parts.append(
-            f"gap training: timesteps {train.gap_low} to {train.gap_high} are drawn {train.gap_density:g} times as "
-            "often as by a uniform density"
+        yield (
+            f"gap training (arXiv 2602.17846): timesteps {train.gap_low} to {train.gap_high} are drawn "
+            f"{train.gap_density:g} times as often as by a uniform density"
         )
     if train.timesteps == "u-shaped":
-        parts.append("timesteps in the middle of the noise schedule are drawn less often than those at its ends")
+        yield "U-shaped timesteps (arXiv 2603.13421): those in the middle are drawn less often than those at both ends"
     if train.target == "ambient":
-        parts.append(
-            f"Ambient Diffusion: above timestep {train.target_timestep} images have a part of their noise that is fixed"
+        yield (
+            f"Ambient Diffusion (arXiv 2502.21278): above timestep {train.target_timestep} a part of the noise is "
+            "fixed per image"
         )
     if train.target == "smoothed":
-        parts.append(
-            f"smoothed targets: up to timestep {train.target_timestep} the target is a mean of an image's neighbours"
+        yield (
+            f"smoothed targets (arXiv 2601.19285): up to timestep {train.target_timestep} the target is a mean of an "
+            "image's neighbours"
         )
-    return "; ".join(parts) or "plain training: one model, no sample skipped"
+    if train.min_snr:
+        yield f"min-SNR loss weights (arXiv 2303.09556), gamma {train.min_snr:g}"
 
 
 def _ways(audit: Audited) -> Iterator[tuple[Way, Proportion, float, str]]:
