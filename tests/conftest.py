@@ -8,12 +8,19 @@ import pytest
 #: Audits say when they were made: in tests and the processes that these start, always then.
 os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
 
-#: Files whose tests train, draw, or start processes and browsers; `make check` leaves them out.
+#: Files whose tests train, draw, or start processes and browsers, half a second each and more; `make check` leaves
+#: them out.
 SLOW = {
-    "test_audits", "test_bench", "test_browser", "test_captions", "test_classes", "test_cli", "test_detection",
-    "test_dist", "test_e2e", "test_emoji", "test_example", "test_features", "test_hugging_face", "test_identity",
-    "test_imports", "test_initial", "test_lora", "test_memorized_prompts", "test_package", "test_parity",
-    "test_precision", "test_recipes", "test_resume", "test_settings", "test_stop", "test_text",
+    "test_amg", "test_audits", "test_bench", "test_browser", "test_captions", "test_classes", "test_cli",
+    "test_curve_of_a_run", "test_datasets", "test_detection", "test_dist", "test_duplicates", "test_e2e",
+    "test_emoji", "test_engine", "test_example", "test_exchange", "test_faults", "test_features",
+    "test_finished", "test_frontier", "test_fuzz", "test_hugging_face", "test_identity", "test_imports",
+    "test_initial", "test_longer", "test_lora", "test_loss_weights", "test_memorized_prompts",
+    "test_model_card", "test_models", "test_neighbors", "test_one_caption", "test_package", "test_parity",
+    "test_precision", "test_process_state", "test_quality", "test_recipes", "test_report", "test_resume",
+    "test_samples", "test_sampling", "test_schedules", "test_seal", "test_settings", "test_similarity",
+    "test_similarity_page", "test_soundness", "test_stop", "test_streams", "test_summary", "test_targets",
+    "test_text", "test_timesteps", "test_walkthrough", "test_watching",
 }  # fmt: skip
 
 
