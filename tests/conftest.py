@@ -8,7 +8,7 @@ import pytest
 #: Audits say when they were made: in tests and the processes that these start, always then.
 os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
 
-#: Files whose tests train, draw, or start processes and browsers, half a second each and more; `make check` leaves
+#: Files whose tests train, draw, look at thousands of images, or start processes and browsers; `make check` leaves
 #: them out.
 SLOW = {
     "test_amg", "test_audits", "test_bench", "test_browser", "test_captions", "test_classes", "test_cli",
