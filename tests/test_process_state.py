@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets  # noqa: F401 (whoever imports it first draws from Python's generator, and sets OpenMP's variables)
 import torch
 from PIL import ImageFile
 
