@@ -136,8 +136,8 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_is_tried_again(whole, tmp_pat
     out, honest = tmp_path / "board", bench.whole_run
     text = MINIATURE.replace("seeds = [0, 1]", "seeds = [0]").replace("[0.1, 0.5]", "[0.1]")
 
-    def broken(settings, folder):
-        return {}["nothing"] if "skip" in folder.parts else honest(settings, folder)
+    def broken(settings, folder, sampling):
+        return {}["nothing"] if "skip" in folder.parts else honest(settings, folder, sampling)
 
     with monkeypatch.context() as patch:
         patch.setattr(bench, "whole_run", broken)
@@ -154,9 +154,9 @@ def test_methods_values_and_seeds_may_be_added(whole, monkeypatch):
     out, _ = whole
     made, honest = [], bench.whole_run
 
-    def noted(settings, folder):
+    def noted(settings, folder, sampling):
         made.append(str(folder.relative_to(out)))
-        return honest(settings, folder)
+        return honest(settings, folder, sampling)
 
     monkeypatch.setattr(bench, "whole_run", noted)
     record = run(out, MINIATURE.replace("[0.1, 0.5]", "[0.1, 0.3, 0.5]"))

@@ -83,9 +83,10 @@ def test_the_network_fits_every_size(size: int, machine: Machine) -> None:
     [
         (8, "iet-agc", 1, 1),
         (60, "iet-agc", 2, 10),
-        (600, "iet-agc", 4, 10),
+        (600, "iet-agc", 2, 10),
+        (2000, "iet-agc", 4, 10),
         (50_000, "iet-agc", 10, 10),
-        (600, "iet", 4, 10),
+        (600, "iet", 2, 10),
         (600, "agc", 1, 1),
         (600, "default", 1, 1),
     ],
@@ -108,9 +109,23 @@ def test_images_seen_follow_from_the_number_of_images_and_are_the_same_of_every_
         assert seen == pytest.approx(epochs, rel=0.1)
 
 
-@pytest.mark.parametrize(("gib", "size", "batch"), [(8, 32, 64), (8, 256, 4), (16, 256, 8), (1, 256, 1), (0.5, 64, 4)])
+@pytest.mark.parametrize(("gib", "size", "batch"), [(8, 32, 32), (8, 256, 4), (16, 256, 8), (1, 256, 1), (0.5, 64, 4)])
 def test_the_batch_fits_the_memory(gib: float, size: int, batch: int) -> None:
     assert chosen(Machine("cpu", int(gib * 2**30)), size=size).train.batch_size == batch
+
+
+def test_of_many_images_more_are_in_a_batch() -> None:
+    assert chosen(images=4000).train.batch_size == 32  # 3,600 of them are trained on
+    assert chosen(images=5000).train.batch_size == 64
+
+
+def test_small_sets_get_many_steps_and_an_average_that_forgets() -> None:
+    for images in (460, 1200, 2000, 5000, 25_000):
+        settings = chosen(images=images)
+        steps = settings.method.rounds * settings.train.steps
+        assert steps > 700, images
+        assert settings.train.ema_decay**steps < 0.05
+        assert settings.sample.weights == "ema"
 
 
 def test_the_batch_is_no_larger_than_a_shard() -> None:

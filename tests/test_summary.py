@@ -302,7 +302,7 @@ def test_bash_completes_verbs_options_choices_presets_and_settings() -> None:
     assert completed("a") == {"audit"}
     assert completed("audit", "--fl") == {"--flips"}
     assert completed("sample", "run", "--weights", "") == {"raw", "ema"}
-    assert completed("train", "digits-iet") == {"digits-iet", "digits-iet-agc"}
+    assert completed("train", "digits-iet") == {"digits-iet", "digits-iet-agc", "digits-iet-agc-exchange"}
     assert completed("train", "digits-iet", "--train.st") == {"--train.steps"}
     assert completed("completion", "") == {"bash", "zsh"}
     assert completed("report", "") == set()  # paths, by the shell itself

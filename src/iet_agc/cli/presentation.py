@@ -3,15 +3,12 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from iet_agc.cli import summary, terminal
 
 __all__ = ["for_people", "presented"]
-
-#: What names of presets end with.
-_METHODS = "default", "iet", "agc", "iet-agc", "early-stop", "large-batch", "random-skip"
 
 
 def for_people(arguments: Namespace) -> bool:
@@ -58,12 +55,14 @@ def _check(arguments: Namespace, result: Any) -> list[str]:
 def _presets(_: Namespace, result: dict[str, str]) -> list[str]:
     from iet_agc.config.presets import load_preset
 
-    return summary.presets([_row(name, load_preset(name)) for name in result], terminal.width())
+    return summary.presets([_row(name, load_preset(name), result) for name in result], terminal.width())
 
 
-def _row(name: str, settings: Any) -> tuple[str, str, str, str, str]:
+def _row(name: str, settings: Any, presets: Iterable[str]) -> tuple[str, str, str, str, str]:
+    """A preset's method is what its name says more than those that it stands beside, each of which has a default."""
     data, seen = settings.data.name, settings.total_steps * settings.train.batch_size
-    method = max((each for each in _METHODS if name.endswith(f"-{each}")), key=len)
+    begins = (each.removesuffix("default") for each in presets if each.endswith("-default"))
+    method = name.removeprefix(max((each for each in begins if name.startswith(each)), key=len))
     return data, name, method, _short(seen), settings.description
 
 

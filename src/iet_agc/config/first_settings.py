@@ -4,6 +4,7 @@ Pure functions of numbers. The rules are rules of thumb: they give a run that fi
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -50,8 +51,15 @@ _HALVED_FROM, _ATTENTION_TO = 14, 16
 #: Images seen in training, unless that is more or fewer epochs than these.
 _SEEN, _EPOCHS = 200_000, (50, 400)
 
-#: Ensembles: members by the least number of training images. The paper has 10 of 4,739 and of 50,000.
-_MEMBERS = ((4000, 10), (200, 4), (40, 2))
+#: Ensembles: members by the least number of training images, so that each takes more than a thousand steps. The paper
+#: has 10 of 4,739 and of 50,000 images, and trains them for longer.
+_MEMBERS = ((20_000, 10), (1000, 4), (40, 2))
+
+#: Images per step, at most: few, so that small sets get many steps; and from so many training images on, more.
+_BATCH, _BATCH_OF_MANY, _MANY = 32, 64, 4000
+
+#: EMA decay by the steps of a member below which it holds: of the first weights little may be left.
+_EMA_DECAY = ((5_000, 0.995), (20_000, 0.999), (sys.maxsize, 0.9999))
 
 #: Rounds, unless they come out shorter than so many steps.
 _ROUNDS, _LEAST_STEPS = 10, 20
@@ -162,6 +170,7 @@ def first_settings(found: Found, machine: Machine, method: Method = "iet-agc") -
         *_model(found, machine),
         *_method(method, members, num_train),
         *_length(found, machine, members, num_train),
+        Choice("sample", "weights", "ema", "an average over the last steps; weights as trained are noisier"),
         Choice("sample", "num", 1024, "images that 'iet-agc sample' draws; an audit's intervals narrow with more"),
         Choice("run", "save_every", 200, "steps between bundles: a kill loses no more"),
         Choice("run", "log_every", 20, "steps between points of the curves"),
@@ -238,7 +247,7 @@ def _method(method: Method, members: int, num_train: int) -> list[Choice]:
 def _length(found: Found, machine: Machine, members: int, num_train: int) -> list[Choice]:
     fewest, most = _EPOCHS
     epochs = min(most, max(fewest, _SEEN // num_train))
-    batch = _batch(found.size, machine, num_train // members)
+    batch = _batch(found.size, machine, num_train // members, _BATCH if num_train < _MANY else _BATCH_OF_MANY)
     total = -(-epochs * num_train // (members * batch))  # steps of a member
     rounds = min(_ROUNDS, max(1, total // _LEAST_STEPS)) if members > 1 else 1
     steps = -(-total // rounds)
@@ -254,18 +263,18 @@ def _length(found: Found, machine: Machine, members: int, num_train: int) -> lis
         ),
         Choice("train", "steps", steps, f"per member and round; images seen: {seen:,}, about {epochs} epochs"),
         Choice("train", "batch_size", batch, "fits the memory"),
-        Choice("train", "learning_rate", 5e-4 if _CHANNELS[machine.device] <= 32 else 2e-4, ""),
+        Choice("train", "learning_rate", 1e-3 if _CHANNELS[machine.device] <= 32 else 2e-4, ""),
         Choice("train", "warmup_steps", min(500, max(1, total // 20)), "over which the learning rate rises"),
-        Choice("train", "ema_decay", 0.999 if total < 20_000 else 0.9999, ""),
+        Choice("train", "ema_decay", next(decay for most, decay in _EMA_DECAY if total < most), ""),
     ]
 
 
-def _batch(size: int, machine: Machine, shard: int) -> int:
-    """The largest power of two, 64 at most, whose activations fit, and that is no larger than a shard."""
+def _batch(size: int, machine: Machine, shard: int, most: int) -> int:
+    """The largest power of two up to `most` whose activations fit, and that is no larger than a shard."""
     heights, channels, blocks = _heights(size), _CHANNELS[machine.device], _BLOCKS[machine.device]
     pixels = sum(width * height**2 for width, height in zip(_MULTIPLIERS[len(heights)], heights, strict=True))
     image = _KEPT * channels * pixels * (2 * blocks + 1)
-    return next((b for b in (64, 32, 16, 8, 4, 2) if b * image <= _SHARE * machine.memory and b <= shard), 1)
+    return next((b for b in (64, 32, 16, 8, 4, 2) if b * image <= _SHARE * machine.memory and b <= min(shard, most)), 1)
 
 
 def as_settings(choices: Sequence[Choice], name: str) -> Settings:

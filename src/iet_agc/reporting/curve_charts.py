@@ -44,7 +44,6 @@ def _copied_and_quality(points: Sequence[Point]) -> Drawing:
     axes.axhline(points[-1].copied.false_alarm, color=EDGE, linestyle="--", linewidth=1)
     axes.set(ylabel="copied share", ylim=(0, min(1.0, max(0.05, 1.1 * max(high)))))
     axes.yaxis.set_major_formatter(FuncFormatter(as_tick))
-    axes.yaxis.label.set_color(_COPIED)
     words = "Copied share with 95\u00a0% interval; filled: above chance; dashed: false alarms of the cut"
     if (chosen := recommend(points).images_seen) is not None:
         axes.axvline(chosen, color=SOFT, linestyle=":", linewidth=1.4)
