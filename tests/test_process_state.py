@@ -1,12 +1,12 @@
 """Library calls leave the process as it was: generators, threads, environment, the C library's memory."""
 
+import importlib
 import os
 import random
 from typing import Any
 
 import numpy as np
 import pytest
-import sklearn.datasets  # noqa: F401 (whoever imports it first draws from Python's generator, and sets OpenMP's variables)
 import torch
 from PIL import ImageFile
 
@@ -25,6 +25,9 @@ from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import sample_run
 from iet_agc.training import loop
 from iet_agc.training.loop import start
+
+# Whoever imports it first draws from Python's generator, and sets OpenMP's variables.
+importlib.import_module("sklearn.datasets")
 
 SMALL = override(
     Settings(),  # pyright: ignore[reportCallIssue]
