@@ -50,5 +50,17 @@ def in_child(action):
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
+def killed_after(count, action):
+    """Run `action` in a forked process; what it is given counts steps, and kills it once they are so many."""
+    done = []
+
+    def counts(steps):
+        done.append(steps)
+        if sum(done) >= count:
+            die()
+
+    assert in_child(lambda: action(counts)) == signal.SIGKILL
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,6 @@
 """Images that members hand on: the rule by hand, a run trained by hand, telemetry, kills, and several processes."""
 
 import csv
-import signal
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from iet_agc.runtime.seeds import key_of
 from iet_agc.training.loop import train
 from iet_agc.training.member import Member
 from iet_agc.training.pixels import Pixels
-from tests.processes import die, in_child
+from tests.processes import killed_after
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, ends, images, settings, train_in, weights
 
 #: Two members, three rounds of six steps; after rounds 1 and 3 a quarter goes on. Ten timesteps, so that many samples
@@ -106,14 +105,7 @@ def test_a_run_is_that_trained_by_hand_and_counts_stay_with_the_image(tmp_path: 
 
 @pytest.mark.parametrize("count", [5, 12, 16, 24, 35])
 def test_killed_it_ends_as_if_it_had_not_been(tmp_path: Path, count: int) -> None:
-    done: list[int] = []
-
-    def counts(steps: int) -> None:
-        done.append(steps)
-        if sum(done) >= count:
-            die()
-
-    assert in_child(lambda: train(CHOSEN, images(), tmp_path / "run", CPU, counts)) == signal.SIGKILL
+    killed_after(count, lambda counts: train(CHOSEN, images(), tmp_path / "run", CPU, counts))
     for name in ("run", "whole"):
         train(CHOSEN, images(), tmp_path / name, CPU)
     assert_ends_like(tmp_path / "whole", tmp_path / "run")

@@ -18,7 +18,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.sampling.sample_set import sample_run
 from iet_agc.training.identity import check_samples, exported_files, is_going_on, read_identity
 from iet_agc.training.loop import train
-from tests.processes import die, in_child
+from tests.processes import die, in_child, killed_after
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, weights
 
 #: Two members, two rounds of six steps; and one member, one round of six.
@@ -48,17 +48,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copy(base: Path, kind: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(base / "short" / kind, tmp_path / "run"))
-
-
-def killed_after(chosen: Settings, out: Path, count: int) -> None:
-    done: list[int] = []
-
-    def counts(steps: int) -> None:
-        done.append(steps)
-        if sum(done) >= count:
-            die()
-
-    assert in_child(lambda: trained(chosen, out, counts)) == signal.SIGKILL
 
 
 def assert_is(out: Path, whole: Path, kind: str) -> None:
@@ -94,7 +83,7 @@ def test_a_finished_run_goes_on(base: Path, tmp_path: Path, kind: str) -> None:
 )
 def test_killed_while_it_goes_on(base: Path, tmp_path: Path, kind: str, more: int) -> None:
     out = copy(base, kind, tmp_path)
-    killed_after(LONG[kind], out, COUNTS[kind][0] + more)
+    killed_after(COUNTS[kind][0] + more, lambda counts: trained(LONG[kind], out, counts))
     trained(LONG[kind], out)
     assert_is(out, base / "long" / kind, kind)
 
@@ -124,14 +113,14 @@ def test_killed_while_it_is_written_down(
 
 def test_raised_twice_and_killed_in_between(base: Path, tmp_path: Path) -> None:
     out = copy(base, "rounds", tmp_path)
-    killed_after(override(ENSEMBLE, {"method.rounds": "3"}), out, 27)
+    killed_after(27, lambda counts: trained(override(ENSEMBLE, {"method.rounds": "3"}), out, counts))
     trained(ROUNDS, out)
     assert_is(out, base / "long" / "rounds", "rounds")
     assert len((read_identity(out) or {})["earlier"]) == 2
 
 
 def test_an_unfinished_run_goes_on_too(base: Path, tmp_path: Path) -> None:
-    killed_after(ENSEMBLE, tmp_path / "run", 15)
+    killed_after(15, lambda counts: trained(ENSEMBLE, tmp_path / "run", counts))
     trained(ROUNDS, tmp_path / "run")
     assert_is(tmp_path / "run", base / "long" / "rounds", "rounds")
 
@@ -144,7 +133,7 @@ def test_before_the_first_new_bundle_the_pipelines_are_those_of_before(
     sample_run(out, out / "samples", {"num": 2}, on_images=lambda count: None)
     drawn_from = {name.split("/")[-1]: sha for name, sha in exported_files(out, "raw").items() if "safetensors" in name}
     assert check_samples(out, drawn_from)
-    killed_after(ROUNDS, out, 25)
+    killed_after(25, lambda counts: trained(ROUNDS, out, counts))
     assert_same(weights(out), weights(short))
     assert read_settings(out).method.rounds == 4
     capsys.readouterr()
@@ -204,7 +193,7 @@ def test_without_a_bundle_there_is_nothing_to_go_on_from(base: Path, tmp_path: P
 def test_a_run_of_before_there_were_identities_goes_on(base: Path, tmp_path: Path) -> None:
     out = copy(base, "rounds", tmp_path)
     (out / "identity.json").unlink()
-    killed_after(ROUNDS, out, 25)
+    killed_after(25, lambda counts: trained(ROUNDS, out, counts))
     trained(ROUNDS, out)
     assert_ends_like(base / "long" / "rounds", out)
     assert json.loads((out / "identity.json").read_text())["earlier"]

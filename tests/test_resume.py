@@ -10,7 +10,7 @@ import torch
 from iet_agc.config.overrides import override
 from iet_agc.training import checkpoint
 from iet_agc.training.loop import train
-from tests.processes import die, in_child
+from tests.processes import die, in_child, killed_after
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, images, settings, weights
 
 CHOSEN = settings(model__dropout=0.1)
@@ -26,14 +26,8 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("step", [1, 5, 6, 11, 13, 23, 24])
 def test_killed_after_any_step(tmp_path, whole, step):
-    out, steps = tmp_path / "run", []
-
-    def count(done):
-        steps.extend([1] * done)
-        if len(steps) >= step:
-            die()
-
-    assert in_child(lambda: train(CHOSEN, images(), out, CPU, count)) == signal.SIGKILL
+    out = tmp_path / "run"
+    killed_after(step, lambda counts: train(CHOSEN, images(), out, CPU, counts))
     train(CHOSEN, images(), out, CPU)
     assert_ends_like(whole, out)
 

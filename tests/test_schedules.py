@@ -1,6 +1,5 @@
 """What changes over the length of a run: the learning rate that falls, and the average of the last weights."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from iet_agc.runtime.seeds import key_of
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
 from iet_agc.training.member import learning_rate
-from tests.processes import die, in_child
+from tests.processes import killed_after
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, weights
 
 #: Two members, two rounds of six steps; over the last half the rate falls, and a quarter is averaged.
@@ -92,14 +91,7 @@ def test_the_curve_tells_the_rate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [3, 17, 21, 23])
 def test_killed_it_ends_as_if_it_had_not_been(tmp_path: Path, count: int) -> None:
-    done: list[int] = []
-
-    def counts(steps: int) -> None:
-        done.append(steps)
-        if sum(done) >= count:
-            die()
-
-    assert in_child(lambda: train(CHOSEN, images(), tmp_path / "run", CPU, counts)) == signal.SIGKILL
+    killed_after(count, lambda counts: train(CHOSEN, images(), tmp_path / "run", CPU, counts))
     train(CHOSEN, images(), tmp_path / "run", CPU)
     train(CHOSEN, images(), tmp_path / "whole", CPU)
     assert_ends_like(tmp_path / "whole", tmp_path / "run")

@@ -1,7 +1,6 @@
 """Ambient and smoothed targets, against the papers' formulas of predicted images, one image after another."""
 
 import math
-import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import generator, key_of
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
-from tests.processes import die, in_child
+from tests.processes import killed_after
 from tests.tiny_runs import CPU, assert_ends_like, images, settings, weights
 
 ABAR = make_scheduler().alphas_cumprod
@@ -166,14 +165,8 @@ def test_the_timestep_has_an_effect(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["ambient", "smoothed"])
 def test_killed_it_ends_as_if_it_had_not_been(tmp_path: Path, kind: str) -> None:
-    chosen, done = settings(train__target=kind, data__flips=True), []
-
-    def counts(steps: int) -> None:
-        done.append(steps)
-        if sum(done) >= 15:
-            die()
-
-    assert in_child(lambda: train(chosen, images(), tmp_path / "run", CPU, counts)) == signal.SIGKILL
+    chosen = settings(train__target=kind, data__flips=True)
+    killed_after(15, lambda counts: train(chosen, images(), tmp_path / "run", CPU, counts))
     for name in ("run", "whole"):
         train(chosen, images(), tmp_path / name, CPU)
     assert_ends_like(tmp_path / "whole", tmp_path / "run")

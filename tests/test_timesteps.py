@@ -1,7 +1,6 @@
 """Runs that draw some timesteps less often: against a plain loop, definite, resumed, and refused."""
 
 import random
-import signal
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from iet_agc.training.loop import start, train
 from iet_agc.training.member import Member
 from iet_agc.training.pixels import Pixels
 from iet_agc.training.timesteps import density_of
-from tests.processes import die, in_child
+from tests.processes import killed_after
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, images, settings, weights
 
 GAP = {"train__timesteps": "gap", "train__gap_low": 100, "train__gap_high": 899, "train__gap_density": 0.1}
@@ -98,14 +97,8 @@ def test_replicas_draw_what_one_process_draws() -> None:
 
 
 def test_killed_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    chosen, done = settings(**GAP), []
-
-    def counts(steps: int) -> None:
-        done.append(steps)
-        if sum(done) >= 15:
-            die()
-
-    assert in_child(lambda: train(chosen, images(), tmp_path / "run", CPU, counts)) == signal.SIGKILL
+    chosen = settings(**GAP)
+    killed_after(15, lambda counts: train(chosen, images(), tmp_path / "run", CPU, counts))
     for name in ("run", "whole"):
         train(chosen, images(), tmp_path / name, CPU)
     assert_ends_like(tmp_path / "whole", tmp_path / "run")

@@ -15,7 +15,7 @@ from iet_agc.metrics.watch import Watch, agreement
 from iet_agc.runtime.errors import UserError
 from iet_agc.training import identity, watched
 from iet_agc.training.loop import _prepared, train
-from tests.processes import die, in_child, in_processes
+from tests.processes import die, in_child, in_processes, killed_after
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, weights
 
 HELD_OUT = images(130, seed=5)
@@ -149,14 +149,8 @@ def test_snapshots_are_the_run_with_fewer_steps(tmp_path, one):
 
 @pytest.mark.parametrize("step", [3, 4, 5, 9, 12])
 def test_killed_after_any_step_it_has_the_same_points(tmp_path, one, step):
-    out, steps = tmp_path / "run", []
-
-    def count(done):
-        steps.extend([1] * done)
-        if len(steps) >= step:
-            die()
-
-    assert in_child(lambda: trained(ONE, out, on_step=count)) == signal.SIGKILL
+    out = tmp_path / "run"
+    killed_after(step, lambda counts: trained(ONE, out, on_step=counts))
     trained(ONE, out)
     assert text(out) == text(one)
     assert_same(weights(out), weights(one))
