@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from iet_agc.metrics.frontier import Difference
 from iet_agc.reporting.board import ArmResult, BoardRecord, Estimate, PointResult
 from iet_agc.reporting.charts import BEATEN, EDGE, HELD_OUT, SOFT, as_tick, decimal, inline, page, percent, style
-from iet_agc.reporting.plane import MARKERS, colour_of, marker_of, share_ticks, signed_root, signed_square
+from iet_agc.reporting.plane import Mark, share_ticks, signed_root, signed_square
 from iet_agc.reporting.reader import first_samples
 from iet_agc.runtime.errors import UserError
 
@@ -31,26 +30,6 @@ _SIZES = {"desk": (8.6, 4.2), "phone": (4.3, 3.9)}
 _CHANCE = 0.01
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """How a method looks, in all arms alike."""
-
-    number: int
-
-    @property
-    def colour(self) -> str:
-        return colour_of(self.number)
-
-    @property
-    def marker(self) -> str:
-        return marker_of(self.number)
-
-    @property
-    def sign(self) -> str:
-        """The marker as a character."""
-        return MARKERS[self.marker]
-
-
 def board_page(record: BoardRecord, out: Path) -> str:
     """The page.
 
@@ -58,7 +37,7 @@ def board_page(record: BoardRecord, out: Path) -> str:
         record: of the board.
         out: its folder, where the runs are whose samples are shown.
     """
-    marks = {name: _Mark(number) for number, name in enumerate(record.methods, 1)}
+    marks = {name: Mark(number) for number, name in enumerate(record.methods, 1)}
     with style():
         plots = {
             arm.name: {name: _svg(arm, marks, record.baseline, *size) for name, size in _SIZES.items()}
@@ -98,7 +77,7 @@ def _pictures(arm: ArmResult, record: BoardRecord, out: Path) -> dict[str, NDArr
 # Drawing --------------------------------------------------------------------------------------------------
 
 
-def _svg(arm: ArmResult, marks: Mapping[str, _Mark], baseline: str, width: float, height: float) -> Markup:
+def _svg(arm: ArmResult, marks: Mapping[str, Mark], baseline: str, width: float, height: float) -> Markup:
     figure = Figure(figsize=(width, height))
     axes = figure.add_subplot()
     axes.set_xscale("function", functions=(signed_root, signed_square))
@@ -142,7 +121,7 @@ def _draw_front(axes: Axes, front: Sequence[PointResult]) -> None:
     axes.plot(xs, ys, drawstyle="steps-post", color=EDGE, linewidth=1.1, zorder=1.6)
 
 
-def _draw_curve(axes: Axes, points: Sequence[PointResult], mark: _Mark) -> None:
+def _draw_curve(axes: Axes, points: Sequence[PointResult], mark: Mark) -> None:
     xs, ys = [p.copied.mean for p in points], [p.held_out_distance.mean for p in points]
     axes.plot(xs, ys, color=mark.colour, linewidth=1.4, alpha=0.8, zorder=2.5)
     for point, x, y in zip(points, xs, ys, strict=True):

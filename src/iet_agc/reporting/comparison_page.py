@@ -34,7 +34,7 @@ from iet_agc.reporting.charts import (
     style,
 )
 from iet_agc.reporting.comparison import COLUMNS, NOT_MEASURED, Cell, Differences, Row, Rows, listed, warnings
-from iet_agc.reporting.plane import MARKERS, colour_of, marker_of, share_ticks, signed_root, signed_square
+from iet_agc.reporting.plane import Mark, share_ticks, signed_root, signed_square
 from iet_agc.reporting.reader import first_samples
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
@@ -176,29 +176,15 @@ class _Axis:
 
 
 @dataclass(frozen=True)
-class _Point:
+class _Point(Mark):
     """An experiment in the plot: means, intervals or None, and each of its runs; x is quality, y the copied share."""
 
     name: str
-    number: int
     x: float
     y: float
     x_bar: tuple[float, float] | None
     y_bar: tuple[float, float] | None
     each: list[tuple[float, float]]
-
-    @property
-    def colour(self) -> str:
-        return colour_of(self.number)
-
-    @property
-    def marker(self) -> str:
-        return marker_of(self.number)
-
-    @property
-    def sign(self) -> str:
-        """The marker as a character, for keys on the page."""
-        return MARKERS[self.marker]
 
 
 @dataclass(frozen=True)
@@ -245,7 +231,7 @@ def _quality_axis(rows: Rows) -> _Axis:
 
 
 def _point(name: str, number: int, x: Cell, y: Cell) -> _Point:
-    return _Point(name, number, x.mean, y.mean, x.ci95, y.ci95, list(zip(x.values, y.values, strict=True)))
+    return _Point(number, name, x.mean, y.mean, x.ci95, y.ci95, list(zip(x.values, y.values, strict=True)))
 
 
 # Drawing --------------------------------------------------------------------------------------------------

@@ -1,24 +1,38 @@
 """What plots of copied share and quality have in common: marks that look different, and an axis with room near 0."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from iet_agc.reporting.charts import PALETTE
 
-__all__ = ["MARKERS", "colour_of", "marker_of", "share_ticks", "signed_root", "signed_square"]
+__all__ = ["Mark", "share_ticks", "signed_root", "signed_square"]
 
 #: Six shapes, and each as a character, for keys on pages; with seven colours, 42 things look different.
-MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}
+_MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}
 
 
-def colour_of(number: int) -> str:
-    """The colour of the thing of a number, from 1."""
-    return PALETTE[(number - 1) % len(PALETTE)]
+@dataclass(frozen=True)
+class Mark:
+    """How a thing looks in a plot, and in the keys of its page, by its number, from 1."""
 
+    number: int
 
-def marker_of(number: int) -> str:
-    """Its shape, as matplotlib calls it."""
-    return list(MARKERS)[(number - 1) % len(MARKERS)]
+    @property
+    def colour(self) -> str:
+        """As CSS calls it."""
+        return PALETTE[(self.number - 1) % len(PALETTE)]
+
+    @property
+    def marker(self) -> str:
+        """Its shape, as matplotlib calls it."""
+        return list(_MARKERS)[(self.number - 1) % len(_MARKERS)]
+
+    @property
+    def sign(self) -> str:
+        """The marker as a character."""
+        return _MARKERS[self.marker]
 
 
 def signed_root(values: NDArray[np.float64]) -> NDArray[np.float64]:
