@@ -21,6 +21,7 @@ from iet_agc.auditing.compute import audit
 from iet_agc.auditing.run import audit_sources, save_audit
 from iet_agc.auditing.schema import read_record
 from iet_agc.auditing.sources import load_part
+from iet_agc.auditing.verdict import check_audit, said
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import claim_folder
 from iet_agc.config.settings import validate
@@ -433,25 +434,22 @@ def test_too_few_held_out_images_are_told_before_the_work(tmp_path, monkeypatch)
         run("a", tmp_path, fail_above=0.5)
 
 
-def test_near_copies_do_not_count_and_are_told_before_samples_are_looked_at(tmp_path, monkeypatch):
-    """Of 100 held-out images 6 are near copies: 94 are too few, and all that was done is the search for these 100."""
-    near = noise(130, 1)[:6]
+def test_a_check_cannot_tell_where_held_out_images_are_near_copies_of_training_images(tmp_path):
+    """Of 100 held-out images 6 are near copies: 94 are too few, and more are asked for. Of all 100: that is told."""
+    near = noise(130, 1)
     near[:, :, 0, 0] ^= 1
-    np.save("real.npy", torch.cat([noise(94, 2), near]).numpy())
-    names, honest = [], audits.compute_parts
-    monkeypatch.setattr(
-        audits, "compute_parts", lambda folder, name, *given: names.append(name) or honest(folder, name, *given)
-    )
-    with pytest.raises(
-        ValueError, match=r"^94 held-out .* 99 are needed \(left out: 6 near copies of training images\): g"
+    for number, images, why in (
+        ("a", torch.cat([noise(94, 2), near[:6]]), r"in pixels, 94 held-out .* 99 are needed"),
+        ("b", near[:100], r"in pixels, 0 held-out .*; 100 of 100 held-out images are near copies of training images"),
     ):
-        run("a", tmp_path, fail_above=0.5)
-    assert [name[:15] for name in names] == ["pixels-held-out"]
-    assert not (tmp_path / "a" / "audit.json").exists()
-    np.save("real.npy", noise(105, 2).numpy())  # more, as it was asked for, into the same folder
-    found = run("a", tmp_path, fail_above=0.5).gate
-    assert found is not None
-    assert not found.failed
+        np.save("real.npy", images.numpy())
+        numbers = run(number, tmp_path, fail_above=0.5)
+        assert numbers.gate is not None
+        assert (numbers.gate.failed, numbers.gate.cannot_tell, numbers.gate.checks) == (True, True, ())
+        assert numbers.verdict is not None
+        assert numbers.verdict.outcome == "cannot_tell"
+        assert re.search(why, said(numbers))
+        assert check_audit(tmp_path / number, 0.5) == numbers.gate
 
 
 def test_sets_that_do_not_fit_leave_nothing(tmp_path):

@@ -166,10 +166,10 @@ FAULTS = {
 }
 
 
-def audited(held_out: Tensor, **options: Any) -> AuditResult:
+def audited(held_out: Tensor | None, **options: Any) -> AuditResult:
     samples = torch.cat([REST, JPEG[:1]])
-    sets = [ImageSet(images, name) for images, name in ((TRAIN, "train"), (samples, "samples"), (held_out, "real"))]
-    return audit(*sets, extractors=["pixels"], **options)
+    real = None if held_out is None else ImageSet(held_out, "real")
+    return audit(ImageSet(TRAIN, "train"), ImageSet(samples, "samples"), real, extractors=["pixels"], **options)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -226,7 +226,7 @@ def test_check_decides_on_a_finished_audit(tmp_path: Path, capsys: pytest.Captur
     save_audit(audited(REAL), tmp_path / "sound", names)
     save_audit(audited(NOISED), tmp_path / "faulty", names)
     save_audit(audited(REAL[:50]), tmp_path / "few", names)
-    expected = {("sound", "0.2"): 0, ("sound", "0"): 1, ("faulty", "0.2"): 1, ("few", "0.2"): 2, ("none", "0.2"): 2}
+    expected = {("sound", "0.2"): 0, ("sound", "0"): 1, ("faulty", "0.2"): 1, ("few", "0.2"): 1, ("none", "0.2"): 2}
     for (folder, most), status in expected.items():
         found, printed, said = call(capsys, "check", tmp_path / folder, "--fail-above", most)
         assert found == status, said
@@ -242,9 +242,11 @@ def test_check_is_a_verb_of_its_own(tmp_path: Path) -> None:
     assert "audit.json is not there" in said.stderr
 
 
-def test_a_check_refuses_what_is_not_calibrated() -> None:
-    with pytest.raises(UserError, match="are too few"):
-        check_share(audited(REAL[:50]).numbers, 0.2)
+def test_a_check_without_a_cut_cannot_tell_and_without_held_out_images_there_is_none() -> None:
+    found = check_share(audited(REAL[:50]).numbers, 0.2)
+    assert (found.failed, found.cannot_tell) == (True, True)
+    with pytest.raises(UserError, match="the audit had no held-out images"):
+        check_share(audited(None).numbers, 0.2)
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ class Audit(_Result):
 
         Raises:
             CheckFailed: the audit shows that more is copied, or cannot tell.
-            UserError: held-out images are too few, or there are none.
+            UserError: the audit had no held-out images.
         """
         from iet_agc.auditing.verdict import check_audit
         from iet_agc.metrics.gate import sentence

@@ -7,7 +7,6 @@ Copies are looked for in pixels, exactly, and in the features of every network t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,9 +67,6 @@ from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
 
 __all__ = ["AuditResult", "audit", "calibrate", "choose_networks", "check_sets", "too_few"]
-
-#: Refuses held-out images of which too few are fresh; see `_check_calibration`.
-_Check = Callable[..., None]
 
 #: Images that are mirrored at a time.
 _SLICE = 1024
@@ -138,7 +134,7 @@ def audit(
         seeds: of the samples.
         record: what the training run can tell.
         fail_above: the share that may be below a calibrated cut; then numbers has a gate, see `iet_agc.metrics.gate`,
-            and held-out images that are too few to set the cuts are refused as soon as that is known.
+            and held-out images that are too few to set the cuts are refused before any work.
         clip: see `load_clip`; measures the CLIP score of samples and their prompts.
         measure_quality: False: copies only; then no extractor is taken by default.
         work: how long work is done.
@@ -155,11 +151,11 @@ def audit(
     clip = load_clip(clip, work.device) if isinstance(clip, str) else clip
     networks = _networks(extractors, train.shape, measure_quality, work.device)
     sets = _sets(train, samples, held_out, flips, measure_quality)
-    if check := None if fail_above is None else partial(_check_calibration, sets.counts):
-        check(None)
+    if fail_above is not None:
+        _check_calibration(sets.counts)
     work = _shared_out(work, sets, networks, clip)
-    pixels = _search_pixels(sets, work, check)
-    found = [_in_features(one, sets, pixels, work, check) for one in networks]
+    pixels = _search_pixels(sets, work)
+    found = [_in_features(one, sets, pixels, work) for one in networks]
     copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts, sets.probe)
     copies = _judged_far(copies, pixels, sets, work)
     spaces = {shown(one.name): each.space for one, each in zip(networks, found, strict=True) if each.space}
@@ -242,20 +238,16 @@ def check_sets(train: ImageSet, samples: ImageSet | None, held_out: ImageSet | N
             raise UserError(f"the {what} {images.name} is {sizes}: sizes must agree; {mend}", "convert_to")
 
 
-def _check_calibration(counts: Mapping[str, int], fresh: Tensor | None, where: str = "") -> None:
-    """Refuse held-out images that are too few to set a cut.
+def _check_calibration(counts: Mapping[str, int]) -> None:
+    """Refuse held-out images that are too few to set a cut, whatever may be found of them.
 
     Args:
         counts: what `_held_out_counts` counted.
-        fresh: which of them are no near copies, bool (H,), where that is known.
-        where: the space that they are no near copies in.
     """
-    used = counts["num_held_out"]
-    count = used if fresh is None else int(fresh.sum())
+    count = counts["num_held_out"]
     if calibration_rank(FALSE_ALARM, count) > 0:
         return
     left_out = {
-        f"near copies of training images{where}": used - count,
         "in the training set": counts["num_held_out_in_train"],
         "repeated": counts["num_held_out_repeated"],
     }
@@ -479,26 +471,16 @@ def _search(
     return Nearest(**work.compute(name, len(images), search, done))
 
 
-def _search_pixels(sets: _Sets, work: Work, check: _Check | None) -> Neighbors:
+def _search_pixels(sets: _Sets, work: Work) -> Neighbors:
     def search(name: str, rows: Tensor, k: int, weight: float = 1) -> Nearest:
         return _search(work, f"pixels-{name}", rows, sets.unique.images, sets.flips, k, weight)
 
-    held = _search_held_out(search, sets.real, check)
+    held = None if sets.real is None else search("held-out", sets.real, NEIGHBORS)
     found = _neighbors(search, sets.samples.images, held, sets.unique.images)
     if sets.probe is None:
         return found
     found = probed(search, found, sets.probe, sets.unique.images, sets.probe.images)
     return without_copies(found, sets.unique.images, sets.real, sets.flips, sets.probe, work.once)
-
-
-def _search_held_out(
-    search: Callable[..., Nearest], held_out: Tensor | None, check: _Check | None, where: str = ""
-) -> Nearest | None:
-    """The nearest training images of held-out images, which come first, since it may turn out that they are too few."""
-    held = None if held_out is None else search("held-out", held_out, NEIGHBORS)
-    if held and check:
-        check(~is_near_copy(held.distances), where)
-    return held
 
 
 def _neighbors(search: Callable[..., Nearest], samples: Tensor, held: Nearest | None, unique: Tensor) -> Neighbors:
@@ -536,9 +518,7 @@ class _Found:
     similar: Similar | None = None
 
 
-def _in_features(
-    extractor: Extractor, sets: _Sets, pixels: Neighbors, work: Work, check: _Check | None = None
-) -> _Found:
+def _in_features(extractor: Extractor, sets: _Sets, pixels: Neighbors, work: Work) -> _Found:
     """Quality in the features of a network and, where these are not the pixels themselves, copies."""
     if extractor.name == "pixels":  # nothing to wait for, and only who measures needs them
         return _Found(_quality(extractor, sets, lambda images, name: extractor.extract(images), pixels.fresh, work))
@@ -556,8 +536,7 @@ def _in_features(
         return _search_features(work, f"{extractor.name}-near-{name}", rows, references, k, weight)
 
     real = held_out.features if held_out else None
-    check = check if extractor.copy_detection else None
-    held = _search_held_out(search, real, check, f" in the features of {shown(extractor.name)}")
+    held = None if real is None else search("held-out", real, NEIGHBORS)
     samples = extract(sets.samples.images, "samples")
     found = replace(_neighbors(search, samples.features, held, train.features), left_out=pixels.left_out)
     altered = extract(sets.probe.images, "altered").features if sets.probe else None

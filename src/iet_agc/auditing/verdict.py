@@ -110,13 +110,27 @@ def check_share(numbers: AuditRecord, fail_above: float) -> Gate:
         numbers: of the audit.
         fail_above: the share that is allowed, in [0, 1], chance included.
 
+    Returns:
+        A gate that cannot tell where held-out images are too few to set a cut in pixels, or of a descriptor that is
+        made to find copies.
+
     Raises:
-        UserError: held-out images are too few to set a cut in pixels, or of a descriptor that is made to find copies.
+        UserError: the audit had no held-out images.
     """
+    if numbers.held_out is None:
+        raise UserError(
+            "the audit had no held-out images, so nothing says what is chance: audit again with held-out images",
+            "held_out",
+        )
     shares = {way: found for way, found in numbers.ways().items() if found or way.space is None or way.by != "ratio"}
-    if odd := next((way for way, found in shares.items() if found is None), None):
-        raise UserError(f"{odd}, {_no_cut(numbers, odd).reason}: audit again with more held-out images", "held_out")
-    return gate(shares, fail_above, numbers.checks())
+    known = reasons(numbers)
+    without_cut = [_why_no_cut(numbers, way, known[way]) for way, found in shares.items() if found is None]
+    return gate(shares, fail_above, numbers.checks(), without_cut)
+
+
+def _why_no_cut(numbers: AuditRecord, way: Way, found: Sequence[Unsound]) -> str:
+    """In words: what was found of the held-out images, such as that they are near copies, or else that they are few."""
+    return f"{way}, {'; '.join([_no_cut(numbers, way).reason, *(reason.sentence for reason in found)])}"
 
 
 def check_audit(folder: Path, fail_above: float) -> Gate:

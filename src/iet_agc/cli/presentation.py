@@ -49,7 +49,7 @@ def _check(arguments: Namespace, result: Any) -> list[str]:
 
     found = Gate.model_validate_json(json.dumps(result))
     reasons = [f"{check.way}: {reason.sentence}" for check in found.checks for reason in check.reasons]
-    return summary.check(result, str(arguments.audit), reasons)
+    return summary.check(result, str(arguments.audit), [*found.without_cut, *reasons])
 
 
 def _presets(_: Namespace, result: dict[str, str]) -> list[str]:

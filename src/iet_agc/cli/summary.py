@@ -182,7 +182,7 @@ def audit(result: "results.Audited", out: str, verdict: str) -> list[str]:
         lines.append(_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})"))
     lines += [_figure("training copies", again)] if (again := _repeats(result["train_copies"])) else []
     lines += [_figure("quality", _no_quality(quality))] if quality["extractor"] is None else []
-    lines += [_figure("check", _least(gate))] if gate else []
+    lines += [_figure("check", _least(gate))] if gate and gate["checks"] else []
     lines += [_figure("held-out", reason) for reason in result["verdict"]["reasons"]] if result["verdict"] else []
     lines += [_figure("warnings", f"{len(warnings)}, on the page and in audit.json")] if warnings else []
     lines.append(_figure("audit", f"{out} (audit.json, samples.csv, training-images.csv)"))

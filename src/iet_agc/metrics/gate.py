@@ -92,12 +92,14 @@ class Gate(Record):
         failed: one of the checks did, or it cannot tell.
         checks: of distance ratios in pixels and in features, and of similarity by descriptors that are made to find
             copies, as far as these are calibrated.
+        without_cut: why other ways of copying, which have to be looked at, have no cut, in words; then it cannot tell.
     """
 
     fail_above: Portion
     risk: Portion
     failed: bool
     checks: tuple[Check, ...]
+    without_cut: tuple[str, ...] = ()
     convention: str = _CONVENTION
 
     @model_validator(mode="after")
@@ -106,15 +108,15 @@ class Gate(Record):
             if check.failed != (check.least > self.fail_above):
                 allowed = f"{check.least!r} at least, {self.fail_above!r} allowed"
                 raise ValueError(f"a check's failed is {check.failed!r}: {allowed}")
-        if not self.checks or self.failed != (any(check.failed for check in self.checks) or self.cannot_tell):
+        looked_at = self.checks or self.without_cut
+        if not looked_at or self.failed != (any(check.failed for check in self.checks) or self.cannot_tell):
             raise ValueError(f"a gate's failed is {self.failed!r}, with {len(self.checks)} checks")
         return self
 
     @property
     def cannot_tell(self) -> bool:
-        """Whether no check failed, and none can tell: then the gate fails all the same."""
-        told = {check.way: check.reasons for check in self.checks}
-        return not any(check.failed for check in self.checks) and not decisive(told)
+        """Whether no check failed, and none can tell or one could not be made: then the gate fails all the same."""
+        return not any(check.failed for check in self.checks) and _is_unknown(self.checks, self.without_cut)
 
     def fails_by(self, space: str) -> bool:
         """Whether the check on similarity in the features of a network failed; one that was not checked did not."""
@@ -139,24 +141,29 @@ def gate(
     shares: Mapping[Way, Calibrated | None],
     fail_above: float,
     held_out: Mapping[Way, HeldOutCheck | None] | None = None,
+    without_cut: Sequence[str] = (),
 ) -> Gate:
     """Judge the shares of an audit.
 
     Args:
-        shares: those of samples beyond their calibrated cuts, by way of copying. None can be checked that is not
-            calibrated.
+        shares: those of samples beyond their calibrated cuts, by way of copying; None where there is no cut.
         fail_above: the share that is allowed, in [0, 1], chance included.
         held_out: what was found of the held-out images that set the cuts; by default they are taken for sound.
+        without_cut: why there is none, of each way that has none.
     """
+    assert len(without_cut) == sum(found is None for found in shares.values()), "what has no cut has a reason"
     known = {way: each.reasons for way, each in (held_out or {}).items() if each}
     checks = [
         _check(way, found, fail_above, _RISK / len(shares), known.get(way, ()))
         for way, found in shares.items()
         if found is not None
     ]
-    assert len(checks) == len(shares), "what is not calibrated cannot be checked"
-    failed = any(check.failed for check in checks) or not decisive({check.way: check.reasons for check in checks})
-    return Gate(fail_above=fail_above, risk=_RISK, failed=failed, checks=tuple(checks))
+    failed = any(check.failed for check in checks) or _is_unknown(checks, without_cut)
+    return Gate(fail_above=fail_above, risk=_RISK, failed=failed, checks=tuple(checks), without_cut=tuple(without_cut))
+
+
+def _is_unknown(checks: Sequence[Check], without_cut: Sequence[str]) -> bool:
+    return bool(without_cut) or not decisive({check.way: check.reasons for check in checks})
 
 
 def _check(way: Way, found: Calibrated, fail_above: float, risk: float, reasons: tuple[Unsound, ...]) -> Check:
@@ -187,7 +194,7 @@ def sentence(gate: Gate) -> str:
     judged = [check for check in gate.checks if (check.failed if gate.failed else not check.reasons)]
     told = " and ".join(_told(check) for check in judged)
     verdict = ("failed", "more than") if gate.failed else ("passed", "not shown to be more than")
-    doubt = f"; cannot tell {_why(gate)}" if any(check.reasons for check in gate.checks) else ""
+    doubt = f"; cannot tell {why}" if (why := _why(gate)) else ""
     return f"check {verdict[0]}: {told}, {verdict[1]} {most}; {risk(gate)}{doubt}"
 
 
@@ -195,7 +202,7 @@ def _why(gate: Gate) -> str:
     """Why cuts cannot tell, by way of copying; what is found of the held-out images themselves is enough."""
     reasons = [(check.way, reason) for check in gate.checks for reason in check.reasons]
     of_set = [(way, reason) for way, reason in reasons if not isinstance(reason, OF_SPACE)]
-    return "; ".join(f"{way}, {reason.sentence}" for way, reason in of_set or reasons)
+    return "; ".join([*gate.without_cut, *(f"{way}, {reason.sentence}" for way, reason in of_set or reasons)])
 
 
 def _told(check: Check) -> str:

@@ -264,7 +264,8 @@ def _label(audit: Audit) -> str:
 
 def _with_doubt(label: str, copies: Copies) -> str:
     """No verdict stands alone that the audit itself does not trust."""
-    return f"{label}, but not without warning" if copies.warnings and label.lower() != "cannot tell" else label
+    trusted = not copies.warnings or label.lower().endswith("cannot tell")
+    return label if trusted else f"{label}, but not without warning"
 
 
 def _beside(name: str, numbers: AuditRecord) -> str:
