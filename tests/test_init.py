@@ -99,7 +99,7 @@ def test_members_and_rounds_follow_from_the_number_of_images(
     assert settings.method.skip_below == (0.5 if "agc" in method else 0)
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(100, 400), (600, 400), (2000, 111), (50_000, 50)])
+@pytest.mark.parametrize(("images", "epochs"), [(100, 1000), (200, 1000), (600, 416), (2000, 111), (50_000, 50)])
 def test_images_seen_follow_from_the_number_of_images_and_are_the_same_of_every_method(
     images: int, epochs: int
 ) -> None:
@@ -107,6 +107,16 @@ def test_images_seen_follow_from_the_number_of_images_and_are_the_same_of_every_
         settings = chosen(images=images, method=method)
         seen = settings.total_steps * settings.train.batch_size / (settings.data.num_train or images)
         assert seen == pytest.approx(epochs, rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["iet-agc", "default"])
+def test_a_run_looks_for_copies_about_ten_times_and_stops_where_it_finds_them(method: str) -> None:
+    for images in (60, 600, 5000):
+        settings = chosen(images=images, method=method)
+        steps = settings.method.rounds * settings.train.steps  # of a member
+        assert 9 <= steps / settings.run.watch_every <= 10, images
+        assert settings.train.steps % settings.run.watch_every == 0 or settings.method.rounds == 1
+        assert settings.run.stop_when_copying
 
 
 @pytest.mark.parametrize(("gib", "size", "batch"), [(8, 32, 32), (8, 256, 4), (16, 256, 8), (1, 256, 1), (0.5, 64, 4)])

@@ -48,8 +48,9 @@ _MULTIPLIERS = {1: (1,), 2: (1, 2), 3: (1, 2, 2), 4: (1, 2, 2, 4), 5: (1, 1, 2, 
 #: A level of at least this height is halved once more; attention stands at the first level of at most the other.
 _HALVED_FROM, _ATTENTION_TO = 14, 16
 
-#: Images seen in training, unless that is more or fewer epochs than these.
-_SEEN, _EPOCHS = 200_000, (50, 400)
+#: Images seen in training, unless that is more or fewer epochs than these. A network needs thousands of steps to draw,
+#: of however few images; whether it copies them by then is what the watch is for, so often in a run.
+_SEEN, _EPOCHS, _POINTS = 200_000, (50, 1000), 10
 
 #: Ensembles: members by the least number of training images, so that each takes more than a thousand steps. The paper
 #: has 10 of 4,739 and of 50,000 images, and trains them for longer.
@@ -266,6 +267,8 @@ def _length(found: Found, machine: Machine, members: int, num_train: int) -> lis
         Choice("train", "learning_rate", 1e-3 if _CHANNELS[machine.device] <= 32 else 2e-4, ""),
         Choice("train", "warmup_steps", min(500, max(1, total // 20)), "over which the learning rate rises"),
         Choice("train", "ema_decay", next(decay for most, decay in _EMA_DECAY if total < most), ""),
+        Choice("run", "watch_every", steps if rounds > 1 else -(-total // _POINTS), "steps between looks for copies"),
+        Choice("run", "stop_when_copying", True, "ends training where copies are found; the model before them stays"),
     ]
 
 
