@@ -81,6 +81,7 @@ OTHER = {
     "method.skip_below": 0.5,
     "method.decay": 0.9,
     "method.skip_within": "gap",
+    "method.skip_reference": "held-out",
     "method.random_skip": 0.25,
     "method.exchange": 0.25,
     "train.steps": 10,
@@ -135,6 +136,7 @@ NEEDS = {
     "train.target_timestep": {"train.target": "ambient"},
     **{name: {"run.watch_every": 7} for name in ("run.keep_watched", "run.stop_when_copying")},
     "method.skip_within": {"method.skip_below": 0.5, "train.timesteps": "gap"},
+    "method.skip_reference": {"method.skip_below": 0.5},
     "method.exchange": {"method.members": 4, "method.rounds": 5, "method.skip_below": 0.5},
 }
 
@@ -536,6 +538,14 @@ def test_settings_that_came_later_leave_older_runs_their_identity(tmp_path: Path
     check_folder(digits, tmp_path)
     with pytest.raises(ValueError, match=r"holds another run \(data\.resize bicubic is now bilinear\)"):
         check_folder(override(digits, {"data.resize": "bilinear"}), tmp_path)
+
+
+def test_a_gap_that_is_yet_to_be_found_is_taken_to_be_the_one_that_was(tmp_path: Path) -> None:
+    gap = override(load_preset("digits-gap"), {"train.gap_low": "none", "train.gap_high": "none"})
+    claim_folder(override(gap, {"train.gap_low": "125", "train.gap_high": "211"}), tmp_path)
+    assert check_folder(gap, tmp_path) is None
+    with pytest.raises(UserError, match=r"holds another run \(train\.gap_low 125 is now 130\)"):
+        check_folder(override(gap, {"train.gap_low": "130"}), tmp_path)
 
 
 def test_differences_name_old_and_new() -> None:

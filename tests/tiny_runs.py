@@ -64,11 +64,11 @@ def curve(out, member):
     return [{name: value for name, value in point.items() if name != "images_per_second"} for point in points]
 
 
-def train_in(count, chosen, out):
-    """Train in `count` processes, and leave what each of them ends with in out/ranks."""
+def train_in(count, chosen, out, data=None, held_out=None):
+    """Train in `count` processes, and leave what each of them ends with in ranks, beside out."""
 
     def action():
-        run = loop._prepared(chosen, images(), out, CPU, lambda steps: None)
+        run = loop._prepared(chosen, data or images(), out, CPU, lambda steps: None, held_out=held_out)
         run.resume()
         run.to_the_end()
         ranks = out.parent / "ranks"

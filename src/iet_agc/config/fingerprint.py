@@ -18,7 +18,7 @@ ADDED: dict[str, dict[str, object]] = {
         "planted_kind": "exact",
     },
     "model": {"initialization": "diffusers"},
-    "method": {"keep_duplicates_together": False, "exchange": 0.0, "skip_within": "all"},
+    "method": {"keep_duplicates_together": False, "exchange": 0.0, "skip_within": "all", "skip_reference": "training"},
     "train": {
         "learning_rate_fall": 0.0,
         "average_last": 0.0,

@@ -36,6 +36,8 @@ def read_settings(folder: Path) -> Settings:
 def check_folder(settings: Settings, folder: Path) -> Settings | None:
     """Find out whether `folder` is free, or holds the run of these settings or one that goes on to it. Writes nothing.
 
+    Ends of a gap that are yet to be found are taken to be those that the run has found: training tells.
+
     Returns:
         The settings that its run has so far, where it goes on to these, with more rounds or steps; otherwise None.
 
@@ -46,6 +48,7 @@ def check_folder(settings: Settings, folder: Path) -> Settings | None:
     if not (folder / "config.json").exists():
         return None
     earlier = read_settings(folder)
+    settings = _with_gap_of(earlier, settings)
     if not (changed := differences(earlier, settings)):
         return None
     if not goes_on(earlier, settings):
@@ -55,6 +58,16 @@ def check_folder(settings: Settings, folder: Path) -> Settings | None:
             "out",
         )
     return earlier
+
+
+def _with_gap_of(earlier: Settings, settings: Settings) -> Settings:
+    """The settings with ends of a gap that were found before, where they leave them to be found."""
+    if settings.train.timesteps != "gap" or earlier.train.timesteps != "gap":
+        return settings
+    ends = {
+        name: getattr(earlier.train, name) for name in ("gap_low", "gap_high") if getattr(settings.train, name) is None
+    }
+    return settings.model_copy(update={"train": settings.train.model_copy(update=ends)})
 
 
 def _what_can_be_raised(settings: Settings) -> str:

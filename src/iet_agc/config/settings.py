@@ -204,6 +204,11 @@ class MethodSettings(Section, frozen=True):
         default="all",
         description="timesteps at which skip_below skips: all; gap, those of train.timesteps gap only",
     )
+    skip_reference: Literal["training", "held-out"] = Field(
+        default="training",
+        description="what skip_below is a fraction of: training, the loss bank; held-out, the loss bank raised to the "
+        "loss of held-out images at that noise level",
+    )
     random_skip: float = Field(
         default=0.0,
         ge=0,
@@ -224,6 +229,8 @@ class MethodSettings(Section, frozen=True):
             raise UserError("exchange has no effect without members and rounds above 1 and skip_below above 0")
         if self.skip_within == "gap" and not self.skip_below:
             raise UserError("skip_within 'gap' has no effect without skip_below above 0")
+        if self.skip_reference == "held-out" and not self.skip_below:
+            raise UserError("skip_reference 'held-out' has no effect without skip_below above 0")
         return self
 
     @model_validator(mode="after")

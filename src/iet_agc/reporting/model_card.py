@@ -152,6 +152,8 @@ def method_in_words(settings: Settings) -> str:
             f"Anti-Gradient Control: samples whose loss is below {method.skip_below:g} of the mean loss at their "
             "timestep are skipped"
         )
+    if method.skip_reference == "held-out":
+        parts.append("that mean is raised to the loss of held-out images at the noise level")
     if method.skip_within == "gap":
         parts.append(f"it skips at timesteps {settings.train.gap_low} to {settings.train.gap_high} only")
     if method.exchange:

@@ -12,7 +12,10 @@ from iet_agc.diffusion.noise_levels import drawn_timesteps
 from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.runtime.seeds import generator
 
-__all__ = ["Batch", "Examples", "draw_batch"]
+__all__ = ["Batch", "Examples", "draw_batch", "draw_beside"]
+
+#: Held-out images beside a batch: one for so many of it, and each costs about a third of what a trained one does.
+_BESIDE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,25 @@ def draw_batch(
         noise=torch.randn((batch_size, *shape), generator=rng, device=device),
         lots=torch.rand(batch_size, generator=rng, device=device),
         identity=(seed, member, step),
+    )
+
+
+def draw_beside(batch: Batch, num_images: int) -> Batch:
+    """Held-out images for the first quarter of a batch, at least one, with its timesteps and its noise.
+
+    Args:
+        batch: of a step.
+        num_images: how many images there are to draw from.
+    """
+    count, device = max(1, len(batch.positions) // _BESIDE), batch.noise.device
+    rng = generator("held-out", *batch.identity, device=device)
+    return Batch(
+        positions=torch.randint(num_images, (count,), generator=rng, device=device),
+        flips=torch.rand(count, generator=rng, device=device) < 0.5,
+        timesteps=batch.timesteps[:count],
+        noise=batch.noise[:count],
+        lots=batch.lots[:count],
+        identity=batch.identity,
     )
 
 

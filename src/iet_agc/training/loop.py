@@ -48,6 +48,7 @@ from iet_agc.runtime.progress import Bar, phase, progress_bar, say
 from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.runtime.threads import num_threads
 from iet_agc.training import checkpoint, identity
+from iet_agc.training.batches import Examples
 from iet_agc.training.initialization import Initial
 from iet_agc.training.member import Member, NonFiniteError, learning_rate
 from iet_agc.training.tasks import Task, make_task
@@ -197,13 +198,15 @@ def _prepared(
     settings = _made_definite(settings.model_copy(update={"train": gap}), task.initial, device)
     train, method, initial = settings.train, settings.method, task.initial
     replicas = distributed.replicas_of(method.members, train.batch_size)
+    others = _compared_with(settings, task, held_out)
     members = [
-        Member(m, initial.raw, task.examples(shards[m]), train, method, device, replicas, initial.ema)
+        Member(m, initial.raw, task.examples(shards[m]), train, method, device, replicas, initial.ema, others)
         for m in range(distributed.rank() % method.members, method.members, distributed.size())
     ]
     return _Run(
         settings=settings,
         images=images,
+        compared=held_out if others else None,
         out=out,
         device=device,
         task=task,
@@ -216,6 +219,20 @@ def _prepared(
         on_step=on_step,
         stop=stop or StopRequest(),
     )
+
+
+def _compared_with(settings: Settings, task: Task, held_out: ImageSet | None) -> Examples | None:
+    """The held-out images whose losses training losses are compared with, if they are."""
+    if settings.method.skip_reference == "training":
+        return None
+    if not held_out:
+        raise UserError(
+            "method.skip_reference held-out compares with images that are held out, and there are none: hold some out, "
+            "or leave it out"
+        )
+    if (others := task.others(held_out)) is None:
+        raise UserError(f"{held_out.name} lacks the classes or captions that the held-out images need", "held_out")
+    return others
 
 
 def _shards(settings: Settings, images: ImageSet) -> list[LongTensor]:
@@ -232,6 +249,7 @@ class _Run:
     Attributes:
         settings: definite ones; see `_made_definite`.
         images: the training set, and `shards` its parts, one per member; they change where they are exchanged.
+        compared: the held-out images that weights depend on, if they do.
         out: the run's folder.
         device: where members train.
         task: what is trained.
@@ -249,6 +267,7 @@ class _Run:
 
     settings: Settings
     images: ImageSet
+    compared: ImageSet | None
     out: Path
     device: torch.device
     task: Task
@@ -282,6 +301,7 @@ class _Run:
             "settings": fingerprint(self.settings),
             "images": self.images.fingerprint,
             "labels": identity.labels_sha256(self.images),
+            **({"held_out": self.compared.fingerprint} if self.compared else {}),
             **self.task.identity,
         }
 

@@ -11,13 +11,14 @@ from iet_agc.diffusion.dropout import use_rows
 from iet_agc.diffusion.process import NUM_TIMESTEPS, min_snr_weights
 from iet_agc.method.agc import AntiGradientControl
 from iet_agc.method.ema import ExponentialMovingAverage
+from iet_agc.method.generalization_gap import GeneralizationGap
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed
 from iet_agc.runtime.precision import autocast
 from iet_agc.runtime.seeds import seeded
 from iet_agc.runtime.torch_internals import step_unless
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
-from iet_agc.training.batches import Examples, draw_batch
+from iet_agc.training.batches import Batch, Examples, draw_batch, draw_beside
 from iet_agc.training.timesteps import density_of
 
 __all__ = ["Member", "NonFiniteError", "learning_rate", "warmup"]
@@ -40,9 +41,11 @@ class Member:
         device: where it trains; it rests on the CPU.
         replicas: the processes that train it together.
         ema: where the average starts, if not at `model`; it is copied, too.
+        held_out: images that are not trained on, for `method.skip_reference` held-out.
 
     Attributes:
         model, ema, optimizer, agc: what a member is made of.
+        gap: by how much losses of held-out images are larger; None where nothing is compared with them.
         step: optimizer steps taken, over all rounds; the position in the learning-rate schedule.
         seen, skipped: how often each image of the shard was drawn, and left out; int64 (n,). An image that comes from
             another member brings along how often it was there.
@@ -59,8 +62,10 @@ class Member:
         device: torch.device,
         replicas: distributed.Replicas = distributed.Replicas(),  # noqa: B008 (frozen)
         ema: nn.Module | None = None,
+        held_out: Examples | None = None,
     ) -> None:
         self.index, self.examples, self.device, self.replicas = index, examples, device, replicas
+        self.held_out, self.gap = held_out, GeneralizationGap(NUM_TIMESTEPS) if held_out else None
         self.train_settings, self.method_settings = train, method
         self.model = copy_trained(model).train()
         self._density = density_of(train)
@@ -78,16 +83,18 @@ class Member:
         self.step, self._end = 0, method.rounds * train.steps
         self.seen, self.skipped, self.skipped_before = (torch.zeros(len(examples), dtype=torch.int64) for _ in range(3))
         rows = replicas.rows(train.batch_size)
-        use_rows(self.model, None if replicas.count == 1 else (rows.start, train.batch_size))
+        self._rows = None if replicas.count == 1 else (rows.start, train.batch_size)
+        use_rows(self.model, self._rows)
 
     def to(self, device: torch.device) -> None:
         """Move everything that is needed for training."""
-        modules: list[nn.Module] = [self.model, self.ema.module, self.agc]
+        modules: list[nn.Module] = [self.model, self.ema.module, self.agc, *([self.gap] if self.gap else [])]
         for module in modules:
             module.to(device)
         for state in self.optimizer.state.values():
             state.update({name: tensor.to(device) for name, tensor in state.items()})
         self.examples = self.examples.to(device)
+        self.held_out = self.held_out and self.held_out.to(device)
         self.seen, self.skipped = self.seen.to(device), self.skipped.to(device)
 
     def train(
@@ -127,6 +134,7 @@ class Member:
             mine = self.examples.losses(self._predict, scheduler, batch, rows)
         losses = self.replicas.whole(mine.detach(), train.batch_size)
         keep = self._keep(losses, batch.timesteps) & (batch.lots >= self.method_settings.random_skip)
+        self._look_at_held_out(scheduler, batch, losses)
         if train.min_snr:  # after AGC: its bank has one entry per timestep, which such a weight only scales
             weights = min_snr_weights(scheduler, train.min_snr).to(self.device, non_blocking=True)
             mine = mine * weights[batch.timesteps[rows]]
@@ -136,9 +144,23 @@ class Member:
         self.skipped.index_add_(0, batch.positions, (~keep).long())
         return losses, keep, batch.timesteps
 
+    @torch.no_grad()
+    def _look_at_held_out(self, scheduler: DDIMScheduler, batch: Batch, losses: Tensor) -> None:
+        """Pairs of a held-out image and a training image of this step, for the gap; every replica makes all of them."""
+        if self.held_out is None or self.gap is None:
+            return
+        beside, train = draw_beside(batch, len(self.held_out)), self.train_settings
+        dropout = seeded("held-out dropout", *batch.identity, device=self.device)
+        use_rows(self.model, None)
+        with dropout, autocast(train.precision, self.device):
+            others = self.held_out.losses(self._predict, scheduler, beside, slice(None))
+        use_rows(self.model, self._rows)
+        self.gap.update(others, losses[: len(others)], beside.timesteps)
+
     def _keep(self, losses: Tensor, timesteps: Tensor) -> Tensor:
         """What AGC keeps, and all of the timesteps at which it is not to skip."""
-        keep, low, high = self.agc.keep(losses, timesteps), self.train_settings.gap_low, self.train_settings.gap_high
+        compared = losses if self.gap is None else losses / self.gap.factor(timesteps)
+        keep, low, high = self.agc.keep(compared, timesteps), self.train_settings.gap_low, self.train_settings.gap_high
         if self.method_settings.skip_within == "all" or low is None or high is None:
             return keep
         return keep | (timesteps < low) | (timesteps > high)
@@ -195,7 +217,8 @@ class Member:
         counts = {"seen": self.seen, "skipped": self.skipped, "step": torch.tensor(self.step)}
         if self.method_settings.exchange:
             counts["skipped_before"] = self.skipped_before
-        return {**moments, **counts, "agc.mean_loss": self.agc.mean_loss}
+        gap = {} if self.gap is None else {"gap.log_ratios": self.gap.log_ratios}
+        return {**moments, **counts, **gap, "agc.mean_loss": self.agc.mean_loss}
 
     def load_own(self, state: dict[str, Tensor]) -> None:
         """Take over what `own` gave."""
@@ -205,6 +228,8 @@ class Member:
             if moments:
                 self.optimizer.state[parameter] = moments
         self.agc.mean_loss.copy_(state["agc.mean_loss"])
+        if self.gap:
+            self.gap.log_ratios.copy_(state["gap.log_ratios"])
         self.seen, self.skipped, self.step = state["seen"], state["skipped"], int(state["step"])
         self.skipped_before = state.get("skipped_before", self.skipped_before)
 
