@@ -39,6 +39,8 @@ def test_help_comes_at_once_and_names_every_verb():
         "report",
         "compare",
         "bench",
+        "shards",
+        "average",
         "presets",
         "completion",
     ):
@@ -87,6 +89,8 @@ def test_the_options_are_these(capsys):
         "compare": {"--out"},
         "bench": {"--out", "--jobs"},
         "card": {"--audit", "--out"},
+        "shards": {"--members", "--out", "--seed", "--keep-together", "--lists-only", "--on-bad"},
+        "average": {"--out", "--weights", "--shards", "--lora"},
         "presets": set(),
         "completion": set(),
     }  # fmt: skip

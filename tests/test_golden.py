@@ -27,6 +27,8 @@ VERBS = (
     "compare",
     "bench",
     "card",
+    "shards",
+    "average",
     "presets",
     "completion",
 )

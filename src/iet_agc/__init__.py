@@ -9,6 +9,8 @@ The verbs of the command line, from Python, on paths and on images in memory:
     iet_agc.report(found)
     iet_agc.card(run, found)
     iet_agc.bench("small", out="board")
+    parts = iet_agc.shards("photos", 4, out="shards")
+    iet_agc.average(["a", "b", "c", "d"], weights=parts, out="mean")
 
 And the pieces that other programs use. All are loaded when asked for:
 
@@ -19,8 +21,8 @@ And the pieces that other programs use. All are loaded when asked for:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iet_agc.api.results import Audit, Bench, Run, SampleSet
-    from iet_agc.api.verbs import audit, bench, card, report, sample, train
+    from iet_agc.api.results import Audit, Bench, Run, SampleSet, Shards
+    from iet_agc.api.verbs import audit, average, bench, card, report, sample, shards, train
     from iet_agc.method.agc import AntiGradientControl, mean_of_kept
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
@@ -34,8 +36,10 @@ _HOMES = {
     "CheckFailed": "runtime.errors",
     "Run": "api.results",
     "SampleSet": "api.results",
+    "Shards": "api.results",
     "UserError": "runtime.errors",
     "audit": "api.verbs",
+    "average": "api.verbs",
     "average_states": "method.averaging",
     "bench": "api.verbs",
     "card": "api.verbs",
@@ -43,6 +47,7 @@ _HOMES = {
     "partition": "method.sharding",
     "report": "api.verbs",
     "sample": "api.verbs",
+    "shards": "api.verbs",
     "train": "api.verbs",
 }
 
@@ -53,9 +58,11 @@ __all__ = [
     "CheckFailed",
     "Run",
     "SampleSet",
+    "Shards",
     "UserError",
     "__version__",
     "audit",
+    "average",
     "average_states",
     "bench",
     "card",
@@ -63,6 +70,7 @@ __all__ = [
     "partition",
     "report",
     "sample",
+    "shards",
     "train",
 ]
 

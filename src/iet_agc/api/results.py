@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iet_agc.metrics.intervals import Proportion
     from iet_agc.reporting.board import BoardRecord
 
-__all__ = ["Audit", "Bench", "Run", "SampleSet"]
+__all__ = ["Audit", "Bench", "Run", "SampleSet", "Shards"]
 
 #: Pairs of sample and training image that an audit shows.
 _PAIRS = 3
@@ -317,6 +317,39 @@ class Bench(_Result):
         ]
         failed = [("failed", f"{len(record.failures):,}")] if record.failures else []
         return [*fronts, ("runs", f"{len(record.cells):,}"), *failed, ("page", str(self.folder / "board.html"))]
+
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        return []
+
+
+@dataclass(frozen=True)
+class Shards(_Result):
+    """An image set that was cut into disjoint parts, for trainers that know nothing of them."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of images of each: the weights by which members are averaged."""
+        from iet_agc.data.shards import shard_sizes
+
+        return shard_sizes(self.folder)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folder of each, in the order of `sizes`; none where only lists were written."""
+        return sorted(entry for entry in self.folder.glob("shard-*") if entry.is_dir())
+
+    @property
+    def lists(self) -> list[list[str]]:
+        """The images of each: paths below the source, or of an array file indices."""
+        from iet_agc.runtime.reading import read_text
+
+        return [read_text(file).splitlines() for file in sorted(self.folder.glob("shard-*.txt"))]
+
+    def _title(self) -> str:
+        return f"{len(self.sizes):,} shards"
+
+    def _figures(self) -> list[tuple[str, str]]:
+        return [("images", ", ".join(f"{size:,}" for size in self.sizes))]
 
     def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
         return []

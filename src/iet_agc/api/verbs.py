@@ -1,4 +1,4 @@
-"""train, sample, audit, report, card and bench: the verbs of the command line, on paths and on images in memory.
+"""The verbs of the command line as functions, on paths and on images in memory.
 
 Images are, wherever a set of them is asked for: a path (a folder, an .npz or .npy file, a run, a sample set), the name
 of an image set such as "digits", a result of these functions, or what `data.datasets.in_memory` takes: uint8 tensors
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from iet_agc.api.results import Audit, Bench, Run, SampleSet
+from iet_agc.api.results import Audit, Bench, Run, SampleSet, Shards
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.silence import silenced
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from iet_agc.data.datasets.in_memory import InMemory
     from iet_agc.data.image_set import ImageSet
 
-__all__ = ["Images", "Place", "audit", "bench", "card", "report", "sample", "train"]
+__all__ = ["Images", "Place", "audit", "average", "bench", "card", "report", "sample", "shards", "train"]
 
 #: A path, or a result, which is one.
 Place: TypeAlias = str | os.PathLike[str]
@@ -254,6 +254,77 @@ def bench(board: Place, *, out: Place, jobs: int = 1, quiet: bool = False) -> Be
     with silenced(quiet):
         run_board(load_board(os.fspath(board)), Path(out), jobs)
     return Bench(Path(out))
+
+
+def shards(
+    source: Place,
+    members: int,
+    *,
+    out: Place,
+    seed: int = 0,
+    keep_together: Literal["exact", "near"] | None = None,
+    lists_only: bool = False,
+    on_bad: Literal["fail", "skip"] = "fail",
+    quiet: bool = False,
+) -> Shards:
+    """Cut an image set on disk into shards, for a trainer that knows nothing of them; see `iet-agc shards`.
+
+    Args:
+        source: a folder of images at any depth, or an .npz or .npy file, whose shards are lists only. Images in memory
+            are cut by `partition`.
+        members: how many shards. Each has the same share of each class, which is the first subfolder of an image.
+        out: folder of the result. The same call again is over at once.
+        seed: what shuffles.
+        keep_together: copies that go to one shard: "exact", equal pixel by pixel, or "near"; None looks at no pixels.
+        lists_only: write lists of paths, and no folders of links.
+        on_bad: "fail" refuses files that cannot be images, or cannot be decoded where that is needed; "skip" leaves
+            them out of all shards.
+        quiet: show no progress.
+
+    Raises:
+        UserError: no images, fewer than shards, captions that do not match them, or `out` holds something else.
+    """
+    from iet_agc.data.shards import cut_shards
+
+    with silenced(quiet):
+        cut_shards(Path(source), Path(out), members, seed, keep_together, lists_only=lists_only, on_bad=on_bad)
+    return Shards(Path(out))
+
+
+def average(
+    models: Sequence[Place],
+    *,
+    out: Place,
+    weights: "Sequence[float] | Place | None" = None,
+    lora: Literal["factors", "exact"] = "factors",
+    quiet: bool = False,
+) -> Path:
+    """Write the weighted mean of models that other programs trained; see `iet-agc average`.
+
+    State dicts in memory are averaged by `average_states`, which this does tensor by tensor.
+
+    Args:
+        models: diffusers pipelines, folders of a model (config.json and safetensors), or .safetensors files: LoRAs,
+            checkpoints. All of one kind.
+        out: the mean: a folder, or of files a .safetensors file. The same call again leaves it as it is.
+        weights: one positive number per model, or a result of `shards`, whose sizes they are; by default all alike.
+        lora: of LoRA files: the mean of A and that of B, which is not the mean of B A; or that mean, "exact", of as
+            many times the rank as there are models.
+        quiet: show no progress.
+
+    Returns:
+        The path of the mean.
+
+    Raises:
+        UserError: models that do not match, weights that are not finite, pickles, or `out` holds something else.
+    """
+    from iet_agc.data.shards import shard_sizes
+    from iet_agc.training.average import average_models
+
+    sizes = shard_sizes(Path(weights)) if isinstance(weights, str | os.PathLike) else weights
+    with silenced(quiet):
+        average_models(_folders(models), Path(out), sizes, lora)
+    return Path(out)
 
 
 def _settings(preset: "str | Settings", root: str | None, changes: Mapping[str, object]) -> "Settings":

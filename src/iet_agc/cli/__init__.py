@@ -35,7 +35,7 @@ __all__ = ["main"]
 _SHARED = {"train", "sample", "audit", "detect"}
 
 #: Verbs that show progress.
-_LONG = {"demo", "init", "pipeline", "curve", "duplicates", "bench", *_SHARED}
+_LONG = {"demo", "init", "pipeline", "curve", "duplicates", "bench", "shards", "average", *_SHARED}
 
 #: Verbs that take settings, `--section.name VALUE`, and settings without a section.
 _WITH_SETTINGS, _TOP_SETTINGS = ("train", "pipeline"), ("name", "description")
@@ -197,8 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_init, _add_pipeline, _add_train, _add_curve, _add_sample, _add_audit, _add_check
-    others = _add_detect, _add_duplicates, _add_report, _add_compare, _add_bench, _add_card, _add_presets
-    for add in (*order, *others, _add_completion):
+    others = _add_detect, _add_duplicates, _add_report, _add_compare, _add_bench, _add_card
+    for add in (*order, *others, _add_shards, _add_average, _add_presets, _add_completion):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)
@@ -909,6 +909,32 @@ def _card(arguments: argparse.Namespace) -> tuple[int, Any]:
     from iet_agc.auditing.model_card import write_card
 
     return 0, write_card(arguments.run_folder, arguments.audits, arguments.out)
+
+
+def _add_shards(verbs: "_Verbs") -> None:
+    from iet_agc.cli.shards import add_arguments
+
+    parser = _verb(verbs, "shards", _shards, "cut an image set into shards, for a trainer that knows nothing of them")
+    add_arguments(parser)
+
+
+def _shards(arguments: argparse.Namespace) -> tuple[int, object]:
+    from iet_agc.cli.shards import run
+
+    return run(arguments)
+
+
+def _add_average(verbs: "_Verbs") -> None:
+    from iet_agc.cli.average import add_arguments
+
+    parser = _verb(verbs, "average", _average, "write the weighted mean of models that any program trained")
+    add_arguments(parser)
+
+
+def _average(arguments: argparse.Namespace) -> tuple[int, object]:
+    from iet_agc.cli.average import run
+
+    return run(arguments)
 
 
 def _add_presets(verbs: "_Verbs") -> None:

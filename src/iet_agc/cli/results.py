@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 
 __all__ = [
     "Audited",
+    "Averaged",
     "Benched",
     "Built",
     "Carded",
@@ -12,6 +13,7 @@ __all__ = [
     "Compared",
     "Copies",
     "Curve",
+    "Cut",
     "Deduplicated",
     "Detected",
     "Drawn",
@@ -326,6 +328,34 @@ class Deduplicated(TypedDict):
     kept: int
     keep_list: _KeepList | None
     gate: _Allowed | None
+
+
+class Cut(TypedDict):
+    """Of `shards`."""
+
+    out: str
+    num_images: int
+    num_classes: int
+    sizes: Sequence[int]
+    keep_together: str | None
+    groups: int
+    largest_group: int
+    left_out: int
+    folders: bool
+    captioned: NotRequired[int]
+    left_behind: NotRequired[int]
+
+
+class Averaged(TypedDict):
+    """Of `average`."""
+
+    out: str
+    kind: str
+    models: Sequence[str]
+    weights: Sequence[float]
+    tensors: int
+    equal_files: int
+    lora: str | None
 
 
 class Built(TypedDict):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "audit",
+    "average",
     "bench",
     "card",
     "check",
@@ -28,6 +29,7 @@ __all__ = [
     "presets",
     "report",
     "sample",
+    "shards",
     "train",
 ]
 
@@ -412,6 +414,46 @@ def pipeline(result: "results.Built", out: str, preset: str) -> list[str]:
         _figure("pipeline", out),
         _next(f"iet-agc train {_word(preset)} --init {_word(out)} --out RUN"),
     ]
+
+
+def shards(result: "results.Cut") -> list[str]:
+    """The shards of an image set.
+
+    Args:
+        result: of `iet_agc.data.shards.cut_shards`.
+    """
+    sizes, out = result["sizes"], result["out"]
+    few, most = min(sizes), max(sizes)
+    each = f"{few:,} each" if few == most else f"{few:,} to {most:,} each"
+    lines = [f"{_many(result['num_images'], 'image')} cut into {_many(len(sizes), 'shard')}, {each}"]
+    lines += [_figure("classes", f"{result['num_classes']:,} subfolders")] if result["num_classes"] else []
+    if kept := result["keep_together"]:
+        groups = (
+            f"{_many(result['groups'], 'group')} of {'equal images' if kept == 'exact' else 'equal or near copies'}"
+        )
+        lines.append(_figure("kept together", f"{groups}, the largest of {result['largest_group']:,}"))
+    lines += [_figure("captions", f"of {captioned:,} images")] if (captioned := result.get("captioned")) else []
+    lines += [_figure("left out", f"{result['left_out']:,}, listed in {out}")] if result["left_out"] else []
+    lines += [_figure("not linked", _many(others, "other file"))] if (others := result.get("left_behind")) else []
+    return [*lines, _figure("lists and links" if result["folders"] else "lists", out)]
+
+
+def average(result: "results.Averaged") -> list[str]:
+    """The mean of models.
+
+    Args:
+        result: of `iet_agc.training.average.average_models`.
+    """
+    weights = ", ".join(f"{weight:g}" for weight in result["weights"])
+    lines = [f"Mean of {_many(len(result['models']), 'model')} written: {_many(result['tensors'], 'tensor')}"]
+    lines += [_figure("weights", weights)]
+    if result["lora"]:
+        exact = "exact mean of the products B A, of a larger rank"
+        lines.append(
+            _figure("LoRA", exact if result["lora"] == "exact" else "means of A and of B, not of their product")
+        )
+    lines += [_figure("equal in all", _many(result["equal_files"], "file"))] if result["equal_files"] else []
+    return [*lines, _figure("mean", result["out"])]
 
 
 def presets(rows: Sequence[tuple[str, str, str, str, str]], most: int) -> list[str]:

@@ -20,7 +20,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.paths import check_images_place
 
-__all__ = ["image_sizes", "is_image_name", "load_images", "read_images"]
+__all__ = ["image_files", "image_sizes", "is_image_name", "load_images", "read_images"]
 
 _SUFFIXES = set(
     ".apng .bmp .dib .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
@@ -161,6 +161,35 @@ def image_sizes(folder: Path, mending: Mending = Mending()) -> dict[str, tuple[i
     with strict_pillow():
         found = _attempt(partial(look, mending=mending), openers, {})
     return {shown(file): shape for file, shape in found.items()}
+
+
+def image_files(
+    folder: Path,
+    mending: Mending = Mending(),  # noqa: B008 (frozen)
+) -> tuple[list[PurePath], list[TreatedFile]]:
+    """The files of a folder that are read as images, by their names alone.
+
+    Args:
+        folder: it.
+        mending: whether files that cannot be images are left out.
+
+    Returns:
+        Their paths below it, in order; and the files that are left out.
+
+    Raises:
+        UnusableFilesError: such files, where they are not left out.
+        UserError: no images.
+    """
+    files, bad = _list_images(folder)
+    if not files and not bad:
+        raise _no_images(folder)
+    found = {path.relative_to(folder): reason for path, reason in bad.items()}
+    if not files or not all(mending.leaves_out(reason.kind) for reason in found.values()):
+        raise _complaint(shown(folder), found, len(files) + len(found), mending)
+    return (
+        [file.relative_to(folder) for file in files],
+        [_treated(path, found[path].kind, "left out", str(found[path])) for path in sorted(found)],
+    )
 
 
 def _no_images(folder: Path) -> UserError:

@@ -17,7 +17,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import parse_json, read_bytes, read_text
 
-__all__ = ["LAION_SHAPE", "captioned_origin", "read_captioned", "read_laion"]
+__all__ = ["LAION_SHAPE", "captioned_origin", "paths_by_their_ends", "read_captioned", "read_laion"]
 
 #: What the images of LAION-10k are brought to, unless the settings say otherwise: the size of the paper.
 LAION_SHAPE = (3, 256, 256)
@@ -104,7 +104,7 @@ def read_captioned(
     texts = _read_lines(file) if lines else _read_captions(file)
     images = load_images(root, shape, resize=resize, mending=mending)
     paths = _paths(images)
-    found = {path: [path] if path in texts else [] for path in paths} if lines else _by_their_ends(paths, texts)
+    found = {path: [path] if path in texts else [] for path in paths} if lines else paths_by_their_ends(paths, texts)
     return replace(images, captions=_match(images, texts, found, shown(file)))
 
 
@@ -165,8 +165,16 @@ def _read_beside(root: Path) -> dict[str, tuple[str, ...]]:
     return texts
 
 
-def _by_their_ends(images: Sequence[str], texts: Collection[str]) -> dict[str, list[str]]:
-    """The paths that may be meant by each image's, from whatever machine they come."""
+def paths_by_their_ends(images: Sequence[str], texts: Collection[str]) -> dict[str, list[str]]:
+    """The paths that may be meant by each image's, from whatever machine they come.
+
+    Args:
+        images: their paths below the folder, with "/".
+        texts: the paths of a file of captions.
+
+    Returns:
+        For each image, in order, the paths that end with its own; where none does, all that have its name.
+    """
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in texts:
         by_name[PurePath(path).name].append(path)
