@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as change
 
 from iet_agc import cli
@@ -24,12 +23,7 @@ from iet_agc.metrics.near_copies import Pairs, same_pictures
 from iet_agc.metrics.registration import IDENTITY, difference, register, resample
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.threads import num_threads
-
-
-def scenes(count: int, shape: tuple[int, int, int] = (3, 32, 32), seed: int = 0) -> Tensor:
-    """Smooth pictures, no two alike: noise of few pixels, enlarged."""
-    coarse = torch.rand(count, shape[0], 7, 7, generator=torch.Generator().manual_seed(seed))
-    return (interpolate(coarse, shape[1:], mode="bicubic").clamp(0, 1) * 255).round().to(torch.uint8)
+from tests.similar_images import scenes
 
 
 def compressed(images: Tensor, quality: int = 50) -> Tensor:

@@ -56,8 +56,8 @@ def cut_shards(
 ) -> dict[str, Any]:
     """Cut an image set into disjoint shards of one size, to one image, or as far as copies allow.
 
-    Every shard has the same share of each class, which is the first subfolder that an image stands in. A run of ours on
-    the same folder and seed has the same shards, where its classes are those subfolders.
+    They are those of `partition` of the images in the order of their paths. Every shard has the same share of each
+    class, which is the first subfolder that an image stands in.
 
     Args:
         source: a folder of images at any depth, or an .npz or .npy file, whose shards are lists only.

@@ -87,8 +87,8 @@ def _check_numbers(places: Sequence[Path], out: Path, weights: Sequence[float]) 
         raise UserError("an average needs at least one model")
     if len(weights) != len(places):
         raise UserError(f"{len(places)} models, and {len(weights)} weights: give as many, in the same order", "weights")
-    if odd := next((weight for weight in weights if not (math.isfinite(weight) and weight > 0)), None):
-        raise UserError(f"weight {odd:g} is not a finite number above 0", "weights")
+    if odd := [weight for weight in weights if not (math.isfinite(weight) and weight > 0)]:
+        raise UserError(f"weight {odd[0]:g} is not a finite number above 0", "weights")
     real = [os.path.realpath(place) for place in places]
     if again := next((place for at, place in enumerate(places) if real[at] in real[:at]), None):
         raise UserError(f"{shown(again)} stands there twice: give each model once, with the sum of its weights")
