@@ -84,7 +84,8 @@ KINDS = {
         tuple(
             f"pipeline emoji --out OUT --data.name folder --data.root captioned --data.captions {captions}"
             for captions in ("captions.json", "metadata.jsonl", "txt")
-        ),
+        )
+        + ("shards captioned --members 2 --out OUT",),
         weight=6,
     ),
     "settings": Kind(("preset.toml",), ("train preset.toml --help",), weight=8),
@@ -109,7 +110,9 @@ KINDS = {
         weight=8,
     ),
     "pipeline": Kind(
-        ("unet/model_index.json", "unet/*/*.json", "unet/*/*.safetensors"), (f"sample unet {_SAMPLE}",), weight=6
+        ("unet/model_index.json", "unet/*/*.json", "unet/*/*.safetensors"),
+        (f"sample unet {_SAMPLE}", "average unet run/raw --out OUT"),
+        weight=6,
     ),
     "text pipeline": Kind(
         ("text/model_index.json", "text/*/*"),
@@ -138,6 +141,10 @@ _VALUES = (
     "audit --train array.npz --samples array.npy --out OUT --memory {}",
     "audit --train array.npz --samples array.npy --out OUT --extractor {}",
     "audit --train array.npz --samples array.npy --out OUT --clip {}",
+    "shards images --out OUT --members {}",
+    "shards images --out OUT --members 2 --seed {}",
+    "average unet {} --out OUT",
+    "average unet run/raw --out OUT --weights 1 {}",
     "report {}",
     "compare {}",
     "train {} --out OUT",

@@ -15,7 +15,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
 from tests.tiny_runs import settings
 
-FUNCTIONS = "train", "sample", "audit", "report", "card"
+FUNCTIONS = "train", "sample", "audit", "report", "card", "shards", "average"
 #: 497 real images are held out.
 NUM_TRAIN = 1300
 

@@ -420,6 +420,7 @@ def test_the_verb_weighs_by_shards_and_says_what_is_wrong_in_one_line(tmp_path: 
         ),
         ([places[0], places[1], "--weights", 1, 0], "weight 0 is not a finite number above 0 (--weights)"),
         ([places[0], places[1], "--weights", 1, "nan"], "weight nan is not a finite number above 0 (--weights)"),
+        ([places[0], places[1], "--weights", 1e308, 1e308], "the sum of weights is beyond float64"),
         ([places[0], places[0]], "stands there twice"),
         ([places[0], "nowhere"], "nowhere is not there"),
         ([places[0], places[1], "--shards", tmp_path], "shards.json is not there: give a folder that"),

@@ -197,6 +197,45 @@ def test_other_verbs_say_their_result() -> None:
     assert any("5.0% [1.1%, 13.9%]" in line for line in summary.demo(demo | {"seconds": 1, "report": "r"}, 80))
 
 
+def test_shards_say_how_large_they_are_and_what_came_along() -> None:
+    found: Any = {
+        "out": "s", "num_images": 10, "num_classes": 2, "sizes": [4, 3, 3], "keep_together": "near", "groups": 1,
+        "largest_group": 2, "left_out": 1, "folders": True, "captioned": 9, "left_behind": 1,
+    }  # fmt: skip
+    assert summary.shards(found) == [
+        "10 images cut into 3 shards, 3 to 4 each",
+        "  classes           2 subfolders",
+        "  kept together     1 group of equal or near copies, the largest of 2",
+        "  captions          of 9 images",
+        "  left out          1, listed in s",
+        "  not linked        1 other file",
+        "  lists and links   s",
+    ]
+    plain = {"num_classes": 0, "sizes": [5, 5], "keep_together": None, "left_out": 0, "folders": False}
+    assert summary.shards(found | plain | {"captioned": 0, "left_behind": 0}) == [
+        "10 images cut into 2 shards, 5 each",
+        "  lists             s",
+    ]
+
+
+def test_an_average_says_by_what_weights_and_which_mean_of_a_lora_it_is() -> None:
+    found: Any = {
+        "out": "m", "kind": "file", "models": ["a", "b"], "weights": [3.0, 1.5], "tensors": 1234, "equal_files": 0,
+        "lora": "factors",
+    }  # fmt: skip
+    assert summary.average(found) == [
+        "Mean of 2 models written: 1,234 tensors",
+        "  weights           3, 1.5",
+        "  LoRA              means of A and of B, not of their product",
+        "  mean              m",
+    ]
+    assert "  LoRA              exact mean of the products B A, of a larger rank" in summary.average(
+        found | {"lora": "exact"}
+    )
+    told = summary.average(found | {"lora": None, "equal_files": 3})
+    assert told[2:] == ["  equal in all      3 files", "  mean              m"]
+
+
 def test_duplicates_say_how_many_of_which_kind() -> None:
     found: Any = {
         "images": 1000,

@@ -89,6 +89,8 @@ def _check_numbers(places: Sequence[Path], out: Path, weights: Sequence[float]) 
         raise UserError(f"{len(places)} models, and {len(weights)} weights: give as many, in the same order", "weights")
     if odd := [weight for weight in weights if not (math.isfinite(weight) and weight > 0)]:
         raise UserError(f"weight {odd[0]:g} is not a finite number above 0", "weights")
+    if not math.isfinite(sum(weights)):
+        raise UserError("the sum of weights is beyond float64: give smaller ones, of any scale", "weights")
     real = [os.path.realpath(place) for place in places]
     if again := next((place for at, place in enumerate(places) if real[at] in real[:at]), None):
         raise UserError(f"{shown(again)} stands there twice: give each model once, with the sum of its weights")
