@@ -81,11 +81,13 @@ KINDS = {
     "array": Kind(("array.np?",), (f"{_AUDIT} --train array.npz --samples array.npy",), weight=6),
     "captions": Kind(
         ("captioned/captions.json", "captioned/metadata.jsonl", "captioned/*.txt"),
-        tuple(
-            f"pipeline emoji --out OUT --data.name folder --data.root captioned --data.captions {captions}"
-            for captions in ("captions.json", "metadata.jsonl", "txt")
-        )
-        + ("shards captioned --members 2 --out OUT",),
+        (
+            "shards captioned --members 2 --out OUT",
+            *(
+                f"pipeline emoji --out OUT --data.name folder --data.root captioned --data.captions {captions}"
+                for captions in ("captions.json", "metadata.jsonl", "txt")
+            ),
+        ),
         weight=6,
     ),
     "settings": Kind(("preset.toml",), ("train preset.toml --help",), weight=8),
