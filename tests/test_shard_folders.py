@@ -16,7 +16,7 @@ from iet_agc.data.datasets.captioned_folder import read_captioned
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import unique_images
-from iet_agc.data.shards import cut_shards, shard_sizes
+from iet_agc.data.shards import KeepTogether, cut_shards, shard_sizes
 from iet_agc.method.sharding import partition
 from iet_agc.runtime.errors import UserError
 from tests.commands import call
@@ -71,7 +71,8 @@ def test_they_are_those_of_partition_by_class_and_by_copy_as_a_run_has_them(phot
     images = load_images(photos, (3, 64, 64))
     assert images.files is not None
     labels = torch.tensor([int(name.startswith("dogs")) for name in images.files])
-    for kind, groups in ((None, None), ("exact", unique_images(images.images)[1])):
+    groups_of: dict[KeepTogether | None, torch.Tensor | None] = {None: None, "exact": unique_images(images.images)[1]}
+    for kind, groups in groups_of.items():
         cut_shards(photos, out := tmp_path / f"{kind}", 3, 5, kind, lists_only=True)
         found = partition(labels, 3, seed=5, groups=groups)
         assert lists(out) == [[images.files[place] for place in shard.tolist()] for shard in found]

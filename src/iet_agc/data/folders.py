@@ -183,7 +183,7 @@ def image_files(
     files, bad = _list_images(folder)
     if not files and not bad:
         raise _no_images(folder)
-    found = {path.relative_to(folder): reason for path, reason in bad.items()}
+    found: dict[PurePath, UnfitError] = {path.relative_to(folder): reason for path, reason in bad.items()}
     if not files or not all(mending.leaves_out(reason.kind) for reason in found.values()):
         raise _complaint(shown(folder), found, len(files) + len(found), mending)
     return (

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
-from iet_agc.runtime.reading import check_regular, open_file
+from iet_agc.runtime.reading import check_regular
 
 __all__ = ["Layout", "TensorFile", "data_sha256", "open_tensors", "write_tensors"]
 
@@ -140,6 +140,7 @@ def _header(
 
 def data_sha256(file: Path) -> str:
     """SHA-256 of all values of a file of tensors, as they stand in it; hexadecimal."""
-    with open_file(file) as stream:
+    check_regular(file)
+    with file.open("rb") as stream:
         stream.seek(_WORD + int.from_bytes(stream.read(_WORD), "little"))
         return hashlib.file_digest(stream, "sha256").hexdigest()
