@@ -1,7 +1,7 @@
 """The loss bank against a literal loop, the decision, the masked mean, and what a GPU needs of them."""
 
-import re
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def _literal_update(bank: list[float], losses: Tensor, timesteps: Tensor, decay:
     return bank
 
 
-def _trained(num_timesteps: int = 7, **kwargs: float) -> AntiGradientControl:
+def _trained(num_timesteps: int = 7, **kwargs: Any) -> AntiGradientControl:
     agc = AntiGradientControl(num_timesteps, **kwargs)
     agc.update(*_batch(64, num_timesteps, seed=9))
     return agc
@@ -358,10 +358,13 @@ def _calls(agc: AntiGradientControl, losses: Tensor, timesteps: Tensor) -> Itera
     yield agc.keep(losses, timesteps)
     agc.update(losses, timesteps)
     yield agc(losses, timesteps)
+    yield agc.accumulate(losses, timesteps)
+    agc.finish([])
 
 
-def test_no_call_waits_for_the_device() -> None:
-    agc = _trained(1000)
+@pytest.mark.parametrize("skip_below", [0.5, "auto"])
+def test_no_call_waits_for_the_device(skip_below: float | Literal["auto"]) -> None:
+    agc = _trained(1000, skip_below=skip_below)
     losses, timesteps = _batch(128, 1000)
     losses.requires_grad_()
     with _NoHostSync():
@@ -377,7 +380,83 @@ def test_no_call_waits_for_the_device() -> None:
 def test_no_call_needs_the_values() -> None:
     agc = AntiGradientControl(1000).to("meta")
     results = list(_calls(agc, torch.empty(128, device="meta"), torch.empty(128, dtype=torch.int64, device="meta")))
-    assert [tuple(result.shape) for result in results] == [(128,), ()]
+    assert [tuple(result.shape) for result in results] == [(128,), (), ()]
+
+
+@pytest.mark.parametrize("skip_below", [0.9, "auto"])
+def test_compiled_it_is_one_graph_and_the_same_bits(skip_below: float | Literal["auto"]) -> None:
+    made = [_trained(skip_below=skip_below) for _ in range(2)]
+    compiled = torch.compile(made[1], backend="aot_eager", fullgraph=True)
+    for seed in range(3):
+        losses, timesteps = _batch(64, 7, seed)
+        given = [losses.clone().requires_grad_() for _ in made]
+        results = [call(mine, timesteps) for call, mine in zip((made[0], compiled), given, strict=True)]
+        for loss in results:
+            loss.backward()
+        assert torch.equal(*results)
+        assert torch.equal(given[0].grad, given[1].grad)  # pyright: ignore[reportArgumentType]
+        assert not made[0].keep(losses, timesteps).all()  # the condition under test: some are skipped
+        assert torch.equal(made[0].mean_loss, made[1].mean_loss)
+
+
+# -- weights of losses
+
+
+def test_a_weight_of_the_timestep_changes_no_decision_and_scales_its_bank() -> None:
+    """Such as min-SNR's, or those between epsilon- and v-prediction. Powers of two, so that products are exact."""
+    weights = 2.0 ** torch.arange(-3, 4)
+    plain, weighted = AntiGradientControl(7, 0.9), AntiGradientControl(7, 0.9)
+    skipped = 0
+    for seed in range(6):
+        losses, timesteps = _batch(64, 7, seed)
+        scale = weights[timesteps]
+        keep = plain.keep(losses, timesteps)
+        assert torch.equal(weighted.keep(losses * scale, timesteps), keep)
+        skipped += int((~keep).sum())
+        weight_after = mean_of_kept(losses * scale, keep)  # AGC on the plain loss, the weight behind it
+        assert torch.equal(weighted(losses * scale, timesteps), weight_after)
+        plain.update(losses, timesteps)
+        assert torch.equal(weighted.mean_loss, plain.mean_loss * weights)
+    assert skipped > 50
+
+
+# -- micro-batches
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_micro_batches_are_one_batch(scale: float) -> None:
+    """Bitwise the same bank; gradients but for the order of sums, also where a gradient scaler multiplied them."""
+    losses, timesteps = _batch(60, 7, 5)
+    whole, parts = (_trained(skip_below=0.9) for _ in range(2))
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    features = torch.rand(60, 3, generator=torch.Generator().manual_seed(1))
+    assert 0 < whole.keep(losses, timesteps).sum() < 60
+    expected = whole(losses * (features @ weights[0]), timesteps)
+    expected.backward()
+    for rows in (slice(0, 20), slice(20, 27), slice(27, 60)):
+        (scale * parts.accumulate(losses[rows] * (features[rows] @ weights[1]), timesteps[rows])).backward()
+    unused = torch.nn.Parameter(torch.ones(1))
+    parts.finish([weights[1], unused])
+    assert unused.grad is None
+    torch.testing.assert_close(weights[1].grad, scale * weights[0].grad, rtol=1e-6, atol=0)  # pyright: ignore[reportOptionalOperand]
+    assert torch.equal(parts.mean_loss, whole.mean_loss)
+    with pytest.raises(ValueError, match="nothing was accumulated: call accumulate for each micro-batch first"):
+        parts.finish([weights[1]])
+
+
+def test_micro_batches_of_which_nothing_is_kept_leave_a_zero_gradient() -> None:
+    agc, weight = AntiGradientControl(1), torch.nn.Parameter(torch.ones(()))
+    agc.update(torch.tensor([1e6]), torch.tensor([0]))
+    for _ in range(2):
+        agc.accumulate(weight[None], torch.tensor([0])).backward()
+    agc.finish([weight])
+    assert weight.grad == 0
+
+
+def test_half_precision_is_accumulated_in_float32() -> None:
+    agc, losses = AntiGradientControl(2), torch.full((4,), 6e4, dtype=torch.float16)
+    total = agc.accumulate(losses, torch.tensor([0, 0, 1, 1]))
+    assert (total.dtype, total.item()) == (torch.float32, 4 * losses[0].item())
 
 
 # -- errors
@@ -396,16 +475,12 @@ def test_wrong_shapes_are_named(losses: tuple[int, ...], timesteps: tuple[int, .
     assert torch.equal(agc.mean_loss, torch.zeros(10))
 
 
-def test_timesteps_must_be_integers() -> None:
-    """And the message's bins are right: all in range, as wide as each other, the end in the last one."""
-    agc, times = AntiGradientControl(10), torch.cat([(torch.arange(100) + 0.5) / 100, torch.ones(1)])
-    with pytest.raises(ValueError, match=r"integers, not torch\.float32: put continuous times into bins") as error:
-        agc(torch.zeros(101), times)
-    bins = re.search(r"\(t \* num_timesteps\).*\)", str(error.value).split(" for ")[0])
-    assert bins is not None
-    timesteps = eval(bins[0], {"t": times, "num_timesteps": 10})  # what a reader would type
-    assert timesteps.bincount().tolist() == [10] * 9 + [11]
-    agc(torch.zeros(101), timesteps)
+def test_times_that_are_continuous_are_refused_where_there_are_no_bins() -> None:
+    agc = AntiGradientControl(10)
+    for call in (agc.keep, agc.update, agc.accumulate, agc):
+        with pytest.raises(ValueError, match=r"integers, not torch\.float32: .*\.for_times\(edges\)"):
+            call(torch.zeros(3), torch.rand(3))
+    assert torch.equal(agc.mean_loss, torch.zeros(10))
 
 
 def test_the_bank_learns_in_eval_and_without_gradients_unless_only_asked() -> None:
@@ -440,11 +515,13 @@ def test_momentum_moves_when_all_is_skipped() -> None:
         ({"skip_below": -0.1}, "skip_below .* not -0.1"),
         ({"skip_below": float("nan")}, "skip_below"),
         ({"skip_below": float("inf")}, "skip_below"),
+        ({"skip_below": "Auto"}, "skip_below .*, or 'auto', not 'Auto'"),
+        ({"rows_per_rank": 0}, "rows_per_rank must be at least 1, or None, not 0"),
         ({"decay": 1.0}, r"decay must be in \[0, 1\), not 1.0"),
         ({"decay": -0.1}, "decay"),
         ({"decay": float("nan")}, "decay"),
     ],
 )
-def test_wrong_arguments_are_named(kwargs: dict[str, float], message: str) -> None:
+def test_wrong_arguments_are_named(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AntiGradientControl(**kwargs)  # pyright: ignore[reportArgumentType]

@@ -29,6 +29,7 @@ _GONE = re.compile(r"(closed|reset) by peer|remote process exited|Broken pipe|So
 
 __all__ = [
     "Replicas",
+    "all_rows",
     "alone_in",
     "barrier",
     "broadcast_state",
@@ -149,6 +150,19 @@ def gather(value: T) -> list[T]:
     with _together():
         dist.all_gather_object(values, value)
     return values  # pyright: ignore[reportReturnType]
+
+
+def all_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes in the order of ranks, bitwise, (size() * n, ...), on every process.
+
+    Args:
+        rows: of this process, (n, ...), n the same on all. No host waits for a device that does the gathering.
+    """
+    if size() == 1:
+        return rows
+    whole = rows.new_empty((size() * len(rows), *rows.shape[1:]))
+    dist.all_gather_into_tensor(whole, rows.contiguous())
+    return whole
 
 
 @dataclass(frozen=True)
