@@ -11,7 +11,8 @@ os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
 #: Files whose tests train, draw, look at thousands of images, or start processes and browsers; `make check` leaves
 #: them out.
 SLOW = {
-    "test_agc_processes", "test_amg", "test_audits", "test_bench", "test_browser", "test_captions", "test_classes", "test_cli",
+    "test_agc_auto", "test_agc_processes", "test_amg", "test_audits", "test_bench", "test_browser", "test_captions",
+    "test_classes", "test_cli",
     "test_curve_of_a_run", "test_datasets", "test_detection", "test_dist", "test_duplicates", "test_e2e",
     "test_emoji", "test_engine", "test_example", "test_exchange", "test_faults", "test_features",
     "test_finished", "test_frontier", "test_fuzz", "test_hugging_face", "test_identity", "test_imports",

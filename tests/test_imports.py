@@ -10,7 +10,7 @@ import pytest
 #: Each takes a good part of a second, or seconds.
 HEAVY = {
     "diffusers", "matplotlib", "numpy", "pydantic", "scipy.stats", "sklearn", "torch", "torch._dynamo",
-    "torch.utils.tensorboard", "torch_fidelity", "torchvision", "transformers",
+    "torch.utils.tensorboard", "torch_fidelity", "torchmetrics", "torchvision", "transformers",
 }  # fmt: skip
 
 #: What a statement may load of them.

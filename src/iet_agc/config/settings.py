@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from iet_agc.config.data_settings import DATA_OPTIONS, IMAGE_SETS, Data, DataSettings, DigitsData, names_with
@@ -189,10 +189,10 @@ class MethodSettings(Section, frozen=True):
         default=False,
         description="images that are equal in every pixel go to one shard; for stratified and random sharding",
     )
-    skip_below: float = Field(
+    skip_below: float | Literal["auto"] = Field(
         default=0.0,
-        ge=0,
-        description="skip a sample whose loss is below this fraction of the loss bank at its timestep; 0: never",
+        description="skip a sample whose loss is below this fraction of the loss bank at its timestep; 0: never; auto: "
+        "two standard deviations of the log losses there",
     )
     decay: float = Field(
         default=0.8,
@@ -222,6 +222,13 @@ class MethodSettings(Section, frozen=True):
         description="fraction of its shard that each member hands to the next after the first, third, ... round: the "
         "images that it skipped most, in [0, 1); 0: shards stay as they are",
     )
+
+    @field_validator("skip_below", mode="before")
+    @classmethod
+    def _is_a_fraction_or_auto(cls, value: object) -> object:
+        if value == "auto" or (type(value) in (int, float) and 0 <= float(value) < float("inf")):  # pyright: ignore[reportArgumentType]
+            return value
+        raise UserError(f"give a number of at least 0, or auto (it is {value!r})")
 
     @model_validator(mode="after")
     def _no_option_is_ignored(self) -> "MethodSettings":

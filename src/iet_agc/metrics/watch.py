@@ -118,6 +118,10 @@ class Watch:
         distances, indices = self._references.nearest(images, self.flips)
         return distances[:, :NEIGHBORS], indices[:, :NEIGHBORS]
 
+    def ratios(self, images: Tensor) -> Tensor:
+        """Distance ratios of images, uint8 (N, C, H, W): float64 (N,); those below `cut` count as copies."""
+        return distance_ratio(self._nearest(images)[0])
+
     def measure(self, images: Tensor, pairs: int = 8) -> Measured:
         """How much of some images is copied, and how good they are.
 

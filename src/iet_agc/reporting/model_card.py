@@ -147,7 +147,12 @@ def method_in_words(settings: Settings) -> str:
             f"Iterative Ensemble Training: {method.members} members, each on a shard of the training set, averaged "
             f"after each of {method.rounds} rounds"
         )
-    if method.skip_below:
+    if method.skip_below == "auto":
+        parts.append(
+            "Anti-Gradient Control: samples whose loss is two standard deviations of the log losses below the mean "
+            "loss at their timestep are skipped"
+        )
+    elif method.skip_below:
         parts.append(
             f"Anti-Gradient Control: samples whose loss is below {method.skip_below:g} of the mean loss at their "
             "timestep are skipped"

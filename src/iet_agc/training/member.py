@@ -218,7 +218,8 @@ class Member:
         if self.method_settings.exchange:
             counts["skipped_before"] = self.skipped_before
         gap = {} if self.gap is None else {"gap.log_ratios": self.gap.log_ratios}
-        return {**moments, **counts, **gap, "agc.mean_loss": self.agc.mean_loss}
+        bank = {f"agc.{name}": tensor for name, tensor in self.agc.state_dict().items()}
+        return {**moments, **counts, **gap, **bank}
 
     def load_own(self, state: dict[str, Tensor]) -> None:
         """Take over what `own` gave."""
@@ -227,7 +228,7 @@ class Member:
             moments = {kind: state[f"optimizer.{kind}.{name}"] for kind in kinds if f"optimizer.{kind}.{name}" in state}
             if moments:
                 self.optimizer.state[parameter] = moments
-        self.agc.mean_loss.copy_(state["agc.mean_loss"])
+        self.agc.load_state_dict({name: state[f"agc.{name}"] for name in self.agc.state_dict()})
         if self.gap:
             self.gap.log_ratios.copy_(state["gap.log_ratios"])
         self.seen, self.skipped, self.step = state["seen"], state["skipped"], int(state["step"])
