@@ -56,6 +56,7 @@ def main(steps: int, batch_size: int, out: Path, resume: bool = False) -> Denois
         max_steps=steps,
         per_device_train_batch_size=batch_size,
         learning_rate=1e-3,
+        lr_scheduler_type="constant",
         save_steps=steps,
         report_to="none",
         remove_unused_columns=False,

@@ -11,17 +11,17 @@ os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
 #: Files whose tests train, draw, look at thousands of images, or start processes and browsers; `make check` leaves
 #: them out.
 SLOW = {
-    "test_agc_auto", "test_agc_processes", "test_amg", "test_audits", "test_bench", "test_browser", "test_captions",
-    "test_classes", "test_cli",
+    "test_agc_auto", "test_agc_checkpoints", "test_agc_processes", "test_amg", "test_audits", "test_bench",
+    "test_browser", "test_captions", "test_classes", "test_cli",
     "test_curve_of_a_run", "test_datasets", "test_detection", "test_dist", "test_duplicates", "test_e2e",
     "test_emoji", "test_engine", "test_example", "test_exchange", "test_faults", "test_features",
     "test_finished", "test_frontier", "test_fuzz", "test_hugging_face", "test_identity", "test_imports",
-    "test_initial", "test_longer", "test_lora", "test_loss_weights", "test_memorized_prompts",
+    "test_initial", "test_longer", "test_loop_examples", "test_lora", "test_loss_weights", "test_memorized_prompts",
     "test_model_card", "test_models", "test_neighbors", "test_one_caption", "test_package", "test_parity",
     "test_precision", "test_process_state", "test_quality", "test_recipes", "test_report", "test_resume",
     "test_samples", "test_sampling", "test_schedules", "test_seal", "test_settings", "test_similarity",
     "test_similarity_page", "test_soundness", "test_stop", "test_streams", "test_summary", "test_targets",
-    "test_text", "test_timesteps", "test_walkthrough", "test_watching",
+    "test_text", "test_timesteps", "test_torchmetrics", "test_walkthrough", "test_watching",
     "test_average_files", "test_shard_folders", "test_stock_loop",
 }  # fmt: skip
 

@@ -19,9 +19,9 @@ def test_it_is_short_and_says_which_lines_are_agc(name: str) -> None:
 
 def test_flow_matching() -> None:
     curve: dict[int, dict[str, float]] = {}
-    load(EXAMPLES / "flow_matching_agc.py").main(200, 32, lambda values, step: curve.update({step: values}))
-    assert [*curve] == [50, 100, 150, 200]
-    assert curve[200]["loss"] < curve[50]["loss"] < 1.5
+    load(EXAMPLES / "flow_matching_agc.py").main(100, 32, lambda values, step: curve.update({step: values}))
+    assert [*curve] == [50, 100]
+    assert curve[100]["loss"] < curve[50]["loss"] < 1.5
     assert all(0 <= point["skipped"] < 0.5 for point in curve.values())
 
 
@@ -49,8 +49,8 @@ def test_lightning(micro_batches: int, tmp_path: Path) -> None:
 def test_transformers_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     example = load(EXAMPLES / "transformers_agc.py")
-    first = example.main(steps=3, batch_size=16, out=tmp_path)
-    assert 0 < (first.agc.mean_loss > 0).sum() <= 3 * 16
-    again = example.main(steps=3, batch_size=16, out=tmp_path, resume=True)  # nothing is left to do
-    assert torch.equal(again.agc.mean_loss, first.agc.mean_loss)
-    assert torch.equal(again.last.weight, first.last.weight)
+    whole = example.main(4, 16, tmp_path / "whole")
+    assert 0 < (whole.agc.mean_loss > 0).sum() <= 4 * 16
+    example.main(2, 16, tmp_path / "run")
+    resumed = example.main(4, 16, tmp_path / "run", resume=True)
+    assert all(torch.equal(resumed.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
