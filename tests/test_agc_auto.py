@@ -96,6 +96,21 @@ def test_low_losses_hardly_move_it_and_are_skipped_where_half_the_bank_would_kee
     assert (~fixed.keep(0.6 * losses, timesteps)).float().mean() < 0.2
 
 
+def test_while_all_losses_fall_few_are_skipped_where_half_the_bank_would_skip_many() -> None:
+    """From 1 to 0.1, by a factor of e in five visits of a timestep: the bank is behind, not the samples ahead."""
+    rng, timesteps = torch.Generator().manual_seed(0), torch.arange(300)
+    skipped: dict[float | str, int] = {}
+    for skip_below in ("auto", 0.5):
+        agc, skipped[skip_below] = AntiGradientControl(300, skip_below), 0
+        for visit in range(20):
+            level = 0.1 + 0.9 * math.exp(-visit / 5)
+            losses = level * (0.25 * torch.randn(300, generator=rng)).exp()
+            skipped[skip_below] += int((~agc.keep(losses, timesteps)).sum())
+            agc.update(losses, timesteps)
+    assert skipped[0.5] > 0.1 * 20 * 300
+    assert skipped["auto"] < 0.01 * 20 * 300
+
+
 def test_the_state_holds_the_spread_and_that_of_a_fixed_value_is_as_it_was() -> None:
     agc = _seen(0.2, 3)
     assert [*agc.state_dict()] == ["mean_loss", "spread"]
