@@ -438,7 +438,8 @@ def test_micro_batches_are_one_batch(scale: float) -> None:
     unused = torch.nn.Parameter(torch.ones(1))
     parts.finish([weights[1], unused])
     assert unused.grad is None
-    torch.testing.assert_close(weights[1].grad, scale * weights[0].grad, rtol=1e-6, atol=0)  # pyright: ignore[reportOptionalOperand]
+    assert weights[0].grad is not None
+    torch.testing.assert_close(weights[1].grad, scale * weights[0].grad, rtol=1e-6, atol=0)
     assert torch.equal(parts.mean_loss, whole.mean_loss)
     with pytest.raises(ValueError, match="nothing was accumulated: call accumulate for each micro-batch first"):
         parts.finish([weights[1]])

@@ -1,18 +1,20 @@
 """One batch over several gloo processes: the bank of one process on the whole batch, and its gradients behind DDP."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-import torch._dynamo  # DDP loads it: once here, in place of once in each process
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from iet_agc import AntiGradientControl
 from iet_agc.runtime import distributed
 from tests.processes import in_processes
+
+import_module("torch._dynamo")  # DDP loads it: once here, in place of once in each process
 
 NUM_TIMESTEPS, STEPS = 7, 4
 

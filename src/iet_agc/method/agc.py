@@ -102,6 +102,7 @@ class AntiGradientControl(nn.Module):
         edges: of the bins of `for_times`, float32 (num_timesteps + 1,), a buffer; else None.
     """
 
+    skip_below: float | Literal["auto"]
     mean_loss: Tensor
     spread: Tensor | None
     edges: Tensor | None
@@ -117,8 +118,7 @@ class AntiGradientControl(nn.Module):
         super().__init__()
         if num_timesteps < 1:
             raise ValueError(f"num_timesteps must be at least 1, not {num_timesteps}")
-        if skip_below != "auto" and not (isinstance(skip_below, (int, float)) and 0 <= skip_below < float("inf")):
-            raise ValueError(f"skip_below must be a finite number of at least 0, or 'auto', not {skip_below!r}")
+        _check_skip_below(skip_below)
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), not {decay}")
         if rows_per_rank is not None and rows_per_rank < 1:
@@ -342,7 +342,7 @@ class AntiGradientControl(nn.Module):
 
     def _skip_below(self, bins: Tensor) -> Tensor | float:
         """The share of the bank that a loss must have to be kept; of "auto" that of each bin."""
-        if self.skip_below != "auto":
+        if not isinstance(self.skip_below, str):
             return self.skip_below
         assert self.spread is not None
         return (-_DEVIATIONS * self.spread[bins].sqrt()).exp()
@@ -394,6 +394,11 @@ def _folded(bank: Tensor, values: Tensor, bins: Tensor, counted: Tensor, decay: 
 
 def _sum_of_kept(losses: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep, losses, 0).sum(dtype=torch.promote_types(losses.dtype, torch.float32))
+
+
+def _check_skip_below(value: object) -> None:
+    if value != "auto" and not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
+        raise ValueError(f"skip_below must be a finite number of at least 0, or 'auto', not {value!r}")
 
 
 def _check_batch(losses: Tensor, timesteps: Tensor) -> None:

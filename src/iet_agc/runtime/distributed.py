@@ -160,9 +160,9 @@ def all_rows(rows: Tensor) -> Tensor:
     """
     if size() == 1:
         return rows
-    whole = rows.new_empty((size() * len(rows), *rows.shape[1:]))
-    dist.all_gather_into_tensor(whole, rows.contiguous())
-    return whole
+    whole = rows.new_empty((size(), *rows.shape))
+    dist.all_gather([*whole], rows.contiguous())
+    return whole.flatten(0, 1)
 
 
 @dataclass(frozen=True)
