@@ -177,6 +177,60 @@ def test_a_method_that_turns_what_it_sets_is_refused(tmp_path):
     assert "its settings have method.random_skip, which its knob turns: leave it out" in refusal(tmp_path, text)
 
 
+# Boards that extend others ----------------------------------------------------------------------------------
+
+
+def test_a_board_takes_from_another_what_it_does_not_say(tmp_path, monkeypatch):
+    (tmp_path / "shared").mkdir()
+    written(tmp_path / "shared", "[settings]\nmodel.dropout = 0.5\n", "mine")
+    written(tmp_path / "shared", 'extends = "digits-default"\n[train]\nlearning_rate = 0.5\n', "images")
+    base = MINIATURE.replace('methods = ["default"]', 'methods = ["default", "mine.toml"]')
+    written(tmp_path / "shared", base.replace('preset = "digits-default"', 'preset = "images.toml"'), "base")
+    file = written(tmp_path, 'extends = "shared/base.toml"\nseeds = [7]\n[settings.train]\nwarmup_steps = 3\n')
+    monkeypatch.chdir("/")  # files are beside the board that names them, wherever one stands
+    extended, below = load_board(str(file)), load_board(str(tmp_path / "shared" / "base.toml"))
+    changed = extended.model_dump(exclude={"name", "seeds", "settings"})
+    assert changed == below.model_dump(exclude={"name", "seeds", "settings"})
+    assert (extended.name, extended.seeds, below.seeds) == ("board", (7,), (0, 1))
+    assert extended.settings["train"] == {"batch_size": 8, "warmup_steps": 3}
+    assert extended.settings["model"] == below.settings["model"]
+    assert [cell.settings.train.learning_rate for cell in plan(extended)] == [0.5] * 4
+
+
+def test_lists_are_replaced(tmp_path):
+    written(tmp_path, MINIATURE, "base")
+    text = 'extends = "base.toml"\nmethods = ["default", "agc"]\n[[method]]\nname = "other"\n'
+    assert [method.name for method in board(tmp_path, text).method] == ["default", "agc", "other"]
+    extended = board(tmp_path, 'extends = "small"\nmethods = ["default"]\n')
+    assert [method.name for method in extended.method] == ["default", "deduplicated"]
+    assert extended.data == load_board("small").data
+
+
+def test_the_board_of_all_methods_has_the_small_ones_data():
+    small, rivals = load_board("small"), load_board("rivals")
+    for name in ("baseline", "budget", "samples", "seeds", "settings", "data"):
+        assert getattr(small, name) == getattr(rivals, name)
+    assert {method.name for method in small.method} < {method.name for method in rivals.method}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('extends = "smal"', "extends 'smal', which is no board; did you mean 'small'?; a file is named by its path"),
+        ('extends = "other.toml"', "other.toml is not there"),
+        ('extends = "board.toml"', "extends 'board.toml', and so, by that, itself"),
+        ("extends = 3", "extends '3', which is no board"),
+        ('extends = "small"\nmethods = 3', "methods: input should be a valid"),
+        ('extends = "small"\ndata = [3]', "data.0: input should be"),
+        ('extends = "small"\ndata = [{name = "a", preset = 3}]', "data.0.preset: input should be a valid string"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused_in_one_line(tmp_path, text, told):
+    message = refusal(tmp_path, text)
+    assert told in message
+    assert "board.toml" in message
+
+
 # The record -------------------------------------------------------------------------------------------------
 
 #: Of default (seeds 0, 1), skip 0.1 and skip 0.5: copied of 1,000, and distance.

@@ -21,6 +21,9 @@ A method is a file (or a table `[[method]]` of the board, with its name): settin
     values = [0.3, 0.5, 0.8]
 
 One that changes how samples are drawn says so: sampling = "amg".
+
+A board that is another one with other methods says `extends = "small"`, or the path of a file relative to its own: what
+it leaves out is as there. Tables are merged, lists replaced.
 """
 
 import json
@@ -34,6 +37,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from iet_agc.config.extending import merged, read_base
 from iet_agc.config.overrides import customized, override
 from iet_agc.config.presets import load_preset
 from iet_agc.config.section import Section
@@ -206,18 +210,60 @@ def load_board(name: str) -> Board:
     """
     if name.endswith(".toml"):
         file = Path(name)
-        return _board(read_toml(file), file.stem, shown(file), file.parent)
+        content = read_toml(file)
+        try:
+            whole = _extended(content, [file])
+        except UserError as error:
+            raise UserError(f"{shown(file)}: {error}") from None
+        return _board(whole, file.stem, shown(file))
     if name not in board_names():
         raise UserError(f"unknown board {name!r}{did_you_mean(name, board_names())}; or give the path of a .toml file")
-    return _board(_read_packaged(_packaged(), name), name, f"board {name}", Path())
+    return _board(_extended(_read_packaged(_packaged(), name)), name, f"board {name}")
 
 
-def _board(content: dict[str, Any], name: str, where: str, folder: Path) -> Board:
+def _extended(content: dict[str, Any], files: Sequence[Path] = ()) -> dict[str, Any]:
+    """The content of a board on top of what it extends; files that it names are found from anywhere.
+
+    Args:
+        content: of the board.
+        files: see `read_base`.
+    """
+    base = content.pop("extends", None)
+    own = _found_from(files[-1].parent, content) if files else content
+    return own if base is None else merged(_extended(*read_base(base, files, _extended_by_name)), own)
+
+
+def _extended_by_name(name: str) -> dict[str, Any]:
+    if name not in board_names():
+        what = f"extends {name!r}, which is no board{did_you_mean(name, board_names())}"
+        raise UserError(f"{what}; a file is named by its path, with .toml")
+    return _read_packaged(_packaged(), name)
+
+
+def _found_from(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Content whose files are relative to a folder, with paths from here. What is of another kind is refused later."""
+
+    def placed(value: object) -> object:
+        return str(folder / value) if isinstance(value, str) and value.endswith(".toml") else value
+
+    methods, data = content.get("methods"), content.get("data")
+    found: dict[str, Any] = {}
+    if isinstance(methods, list):
+        found["methods"] = [placed(each) for each in methods]
+    if isinstance(data, list):
+        arms = [arm if isinstance(arm, dict) else {} for arm in data]
+        found["data"] = [
+            arm | {"preset": placed(arm["preset"])} if "preset" in arm else each
+            for arm, each in zip(arms, data, strict=True)
+        ]
+    return content | found
+
+
+def _board(content: dict[str, Any], name: str, where: str) -> Board:
     board = _validated(Board, {"name": name} | content, where)
-    found = [_method(each, folder) for each in board.methods]
-    method = (*found, *board.method)
-    data = tuple(_in_folder(arm, folder) for arm in board.data)
-    whole = _validated(Board, board.model_dump(mode="json") | {"method": _plain(method), "data": _plain(data)}, where)
+    found = [_method(each) for each in board.methods]
+    method = [each.model_dump(mode="json") for each in (*found, *board.method)]
+    whole = _validated(Board, board.model_dump(mode="json") | {"method": method}, where)
     names = [each.name for each in whole.method]
     if not names:
         raise UserError(f"{where} has no methods: name some in methods, or write [[method]]")
@@ -242,19 +288,10 @@ def _check_arms(board: Board, where: str) -> None:
                 raise UserError(f"{where}: method {method.name} is for arm {name!r}{did_you_mean(name, arms)}")
 
 
-def _plain(parts: Sequence[Section]) -> list[dict[str, Any]]:
-    return [part.model_dump(mode="json") for part in parts]
-
-
-def _in_folder(arm: Arm, folder: Path) -> Arm:
-    """An arm whose preset is found from anywhere."""
-    return arm.model_copy(update={"preset": str(folder / arm.preset)}) if arm.preset.endswith(".toml") else arm
-
-
-def _method(name: str, folder: Path) -> Method:
-    """A method of the package, or of a file beside the board."""
+def _method(name: str) -> Method:
+    """A method of the package, or of a file."""
     if name.endswith(".toml"):
-        file = folder / name
+        file = Path(name)
         return _validated(Method, {"name": file.stem} | read_toml(file), shown(file))
     known = _names(_packaged() / "methods")
     if name not in known:

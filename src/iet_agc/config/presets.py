@@ -11,6 +11,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from iet_agc.config.extending import merged, read_base
 from iet_agc.config.other_images import check_planting, described_by_changes, is_another_set
 from iet_agc.config.settings import Settings, validate
 from iet_agc.runtime.errors import UserError, did_you_mean
@@ -43,22 +44,15 @@ def load_preset(name: str) -> Settings:
 
 def _content(name: str) -> dict[str, Any]:
     """What a preset of the package says, what it extends included."""
+    return _extended(_packaged(name))
+
+
+def _packaged(name: str) -> dict[str, Any]:
+    """What the file of a preset of the package says."""
     if name not in preset_names():
         what = f"extends {name!r}, which is no preset{did_you_mean(name, preset_names())}"
         raise UserError(f"{what}; a file is named by its path, with .toml")
-    return _extended(tomllib.loads((_preset_folder() / f"{name}.toml").read_text(encoding="utf-8")))
-
-
-def _file_content(base: str, files: Sequence[Path]) -> dict[str, Any]:
-    """What a file says that the last of these files extends, what it extends included."""
-    file = files[-1].parent / base
-    if any(file.resolve() == one.resolve() for one in files):
-        raise UserError(f"extends {base!r}, and so, by that, itself: leave out one of the two")
-    try:
-        content = read_toml(file)
-    except UserError as error:
-        raise UserError(f"extends {base!r}: {error}") from None
-    return _extended(content, [*files, file])
+    return tomllib.loads((_preset_folder() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _extended(content: dict[str, Any], files: Sequence[Path] = ()) -> dict[str, Any]:
@@ -66,26 +60,19 @@ def _extended(content: dict[str, Any], files: Sequence[Path] = ()) -> dict[str, 
 
     Args:
         content: of the preset.
-        files: where it stands, and which files came to it by extending one another, the first one first; nothing of
-            presets of the package.
+        files: see `read_base`.
     """
     base = content.pop("extends", None)
     if base is None:
         return content
-    is_file = bool(files) and isinstance(base, str) and base.endswith(".toml")
-    below = _file_content(base, files) if is_file else _content(str(base))
-    sections = {
-        name: below[name] | value
-        for name, value in content.items()
-        if isinstance(value, dict) and isinstance(below.get(name), dict)
-    }
-    merged = below | content | sections
-    validate({"name": str(base)} | merged)  # what follows compares values of the right kinds
-    own, data = below.get("data", {}), merged.get("data", {})
+    below = _extended(*read_base(base, files, _packaged))
+    both = merged(below, content)
+    validate({"name": str(base)} | both)  # what follows compares values of the right kinds
+    own, data = below.get("data", {}), both.get("data", {})
     if isinstance(data, dict) and is_another_set(own, data):
         check_planting(str(base), own, data, content["data"])
-        merged |= {"description": content.get("description", described_by_changes(str(base), own, data))}
-    return merged
+        both |= {"description": content.get("description", described_by_changes(str(base), own, data))}
+    return both
 
 
 def _read_preset(file: Path) -> Settings:
