@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,13 @@ import pytest
 import iet_agc
 from iet_agc.api import bench, whole_run
 from iet_agc.config.board import load_board
+from iet_agc.config.overrides import override
+from iet_agc.config.run_folder import read_settings
+from iet_agc.config.settings import Settings
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.silence import silenced
 from iet_agc.runtime.workers import advance, in_workers
+from iet_agc.training.shared import NOT_OF_TRAINING, take_training, training_of
 from tests.boards import MINIATURE, written
 from tests.commands import call
 from tests.pages import Page
@@ -243,17 +248,95 @@ def test_workers_end_when_nobody_waits_for_them():
     assert set(multiprocessing.active_children()) <= others
 
 
-@pytest.mark.parametrize("sampling", ["amg", "guard"])
-def test_how_a_method_samples_is_not_how_it_trains(tmp_path, sampling):
-    one_seed = MINIATURE.replace("seeds = [0, 1]", "seeds = [0]").split("[[method]]")[0]
-    record = run(tmp_path / "out", f'{one_seed}[[method]]\nname = "careful"\nsampling = "{sampling}"\n')
-    assert not record.failures
-    plain, careful = (tmp_path / "out/cells/digits" / name / "seed-0" for name in ("default", "careful"))
-    weights = "raw/unet/diffusion_pytorch_model.safetensors"
-    assert (plain / weights).read_bytes() == (careful / weights).read_bytes()
-    abouts = [json.loads((cell / "samples/samples.json").read_text()) for cell in (plain, careful)]
-    assert [about[sampling] is not None for about in abouts] == [False, True]
-    assert [json.loads((cell / "cell.json").read_text()).get("sampling") for cell in (plain, careful)] == [
-        None,
-        sampling,
-    ]
+ONE_SEED = MINIATURE.replace("seeds = [0, 1]", "seeds = [0]").split("[[method]]")[0]
+
+
+def left_by_training(run: Path) -> dict[str, bytes]:
+    """What follows from training alone, by its place."""
+    files = (file for file in sorted(run.rglob("*")) if file.is_file() and not file.name.startswith("."))
+    paths = {str(file.relative_to(run)): file for file in files}
+    return {name: file.read_bytes() for name, file in paths.items() if name.split("/")[0] not in NOT_OF_TRAINING}
+
+
+def test_runs_that_differ_in_sampling_only_are_trained_once(tmp_path):
+    out = tmp_path / "out"
+    amg = '[[method]]\nname = "amg"\nsampling = "amg"\nknob = {setting = "sample.amg_strength", values = [9.0]}\n'
+    text = ONE_SEED + amg + '[[method]]\nname = "guard"\nsampling = "guard"\n'
+    assert not run(out, text, jobs=2).failures
+    runs = {name: out / "cells/digits" / place for name, place in CAREFUL.items()}
+    plain = left_by_training(runs["default"])
+    assert {"identity.json", "telemetry.csv", "raw/unet/diffusion_pytorch_model.safetensors"} < plain.keys()
+    for name, folder in runs.items():  # curves have speeds and event files times: equal ones were copied
+        assert left_by_training(folder) == plain, name
+        assert json.loads((folder / "config.json").read_text())["name"] == f"digits-{name}"
+        about = json.loads((folder / "samples/samples.json").read_text())
+        assert [method for method in ("amg", "guard") if about[method]] == ([] if name == "default" else [name])
+        assert json.loads((folder / "cell.json").read_text()).get("sampling") == (None if name == "default" else name)
+
+    before = numbers(out), (runs["default"] / "config.json").read_bytes()
+    shutil.rmtree(runs["default"])  # in any order: the first is now a copy of another
+    run(out, text)
+    assert (numbers(out), (runs["default"] / "config.json").read_bytes()) == before
+    assert left_by_training(runs["default"]) == plain
+
+    alone = tmp_path / "alone"  # as it is where nothing is there to be copied
+    run(alone, ONE_SEED.replace('methods = ["default"]', "").replace('"default"', '"amg"') + amg)
+    trained, copied = (left_by_training(each / "cells/digits" / CAREFUL["amg"]) for each in (alone, out))
+    dated = {name for name in trained if name.startswith(("curves/", "tensorboard/"))}
+    assert {*trained} - dated == {*copied} - {name for name in copied if name.startswith(("curves/", "tensorboard/"))}
+    for name in {*trained} - dated - {"identity.json"}:  # which has the digest of the curve
+        assert trained[name] == copied[name], name
+    for name in ("config.json", "settings.toml", "samples/samples.npz"):
+        assert len({(each / "cells/digits" / CAREFUL["amg"] / name).read_bytes() for each in (alone, out)}) == 1
+
+
+#: Where the runs are, by name of the method.
+CAREFUL = {"default": "default/seed-0", "amg": "amg/9.0/seed-0", "guard": "guard/seed-0"}
+
+
+def test_a_training_that_is_unfinished_or_damaged_is_not_copied(whole, tmp_path):
+    out, record = whole
+    source, settings = out / record.cells[0].folder, read_settings(out / record.cells[0].folder)
+    other = settings.model_copy(update={"train": settings.train.model_copy(update={"learning_rate": 1.0})})
+    assert not take_training(source, other, tmp_path / "other")
+    copied = tmp_path / "copied"
+    assert take_training(source, settings, copied)
+    assert not take_training(source, settings, copied)  # it holds a run
+    (copied / "telemetry.csv").write_text("")
+    assert not take_training(copied, settings, tmp_path / "other")
+    (copied / "identity.json").unlink()
+    assert not take_training(copied, settings, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"sample.amg_strength": 3.0, "description": "of another method"}, True),
+        ({"sample.weights": "ema"}, True),
+        ({"sample.weights": "ema", "run.preview_images": 4}, False),
+        ({"train.seed": 1}, False),
+        ({"run.threads": 2}, False),
+    ],
+)
+def test_what_is_trained_alike(change, same):
+    settings = override(Settings(), {"run.preview_images": 0})
+    assert (training_of(override(settings, change)) == training_of(settings)) == same
+
+
+def test_a_board_with_a_gap_goes_on(tmp_path, monkeypatch):
+    """The gap is found by training, so the run has more settings than the board's."""
+    out, honest = tmp_path / "out", whole_run.sample_run
+    text = ONE_SEED + '[[method]]\nname = "gap"\nsettings = {"train.timesteps" = "gap"}\n'
+
+    def killed(run, *given, **named):
+        if "gap" in run.parts:
+            raise KeyboardInterrupt
+        return honest(run, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_run, "sample_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(out, text)
+    assert read_settings(out / "cells/digits/gap/seed-0").train.gap_low is not None
+    assert not run(out, text).failures

@@ -9,20 +9,23 @@ cells           ARM/METHOD/VALUE/seed-N: a run with its samples, its audit, and 
 
 The same call again goes on: a run that is finished, and as it was written, is not looked at again. Methods, values of
 knobs and seeds may be added to a board in its folder; arms, budget, samples and common settings may not change.
+
+Runs that differ in how they are sampled only are trained once: the first of them, whose training the others copy.
 """
 
 import json
 import shutil
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from iet_agc.api.whole_run import whole_run, work_of
 from iet_agc.config.board import Board, Cell, plan
-from iet_agc.config.fingerprint import fingerprint
-from iet_agc.config.run_folder import check_folder
+from iet_agc.config.fingerprint import as_found, fingerprint
+from iet_agc.config.run_folder import check_folder, is_run, read_settings
+from iet_agc.config.settings import Settings
 from iet_agc.reporting.board import BoardRecord, CellResult, Failure, board_record, cell_result, csv_table, standing
 from iet_agc.reporting.board_page import board_page
 from iet_agc.runtime.curves import read_curve
@@ -34,6 +37,7 @@ from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import damaged, is_sealed, write_sealed
 from iet_agc.runtime.workers import in_workers
+from iet_agc.training.shared import take_training, training_of
 
 __all__ = ["run_board"]
 
@@ -71,7 +75,7 @@ def run_board(board: Board, out: Path, jobs: int = 1) -> BoardRecord:
     folder = ResultFolder(out, "board.json", "board", "made_of", {"data": "arms"}, {"cells", *_FILES})
     folder.check(about)
     for cell in cells:
-        check_folder(cell.settings, out / cell.folder)
+        _check_run(cell.settings, out / cell.folder)
     with folder.at_work(about, anew=True):
         results = _results(cells, out, jobs)
         record = board_record(board, results, about, {name: version(name) for name in ("iet-agc", "torch")})
@@ -79,6 +83,11 @@ def run_board(board: Board, out: Path, jobs: int = 1) -> BoardRecord:
         replace_text(out / "board.html", board_page(record, out))
         folder.finish(record.model_dump(mode="json"), _FILES)
     return record
+
+
+def _check_run(settings: Settings, run: Path) -> None:
+    """Refuse a folder that holds another run, as training would; what a run finds out for itself may be anything."""
+    check_folder(as_found(settings, read_settings(run)) if is_run(run) else settings, run)
 
 
 def _about(board: Board) -> dict[str, Any]:
@@ -96,26 +105,46 @@ def _results(cells: Sequence[Cell], out: Path, jobs: int) -> list[CellResult | F
     found: dict[int, CellResult | Failure] = {
         number: done for number, cell in enumerate(cells) if (done := _finished(cell, out / cell.folder))
     }
-    seeds = [*dict.fromkeys(cell.seed for cell in cells)]
-    left = sorted(  # seed by seed: one that is stopped early has whole curves
-        (number for number in range(len(cells)) if number not in found),
-        key=lambda number: (seeds.index(cells[number].seed), number),
-    )
+    alike, tasks = _trained_alike(cells), _tasks(cells, found)
     work = [work_of(cell.settings) for cell in cells]
     before, total = sum(work[number] for number in found), sum(work)
-    workers = min(jobs, len(left)) or 1
+    workers = min(jobs, len(tasks)) or 1
     with progress_bar("board", _ALL, int(_ALL * before / total), unit="") as bar:
 
         def show(done: float) -> None:
             bar.update(min(_ALL, int(_ALL * (before + done) / total)) - bar.n)
 
         bar.name_phase(_phase(found, cells))
-        for place, result in in_workers(_do, [(cells[number], out) for number in left], workers, show):
-            found[left[place]] = result
-            bar.name_phase(_phase(found, cells))
-            bar.show_figures(_figures(cells[left[place]], result))
+        given = [([cells[number] for number in task], alike[task[0]], out) for task in tasks]
+        for place, results in in_workers(_do_all, given, workers, show):
+            for number, result in zip(tasks[place], results, strict=True):
+                found[number] = result
+                bar.name_phase(_phase(found, cells))
+                bar.show_figures(_figures(cells[number], result))
         bar.update(_ALL - bar.n)
     return [found[number] for number in range(len(cells))]
+
+
+def _trained_alike(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+    """The cells that have one training, by the number of each of them."""
+    alike: dict[str, list[Cell]] = {}
+    kinds = [training_of(cell.settings) for cell in cells]
+    for cell, kind in zip(cells, kinds, strict=True):
+        alike.setdefault(kind, []).append(cell)
+    return {number: alike[kind] for number, kind in enumerate(kinds)}
+
+
+def _tasks(cells: Sequence[Cell], found: Collection[int]) -> list[list[int]]:
+    """What is left to do, by number: those with one training together, seed by seed.
+
+    So a board that is stopped early has whole curves.
+    """
+    seeds = [*dict.fromkeys(cell.seed for cell in cells)]
+    tasks: dict[str, list[int]] = {}
+    for number, cell in enumerate(cells):
+        if number not in found:
+            tasks.setdefault(training_of(cell.settings), []).append(number)
+    return sorted(tasks.values(), key=lambda task: (seeds.index(cells[task[0]].seed), task[0]))
 
 
 def _phase(found: Mapping[int, CellResult | Failure], cells: Sequence[Cell]) -> str:
@@ -129,10 +158,18 @@ def _figures(cell: Cell, result: CellResult | Failure) -> str:
     return f"{cell.label}: {100 * result.copied.share:.1f} % copied, distance {result.held_out_distance:.3f}"
 
 
-def _do(cell: Cell, out: Path) -> CellResult | Failure:
+def _do_all(cells: Sequence[Cell], alike: Sequence[Cell], out: Path) -> list[CellResult | Failure]:
+    """Runs with one training, one after another, first those that have begun; all that have it are in `alike`."""
+    begun = sorted(range(len(cells)), key=lambda number: not is_run(out / cells[number].folder))
+    results = {number: _do(cells[number], alike, out) for number in begun}
+    return [results[number] for number in range(len(cells))]
+
+
+def _do(cell: Cell, alike: Sequence[Cell], out: Path) -> CellResult | Failure:
     """One run, from wherever it stands; a failure is a result."""
     run = out / cell.folder
     try:
+        next((each for each in alike if take_training(out / each.folder, cell.settings, run)), None)
         audit = whole_run(cell.settings, run, cell.sampling)
         seen, skipped = read_telemetry(run / "telemetry.csv")
         result = cell_result(cell, audit, int(skipped.sum()) / int(seen.sum()), _training_seconds(run))

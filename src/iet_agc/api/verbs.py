@@ -113,14 +113,17 @@ def sample(
     from iet_agc.sampling.sample_set import sample_run
 
     with silenced(quiet):
+        guarded = None if guard is None else _guard(guard, held_out, flips)
+        same = amg is guard or (isinstance(amg, str) and amg == guard)  # a training set is read once
+        guided = guarded if same else None if amg is None else _guard(amg, held_out, flips)
         sample_run(
             Path(source),
             Path(out),
             asked,
             file_format=file_format,
             device=device,
-            guard=None if guard is None else _guard(guard, held_out, flips),
-            amg=None if amg is None else _guard(amg, held_out, flips),
+            guard=guarded,
+            amg=guided,
             label=label,
             prompts=prompts,
         )

@@ -498,16 +498,19 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
     }
     prompts = [arguments.prompt] if arguments.prompt is not None else []
     prompts = read_prompts(arguments.prompts) if arguments.prompts else prompts
-    guard = load_guard(arguments.guard, arguments.held_out, arguments.flips) if arguments.guard else None
-    amg = load_guard(arguments.amg, arguments.held_out, arguments.flips) if arguments.amg else None
+    guards = {  # each training set is read once
+        train: load_guard(train, arguments.held_out, arguments.flips)
+        for train in dict.fromkeys((arguments.guard, arguments.amg))
+        if train
+    }
     summary = sample_run(
         arguments.source,
         arguments.out,
         given,
         file_format=arguments.format,
         device=arguments.device,
-        guard=guard,
-        amg=amg,
+        guard=guards.get(arguments.guard),
+        amg=guards.get(arguments.amg),
         label=arguments.label,
         prompts=prompts,
     )

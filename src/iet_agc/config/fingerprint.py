@@ -3,7 +3,7 @@
 from iet_agc.config.settings import Settings
 from iet_agc.runtime.files import digest
 
-__all__ = ["ADDED", "differences", "essence", "fingerprint", "goes_on"]
+__all__ = ["ADDED", "as_found", "differences", "essence", "fingerprint", "goes_on"]
 
 #: Settings that came after runs had been trained, and what was done before, by section; see `fingerprint`.
 ADDED: dict[str, dict[str, object]] = {
@@ -31,6 +31,12 @@ ADDED: dict[str, dict[str, object]] = {
         "target_timestep": 200,
         "min_snr": 0.0,
     },
+}
+
+#: Settings that a run finds out for itself where they are left open, and how that is said, by section.
+_OPEN: dict[str, dict[str, object]] = {
+    "init": {"sha256": None, "revision": None},
+    "train": {"gap_low": None, "gap_high": None, "precision": "auto"},
 }
 
 
@@ -65,6 +71,21 @@ def differences(old: Settings, new: Settings) -> list[str]:
         for name, value in values.items()
         if value != (now := essence(new)[section].get(name))
     ]
+
+
+def as_found(settings: Settings, run: Settings) -> Settings:
+    """The settings with what a run has found out where they leave it open: the gap, the precision, initial weights.
+
+    Args:
+        settings: as they are asked for, before anything is read.
+        run: those that a folder holds.
+    """
+    update: dict[str, object] = {}
+    for section, left in _OPEN.items():
+        asked, there = getattr(settings, section), getattr(run, section)
+        found = {name: getattr(there, name) for name, value in left.items() if getattr(asked, name) == value}
+        update[section] = asked.model_copy(update=found)
+    return settings.model_copy(update=update)
 
 
 def goes_on(old: Settings, new: Settings) -> bool:
