@@ -124,7 +124,7 @@ def test_presets_are_listed_with_their_meaning(capsys):
     assert status == 0
     methods = {"default", "iet", "agc", "iet-agc", "early-stop", "large-batch", "random-skip"}
     further = {"finetune-default", "finetune-iet-agc", "gap", "gap-dummy", "u-shaped", "soup", "deduplicated"}
-    cheap = {"min-snr", "large-learning-rate", "weight-decay", "dropout", "small-network"}
+    cheap = {"min-snr", "large-learning-rate", "weight-decay", "dropout", "small-network", "dp"}
     found = {name.removeprefix("digits-") for name in presets if name.startswith("digits-")}
     assert found == methods | further | cheap | {"ambient", "smoothed", "iet-agc-exchange"}
     assert {name.removeprefix("fashion-mnist-") for name in presets if name.startswith("fashion")} == methods | further

@@ -101,6 +101,10 @@ OTHER = {
     "train.target": "smoothed",
     "train.target_timestep": 300,
     "train.min_snr": 5.0,
+    "train.dp_noise": 1.0,
+    "train.dp_clip": 0.5,
+    "train.dp_multiplicity": 4,
+    "train.dp_delta": 1e-6,
     "train.seed": 5,
     "train.precision": "bfloat16",
     "train.compile": True,
@@ -134,6 +138,11 @@ NEEDS = {
     **{name: {"train.timesteps": "gap"} for name in ("train.gap_low", "train.gap_high", "train.gap_density")},
     "train.u_sharpness": {"train.timesteps": "u-shaped"},
     "train.target_timestep": {"train.target": "ambient"},
+    "train.dp_noise": {"model.dropout": 0.0},
+    **{
+        name: {"model.dropout": 0.0, "train.dp_noise": 1.0}
+        for name in ("train.dp_clip", "train.dp_multiplicity", "train.dp_delta")
+    },
     **{name: {"run.watch_every": 7} for name in ("run.keep_watched", "run.stop_when_copying")},
     "method.skip_within": {"method.skip_below": 0.5, "train.timesteps": "gap"},
     "method.skip_reference": {"method.skip_below": 0.5},

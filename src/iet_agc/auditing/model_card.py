@@ -62,6 +62,7 @@ def _facts(run: Path, audits: Sequence[Path]) -> CardFacts:
         weights=known["weights"],
         audits=[_audited(run, train, folder) for folder in audits],
         stopped=known.get("stopped"),
+        privacy=known.get("privacy"),
     )
 
 

@@ -101,6 +101,17 @@ class Stopped(TypedDict):
     weights_of_step: int
 
 
+class Privacy(TypedDict):
+    """What the weights of a run of DP-SGD guarantee; see `training.private.Privacy`."""
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    accountant: str
+
+
 class Curve(TypedDict):
     """Of `curve`."""
 
@@ -124,6 +135,7 @@ class Trained(TypedDict):
     seconds: float
     recommendation: NotRequired[Recommended]
     stopped: NotRequired[Stopped]
+    privacy: NotRequired[Privacy]
 
 
 class _Guarded(TypedDict):

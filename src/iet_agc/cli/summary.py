@@ -106,8 +106,19 @@ def train(result: "results.Trained") -> list[str]:
         _figure("images seen", f"{result['images_seen']:,}{skipped}"),
         _figure("training images", f"{result['training_images']:,}, and {held_out:,} held out"),
         *_watched(result),
+        *_private(result),
         _figure("run", f"{run} (previews in {PurePath(run, 'previews')})"),
         _next(f"iet-agc sample {_word(run)} --out {_word(PurePath(run, 'samples'))}"),
+    ]
+
+
+def _private(result: "results.Trained") -> list[str]:
+    """What a run of DP-SGD guarantees; nothing of other runs."""
+    if not (found := result.get("privacy")):
+        return []
+    return [
+        _figure("privacy", f"epsilon {found['epsilon']:.3g}, delta {found['delta']:g}: the weights, of any one image"),
+        _figure("", "whoever knows train.seed can undo it: for research, not for release"),
     ]
 
 

@@ -30,6 +30,10 @@ ADDED: dict[str, dict[str, object]] = {
         "target": "noise",
         "target_timestep": 200,
         "min_snr": 0.0,
+        "dp_noise": 0.0,
+        "dp_clip": 1.0,
+        "dp_multiplicity": 1,
+        "dp_delta": 1e-5,
     },
 }
 

@@ -329,6 +329,29 @@ class TrainSettings(Section, frozen=True):
         description="gamma of min-SNR loss weights, min(SNR, gamma) / SNR at each timestep; 0: all timesteps weigh "
         "alike; 5 in the paper",
     )
+    dp_noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="noise multiplier of DP-SGD: standard deviation of the noise on the sum of the images' gradients, "
+        "as a multiple of train.dp_clip; batches become Poisson samples; 0: no DP-SGD",
+    )
+    dp_clip: float = Field(
+        default=1.0,
+        gt=0,
+        description="of DP-SGD: largest norm of the gradient of each image, in place of train.grad_clip",
+    )
+    dp_multiplicity: int = Field(
+        default=1,
+        ge=1,
+        description="of DP-SGD: draws of timestep and noise that the loss of each image is a mean of; more cost time "
+        "and no privacy",
+    )
+    dp_delta: float = Field(
+        default=1e-5,
+        gt=0,
+        lt=1,
+        description="of DP-SGD: the delta at which epsilon is told, in (0, 1); well below 1 / training images",
+    )
     seed: int = Field(
         default=0, ge=0, description="random seed of initial weights, shards, batches, timesteps and noise"
     )
@@ -352,11 +375,34 @@ class TrainSettings(Section, frozen=True):
                 raise UserError(f"{changed[0]} has no effect with timesteps {self.timesteps!r}, it is of {kind!r}")
         if self.target == "noise" and self.target_timestep != fields["target_timestep"].default:
             raise UserError("target_timestep has no effect with target 'noise', it is of 'ambient' and 'smoothed'")
+        changed = [
+            name for name in ("dp_clip", "dp_multiplicity", "dp_delta") if getattr(self, name) != fields[name].default
+        ]
+        if changed and not self.dp_noise:
+            raise UserError(f"{changed[0]} has no effect without DP-SGD: set dp_noise")
         if self.gap_low is not None and self.gap_high is not None:
             if self.gap_low > self.gap_high:
                 raise UserError(f"the gap from gap_low {self.gap_low} to gap_high {self.gap_high} is empty")
             if self.gap_high - self.gap_low == 999:
                 raise UserError("a gap from 0 to 999 leaves no timestep to train at")
+        return self
+
+    @model_validator(mode="after")
+    def _is_private(self) -> "TrainSettings":
+        """Refuse what DP-SGD's guarantee does not cover, or what it has no use for."""
+        without = {
+            "grad_clip": (self.grad_clip != type(self).model_fields["grad_clip"].default, "dp_clip takes its place"),
+            "target": (self.target != "noise", "it trains towards the noise of the step only"),
+            "gap_low": (
+                self.timesteps == "gap" and None in (self.gap_low, self.gap_high),
+                "a gap that is computed tells of the training images: set both ends",
+            ),
+            "precision": (self.precision != "float32", "norms of gradients are clipped in float32"),
+            "compile": (self.compile, "gradients of single images are not compiled"),
+        }
+        odd = next((f"{name} {getattr(self, name)}: {why}" for name, (is_so, why) in without.items() if is_so), None)
+        if self.dp_noise and odd:
+            raise UserError(f"dp_noise does not go with {odd}")
         return self
 
 
@@ -491,6 +537,27 @@ class Settings(Section, frozen=True):
     def _gap_is_there(self) -> "Settings":
         if self.method.skip_within == "gap" and self.train.timesteps != "gap":
             raise UserError(f"method.skip_within 'gap' needs train.timesteps gap, not {self.train.timesteps}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_private(self) -> "Settings":
+        """Refuse what would break the guarantee of DP-SGD."""
+        method = self.method
+        without = {
+            "method.members above 1": (method.members > 1, "its accounting is of one model that draws from all images"),
+            "method.skip_below": (method.skip_below > 0, "whether an image is skipped would depend on others"),
+            "method.random_skip": (method.random_skip > 0, "each step draws its images at random already"),
+            "model.dropout": (
+                self.model.kind == "image" and self.model.dropout > 0,
+                "masks are drawn for a batch, gradients are of single images",
+            ),
+            "model.kind text-to-image": (self.model.kind != "image", "gradients of single images are of pixels only"),
+            "data.deduplicate": (self.data.deduplicate is not None, "whether an image stays would depend on others"),
+            "run.stop_when_copying": (self.run.stop_when_copying, "where it stops would depend on the training images"),
+        }
+        odd = next((f"{name}: {why}" for name, (is_so, why) in without.items() if is_so), None)
+        if self.train.dp_noise and odd:
+            raise UserError(f"train.dp_noise does not go with {odd}")
         return self
 
     @property

@@ -93,6 +93,7 @@ class CardFacts:
         weights: SHA-256 of the exported files, by pipeline ("raw", "ema") and path below it.
         audits: of its samples.
         stopped: where the run ended early, see `iet_agc.training.identity.stopped`; None where it did not.
+        privacy: of a run of DP-SGD, see `iet_agc.training.private.Privacy`; None of others.
     """
 
     title: str
@@ -103,6 +104,7 @@ class CardFacts:
     weights: dict[str, dict[str, str]]
     audits: Sequence[Audited]
     stopped: Mapping[str, int] | None = None
+    privacy: Mapping[str, Any] | None = None
 
     @property
     def steps(self) -> int:
@@ -190,6 +192,11 @@ def _of_others(train: TrainSettings) -> Iterator[str]:
         yield (
             f"smoothed targets (arXiv 2601.19285): up to timestep {train.target_timestep} the target is a mean of an "
             "image's neighbours"
+        )
+    if train.dp_noise:
+        yield (
+            f"DP-SGD (arXiv 2210.09929): gradients of single images clipped to {train.dp_clip:g}, noise multiplier "
+            f"{train.dp_noise:g}"
         )
     if train.min_snr:
         yield f"min-SNR loss weights (arXiv 2303.09556), gamma {train.min_snr:g}"

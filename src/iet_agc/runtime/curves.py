@@ -43,7 +43,9 @@ class Meter:
         self.seen, self.skipped = (torch.zeros(BANDS, dtype=torch.int64, device=self.device) for _ in range(2))
 
     def add(self, losses: Tensor, keep: Tensor, timesteps: Tensor) -> None:
-        """Take in one batch: losses float (B,), keep bool (B,), timesteps int64 (B,)."""
+        """Take in one batch: losses float (B,), keep bool (B,), timesteps int64 (B,); B may be 0."""
+        if not len(losses):  # of DP-SGD, whose batches are as large as chance has it
+            return
         band = timesteps * BANDS // self.num_timesteps
         self.steps += 1
         self.loss += losses.double().mean()
@@ -71,11 +73,11 @@ class Meter:
             self.to(self.device)
 
     def point(self) -> dict[str, Any]:
-        """Mean loss over all samples, and the skipped share, in total and per band (None: none seen)."""
+        """Mean loss over all samples, and the skipped share, in total and per band; 0 of no samples, None of a band."""
         seen, skipped = self.seen.tolist(), self.skipped.tolist()
         return {
-            "loss": float(self.loss) / self.steps,
-            "skip_rate": sum(skipped) / sum(seen),
+            "loss": float(self.loss) / max(self.steps, 1),
+            "skip_rate": sum(skipped) / max(sum(seen), 1),
             "skip_rate_bands": [s / n if n else None for s, n in zip(skipped, seen, strict=True)],
         }
 

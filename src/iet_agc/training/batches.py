@@ -12,7 +12,7 @@ from iet_agc.diffusion.noise_levels import drawn_timesteps
 from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.runtime.seeds import generator
 
-__all__ = ["Batch", "Examples", "draw_batch", "draw_beside"]
+__all__ = ["Batch", "Examples", "draw_batch", "draw_beside", "draw_poisson_batch"]
 
 #: Held-out images beside a batch: one for so many of it, and each costs about a third of what a trained one does.
 _BESIDE = 4
@@ -113,6 +113,41 @@ def draw_beside(batch: Batch, num_images: int) -> Batch:
         noise=batch.noise[:count],
         lots=batch.lots[:count],
         identity=batch.identity,
+    )
+
+
+def draw_poisson_batch(
+    seed: int,
+    member: int,
+    step: int,
+    shard_size: int,
+    batch_size: int,
+    shape: tuple[int, ...],
+    device: torch.device,
+    density: Tensor | None = None,
+    draws: int = 1,
+) -> Batch:
+    """A batch for which every example is drawn by itself, with probability batch_size / shard_size.
+
+    A function of its arguments alone. It has as many examples as chance gives, none at times, and `draws` rows of each,
+    one after another, with timesteps and noise of their own. Other arguments as in `draw_batch`.
+    """
+    chosen = torch.rand(shard_size, generator=generator("poisson", seed, member, step), dtype=torch.float64)
+    positions = (chosen < batch_size / shard_size).nonzero().flatten()
+    count = len(positions) * draws
+    rng = generator("step", seed, member, step, device=device)
+    flips = torch.rand(len(positions), generator=rng, device=device) < 0.5
+    timesteps = torch.randint(NUM_TIMESTEPS, (count,), generator=rng, device=device)
+    if density is not None:
+        lots = torch.rand(count, generator=rng, device=device, dtype=torch.float64)
+        timesteps = drawn_timesteps(density.to(device), lots)
+    return Batch(
+        positions=positions.repeat_interleave(draws).to(device),
+        flips=flips.repeat_interleave(draws),
+        timesteps=timesteps,
+        noise=torch.randn((count, *shape), generator=rng, device=device),
+        lots=torch.rand(count, generator=rng, device=device),
+        identity=(seed, member, step),
     )
 
 

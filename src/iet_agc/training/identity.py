@@ -4,6 +4,7 @@ settings     what its weights follow from, as `settings.essence` says
 train        name, number and hashes of the training images, and how many of the files that they were read from were
              mended or left out, if any were; held_out the same, or null where they were not known
 given        true where the images were given from Python, and are none that the settings are known to read
+privacy      of a run of DP-SGD, epsilon and delta of its weights, and what they follow from
 stopped      of a run that ended early, as it copies: its step, and that whose weights it left
 earlier      fingerprints of the settings that it had before its rounds or steps were raised, where they were
 weights      of RUN/raw and RUN/ema, the SHA-256 of every file that was exported; null until then
@@ -42,6 +43,7 @@ __all__ = [
     "exported_files",
     "given_images",
     "labels_sha256",
+    "privacy",
     "is_going_on",
     "read_identity",
     "record_continuation",
@@ -109,21 +111,30 @@ def stopped(run: Path) -> dict[str, int] | None:
     return (read_identity(run) or {}).get("stopped")
 
 
+def privacy(run: Path) -> dict[str, Any] | None:
+    """What the weights that a run of DP-SGD left guarantee, see `training.private.Privacy`; None of others."""
+    return (read_identity(run) or {}).get("privacy")
+
+
 def record_weights(
-    run: Path, weights: Mapping[str, Mapping[str, str]], stopped: Mapping[str, int] | None = None
+    run: Path,
+    weights: Mapping[str, Mapping[str, str]],
+    stopped: Mapping[str, int] | None = None,
+    privacy: Mapping[str, object] | None = None,
 ) -> None:
     """Write down what was exported.
 
     Args:
         run: its folder; what else is written down is read from there.
         weights: {"raw": {path below it: SHA-256}, "ema": ...}.
-        stopped: see `stopped`.
+        stopped, privacy: see `stopped` and `privacy`.
     """
     left = (*(run / name for name in (*_EXPORTED, _WATCH)), *sorted(run.glob(_CURVES)))
     files = [file for file in left if file.is_file()]
     content = (read_identity(run) or {}) | {"weights": {name: dict(files) for name, files in weights.items()}}
     content.pop("former", None)
     content |= {"stopped": dict(stopped)} if stopped else {}
+    content |= {"privacy": dict(privacy)} if privacy else {}
     _write(run, content, [str(file.relative_to(run)) for file in files])
 
 

@@ -51,6 +51,7 @@ from iet_agc.training import checkpoint, identity
 from iet_agc.training.batches import Examples
 from iet_agc.training.initialization import Initial
 from iet_agc.training.member import Member, NonFiniteError, learning_rate
+from iet_agc.training.private import privacy_of
 from iet_agc.training.tasks import Task, make_task
 from iet_agc.training.timesteps import with_gap
 from iet_agc.training.watched import copy_snapshot, read_points
@@ -99,6 +100,7 @@ def start(
         "skip_rate": int(skipped.sum()) / int(seen.sum()),
         **({"recommendation": recommend(points).model_dump(mode="json")} if points else {}),
         **({"stopped": stopped} if stopped else {}),
+        **({"privacy": privacy} if (privacy := identity.privacy(out)) else {}),
         "seconds": round(time.perf_counter() - began, 1),
     }
 
@@ -197,6 +199,10 @@ def _prepared(
     gap = with_gap(settings, images, held_out, task.scheduler.alphas_cumprod)
     settings = _made_definite(settings.model_copy(update={"train": gap}), task.initial, device)
     train, method, initial = settings.train, settings.method, task.initial
+    if privacy := privacy_of(settings, len(images)):
+        say(f"DP-SGD: epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g} for any one training image")
+        if distributed.size() > 1:
+            raise UserError("train.dp_noise trains one model in one process: start no more than one")
     replicas = distributed.replicas_of(method.members, train.batch_size)
     others = _compared_with(settings, task, held_out)
     members = [
@@ -643,7 +649,8 @@ class _Run:
             written = self.task.export(self.members[0].model, self.members[0].ema.module, self.out, own)
         seen, skipped = ([member[count] for member in self._counts()] for count in ("seen", "skipped"))
         write_telemetry(self.out / "telemetry.csv", self.shards, seen, skipped)
-        identity.record_weights(self.out, written, stopped)  # last: with it, the run is finished
+        privacy = privacy_of(self.settings, len(self.images))
+        identity.record_weights(self.out, written, stopped, privacy)  # last: with it, the run is finished
 
     def _counts(self) -> list[dict[str, Tensor]]:
         """What all members have counted; within a round, which only one without others ends in, from memory."""

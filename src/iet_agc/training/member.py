@@ -1,24 +1,28 @@
 """The learner that owns a shard."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from iet_agc.config.settings import MethodSettings, TrainSettings
 from iet_agc.diffusion.dropout import use_rows
 from iet_agc.diffusion.process import NUM_TIMESTEPS, min_snr_weights
 from iet_agc.method.agc import AntiGradientControl
+from iet_agc.method.differential_privacy import private_gradients
 from iet_agc.method.ema import ExponentialMovingAverage
 from iet_agc.method.generalization_gap import GeneralizationGap
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed
 from iet_agc.runtime.precision import autocast
-from iet_agc.runtime.seeds import seeded
+from iet_agc.runtime.seeds import generator, seeded
 from iet_agc.runtime.torch_internals import step_unless
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
-from iet_agc.training.batches import Batch, Examples, draw_batch, draw_beside
+from iet_agc.training.batches import Batch, Examples, draw_batch, draw_beside, draw_poisson_batch
 from iet_agc.training.timesteps import density_of
 
 __all__ = ["Member", "NonFiniteError", "learning_rate", "warmup"]
@@ -114,8 +118,9 @@ class Member:
         first = self.step
         bad = torch.zeros((), device=self.device)
         good_steps = torch.zeros((), dtype=torch.int64, device=self.device)
+        one_step = self._private_step if self.train_settings.dp_noise else self._one_step
         while self.step < until and not stops():
-            yield self._one_step(scheduler, bad)
+            yield one_step(scheduler, bad)
             good_steps += bad == 0
         if bad.item():
             raise NonFiniteError(
@@ -157,6 +162,55 @@ class Member:
         use_rows(self.model, self._rows)
         self.gap.update(others, losses[: len(others)], beside.timesteps)
 
+    def _private_step(self, scheduler: DDIMScheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A step of DP-SGD. The loss bank stays empty: it would tell of single images."""
+        train, size = self.train_settings, len(self.examples)
+        batch = draw_poisson_batch(
+            train.seed,
+            self.index,
+            self.step,
+            size,
+            train.batch_size,
+            self.examples.shape,
+            self.device,
+            self._density,
+            train.dp_multiplicity,
+        )
+        losses = self._private_gradients(scheduler, batch)
+        self._descend(losses, bad)
+        positions = batch.positions[:: train.dp_multiplicity]
+        self.seen.index_add_(0, positions, torch.ones_like(positions))
+        return losses, torch.ones_like(losses, dtype=torch.bool), batch.timesteps
+
+    def _private_gradients(self, scheduler: DDIMScheduler, batch: Batch) -> Tensor:
+        """Leave the gradients of a step of DP-SGD in the parameters; the losses of all rows, (rows,)."""
+        train = self.train_settings
+        weights = min_snr_weights(scheduler, train.min_snr).to(self.device) if train.min_snr else None
+
+        def loss(
+            parameters: Mapping[str, Tensor], positions: Tensor, flips: Tensor, timesteps: Tensor, noise: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            def predict(*inputs: object, **conditions: object) -> object:
+                return functional_call(self.model, dict(parameters), inputs, conditions)  # pyright: ignore[reportArgumentType]
+
+            rows = replace(batch, positions=positions, flips=flips, timesteps=timesteps, noise=noise)
+            losses = self.examples.losses(predict, scheduler, rows, slice(None))
+            return (losses if weights is None else losses * weights[timesteps]).mean(), losses.detach()
+
+        rows = (batch.positions, batch.flips, batch.timesteps, batch.noise)
+        gradients, losses = private_gradients(
+            loss,
+            self._parameters,
+            tuple(each.unflatten(0, (-1, train.dp_multiplicity)) for each in rows) if len(rows[0]) else rows,
+            clip=train.dp_clip,
+            noise=train.dp_noise,
+            expected=train.batch_size,
+            rng=generator("dp noise", train.seed, self.index, self.step, device=self.device),
+        )
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients[name]
+        return losses.flatten().to(self.device)
+
     def _keep(self, losses: Tensor, timesteps: Tensor) -> Tensor:
         """What AGC keeps, and all of the timesteps at which it is not to skip."""
         compared = losses if self.gap is None else losses / self.gap.factor(timesteps)
@@ -169,7 +223,8 @@ class Member:
         """Clip, step, EMA; or nothing, from the first step on whose loss or gradient is not finite."""
         train = self.train_settings
         self.replicas.sum_gradients([*self._parameters.values()])
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), train.grad_clip)
+        largest = math.inf if train.dp_noise else train.grad_clip
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), largest)
         bad.logical_or_(~(losses.isfinite().all() & norm.isfinite()))
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.step, self._end, train)
         step_unless(self.optimizer, bad)
