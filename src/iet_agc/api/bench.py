@@ -172,7 +172,7 @@ def _do(cell: Cell, alike: Sequence[Cell], out: Path) -> CellResult | Failure:
         next((each for each in alike if take_training(out / each.folder, cell.settings, run)), None)
         audit = whole_run(cell.settings, run, cell.sampling)
         seen, skipped = read_telemetry(run / "telemetry.csv")
-        result = cell_result(cell, audit, int(skipped.sum()) / int(seen.sum()), _training_seconds(run))
+        result = cell_result(cell, audit, int(skipped.sum()) / max(int(seen.sum()), 1), _training_seconds(run))
         write_sealed(run / "cell.json", _known_by(cell) | result.model_dump(mode="json"), _SEALED)
     except Exception as error:
         if not isinstance(error, UserError | CheckFailed):  # a mistake of ours: its traceback is kept

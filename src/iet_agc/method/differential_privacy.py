@@ -77,7 +77,7 @@ def private_gradients(
         with sdpa_kernel(SDPBackend.MATH):  # the one that can be differentiated for each example
             gradients, other = of_each(dict(parameters), *(each[rows] for each in examples))
         others.append(other)
-        norms = sum(each.flatten(1).square().sum(1) for each in gradients.values()).sqrt()
+        norms = torch.stack([each.flatten(1).square().sum(1) for each in gradients.values()]).sum(0).sqrt()
         scale = (clip / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1)
         for name, each in gradients.items():
             total[name] += torch.einsum("i,i...->...", scale, each)

@@ -97,7 +97,7 @@ def start(
         **({"mending": counts(images.treated)} if images.treated else {}),
         "steps": steps,
         "images_seen": steps * settings.train.batch_size,
-        "skip_rate": int(skipped.sum()) / int(seen.sum()),
+        "skip_rate": int(skipped.sum()) / max(int(seen.sum()), 1),
         **({"recommendation": recommend(points).model_dump(mode="json")} if points else {}),
         **({"stopped": stopped} if stopped else {}),
         **({"privacy": privacy} if (privacy := identity.privacy(out)) else {}),
