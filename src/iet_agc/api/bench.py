@@ -23,9 +23,8 @@ from typing import Any
 
 from iet_agc.api.whole_run import whole_run, work_of
 from iet_agc.config.board import Board, Cell, plan
-from iet_agc.config.fingerprint import as_found, fingerprint
-from iet_agc.config.run_folder import check_folder, is_run, read_settings
-from iet_agc.config.settings import Settings
+from iet_agc.config.fingerprint import fingerprint
+from iet_agc.config.run_folder import check_folder, is_run
 from iet_agc.reporting.board import BoardRecord, CellResult, Failure, board_record, cell_result, csv_table, standing
 from iet_agc.reporting.board_page import board_page
 from iet_agc.runtime.curves import read_curve
@@ -75,7 +74,7 @@ def run_board(board: Board, out: Path, jobs: int = 1) -> BoardRecord:
     folder = ResultFolder(out, "board.json", "board", "made_of", {"data": "arms"}, {"cells", *_FILES})
     folder.check(about)
     for cell in cells:
-        _check_run(cell.settings, out / cell.folder)
+        check_folder(cell.settings, out / cell.folder)
     with folder.at_work(about, anew=True):
         results = _results(cells, out, jobs)
         record = board_record(board, results, about, {name: version(name) for name in ("iet-agc", "torch")})
@@ -83,11 +82,6 @@ def run_board(board: Board, out: Path, jobs: int = 1) -> BoardRecord:
         replace_text(out / "board.html", board_page(record, out))
         folder.finish(record.model_dump(mode="json"), _FILES)
     return record
-
-
-def _check_run(settings: Settings, run: Path) -> None:
-    """Refuse a folder that holds another run, as training would; what a run finds out for itself may be anything."""
-    check_folder(as_found(settings, read_settings(run)) if is_run(run) else settings, run)
 
 
 def _about(board: Board) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from iet_agc.config.fingerprint import differences, goes_on
+from iet_agc.config.fingerprint import as_found, differences, goes_on
 from iet_agc.config.settings import Settings, documented, validate
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, replace_text, shown
@@ -48,7 +48,7 @@ def check_folder(settings: Settings, folder: Path) -> Settings | None:
     if not (folder / "config.json").exists():
         return None
     earlier = read_settings(folder)
-    settings = _with_gap_of(earlier, settings)
+    settings = as_found(settings, earlier)
     if not (changed := differences(earlier, settings)):
         return None
     if not goes_on(earlier, settings):
@@ -58,16 +58,6 @@ def check_folder(settings: Settings, folder: Path) -> Settings | None:
             "out",
         )
     return earlier
-
-
-def _with_gap_of(earlier: Settings, settings: Settings) -> Settings:
-    """The settings with ends of a gap that were found before, where they leave them to be found."""
-    if settings.train.timesteps != "gap" or earlier.train.timesteps != "gap":
-        return settings
-    ends = {
-        name: getattr(earlier.train, name) for name in ("gap_low", "gap_high") if getattr(settings.train, name) is None
-    }
-    return settings.model_copy(update={"train": settings.train.model_copy(update=ends)})
 
 
 def _what_can_be_raised(settings: Settings) -> str:
