@@ -5,6 +5,7 @@ import math
 import re
 import signal
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -230,7 +231,7 @@ def test_epsilon_is_told_recorded_and_on_the_card(tmp_path, capsys):
     run = tmp_path / "run"
     changes = {"method.members": 1, "train.steps": 2, "train.batch_size": 8, "sample.steps": 2, "run.preview_images": 0}
     chosen = override(load_preset("digits-dp"), {**changes, "model.channels": 8, "run.device": "cpu"})
-    summary = start(chosen, run)
+    summary: Any = start(chosen, run)
     count = summary["training_images"]
     expected = epsilon_of(1.0, 8 / count, 2, 1e-5)
     assert summary["privacy"]["epsilon"] == expected
