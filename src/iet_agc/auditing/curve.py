@@ -12,7 +12,7 @@ from iet_agc.auditing.sources import load_part
 from iet_agc.config.run_folder import read_settings
 from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
-from iet_agc.metrics.curve import Point, recommend
+from iet_agc.metrics.curve import Point, point_of, recommend
 from iet_agc.metrics.watch import Watch
 from iet_agc.reporting.curve_page import check_curve_folder, write_curve
 from iet_agc.runtime import distributed
@@ -110,11 +110,5 @@ def _point(watch: Watch, samples: ImageSet, step: int, images_seen: int, before:
     found = watch.measure(samples.images)
     kept = ("seen", "skipped", "skip_rate", "losses", "agreement")
     unknown = {"seen": 0, "skipped": 0, "skip_rate": 0.0, "losses": None, "agreement": None}
-    return Point.model_validate(
-        {
-            **{name: getattr(found, name) for name in type(found).model_fields},
-            **(unknown if before is None else {name: getattr(before, name) for name in kept}),
-            "step": step,
-            "images_seen": images_seen,
-        }
-    )
+    known = unknown if before is None else {name: getattr(before, name) for name in kept}
+    return point_of(found, step=step, images_seen=images_seen, **known)

@@ -1,11 +1,13 @@
 """The curve of a training: points at which copying and quality were measured, and which of them to keep. No torch.
 
 A point's copied share is above chance by the test of `iet_agc.metrics.gate`: where its lower limit, by the draws of
-samples and of the cut, is above the false alarms that the cut was made for. The recommendation is the last point that
-is not. As every later one is, the number of these says how sure it is; an earlier one that is above chance makes it
+samples and of the cut, is above the false alarms that the cut was made for. The recommendation is one of the points
+that are not: the last, or the one with the lowest held-out loss (the lowest distance, where losses are not known). The
+points after it say how sure it is, since each of them copies or is worse; an earlier one that is above chance makes it
 less so.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -18,6 +20,7 @@ from iet_agc.metrics.soundness import Unsound
 
 __all__ = [
     "Agreement",
+    "By",
     "ClosePair",
     "Distance",
     "Losses",
@@ -25,11 +28,16 @@ __all__ = [
     "Point",
     "Recommendation",
     "is_above_chance",
+    "point_of",
+    "quality_of",
     "recommend",
 ]
 
 #: What sets the cut, in words.
 Source = Literal["held-out images", "training images, each against the others"]
+
+#: By what the recommended point is chosen among those that are not above chance.
+By = Literal["last", "lowest held-out loss", "lowest distance"]
 
 #: One of these many bands of timesteps has no loss where no image was given noise of it.
 _BandLosses = tuple[Annotated[float, Field(ge=0)] | None, ...]
@@ -110,8 +118,8 @@ class Losses(Record):
         train, held_out: means over all.
         gap: held_out - train; above 0 where training images are known better.
         train_bands, held_out_bands: the same in bands of the timesteps of equal width, from little noise to much;
-            None where none fell into a band.
-        num_images: of each kind.
+            None where none fell into a band, and no bands where the timesteps are not known.
+        num_images: of each kind; one that was given noise twice counts twice.
     """
 
     train: Annotated[float, Field(ge=0)]
@@ -153,20 +161,27 @@ class Point(Measured):
 
     Attributes:
         step: of a member.
-        images_seen: by all members together, repetitions counted.
+        images_seen: by all members together, repetitions counted; None where it is not known.
         seen, skipped: images that AGC saw and left out, up to here, by all members.
         skip_rate: the share that it left out since the point before.
         losses: None where there are no held-out images, or none whose loss can be measured.
         agreement: of members before they were averaged; None of one member.
+        adapter: agreement of images at strength 1 of a LoRA with those at strength 0; None where it is not measured.
     """
 
     step: Annotated[int, Field(ge=0)]
-    images_seen: Count
+    images_seen: Count | None
     seen: Count
     skipped: Count
     skip_rate: Portion
     losses: Losses | None
     agreement: Agreement | None
+    adapter: Agreement | None = None
+
+
+def point_of(found: Measured, **known: object) -> Point:
+    """What a watch finds in samples and the other fields of a point, which are known besides."""
+    return Point.model_validate({**{name: getattr(found, name) for name in type(found).model_fields}, **known})
 
 
 def is_above_chance(copied: Calibrated) -> dict[str, object]:
@@ -184,16 +199,17 @@ def is_above_chance(copied: Calibrated) -> dict[str, object]:
 
 
 class Recommendation(Record):
-    """The last point whose copied share is not above chance, and how sure that is.
+    """Which point to keep of those whose copied share is not above chance, and how sure that is.
 
     Attributes:
         step, images_seen: of the point; None where the share is above chance at every point.
-        copying: "never" above chance; "from the start", at every point; "later" than the recommended point, and at
-            all points after it; "before": only before it.
+        by: what it was chosen by.
+        copying: "never" above chance; "from the start", at every point; "later", at points after the recommended one
+            (by "last", at all of them); "before": only before it.
         copied: at the point; None as above.
-        confidence: "high": all of two or more later points are above chance, no earlier one is, and the held-out
-            images may set the cut. "low": an earlier one is, there is one point only, or the held-out images may not.
-            "fair": otherwise.
+        confidence: "high": there are two or more later points, no earlier one is above chance, and the held-out images
+            may set the cut. "low": an earlier one is, there is one point only, or the held-out images may not. "fair":
+            otherwise.
         points, above_before, above_after: how many there are, and how many above chance before and after it.
         first_above: the step of the first that is above chance.
         detectable: from this share of samples on a point is above chance.
@@ -201,6 +217,7 @@ class Recommendation(Record):
 
     step: int | None
     images_seen: Count | None
+    by: By = "last"
     copying: Literal["never", "from the start", "later", "before"]
     copied: Calibrated | None
     confidence: Literal["high", "fair", "low"]
@@ -222,7 +239,8 @@ class Recommendation(Record):
             return f"No point is recommended: the copied share is above chance at {_every(self.points)}"
         low, high = self.copied.ci95
         share = f"{100 * self.copied.share:.1f}% copied, 95% interval {hundredths(low)} to {hundredths(high)}%"
-        return f"Recommended: step {self.step:,} ({share}), confidence {self.confidence}"
+        why = "" if self.by == "last" else f", {self.by} of the points that are not above chance"
+        return f"Recommended: step {self.step:,} ({share}){why}, confidence {self.confidence}"
 
     def _why(self) -> list[str]:
         least = f"A share below {100 * self.detectable:.1f}% cannot be told from chance here"
@@ -232,15 +250,22 @@ class Recommendation(Record):
             case "never":
                 return [f"The copied share is not above chance at {_any(self.points)}", least]
             case "before":
-                return [f"{self._earlier()}, and not at the last", least]
+                return [f"{self._earlier()}, and not at {'the last' if self.by == 'last' else 'later ones'}", least]
             case "later":
-                number = {1: "the one point", 2: "both points"}.get(self.above_after, f"all {self.above_after} points")
                 before = [self._earlier()] if self.above_before else []
-                return [f"The copied share is above chance at {number} after it", *before, least]
+                return [self._later(), *before, least]
 
     def _earlier(self) -> str:
         points = "one earlier point" if self.above_before == 1 else f"{self.above_before} earlier points"
         return f"It is above chance at {points}, first at step {self.first_above or 0:,}"
+
+    def _later(self) -> str:
+        number = {1: "the one point", 2: "both points"}.get(self.above_after, f"all {self.above_after} points")
+        if self.by != "last":
+            number = "one point" if self.above_after == 1 else f"{self.above_after} points"
+            first = "" if self.above_before else f", first at step {self.first_above or 0:,}"
+            return f"The copied share is above chance at {number} after it{first}"
+        return f"The copied share is above chance at {number} after it"
 
 
 def _any(points: int) -> str:
@@ -251,11 +276,12 @@ def _every(points: int) -> str:
     return "the only point" if points == 1 else f"each of {points} points"
 
 
-def recommend(points: Sequence[Point]) -> Recommendation:
+def recommend(points: Sequence[Point], by_quality: bool = False) -> Recommendation:
     """Which point of a curve to keep; see this module.
 
     Args:
         points: at least one, in the order of steps.
+        by_quality: the best of those that are not above chance, not the last; of equal ones the first.
 
     Raises:
         ValueError: there is none.
@@ -263,24 +289,47 @@ def recommend(points: Sequence[Point]) -> Recommendation:
     if not points:
         raise ValueError("a curve without points recommends nothing")
     above = [place for place, point in enumerate(points) if point.above_chance]
-    best = max((place for place in range(len(points)) if place not in above), default=None)
+    harmless = [place for place in range(len(points)) if place not in above]
+    by = quality_of(points) if by_quality else "last"
+    best = _best(points, harmless, by)
     before = 0 if best is None else sum(place < best for place in above)
-    after = len(above) - before
+    later = 0 if best is None else len(points) - 1 - best
     doubts = tuple(reason.sentence for reason in points[-1].reasons)
     chosen = None if best is None else points[best]
     return Recommendation(
         step=chosen and chosen.step,
         images_seen=chosen and chosen.images_seen,
-        copying=_copying(len(points), before, after),
+        by=by,
+        copying=_copying(len(points), before, len(above) - before),
         copied=chosen and chosen.copied,
-        confidence=_confidence(len(points), before, after, bool(doubts)),
+        confidence=_confidence(len(points), before, later, bool(doubts)),
         points=len(points),
         above_before=before,
-        above_after=after,
+        above_after=len(above) - before,
         first_above=points[above[0]].step if above else None,
         detectable=max(point.fails_from / point.copied.total for point in points),
         doubts=doubts,
     )
+
+
+def quality_of(points: Sequence[Point]) -> By:
+    """What all points can be compared by: held-out losses, or else distances, or else the order of steps alone."""
+    if all(point.losses for point in points):
+        return "lowest held-out loss"
+    return "lowest distance" if all(point.distance for point in points) else "last"
+
+
+def _best(points: Sequence[Point], harmless: Sequence[int], by: By) -> int | None:
+    """Which of the points that are not above chance to keep."""
+    if not harmless:
+        return None
+    match by:
+        case "last":
+            return harmless[-1]
+        case "lowest held-out loss":
+            return min(harmless, key=lambda place: losses.held_out if (losses := points[place].losses) else math.inf)
+        case "lowest distance":
+            return min(harmless, key=lambda place: found.value if (found := points[place].distance) else math.inf)
 
 
 def _copying(points: int, before: int, after: int) -> Literal["never", "from the start", "later", "before"]:
@@ -289,7 +338,7 @@ def _copying(points: int, before: int, after: int) -> Literal["never", "from the
     return "later" if after else "before" if before else "never"
 
 
-def _confidence(points: int, before: int, after: int, doubted: bool) -> Literal["high", "fair", "low"]:
+def _confidence(points: int, before: int, later: int, doubted: bool) -> Literal["high", "fair", "low"]:
     if points == 1 or before or doubted:
         return "low"
-    return "high" if after > 1 else "fair"
+    return "high" if later > 1 else "fair"

@@ -174,6 +174,7 @@ def _section(audit: Audit) -> _Section:
     numbers, worst_by = audit.numbers, _shows_copies(audit.numbers)
     mood = "undecided" if numbers.warnings else judge(numbers).outcome
     histogram = charts.histogram(audit.ratios, audit.held_out_ratios, numbers)
+    recommendation = recommend(audit.watch) if audit.watch else None
     return _Section(
         audit=audit,
         mood="copies" if _found(audit) or (numbers.gate and numbers.gate.failed) else mood,
@@ -184,8 +185,8 @@ def _section(audit: Audit) -> _Section:
         worst_by=worst_by and place(worst_by),
         charts=[charts.mq_chart(numbers, "pixels"), histogram],
         curves=charts.curve_charts(audit.curves),
-        watch=watch_charts(audit.watch),
-        recommendation=recommend(audit.watch) if audit.watch else None,
+        watch=watch_charts(audit.watch, recommendation),
+        recommendation=recommendation,
         spaces=[_space(name, space, audit) for name, space in numbers.feature_spaces.items()],
         command=_command(numbers, audit.folder.resolve().name),
         tables={file: _table(audit.folder / file) for file in ("samples.csv", "training-images.csv")},

@@ -58,7 +58,7 @@ def write_curve(points: Sequence[Point], found: Recommendation, facts: Mapping[s
             points=points,
             recommendation=found,
             facts=facts,
-            charts=watch_charts(points),
+            charts=watch_charts(points, found),
         )
     content = {"kind": "iet-agc curve", "version": 1, **facts, "recommendation": found.model_dump(mode="json")}
     content["points"] = [point.model_dump(mode="json") for point in points]

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from iet_agc.config.fingerprint import fingerprint
 from iet_agc.config.settings import Settings
-from iet_agc.data.grids import image_grid
+from iet_agc.data.grids import pair_grid
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS
-from iet_agc.metrics.curve import Agreement, Losses, Point, Recommendation, recommend
+from iet_agc.metrics.curve import Agreement, Losses, Point, Recommendation, point_of, recommend
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed
 from iet_agc.runtime.precision import autocast, resolved
@@ -146,17 +146,15 @@ class Watching:
         found = self._watch.measure(images)
         before = self.points[-1] if self.points else None
         seen_before, skipped_before = (before.seen, before.skipped) if before else (0, 0)
-        point = Point.model_validate(
-            {
-                **{name: getattr(found, name) for name in type(found).model_fields},
-                "step": member.step,
-                "images_seen": member.step * self.settings.train.batch_size * self.settings.method.members,
-                "seen": seen,
-                "skipped": skipped,
-                "skip_rate": (skipped - skipped_before) / max(1, seen - seen_before),
-                "losses": self._losses(model),
-                "agreement": self._agreement,
-            }
+        point = point_of(
+            found,
+            step=member.step,
+            images_seen=member.step * self.settings.train.batch_size * self.settings.method.members,
+            seen=seen,
+            skipped=skipped,
+            skip_rate=(skipped - skipped_before) / max(1, seen - seen_before),
+            losses=self._losses(model),
+            agreement=self._agreement,
         )
         self._agreement = None
         self._show(point, images)
@@ -292,7 +290,7 @@ class Watching:
             if value is not None:
                 self._board.add_scalar(f"watch/{name}", value, point.step)
         pairs = point.pairs[:_PAIRS]
-        both = [images[[pair.sample for pair in pairs]], self.images.images[[pair.image for pair in pairs]]]
-        grid = image_grid(torch.cat(both), 2 * len(pairs), columns=len(pairs))
+        drawn, nearest = [pair.sample for pair in pairs], [pair.image for pair in pairs]
+        grid = pair_grid(images[drawn], self.images.images[nearest])
         self._board.add_image("watch/closest pairs", grid, point.step)
         self._board.flush()
