@@ -1,8 +1,6 @@
 """The verbs of the command line as functions, on paths and on images in memory.
 
-Images are, wherever a set of them is asked for: a path (a folder, an .npz or .npy file, a run, a sample set), the name
-of an image set such as "digits", a result of these functions, or what `data.datasets.in_memory` takes: uint8 tensors
-and NumPy arrays, lists of PIL images, torch and Hugging Face datasets.
+Images are, wherever a set of them is asked for, what `api.images` takes: a path, a name, a result, or images in memory.
 
 Every result is a folder, so `out` is always asked for. It is what a killed call goes on from, what the same call finds
 done, and the evidence that is handed over; a place chosen for you would be lost, or hold another run.
@@ -11,8 +9,9 @@ done, and the evidence that is handed over; a place chosen for you would be lost
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
+from iet_agc.api.images import Images, Place, named, sources
 from iet_agc.api.results import Audit, Bench, Run, SampleSet, Shards
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.silence import silenced
@@ -21,15 +20,8 @@ if TYPE_CHECKING:
     from iet_agc.auditing.guard import Guard
     from iet_agc.auditing.sources import Part
     from iet_agc.config.settings import Settings
-    from iet_agc.data.datasets.in_memory import InMemory
-    from iet_agc.data.image_set import ImageSet
 
-__all__ = ["Images", "Place", "audit", "average", "bench", "card", "report", "sample", "shards", "train"]
-
-#: A path, or a result, which is one.
-Place: TypeAlias = str | os.PathLike[str]
-#: A set of images, see this module.
-Images: TypeAlias = "Place | InMemory"
+__all__ = ["audit", "average", "bench", "card", "report", "sample", "shards", "train"]
 
 
 def train(
@@ -58,7 +50,7 @@ def train(
         CheckFailed: training broke.
     """
     changes = dict(settings or {}) | ({} if init is None else {"init.model": os.fspath(init)})
-    name, given = (None, None) if images is None else _named(images, "images")
+    name, given = (None, None) if images is None else named(images, "images")
     chosen = _settings(preset, None if given else name, changes)
 
     from iet_agc.training.loop import start
@@ -176,7 +168,7 @@ def audit(
     from iet_agc.data.mending import Mending
 
     parts: dict[Part, Images | None] = {"train": train, "samples": samples, "held-out": held_out}
-    names, given = _sources(parts)
+    names, given = sources(parts)
     mending = Mending(orient, background, on_bad)
     sets = names["train"], names["samples"], names.get("held-out")
     asked = Asked(*sets, Path(out), flips, extractors, convert_to, mending, clip, device)
@@ -342,31 +334,8 @@ def _settings(preset: "str | Settings", root: str | None, changes: Mapping[str, 
     return customized(base, changes)
 
 
-def _named(images: "Images", argument: str) -> tuple[str, "ImageSet | None"]:
-    """What a set of images is called, and the images where they are in memory."""
-    if isinstance(images, Run):
-        return os.fspath(images), images.images
-    if isinstance(images, str | os.PathLike):
-        return os.fspath(images), None
-    from iet_agc.data.datasets.in_memory import load_in_memory
-
-    found = load_in_memory(images, argument)
-    return found.name, found
-
-
-def _sources(parts: "Mapping[Part, Images | None]") -> "tuple[dict[Part, str], dict[Part, ImageSet]]":
-    """The names of the sets that there are, and those of them that are in memory."""
-    names: dict[Part, str] = {}
-    given: dict[Part, ImageSet] = {}
-    for part, images in parts.items():
-        if images is not None:
-            names[part], found = _named(images, part.replace("-", "_"))
-            given |= {} if found is None else {part: found}
-    return names, given
-
-
 def _guard(train: "Images", held_out: "Images | None", flips: bool) -> "Guard":
     from iet_agc.auditing.sources import load_guard
 
-    names, given = _sources({"train": train, "held-out": held_out})
+    names, given = sources({"train": train, "held-out": held_out})
     return load_guard(names["train"], names.get("held-out"), flips, given)
