@@ -14,6 +14,7 @@ The verbs of the command line, from Python, on paths and on images in memory:
 
 And the pieces that other programs use. All are loaded when asked for:
 
+    from iet_agc import MemorizationWatch                  # tells in any training loop when copying begins
     from iet_agc import AntiGradientControl, mean_of_kept, partition, average_states
     from iet_agc.metrics import nearest, distance_ratio, memorization_quantity
 """
@@ -21,6 +22,7 @@ And the pieces that other programs use. All are loaded when asked for:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iet_agc.api.memorization_watch import MemorizationWatch
     from iet_agc.api.results import Audit, Bench, Run, SampleSet, Shards
     from iet_agc.api.verbs import audit, average, bench, card, report, sample, shards, train
     from iet_agc.method.agc import AntiGradientControl, mean_of_kept
@@ -34,6 +36,7 @@ _HOMES = {
     "Audit": "api.results",
     "Bench": "api.results",
     "CheckFailed": "runtime.errors",
+    "MemorizationWatch": "api.memorization_watch",
     "Run": "api.results",
     "SampleSet": "api.results",
     "Shards": "api.results",
@@ -56,6 +59,7 @@ __all__ = [
     "Audit",
     "Bench",
     "CheckFailed",
+    "MemorizationWatch",
     "Run",
     "SampleSet",
     "Shards",

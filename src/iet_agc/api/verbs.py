@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from iet_agc.api.images import Images, Place, named, sources
 from iet_agc.api.results import Audit, Bench, Run, SampleSet, Shards
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.paths import check_reported_places, is_watch
 from iet_agc.runtime.silence import silenced
 
 if TYPE_CHECKING:
@@ -179,10 +180,10 @@ def audit(
 
 
 def report(audits: Place | Sequence[Place], out: Place | None = None) -> Path:
-    """Turn audits into one HTML page; see `iet-agc report`.
+    """Turn audits into one HTML page, or what a watch has found; see `iet-agc report`.
 
     Args:
-        audits: one or several, results or folders.
+        audits: one or several, results or folders; or the folder of one `MemorizationWatch`.
         out: the page; by default report.html in the folder of the first.
 
     Returns:
@@ -191,12 +192,18 @@ def report(audits: Place | Sequence[Place], out: Place | None = None) -> Path:
     Raises:
         UserError: a folder that holds no audit, or a damaged one; or `out` is there and no such page.
     """
-    from iet_agc.reporting.audit_page import write_report
-
     folders = _folders(audits)
     if not folders:
         raise UserError("a report needs at least one audit: give a folder that 'iet-agc audit' wrote", "audits")
-    return write_report({str(folder): folder for folder in folders}, Path(out) if out else folders[0] / "report.html")
+    check_reported_places(folders)
+    file = Path(out) if out else folders[0] / "report.html"
+    if is_watch(folders[0]):
+        from iet_agc.auditing.curve import report_watch
+
+        return report_watch(folders[0], file)
+    from iet_agc.reporting.audit_page import write_report
+
+    return write_report({str(folder): folder for folder in folders}, file)
 
 
 def card(run: Place, audit: Place | Sequence[Place] = (), out: Place | None = None) -> Path:

@@ -685,7 +685,7 @@ def _add_curve(verbs: "_Verbs") -> None:
         "run_folder",
         type=Path,
         metavar="RUN",
-        help="a run with run.watch_every; with run.keep_watched for --num-images",
+        help="a run with run.watch_every; with run.keep_watched for --num-images; or the folder of a MemorizationWatch",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the curve (default: RUN/curve)")
     parser.add_argument(
@@ -824,7 +824,13 @@ def _duplicates(arguments: argparse.Namespace) -> tuple[int, object]:
 
 def _add_report(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "report", _report, "turn audits into one HTML page")
-    parser.add_argument("audits", type=Path, nargs="+", metavar="AUDIT", help="folder of an audit")
+    parser.add_argument(
+        "audits",
+        type=Path,
+        nargs="+",
+        metavar="AUDIT",
+        help="folder of an audit; or that of one MemorizationWatch alone",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first AUDIT)")
 
 
@@ -833,11 +839,9 @@ def _report(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_report(arguments)
 
-    from iet_agc.reporting.audit_page import write_report
+    from iet_agc.api.verbs import report
 
-    names = {str(audit): audit for audit in arguments.audits}
-    file = write_report(names, arguments.out or arguments.audits[0] / "report.html")
-    return 0, {"report": str(file)}
+    return 0, {"report": str(report(arguments.audits, arguments.out))}
 
 
 def _add_compare(verbs: "_Verbs") -> None:

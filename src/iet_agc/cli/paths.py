@@ -13,7 +13,9 @@ from iet_agc.runtime.paths import (
     check_images_place,
     check_model_name,
     check_pipeline_place,
+    check_reported_places,
     check_settings_place,
+    is_watch,
 )
 from iet_agc.runtime.reading import check_regular
 
@@ -106,13 +108,12 @@ def check_audit(arguments: Namespace) -> None:
 
 
 def check_report(arguments: Namespace) -> None:
-    """The audits.
+    """The audits, or the one watch.
 
     Raises:
         UserError: one is not there.
     """
-    for folder in arguments.audits:
-        check_audit_place(folder)
+    check_reported_places(arguments.audits)
 
 
 def check_card(arguments: Namespace) -> None:
@@ -139,14 +140,17 @@ def check_compare(arguments: Namespace) -> None:
 
 
 def check_curve(run: Path, out: Path) -> None:
-    """The run, and the folder of its curve.
+    """The run or the watch, and the folder of its curve.
 
     Raises:
-        UserError: no run, or one that was not watched; a folder that is taken.
+        UserError: no such thing, or one that was not watched; a folder that is taken.
     """
     from iet_agc.config.run_folder import read_settings
     from iet_agc.reporting.curve_page import check_curve_folder
 
+    if is_watch(run):
+        check_curve_folder(out)
+        return
     read_settings(run)
     if not (run / "watch.jsonl").exists() and not (run / "watched").is_dir():
         raise UserError(

@@ -27,6 +27,7 @@ __all__ = [
     "Measured",
     "Point",
     "Recommendation",
+    "figures",
     "is_above_chance",
     "point_of",
     "quality_of",
@@ -193,6 +194,23 @@ def is_above_chance(copied: Calibrated) -> dict[str, object]:
         "harmless": check.harmless,
         "above_chance": check.failed,
     }
+
+
+def figures(point: Point) -> dict[str, float]:
+    """The numbers of a point that are known, by the names under which boards of curves show them."""
+    losses = point.losses
+    known: dict[str, float | None] = {
+        "copied": point.copied.share,
+        "copied, lower limit": point.least,
+        "distance": point.distance and point.distance.value,
+        "skip_rate": point.skip_rate if point.seen else None,
+        "agreement": point.agreement and point.agreement.value,
+        "adapter": point.adapter and point.adapter.value,
+        "loss/train": losses and losses.train,
+        "loss/held_out": losses and losses.held_out,
+        **{f"loss_gap/{band}": gap for band, gap in enumerate(losses.gap_bands if losses else ())},
+    }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 # Which to keep ----------------------------------------------------------------------------------------------

@@ -189,32 +189,35 @@ def _pixels(images: Tensor) -> Tensor:
     return rows.flatten(1)
 
 
-def losses_by_band(train: Tensor, held_out: Tensor, timesteps: Tensor, num_timesteps: int) -> Losses:
+def losses_by_band(train: Tensor, held_out: Tensor, timesteps: Tensor | None = None, num_timesteps: int = 1) -> Losses:
     """Losses of training images beside those of held-out images.
 
     Args:
         train, held_out: loss of each, float (N,), N >= 1, at the same noise and timesteps in the same order.
-        timesteps: in [0, num_timesteps), (N,).
+        timesteps: in [0, num_timesteps), (N,); None where they are not known, and there are no bands.
         num_timesteps: of the noise schedule; 1 for continuous times in [0, 1).
     """
-    if not len(train) == len(held_out) == len(timesteps) > 0:
-        raise ValueError(f"{len(train)} and {len(held_out)} losses at {len(timesteps)} timesteps: give as many of each")
+    if not len(train) == len(held_out) > 0 or (timesteps is not None and len(timesteps) != len(train)):
+        at = "" if timesteps is None else f" at {len(timesteps)} timesteps"
+        raise ValueError(f"{len(train)} and {len(held_out)} losses{at}: give as many of each")
     train, held_out = train.double().cpu(), held_out.double().cpu()
-    band = (timesteps.cpu() * BANDS / num_timesteps).long().clamp(0, BANDS - 1)
-
-    def means(losses: Tensor) -> tuple[float | None, ...]:
-        inside = [losses[band == number] for number in range(BANDS)]
-        return tuple(float(each.mean()) if len(each) else None for each in inside)
-
     own, held = float(train.mean()), float(held_out.mean())
+    band = None if timesteps is None else (timesteps.cpu() * BANDS / num_timesteps).long().clamp(0, BANDS - 1)
     return Losses(
         train=own,
         held_out=held,
         gap=held - own,
-        train_bands=means(train),
-        held_out_bands=means(held_out),
+        train_bands=_band_means(train, band),
+        held_out_bands=_band_means(held_out, band),
         num_images=len(train),
     )
+
+
+def _band_means(losses: Tensor, band: Tensor | None) -> tuple[float | None, ...]:
+    if band is None:
+        return ()
+    inside = [losses[band == number] for number in range(BANDS)]
+    return tuple(float(each.mean()) if len(each) else None for each in inside)
 
 
 def agreement(images: Tensor) -> Agreement:

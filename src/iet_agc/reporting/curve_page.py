@@ -13,7 +13,7 @@ from iet_agc.reporting.curve_charts import watch_charts
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, writing
 
-__all__ = ["CURVE_FILES", "check_curve_folder", "write_curve"]
+__all__ = ["CURVE_FILES", "check_curve_folder", "write_curve", "write_curve_page"]
 
 #: What a curve's folder holds, by kind, and what tells each file from others of its name.
 CURVE_FILES = {"html": "curve.html", "csv": "curve.csv", "json": "curve.json"}
@@ -50,16 +50,7 @@ def write_curve(points: Sequence[Point], found: Recommendation, facts: Mapping[s
     Returns:
         The paths, by "html", "csv" and "json".
     """
-    with charts.style():
-        text = charts.page(
-            "curve_page.html.j2",
-            {},
-            title=f"When {facts['run']} starts to copy",
-            points=points,
-            recommendation=found,
-            facts=facts,
-            charts=watch_charts(points, found),
-        )
+    text = _page(points, found, facts)
     content = {"kind": "iet-agc curve", "version": 1, **facts, "recommendation": found.model_dump(mode="json")}
     content["points"] = [point.model_dump(mode="json") for point in points]
     with writing(out):
@@ -68,6 +59,39 @@ def write_curve(points: Sequence[Point], found: Recommendation, facts: Mapping[s
         replace_text(out / CURVE_FILES["csv"], _table(points))
         replace_text(out / CURVE_FILES["html"], text)
     return {kind: str(out / name) for kind, name in CURVE_FILES.items()}
+
+
+def write_curve_page(points: Sequence[Point], found: Recommendation, facts: Mapping[str, Any], file: Path) -> Path:
+    """Write the page alone into a file, which appears whole or not at all.
+
+    Args:
+        points, found, facts: see `write_curve`.
+        file: the page; replaced if it is there and is one of these.
+
+    Returns:
+        `file`.
+
+    Raises:
+        UserError: `file` is a folder, something else than such a page, or cannot be written.
+    """
+    with writing(file):
+        check_replaceable(file, _MARKS["html"], "curve")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(file, _page(points, found, facts))
+    return file
+
+
+def _page(points: Sequence[Point], found: Recommendation, facts: Mapping[str, Any]) -> str:
+    with charts.style():
+        return charts.page(
+            "curve_page.html.j2",
+            {},
+            title=f"When {facts['run']} starts to copy",
+            points=points,
+            recommendation=found,
+            facts=facts,
+            charts=watch_charts(points, found),
+        )
 
 
 def _table(points: Sequence[Point]) -> str:
@@ -97,5 +121,6 @@ def _row(point: Point) -> dict[str, object]:
         "loss_train": losses and losses.train,
         "loss_held_out": losses and losses.held_out,
         "agreement": agreement and agreement.value,
-        "skip_rate": point.skip_rate,
+        "adapter": point.adapter and point.adapter.value,
+        "skip_rate": point.skip_rate if point.seen else None,
     }

@@ -5,6 +5,7 @@ Whoever reads such a path asks here as well, so that a wrong one is told in the 
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from iet_agc.runtime.errors import UserError
@@ -12,14 +13,20 @@ from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import check_regular
 
 __all__ = [
+    "WATCH",
     "check_audit_place",
     "check_compared_place",
     "check_held_out_place",
     "check_images_place",
     "check_model_name",
     "check_pipeline_place",
+    "check_reported_places",
     "check_settings_place",
+    "is_watch",
 ]
+
+#: What makes a folder that of a watch on any loop, see `iet_agc.training.watched`.
+WATCH = "memorization-watch.json"
 
 _ARRAYS = {".npz", ".npy"}
 
@@ -82,6 +89,25 @@ def check_audit_place(folder: Path) -> None:
     """
     if not (file := folder / "audit.json").is_file():
         raise UserError(f"{file} is not there: give a folder that 'iet-agc audit --out' wrote")
+
+
+def is_watch(folder: Path) -> bool:
+    """Whether a folder is that of a watch on any loop, an `iet_agc.MemorizationWatch`."""
+    return (folder / WATCH).is_file()
+
+
+def check_reported_places(folders: Sequence[Path]) -> None:
+    """Refuse what no page is made of: of audits one is, and of one watch.
+
+    Raises:
+        UserError: a folder is neither, or there is a watch among others.
+    """
+    if len(folders) == 1 and is_watch(folders[0]):
+        return
+    for folder in folders:
+        if is_watch(folder):
+            raise UserError(f"{shown(folder)} is a watch, which has a page of its own: give it alone")
+        check_audit_place(folder)
 
 
 def check_compared_place(folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""What a watch leaves in a run's folder, read and written:
+"""What a watch leaves in a run's folder, or in one of its own, read and written:
 
 watch.jsonl              a point of the curve on each line, see `iet_agc.metrics.curve.Point`
 recommendation.json      which of them to keep, when the run has ended
 watched/step-000000800   the model at a point: pipelines `raw` and `ema`, and watched.json with the SHA-256 of each
                          file; all of it or nothing
+memorization-watch.json  in a folder of its own: what is watched, and what that cost; see `WatchRecord`
 """
 
 import json
@@ -11,28 +12,35 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from iet_agc.metrics.curve import Point, Recommendation
+from iet_agc.metrics.intervals import Count, Record
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import flush, hashes_below, replace_text, replacing_folder, writing
+from iet_agc.runtime.paths import WATCH
 from iet_agc.runtime.reading import read_bytes, read_object
 from iet_agc.runtime.seal import unsealed, write_sealed
 
 __all__ = [
     "MARK",
     "POINTS",
+    "WatchRecord",
+    "WatchedImages",
     "add_point",
     "copy_snapshot",
     "drop_snapshots",
     "keep_points",
+    "put_point",
     "read_points",
+    "read_watch",
     "save_snapshot",
     "snapshot",
     "snapshots",
     "write_recommendation",
+    "write_watch",
 ]
 
 #: The file of points.
@@ -84,9 +92,85 @@ def add_point(run: Path, point: Point) -> None:
         os.fsync(stream.fileno())
 
 
+def put_point(folder: Path, point: Point) -> list[Point]:
+    """Put a point in its place in the order of steps, instead of one that was taken at the same step; all of them."""
+    points = [each for each in read_points(folder) if each.step != point.step] + [point]
+    points.sort(key=lambda each: each.step)
+    replace_text(folder / POINTS, "".join(each.model_dump_json() + "\n" for each in points))
+    return points
+
+
 def write_recommendation(run: Path, recommendation: Recommendation) -> None:
     """Leave the recommendation beside the points."""
     replace_text(run / "recommendation.json", json.dumps(recommendation.model_dump(mode="json"), indent=1) + "\n")
+
+
+# A watch's own folder ---------------------------------------------------------------------------------------
+
+
+class WatchedImages(Record):
+    """A set of images that a watch compares with.
+
+    Attributes:
+        name: for people.
+        num: how many.
+        sha256: of shape and pixels, hexadecimal.
+    """
+
+    name: str
+    num: Count
+    sha256: str
+
+
+class WatchRecord(Record):
+    """What a watch in a folder of its own looks at, and what that has cost.
+
+    Attributes:
+        reference, held_out: training images, and others.
+        images, losses: how many are drawn, and compared of either kind, at each point.
+        rows: so many at a time.
+        flips: whether mirrored copies count.
+        prompts: SHA-256 of those that images are drawn for; None without any.
+        seconds_training, seconds_watching: of all sessions until the last point.
+    """
+
+    kind: Literal["iet-agc watch"] = "iet-agc watch"
+    version: Literal[1] = 1
+    reference: WatchedImages
+    held_out: WatchedImages | None
+    images: Annotated[int, Field(ge=1)]
+    losses: Annotated[int, Field(ge=1)]
+    rows: Annotated[int, Field(ge=1)]
+    flips: bool
+    prompts: str | None
+    seconds_training: Annotated[float, Field(ge=0)] = 0.0
+    seconds_watching: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def asked(self) -> dict[str, object]:
+        """What makes it another watch, by name; not what it has cost."""
+        return self.model_dump(mode="json", exclude={"seconds_training", "seconds_watching"})
+
+
+def read_watch(folder: Path) -> WatchRecord | None:
+    """What a folder says of the watch that it holds; None of another folder.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = folder / WATCH
+    if not file.exists():
+        return None
+    try:
+        return WatchRecord.model_validate_json(json.dumps(read_object(file)))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "it"
+        raise UserError(f"{file} is damaged: {where} is not what a watch writes; restore it, or remove it") from None
+
+
+def write_watch(folder: Path, record: WatchRecord) -> None:
+    """Leave what is watched, and what that has cost, beside the points."""
+    replace_text(folder / WATCH, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
 
 
 # Snapshots --------------------------------------------------------------------------------------------------

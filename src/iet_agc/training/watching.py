@@ -22,7 +22,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.data.grids import pair_grid
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS
-from iet_agc.metrics.curve import Agreement, Losses, Point, Recommendation, point_of, recommend
+from iet_agc.metrics.curve import Agreement, Losses, Point, Recommendation, figures, point_of, recommend
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed
 from iet_agc.runtime.precision import autocast, resolved
@@ -276,19 +276,8 @@ class Watching:
 
     def _show(self, point: Point, images: Tensor) -> None:
         """Show a point in TensorBoard, with the closest pairs: samples above, training images below."""
-        figures: dict[str, float | None] = {
-            "copied": point.copied.share,
-            "copied, lower limit": point.least,
-            "distance": point.distance and point.distance.value,
-            "skip_rate": point.skip_rate,
-            "agreement": point.agreement and point.agreement.value,
-        }
-        if point.losses:
-            figures |= {"loss/train": point.losses.train, "loss/held_out": point.losses.held_out}
-            figures |= {f"loss_gap/{band}": gap for band, gap in enumerate(point.losses.gap_bands)}
-        for name, value in figures.items():
-            if value is not None:
-                self._board.add_scalar(f"watch/{name}", value, point.step)
+        for name, value in figures(point).items():
+            self._board.add_scalar(f"watch/{name}", value, point.step)
         pairs = point.pairs[:_PAIRS]
         drawn, nearest = [pair.sample for pair in pairs], [pair.image for pair in pairs]
         grid = pair_grid(images[drawn], self.images.images[nearest])
