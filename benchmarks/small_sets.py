@@ -10,17 +10,21 @@ images that were not trained on. So are checkpoints at 12 steps, on a logarithmi
 the best in hindsight is the one with the lowest loss of those that copy no more than chance.
 
 One JSON file per set is left in FOLDER; the same command goes on with the sets that have none. The same seed gives the
-same sets and the same training; the watch's points depend on the machine, as they are taken by time.
+same sets and the same training; the watch's points depend on the machine, as they are taken by time: here by that of
+the processor, so that other load does not move them.
 """
 
 import argparse
+import functools
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -38,6 +42,7 @@ from iet_agc.data.image_set import unique_images
 from iet_agc.metrics.curve import Measured
 from iet_agc.metrics.watch import Watch
 from iet_agc.runtime.files import replace_text
+from iet_agc.runtime.pace import Pace
 from iet_agc.runtime.progress import say
 from iet_agc.runtime.seeds import generator, seeded
 
@@ -248,7 +253,8 @@ def run(name: str, images: SmallSet, folder: Path, seed: int) -> dict[str, Any]:
     """Train on a set, and judge what the watch picks; JSON values only."""
     loop, place = Loop(images.train, seed), folder / f"{name}.watch"
     shutil.rmtree(place, ignore_errors=True)
-    watch = MemorizationWatch(images.train, images.held_out, out=place, quiet=True)
+    with patch("iet_agc.api.memorization_watch.Pace", functools.partial(Pace, clock=time.process_time)):
+        watch = MemorizationWatch(images.train, images.held_out, out=place, quiet=True)
     kept: dict[int, dict[str, Tensor]] = {}
     for step in range(1, STEPS + 1):
         loop.step()
@@ -257,6 +263,7 @@ def run(name: str, images: SmallSet, folder: Path, seed: int) -> dict[str, Any]:
             kept[step] = loop.kept()
     judge = Judge(loop, images, kept)
     losses = {step: judge.loss(step) for step in kept}
+    say(f"{name}: trained, {len(watch.points)} points; judging {len(kept)} checkpoints")
     by_loss = sorted(kept, key=lambda step: losses[step])
     best = next((step for step in by_loss if not judge.copied(step).above_chance), None)
     picked = None if watch.best is None else judge.said(watch.best.step)
