@@ -24,6 +24,7 @@ import torch
 from iet_agc import cli
 from tests.faulty import Outcome, contents, forked
 from tests.miniature import captioned, save_captioned, save_miniature
+from tests.watch_points import write_watch
 
 TINY = {
     "data.num_train": "120",
@@ -60,6 +61,8 @@ COMMANDS = {
     ],
     "report": ["report", "{}/audit", "--out", "OUT/page.html"],
     "compare": ["compare", "{}/audit", "--out", "OUT"],
+    "curve": ["curve", "{}/watch", "--out", "OUT"],
+    "report-watch": ["report", "{}/watch", "--out", "OUT/page.html"],
 }
 
 _UNFINISHED = re.compile(r"\.(unfinished|replaced)$")
@@ -67,10 +70,11 @@ _UNTIMED = re.compile(rb'"images_per_second": [^,}]+')
 
 
 def prepare(inputs: Path) -> None:
-    """Make what the verbs read: a run, its samples, an audit of them, images with captions, and a small pipeline."""
+    """Make what the verbs read: a run, its samples, their audit, a watch, captioned images, and a small pipeline."""
     for verb, out in (("train", "run"), ("sample", "samples"), ("audit", "audit")):
         done = forked(lambda verb=verb, out=out: cli.main(words_of(verb, inputs, inputs / out)))
         assert done.status == 0, done.said
+    write_watch(inputs / "watch")
     save_miniature(inputs / "miniature")
     save_captioned(inputs / "laion", captioned())
     (inputs / "prompts.txt").write_text("a red dog\na blue cat\na green bird\na house\n")

@@ -37,6 +37,7 @@ from iet_agc.config.run_folder import annotated
 from tests.audit_folders import write_audit
 from tests.boards import MINIATURE
 from tests.miniature import captioned, save_captioned, save_miniature
+from tests.watch_points import write_watch
 
 #: Seconds of a case, characters of a refusal, bytes of address space.
 LONGEST, LONGEST_LINE, MOST_MEMORY = 60, 820, 64 * 2**30
@@ -111,6 +112,11 @@ KINDS = {
         ("report audit --out OUT/page.html", "compare audit --out OUT"),
         weight=8,
     ),
+    "watch": Kind(
+        ("watch/watch.jsonl", "watch/memorization-watch.json"),
+        ("curve watch --out OUT", "report watch --out OUT/page.html"),
+        weight=6,
+    ),
     "pipeline": Kind(
         ("unet/model_index.json", "unet/*/*.json", "unet/*/*.safetensors"),
         (f"sample unet {_SAMPLE}", "average unet run/raw --out OUT"),
@@ -147,6 +153,8 @@ _VALUES = (
     "shards images --out OUT --members 2 --seed {}",
     "average unet {} --out OUT",
     "average unet run/raw --out OUT --weights 1 {}",
+    "curve {} --out OUT",
+    "curve watch --out {}",
     "report {}",
     "compare {}",
     "train {} --out OUT",
@@ -205,6 +213,7 @@ class Workshop:
         shutil.copytree("run/ema", "unet")
         _samples(Path("samples"))
         write_audit(Path("audit"))
+        write_watch(Path("watch"))
         save_miniature(Path("text"))
         Path("prompts.txt").write_text("a red dog\na blue cat\n")
 

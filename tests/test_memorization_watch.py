@@ -19,6 +19,7 @@ from iet_agc.metrics.watch import Watch, agreement, losses_by_band
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.pace import Pace
 from iet_agc.training.watched import read_points, read_watch
+from tests.faulty import contents, forked
 
 
 def noise(count: int, seed: int, channels: int = 1, side: int = 6) -> torch.Tensor:
@@ -351,6 +352,25 @@ def test_killed_while_it_saves_it_measures_again(tmp_path):
     watch.measure(1, honest)
     assert watch.best_path is not None
     assert watch.best_path.read_text() == "whole"
+
+
+def test_killed_before_any_change_of_the_disk_it_ends_as_if_it_had_not_been(tmp_path):
+    def trained(out):
+        watch = watch_of(out=out, save=lambda path: path.write_text(path.name))
+        for step in range(1, 4):
+            watch.measure(step, honest, worse_by(-step))
+
+    def left(out):
+        return {name: each for name, each in contents(out).items() if name != "memorization-watch.json"}
+
+    changes = forked(lambda: trained(tmp_path / "whole")).changes
+    assert changes > 10
+    for before in range(1, changes, 4):
+        out = tmp_path / f"{before}"
+        assert forked(lambda out=out: trained(out), before=before).killed
+        trained(out)
+        assert left(out) == left(tmp_path / "whole")
+    assert "best/step-000000003" in left(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,11 @@ Source = Literal["held-out images", "training images, each against the others"]
 #: By what the recommended point is chosen among those that are not above chance.
 By = Literal["last", "lowest held-out loss", "lowest distance"]
 
+#: A loss, a squared distance: more than any float32. A chart of larger ones could not be drawn.
+_Loss = Annotated[float, Field(ge=0, le=1e100)]
+
 #: One of these many bands of timesteps has no loss where no image was given noise of it.
-_BandLosses = tuple[Annotated[float, Field(ge=0)] | None, ...]
+_BandLosses = tuple[_Loss | None, ...]
 
 
 # What is measured -------------------------------------------------------------------------------------------
@@ -60,7 +63,7 @@ class ClosePair(Record):
     sample: Count
     image: Count
     ratio: Portion
-    distance: Annotated[float, Field(ge=0)]
+    distance: _Loss
 
 
 class Distance(Record):
@@ -74,7 +77,7 @@ class Distance(Record):
         num_real: how many real images.
     """
 
-    value: float
+    value: Annotated[float, Field(ge=-1e100, le=1e100)]
     to: Literal["held-out images", "training images"]
     features: str
     num_real: Count
@@ -123,8 +126,8 @@ class Losses(Record):
         num_images: of each kind; one that was given noise twice counts twice.
     """
 
-    train: Annotated[float, Field(ge=0)]
-    held_out: Annotated[float, Field(ge=0)]
+    train: _Loss
+    held_out: _Loss
     gap: float
     train_bands: _BandLosses
     held_out_bands: _BandLosses
@@ -150,9 +153,9 @@ class Agreement(Record):
         members, seeds: how many.
     """
 
-    value: Annotated[float, Field(le=1)]
-    same: Annotated[float, Field(ge=0)]
-    different: Annotated[float, Field(ge=0)]
+    value: Annotated[float, Field(ge=-1e100, le=1)]
+    same: _Loss
+    different: _Loss
     members: Annotated[int, Field(ge=2)]
     seeds: Annotated[int, Field(ge=2)]
 
@@ -170,7 +173,7 @@ class Point(Measured):
         adapter: agreement of images at strength 1 of a LoRA with those at strength 0; None where it is not measured.
     """
 
-    step: Annotated[int, Field(ge=0)]
+    step: Count
     images_seen: Count | None
     seen: Count
     skipped: Count

@@ -143,8 +143,8 @@ class WatchRecord(Record):
     rows: Annotated[int, Field(ge=1)]
     flips: bool
     prompts: str | None
-    seconds_training: Annotated[float, Field(ge=0)] = 0.0
-    seconds_watching: Annotated[float, Field(ge=0)] = 0.0
+    seconds_training: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    seconds_watching: Annotated[float, Field(ge=0, le=1e12)] = 0.0
 
     @property
     def asked(self) -> dict[str, object]:
