@@ -40,11 +40,12 @@ Source = Literal["held-out images", "training images, each against the others"]
 #: By what the recommended point is chosen among those that are not above chance.
 By = Literal["last", "lowest held-out loss", "lowest distance"]
 
-#: A loss, a squared distance: more than any float32. A chart of larger ones could not be drawn.
-_Loss = Annotated[float, Field(ge=0, le=1e100)]
+#: Losses and distances of any sign, and squared ones: more than any float32. A chart of larger ones cannot be drawn.
+_Number = Annotated[float, Field(ge=-1e100, le=1e100)]
+_Square = Annotated[float, Field(ge=0, le=1e100)]
 
 #: One of these many bands of timesteps has no loss where no image was given noise of it.
-_BandLosses = tuple[_Loss | None, ...]
+_BandLosses = tuple[_Number | None, ...]
 
 
 # What is measured -------------------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ class ClosePair(Record):
     sample: Count
     image: Count
     ratio: Portion
-    distance: _Loss
+    distance: _Square
 
 
 class Distance(Record):
@@ -77,7 +78,7 @@ class Distance(Record):
         num_real: how many real images.
     """
 
-    value: Annotated[float, Field(ge=-1e100, le=1e100)]
+    value: _Number
     to: Literal["held-out images", "training images"]
     features: str
     num_real: Count
@@ -126,9 +127,9 @@ class Losses(Record):
         num_images: of each kind; one that was given noise twice counts twice.
     """
 
-    train: _Loss
-    held_out: _Loss
-    gap: float
+    train: _Number
+    held_out: _Number
+    gap: _Number
     train_bands: _BandLosses
     held_out_bands: _BandLosses
     num_images: Count
@@ -154,8 +155,8 @@ class Agreement(Record):
     """
 
     value: Annotated[float, Field(ge=-1e100, le=1)]
-    same: _Loss
-    different: _Loss
+    same: _Square
+    different: _Square
     members: Annotated[int, Field(ge=2)]
     seeds: Annotated[int, Field(ge=2)]
 

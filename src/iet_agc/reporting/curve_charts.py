@@ -84,7 +84,8 @@ def _losses(points: Sequence[Point]) -> Drawing:
     seen = [images for images, _ in found]
     axes.plot(seen, [each.train for _, each in found], "o-", color=_COPIED, markersize=3.5, label="training images")
     axes.plot(seen, [each.held_out for _, each in found], "s-", color=HELD_OUT, markersize=3.5, label="held-out images")
-    axes.set(ylabel="loss", ylim=(0, None))
+    least = min(min(each.train, each.held_out) for _, each in found)
+    axes.set(ylabel="loss", ylim=(min(0.0, 1.1 * least), None))
     axes.legend(fontsize=8)
     assert isinstance(axes.figure, Figure)
     alt = f"Line chart: loss of training images and of held-out images against {_over(points)}."
