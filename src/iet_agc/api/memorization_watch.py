@@ -163,7 +163,8 @@ class MemorizationWatch:
             self._converted = shape is not None
             self._check_shapes()
             self._rows = rows or _rows(self._train.shape)
-            self._watch = Watch(self._train.images, self._held_out and self._held_out.images, flips)
+            held_out_images = None if self._held_out is None else self._held_out.images
+            self._watch = Watch(self._train.images, held_out_images, flips)
         for reason in self._watch.reasons:
             self._say(f"warning: the watch may be wrong: {reason.sentence}")
         if self._out is not None:
@@ -181,7 +182,7 @@ class MemorizationWatch:
     def _go_on(self, out: Path, flips: bool) -> None:
         """Take up a watch where an earlier session left it, or begin one."""
         check_ours(out, WATCH, (), "watch")
-        known = [_about(each) if each else None for each in (self._train, self._held_out)]
+        known = [None if each is None else _about(each) for each in (self._train, self._held_out)]
         record = WatchRecord(
             reference=cast("WatchedImages", known[0]),
             held_out=known[1],
@@ -322,7 +323,7 @@ class MemorizationWatch:
 
     def _losses_of(self, losses: LossesOf, places: Tensor, held_out: bool) -> Tensor:
         """Loss of each, float32 (N,)."""
-        images = (self._held_out if held_out and self._held_out else self._train).images
+        images = (self._held_out if held_out and self._held_out is not None else self._train).images
         parts: list[Tensor] = []
         for number, some in enumerate(places.split(self._rows)):
             batch = LossBatch(images[some].float() / 127.5 - 1, some, held_out)
@@ -434,8 +435,12 @@ def _check_numbers(**given: int | None) -> None:
 
 
 def _load(images: "Images", part: Part, shape: tuple[int, int, int] | None) -> ImageSet:
-    name, given = named(images, "reference" if part == "train" else "held_out")
-    return load_part(os.fspath(name), part, shape, given=given)[0]
+    argument = "reference" if part == "train" else "held_out"
+    name, given = named(images, argument)
+    found = load_part(os.fspath(name), part, shape, given=given)[0]
+    if not len(found):
+        raise UserError(f"{found.name} holds no images: give some, or leave them out", argument)
+    return found
 
 
 def _in_turn(images: ImageSet, count: int) -> Tensor:
