@@ -313,7 +313,7 @@ def _row(found: Mapping[str, Any]) -> str:
 
 def table(folder: Path) -> str:
     """What all sets that are done have shown, failures first, in Markdown."""
-    found = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
     found.sort(key=lambda each: (each["no_more_than_chance"] and each["within_10_percent"], each["set"]))
     honest = sum(each["no_more_than_chance"] for each in found)
     near = sum(each["within_10_percent"] for each in found)
