@@ -66,6 +66,7 @@ def state():
 
 @pytest.fixture
 def no_mallopt(monkeypatch):
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)  # of Lightning: torch would load a library by it
     monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: pytest.fail("the C library was told something"))
 
 

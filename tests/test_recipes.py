@@ -1,4 +1,4 @@
-"""The README's recipes for several processes and for micro-batches, run as they stand: AGC on the whole batch."""
+"""The README's recipe for micro-batches, run as it stands: AGC on the whole batch; and what happens without."""
 
 import re
 from pathlib import Path
@@ -94,18 +94,8 @@ def on_ranks(count, call, out):
     return [torch.load(out / f"{rank}.pt") for rank in range(count)]
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_the_gather_decides_and_descends_as_one_process(tmp_path, whole, count):
-    names = {"torch": torch}
-    exec(recipe("all_gather"), names)
-    ends = on_ranks(count, names["over_all_ranks"], tmp_path)
-    for decisions, found, bank in ends:
-        assert_like(whole, decisions, found, bank)
-        assert torch.equal(bank, ends[0][2])
-
-
-def test_without_the_gather_every_rank_decides_by_a_bank_of_its_own(tmp_path, whole):
-    """What the README warns of; and the test above can fail."""
+def test_every_rank_decides_by_a_bank_of_its_own_unless_they_are_one_batch(tmp_path, whole):
+    """What the README says; where they are one batch is in test_agc_processes.py."""
     ends = on_ranks(2, lambda agc, losses, timesteps: agc(losses, timesteps), tmp_path)
     assert not torch.equal(ends[0][2], ends[1][2])
     assert not torch.equal(torch.cat([decisions for decisions, _, _ in ends], dim=1), whole[0])
@@ -118,8 +108,9 @@ def test_accumulation_decides_and_descends_as_the_whole_batch(whole, sizes):
     for inputs, timesteps in batches():
         parts = list(zip(inputs.split(sizes), timesteps.split(sizes), strict=True))
         optimizer.zero_grad()
-        names = {"torch": torch, "agc": agc, "model": model, "optimizer": optimizer, "parts": parts}
-        exec(recipe("gradient accumulation"), names | {"losses_of": lambda part: (losses_of(model, part[0]), part[1])})
+        micro_batches = [(losses_of(model, rows), when) for rows, when in parts]
+        names = {"agc": agc, "model": model, "optimizer": optimizer, "micro_batches": micro_batches}
+        exec(recipe("accumulate"), names)
         found.append(gradients(model))
     decided = torch.cat(agc.decisions).reshape(STEPS, BATCH)
     assert_like(whole, decided, torch.stack(found), agc.mean_loss)

@@ -334,6 +334,6 @@ def test_presets_of_one_image_set_see_as_many_images(name):
     share = full.method.members if name.endswith("early-stop") else 4 if "-finetune-" in name else 1
     assert preset.total_steps * preset.train.batch_size == full.total_steps * full.train.batch_size // share
     assert preset.data == (full.data.without_copies() if name.endswith("-deduplicated") else full.data)
-    own = {"dropout", "channels"} if name.endswith(("-dropout", "-small-network")) else set()
+    own = {"dropout", "channels"} if name.endswith(("-dropout", "-small-network", "-dp")) else set()
     assert preset.model.model_dump(exclude=own) == full.model.model_dump(exclude=own)
     assert (preset.init.model == "") == ("-finetune-" in name)

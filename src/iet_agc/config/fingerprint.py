@@ -88,6 +88,8 @@ def as_found(settings: Settings, run: Settings) -> Settings:
     for section, left in _OPEN.items():
         asked, there = getattr(settings, section), getattr(run, section)
         found = {name: getattr(there, name) for name, value in left.items() if getattr(asked, name) == value}
+        if section == "init" and not settings.init.model:
+            continue  # weights that are drawn have no hash
         update[section] = asked.model_copy(update=found)
     return settings.model_copy(update=update)
 

@@ -545,7 +545,7 @@ class Settings(Section, frozen=True):
         method = self.method
         without = {
             "method.members above 1": (method.members > 1, "its accounting is of one model that draws from all images"),
-            "method.skip_below": (method.skip_below > 0, "whether an image is skipped would depend on others"),
+            "method.skip_below": (method.skip_below != 0, "whether an image is skipped would depend on others"),
             "method.random_skip": (method.random_skip > 0, "each step draws its images at random already"),
             "model.dropout": (
                 self.model.kind == "image" and self.model.dropout > 0,
