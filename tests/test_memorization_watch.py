@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def worse_by(amount: float):
 
 
 def watch_of(**options) -> MemorizationWatch:
-    return MemorizationWatch(TRAIN, HELD_OUT, **{"images": 20, "losses": 16, "quiet": True} | options)
+    given: dict[str, Any] = {"images": 20, "losses": 16, "quiet": True} | options
+    return MemorizationWatch(TRAIN, HELD_OUT, **given)
 
 
 # What it measures -------------------------------------------------------------------------------------------
@@ -152,6 +154,7 @@ def test_images_may_be_of_any_kind(tmp_path, kind):
     reference = given(TRAIN)
     if kind == "folder":
         for number, image in enumerate(reference):
+            assert isinstance(image, Image.Image)
             image.save(tmp_path / f"{number:03}.png")
         reference = tmp_path
     watch = MemorizationWatch(reference, given(HELD_OUT), images=20, quiet=True)

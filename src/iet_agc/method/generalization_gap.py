@@ -12,8 +12,6 @@ is far below the mean of the others. Source: this project; the gap as a sign of 
 al. (ICLR 2024, arXiv 2310.02557), who compare the errors of training and of test images.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -72,4 +70,4 @@ class GeneralizationGap(nn.Module):
         self._means.update(held_out.float().log() - trained.float().log(), self._bands(timesteps))
 
     def _bands(self, timesteps: Tensor) -> Tensor:
-        return cast("Tensor", timesteps * _BANDS // self.num_timesteps)
+        return timesteps * _BANDS // self.num_timesteps
