@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 demo: $(VENV)/installed
 	$(BIN)/iet-agc demo --out runs/demo
 
-# Nine methods as curves of copied share against quality, on digits, three seeds: about an hour and a half on two cores.
+# Ten methods as curves of copied share against quality, on digits, three seeds: about two hours on two cores.
 frontier: $(VENV)/installed
 	$(BIN)/iet-agc bench small --out runs/frontier --jobs 2
 
