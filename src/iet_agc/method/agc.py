@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from iet_agc.runtime import distributed
 
-__all__ = ["AntiGradientControl", "mean_of_kept"]
+__all__ = ["AntiGradientControl", "folded", "mean_of_kept"]
 
 #: `skip_below="auto"` skips what is so many standard deviations of log loss under the bank: of ordinary samples 2.3 %,
 #: where log losses are normal.
@@ -373,12 +373,23 @@ class AntiGradientControl(nn.Module):
         if self.spread is not None:
             above = counted & (bank > 0) & (losses > bank)
             deviations = torch.where(above, losses.double() / bank.double(), 1).log().square()
-            self.spread.copy_(_folded(self.spread, deviations, bins, above, (1 + self.decay) / 2))
-        self.mean_loss.copy_(_folded(self.mean_loss, losses, bins, counted, self.decay))
+            self.spread.copy_(folded(self.spread, deviations, bins, above, (1 + self.decay) / 2))
+        self.mean_loss.copy_(folded(self.mean_loss, losses, bins, counted, self.decay))
 
 
-def _folded(bank: Tensor, values: Tensor, bins: Tensor, counted: Tensor, decay: float) -> Tensor:
-    """A running mean per bin after the values that count came one after another, float64; see `update`."""
+def folded(bank: Tensor, values: Tensor, bins: Tensor, counted: Tensor, decay: float) -> Tensor:
+    """Running means after values came one after another; see `AntiGradientControl.update`.
+
+    Args:
+        bank: the means as they are, (num_bins,).
+        values: float (B,), in their order; those that do not count may be anything.
+        bins: which mean each belongs to, integer (B,).
+        counted: which of them count, bool (B,).
+        decay: how much of a mean stays when one value comes in.
+
+    Returns:
+        float64 (num_bins,); means that no value came for are as they were.
+    """
     same = (bins[:, None] == bins[None, :]) & counted  # [i, j]: j counts for the timestep of i
     later = same.triu(1).sum(1)
     weights = (1 - decay) * decay ** later.double()

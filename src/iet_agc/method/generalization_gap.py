@@ -15,7 +15,7 @@ al. (ICLR 2024, arXiv 2310.02557), who compare the errors of training and of tes
 import torch
 from torch import Tensor, nn
 
-from iet_agc.method.agc import AntiGradientControl
+from iet_agc.method.agc import folded
 
 __all__ = ["GeneralizationGap"]
 
@@ -38,17 +38,17 @@ class GeneralizationGap(nn.Module):
 
     Args:
         num_timesteps: how many timesteps the noise schedule has.
+
+    Attributes:
+        log_ratios: the gaps, float32 (20,), of timesteps from small to large; a buffer. They start at 0: no gap.
     """
+
+    log_ratios: Tensor
 
     def __init__(self, num_timesteps: int = 1000) -> None:
         super().__init__()
         self.num_timesteps = num_timesteps
-        self._means = AntiGradientControl(_BANDS, skip_below=0, decay=_DECAY)  # a running mean that starts at 0: no gap
-
-    @property
-    def log_ratios(self) -> Tensor:
-        """The gaps, float32 (20,); of timesteps from small to large."""
-        return self._means.mean_loss
+        self.register_buffer("log_ratios", torch.zeros(_BANDS))
 
     @torch.no_grad()
     def factor(self, timesteps: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ class GeneralizationGap(nn.Module):
             held_out, trained: losses at the same timesteps and noise, float (B,).
             timesteps: int64 (B,).
         """
-        self._means.update(held_out.float().log() - trained.float().log(), self._bands(timesteps))
+        ratios = held_out.float().log() - trained.float().log()
+        self.log_ratios.copy_(folded(self.log_ratios, ratios, self._bands(timesteps), ratios.isfinite(), _DECAY))
 
     def _bands(self, timesteps: Tensor) -> Tensor:
         return timesteps * _BANDS // self.num_timesteps

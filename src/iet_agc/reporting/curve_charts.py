@@ -1,6 +1,6 @@
 """Charts of a watch: copied share and quality over images seen, losses, and how far members agree. No torch here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -95,28 +95,29 @@ def _losses(points: Sequence[Point]) -> Drawing:
 
 
 def _agreement(points: Sequence[Point]) -> Drawing:
-    axes, places = _axes(points), _places(points)
-    found = [(places[point.step], point.agreement) for point in points if point.agreement]
-    axes.plot([images for images, _ in found], [each.value for _, each in found], "o-", color=PALETTE[2], markersize=4)
-    axes.set(ylabel="agreement", ylim=(min(0.0, *(each.value for _, each in found)), 1))
-    assert isinstance(axes.figure, Figure)
-    alt = f"Line chart: agreement of members against {_over(points)}."
+    found = {point.step: point.agreement for point in points if point.agreement}
     caption = (
-        f"Agreement of {found[-1][1].members} members before they are averaged: 1 where they draw the same image from "
-        "a seed, 0 where images of one seed differ as those of different seeds do."
+        f"Agreement of {[*found.values()][-1].members} members before they are averaged: 1 where they draw the same "
+        "image from a seed, 0 where images of one seed differ as those of different seeds do."
     )
-    return Drawing(inline(axes.figure, alt), caption)
+    values = {step: each.value for step, each in found.items()}
+    return _alike(points, values, "agreement", "agreement of members", caption)
 
 
 def _adapter(points: Sequence[Point]) -> Drawing:
-    axes, places = _axes(points), _places(points)
-    found = [(places[point.step], point.adapter) for point in points if point.adapter]
-    axes.plot([place for place, _ in found], [each.value for _, each in found], "o-", color=PALETTE[2], markersize=4)
-    axes.set(ylabel="similarity", ylim=(min(0.0, *(each.value for _, each in found)), 1))
-    assert isinstance(axes.figure, Figure)
-    alt = f"Line chart: similarity of images with and without the LoRA against {_over(points)}."
+    found = {point.step: point.adapter for point in points if point.adapter}
     caption = (
-        f"Images of {count(found[-1][1].seeds)} seeds at strength 1 of the LoRA beside those at strength 0: 1 where it "
-        "changes nothing, 0 where images of one seed differ as those of different seeds do."
+        f"Images of {count([*found.values()][-1].seeds)} seeds at strength 1 of the LoRA beside those at strength 0: 1 "
+        "where it changes nothing, 0 where images of one seed differ as those of different seeds do."
     )
-    return Drawing(inline(axes.figure, alt), caption)
+    values = {step: each.value for step, each in found.items()}
+    return _alike(points, values, "similarity", "similarity of images with and without the LoRA", caption)
+
+
+def _alike(points: Sequence[Point], values: Mapping[int, float], label: str, what: str, caption: str) -> Drawing:
+    """How alike images are, 1 at most, by step."""
+    axes, places = _axes(points), _places(points)
+    axes.plot([places[step] for step in values], [*values.values()], "o-", color=PALETTE[2], markersize=4)
+    axes.set(ylabel=label, ylim=(min(0.0, *values.values()), 1))
+    assert isinstance(axes.figure, Figure)
+    return Drawing(inline(axes.figure, f"Line chart: {what} against {_over(points)}."), caption)
