@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from iet_agc import cli
 from tests.faulty import Outcome, contents, forked
@@ -63,6 +64,10 @@ COMMANDS = {
     "compare": ["compare", "{}/audit", "--out", "OUT"],
     "curve": ["curve", "{}/watch", "--out", "OUT"],
     "report-watch": ["report", "{}/watch", "--out", "OUT/page.html"],
+    "duplicates": ["duplicates", "{}/pictures", "--out", "OUT", "--keep-list", "OUT/kept.txt"],
+    "shards": ["shards", "{}/pictures", "--members", "2", "--keep-together", "near", "--out", "OUT"],
+    "average": ["average", "{}/run/raw", "{}/run/ema", "--out", "OUT"],
+    "card": ["card", "{}/run", "--audit", "{}/audit", "--out", "OUT/card.md"],
 }
 
 _UNFINISHED = re.compile(r"\.(unfinished|replaced)$")
@@ -75,10 +80,19 @@ def prepare(inputs: Path) -> None:
         done = forked(lambda verb=verb, out=out: cli.main(words_of(verb, inputs, inputs / out)))
         assert done.status == 0, done.said
     write_watch(inputs / "watch")
+    save_pictures(inputs / "pictures")
     save_miniature(inputs / "miniature")
     save_captioned(inputs / "laion", captioned())
     (inputs / "prompts.txt").write_text("a red dog\na blue cat\na green bird\na house\n")
     (inputs / "memorized.txt").write_text("a red dog\n")
+
+
+def save_pictures(folder: Path) -> None:
+    """A dozen small images, three of them once more."""
+    folder.mkdir()
+    pixels = torch.randint(256, (12, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    for number in range(15):
+        Image.fromarray(pixels[number % 12]).save(folder / f"{number:02}.png")
 
 
 def words_of(verb: str, inputs: Path, out: Path) -> list[str]:

@@ -25,7 +25,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["train", "pipeline", "sample", "audit", "detect", "report", "compare", "curve"])
+@pytest.mark.parametrize("verb", sorted({*faults.COMMANDS} - {"report-watch", "sample-png"}))
 def test_killed_or_without_room_the_same_command_ends_as_it_should(inputs: Path, tmp_path: Path, verb: str) -> None:
     """Killed before a change of the disk, and without room for the largest file."""
     one = faults.Faults(verb, inputs, tmp_path)
