@@ -3,7 +3,7 @@
     python benchmarks/small_sets.py FOLDER [--seed 0] [--only digits-3 ...] [--table]
 
 Sets of 20 to 300 images: digits and Fashion-MNIST by class, emoji by kind, crops of two photographs. Each trains a
-small U-Net in a plain loop, which calls the watch after every step. What the watch picks is then measured by more than
+small U-Net in a plain loop, which calls the watch after every step and says how many there will be. What the watch picks is then measured by more than
 it saw: 512 images of 20 denoising steps against the training set, the cut set by real images that neither the training
 nor the watch has seen (by the training set against itself where these are fewer than 99), and the loss of all real
 images that were not trained on. So are checkpoints at 12 steps, on a logarithmic scale, and at all points of the watch:
@@ -254,7 +254,7 @@ def run(name: str, images: SmallSet, folder: Path, seed: int) -> dict[str, Any]:
     loop, place = Loop(images.train, seed), folder / f"{name}.watch"
     shutil.rmtree(place, ignore_errors=True)
     with patch("iet_agc.api.memorization_watch.Pace", functools.partial(Pace, clock=time.process_time)):
-        watch = MemorizationWatch(images.train, images.held_out, out=place, quiet=True)
+        watch = MemorizationWatch(images.train, images.held_out, out=place, steps=STEPS, quiet=True)
     kept: dict[int, dict[str, Tensor]] = {}
     for step in range(1, STEPS + 1):
         loop.step()

@@ -48,7 +48,7 @@ def main(steps: int, out: Path, every: int | None = None) -> iet_agc.Memorizatio
     def save(path: Path) -> None:
         torch.save(model.state_dict(), path)
 
-    watch = iet_agc.MemorizationWatch(train, held_out, out=out, save=save, every=every)
+    watch = iet_agc.MemorizationWatch(train, held_out, out=out, save=save, steps=None if every else steps, every=every)
     for step in range(1, steps + 1):
         losses_of(images[torch.randint(0, len(images), (64,))]).mean().backward()
         optimizer.step()

@@ -18,7 +18,7 @@ from iet_agc.auditing.curve import draw_curve
 from iet_agc.metrics.curve import Point, recommend
 from iet_agc.metrics.watch import Watch, agreement, losses_by_band
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.pace import Pace
+from iet_agc.runtime.pace import Pace, next_of
 from iet_agc.training.watched import read_points, read_watch
 from tests.faulty import contents, forked
 
@@ -300,6 +300,56 @@ def test_by_default_it_takes_a_twentieth_of_the_time(monkeypatch, capsys):
     assert "watching took 5.0 % of the time" in said
 
 
+def test_of_a_known_number_of_steps_points_are_closer_together_early_on(monkeypatch, capsys):
+    """They are spread geometrically, the last at the end, and take at most a twentieth of the whole."""
+    clock = Clock()
+    monkeypatch.setattr(memorization_watch, "Pace", functools.partial(Pace, clock=clock))
+
+    def draw(seeds):
+        clock.now += 0.1 * len(seeds)
+        return honest(seeds)
+
+    watch = watch_of(steps=500, quiet=False)
+    for step in range(1, 701):
+        clock.now += 1.0
+        watch(step, draw)
+        if step == 500:
+            assert watch.cost <= 0.05
+    steps = [point.step for point in watch.points]
+    # The trial takes 0.8 s, a point 2 s: 12 points in a twentieth of 500 s, from a fiftieth of the steps on
+    assert steps[:12] == [14, 20, 28, 39, 54, 75, 103, 142, 195, 267, 366, 500]
+    ratios = [later / before for before, later in pairwise([10, *steps[:12]])]
+    assert ratios == [pytest.approx(50 ** (1 / 12), rel=0.06)] * 12
+    # what goes on longer than it said is watched by time
+    assert [later - before for before, later in pairwise(steps[12:])] == [pytest.approx(40, abs=1)] * 4
+    assert "there are as many as take 5 % of the whole training, closer together early on" in capsys.readouterr().err
+
+
+def test_a_training_too_short_for_a_point_has_none(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(memorization_watch, "Pace", functools.partial(Pace, clock=clock))
+
+    def draw(seeds):
+        clock.now += 0.1 * len(seeds)
+        return honest(seeds)
+
+    watch = watch_of(steps=40)
+    for step in range(1, 41):
+        clock.now += 1.0
+        watch(step, draw)
+    assert watch.points == []
+
+
+def test_steps_of_several_sessions_are_one_training():
+    clock = Clock()
+    pace = Pace(0.05, around=100.0, work=1.0, clock=clock)
+    pace.begin()
+    clock.now, pace.expected = 50.0, 2.0
+    assert pace.left_of(200, 25) == (0.05 * (100 + 50 + 400) - 1) // 2
+    assert pace.left_of(0, 25) == (0.05 * 150 - 1) // 2
+    assert (next_of(10, 1000, 2), next_of(10, 1000, 1), next_of(1000, 1000, 3)) == (100, 1000, 1000)
+
+
 def test_a_pace_counts_what_is_around_the_work_and_the_work():
     clock = Clock()
     pace = Pace(0.5, around=10.0, work=3.0, clock=clock)
@@ -454,6 +504,7 @@ def test_what_a_page_cannot_be_made_of(tmp_path, folder):
     ("options", "message"),
     [
         ({"every": 0}, "every is a whole number of 1 or more, not 0"),
+        ({"steps": 100, "every": 10}, "steps has no effect beside every: give one of the two"),
         ({"images": 2.5}, "images is a whole number of 1 or more, not 2.5"),
         ({"rows": True}, "rows is a whole number of 1 or more, not True"),
         ({"most_time": 0.0}, "most_time is a share of the training's time above 0, not 0.0"),

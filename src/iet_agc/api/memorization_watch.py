@@ -18,8 +18,10 @@ loss, or, without losses, with the lowest Fréchet distance.
 
 **When.** By default a point is taken as soon as all of watching takes at most a twentieth of the training's time: what
 a point costs depends on the model, the sampler and the machine, and no number of steps is right for all. The seconds
-are measured, so another run of the same training may be measured at other steps. `every` sets the steps instead; the
-points of two runs are then the same. Training is left alone by either: torch's generators stand where they stood.
+are measured, so another run of the same training may be measured at other steps. Where the loop says how many `steps`
+there will be, the same time is spent on points that lie closer together early on: small sets are learnt, and copied, in
+the first tenth of many trainings. `every` sets the steps instead; the points of two runs are then the same. Training is
+left alone by any of these: torch's generators stand where they stood.
 """
 
 import os
@@ -42,7 +44,7 @@ from iet_agc.metrics.curve import Agreement, Losses, Point, Recommendation, figu
 from iet_agc.metrics.watch import Watch, agreement, losses_by_band
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_ours, digest, shown, writing
-from iet_agc.runtime.pace import Pace
+from iet_agc.runtime.pace import Pace, next_of
 from iet_agc.runtime.paths import WATCH
 from iet_agc.runtime.progress import say
 from iet_agc.runtime.seeds import generator, seeded
@@ -62,6 +64,9 @@ _TRIED = 8
 
 #: So many points above chance, one after the other, end a run; one alone may be chance.
 _ENOUGH = 2
+
+#: Share of all steps before the first point, where their number is known: what is drawn before is noise.
+_FIRST = 0.02
 
 #: Pictures of the closest pairs.
 _TILE = 96
@@ -101,6 +106,8 @@ class MemorizationWatch:
             its points. None: nothing is written.
         save: called with a path below `out` whenever a point is the best so far; it saves the checkpoint there, as a
             file or a folder. The one before is removed afterwards.
+        steps: of the whole training. Points are then spread over it geometrically, as many as `most_time` of all of it
+            allows, the last at its end.
         every: steps between two points; by default as often as `most_time` allows.
         images: how many are drawn at each point. 64 tell a share of about 6 % from chance, where 99 held-out images or
             more set the cut.
@@ -133,6 +140,7 @@ class MemorizationWatch:
         *,
         out: Place | None = None,
         save: Callable[[Path], object] | None = None,
+        steps: int | None = None,
         every: int | None = None,
         images: int = 64,
         losses: int = 128,
@@ -143,7 +151,9 @@ class MemorizationWatch:
         most_time: float = 0.05,
         quiet: bool = False,
     ) -> None:
-        _check_numbers(every=every, images=images, losses=losses, rows=rows)
+        _check_numbers(steps=steps, every=every, images=images, losses=losses, rows=rows)
+        if steps is not None and every is not None:
+            raise UserError("steps has no effect beside every: give one of the two", "steps")
         if not most_time > 0:
             raise UserError(f"most_time is a share of the training's time above 0, not {most_time}", "most_time")
         if save is not None and out is None:
@@ -152,7 +162,7 @@ class MemorizationWatch:
         self.improved = False
         self._out, self._save, self._every, self._quiet = None if out is None else Path(out), save, every, quiet
         self._images, self._num_losses, self._prompts = images, losses, tuple(prompts)
-        self._pace = Pace(most_time)
+        self._steps, self._pace, self._called = steps, Pace(most_time), None
         self._base: Tensor | None = None
         with self._pace.working():
             self._train = _load(reference, "train", shape)
@@ -169,6 +179,8 @@ class MemorizationWatch:
             self._say(f"warning: the watch may be wrong: {reason.sentence}")
         if self._out is not None:
             self._go_on(self._out, flips)
+
+    _called: int | None  # the first step that this session was called at
 
     def _check_shapes(self) -> None:
         if self._held_out is not None and self._held_out.shape != self._train.shape:
@@ -220,13 +232,22 @@ class MemorizationWatch:
     ) -> Point | None:
         """Take a point if one is due: call this after every step, or every few steps; see `measure`."""
         self._pace.begin()
-        if self._every is not None:
-            due = step % self._every == 0
-        else:
-            if self._pace.expected is None:
-                self._try(draw, losses)
-            due = self._pace.is_affordable
+        self._called = step if self._called is None else self._called
+        if self._every is None and self._pace.expected is None:
+            self._try(draw, losses)
+        due = self._is_due(step, self._called)
         return self.measure(step, draw, losses, without_adapter, images_seen) if due else None
+
+    def _is_due(self, step: int, called: int) -> bool:
+        if self._every is not None:
+            return step % self._every == 0
+        if self._steps is None or step > self._steps:
+            return self._pace.is_affordable
+        if step == called:  # nothing is known of how long a step takes
+            return False
+        left = self._pace.left_of(self._steps - step, step - called)
+        before = max((point.step for point in self.points), default=max(1, round(_FIRST * self._steps)))
+        return left > 0 and step >= next_of(before, self._steps, left)
 
     def _try(self, draw: Draw, losses: LossesOf | None) -> None:
         """Draw a few images to learn what a point costs."""
@@ -240,8 +261,11 @@ class MemorizationWatch:
                 self._losses_of(losses, torch.arange(few) % len(self._train), held_out=False)
             seconds += 2 * (self._pace.work - before) * self._num_losses / few
         self._pace.expected = seconds
-        often = f"about every {seconds / self._pace.most:.0f} s of training, which is {100 * self._pace.most:g} % of it"
-        self._say(f"watch: a point takes about {seconds:.2g} s, so there is one {often}")
+        most = f"{100 * self._pace.most:g} %"
+        often = f"is one about every {seconds / self._pace.most:.0f} s of training, which is {most} of it"
+        if self._steps is not None:
+            often = f"are as many as take {most} of the whole training, closer together early on"
+        self._say(f"watch: a point takes about {seconds:.2g} s, so there {often}")
 
     # What ------------------------------------------------------------------------------------------
 
@@ -420,7 +444,7 @@ class MemorizationWatch:
         copied, found = point.copied, [f"{point.copied.count} of {point.copied.total} images copied"]
         found += [f"held-out loss {point.losses.held_out:.4g}"] if point.losses else []
         found += ["the best so far"] if self.improved else []
-        self._say(f"watch: step {point.step:,}: {', '.join(found)}; watching took {100 * self.cost:.1f} % of the time")
+        self._say(f"watch: step {point.step:,}: {', '.join(found)}; watching took {100 * self.cost:.1f} % of the time so far")
         if first:
             share = f"{100 * copied.share:.2g} % of the images are copies, at least {100 * point.least:.2g} %"
             best = f"step {self.best.step:,} is the best so far" if self.best else "no point is below that"

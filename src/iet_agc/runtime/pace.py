@@ -1,10 +1,11 @@
 """Work beside other work, such as measuring beside training: what it costs, and when more of it is affordable."""
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "next_of"]
 
 
 class Pace:
@@ -50,6 +51,18 @@ class Pace:
         """Whether another piece of work, as long as expected, keeps to the share."""
         return self.expected is not None and self.work + self.expected <= self.most * self.around
 
+    def left_of(self, steps: int, taken: int) -> int:
+        """How many pieces of work as long as expected are affordable until an end that is known.
+
+        Args:
+            steps: what goes on around the work has so many steps left.
+            taken: so many has it taken in this session, 1 or more; the others will take as long.
+        """
+        if self.expected is None:
+            return 0
+        whole = self.around + (self.around - self._earlier) * steps / taken
+        return max(0, math.floor((self.most * whole - self.work) / max(self.expected, 1e-9)))
+
     @contextmanager
     def working(self) -> Generator[None]:
         """Count what is done within it as work; not within itself."""
@@ -61,3 +74,14 @@ class Pace:
             self.work += spent
             if self._began is not None:
                 self._here += spent
+
+
+def next_of(before: int, end: int, left: int) -> int:
+    """The next of some steps that are spread geometrically up to an end.
+
+    Args:
+        before: the step before them, 1 or more.
+        end: the last of them.
+        left: how many there are, 1 or more.
+    """
+    return min(end, math.ceil(before * (end / before) ** (1 / left) - 1e-6)) if before < end else end
