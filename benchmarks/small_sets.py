@@ -3,11 +3,12 @@
     python benchmarks/small_sets.py FOLDER [--seed 0] [--only digits-3 ...] [--table]
 
 Sets of 20 to 300 images: digits and Fashion-MNIST by class, emoji by kind, crops of two photographs. Each trains a
-small U-Net in a plain loop, which calls the watch after every step and says how many there will be. What the watch picks is then measured by more than
-it saw: 512 images of 20 denoising steps against the training set, the cut set by real images that neither the training
-nor the watch has seen (by the training set against itself where these are fewer than 99), and the loss of all real
-images that were not trained on. So are checkpoints at 12 steps, on a logarithmic scale, and at all points of the watch:
-the best in hindsight is the one with the lowest loss of those that copy no more than chance.
+small U-Net in a plain loop, which calls the watch after every step and says how many there will be. What the watch
+picks is then measured by more than it saw: 512 images of 20 denoising steps against the training set, the cut set by
+real images that neither the training nor the watch has seen (by the training set against itself where these are fewer
+than 99), and the loss of all real images that were not trained on. So are checkpoints at 12 steps, on a logarithmic
+scale, and at all points of the watch: the best in hindsight is the one with the lowest loss of those that copy no more
+than chance.
 
 One JSON file per set is left in FOLDER; the same command goes on with the sets that have none. The same seed gives the
 same sets and the same training; the watch's points depend on the machine, as they are taken by time: here by that of

@@ -444,7 +444,8 @@ class MemorizationWatch:
         copied, found = point.copied, [f"{point.copied.count} of {point.copied.total} images copied"]
         found += [f"held-out loss {point.losses.held_out:.4g}"] if point.losses else []
         found += ["the best so far"] if self.improved else []
-        self._say(f"watch: step {point.step:,}: {', '.join(found)}; watching took {100 * self.cost:.1f} % of the time so far")
+        cost = f"watching took {100 * self.cost:.1f} % of the time so far"
+        self._say(f"watch: step {point.step:,}: {', '.join(found)}; {cost}")
         if first:
             share = f"{100 * copied.share:.2g} % of the images are copies, at least {100 * point.least:.2g} %"
             best = f"step {self.best.step:,} is the best so far" if self.best else "no point is below that"
