@@ -96,7 +96,7 @@ def test_members_and_rounds_follow_from_the_number_of_images(
 ) -> None:
     settings = chosen(images=images, method=method)
     assert (settings.method.members, settings.method.rounds) == (members, rounds)
-    assert settings.method.skip_below == (0.5 if "agc" in method else 0)
+    assert settings.method.skip_below == {"agc": 0.8, "iet-agc": 0.5}.get(method, 0)
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(100, 1000), (200, 1000), (600, 416), (2000, 111), (50_000, 50)])
@@ -191,7 +191,7 @@ def test_a_file_says_what_the_choices_are(tmp_path: Path) -> None:
 def test_too_few_images_and_unknown_methods_are_refused() -> None:
     with pytest.raises(UserError, match="/photos holds 7 images that differ and can be used, and training needs 8"):
         chosen(images=7)
-    with pytest.raises(UserError, match="method 'sgd': give one of iet-agc, default, agc, iet"):
+    with pytest.raises(UserError, match="method 'sgd': give one of agc, iet-agc, iet, default"):
         chosen(method="sgd")
 
 

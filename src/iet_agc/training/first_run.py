@@ -47,7 +47,7 @@ def init_folder(
     *,
     held_out: Path | None = None,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
-    method: Method = "iet-agc",
+    method: Method = "agc",
     size: int | None = None,
     device: str = "auto",
 ) -> dict[str, object]:
