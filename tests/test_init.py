@@ -210,8 +210,9 @@ def test_where_a_network_does_not_fit_a_folder_it_is_said_what_would(side: int, 
 
 
 def test_presets_for_a_folder_see_as_many_images() -> None:
-    one, other = load_preset("folder-default"), load_preset("folder-iet-agc")
-    assert one.total_steps * one.train.batch_size == other.total_steps * other.train.batch_size == 204_800
+    presets = [load_preset(f"folder-{method}") for method in ("default", "agc", "iet-agc")]
+    assert [each.total_steps * each.train.batch_size for each in presets] == [204_800] * 3
+    assert [each.method.skip_below for each in presets] == [0, 0.8, 0.5]
 
 
 def test_a_file_starts_from_a_preset(tmp_path: Path) -> None:
