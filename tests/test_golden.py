@@ -22,6 +22,7 @@ VERBS = (
     "audit",
     "check",
     "detect",
+    "membership",
     "duplicates",
     "report",
     "compare",

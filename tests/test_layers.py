@@ -31,6 +31,7 @@ TORCHLESS = [
     "iet_agc.metrics.curve",
     "iet_agc.metrics.frontier",
     "iet_agc.metrics.gate",
+    "iet_agc.metrics.membership",
     "iet_agc.metrics.records",
     "iet_agc.metrics.soundness",
     "iet_agc.auditing.finished",

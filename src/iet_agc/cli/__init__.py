@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 #: Verbs whose work processes share; of any other, the first one does all.
-_SHARED = {"train", "sample", "audit", "detect"}
+_SHARED = {"train", "sample", "audit", "detect", "membership"}
 
 #: Verbs that show progress.
 _LONG = {"demo", "init", "pipeline", "curve", "duplicates", "bench", "shards", "average", *_SHARED}
@@ -197,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_init, _add_pipeline, _add_train, _add_curve, _add_sample, _add_audit, _add_check
-    others = _add_detect, _add_duplicates, _add_report, _add_compare, _add_bench, _add_card
+    others = _add_detect, _add_membership, _add_duplicates, _add_report, _add_compare, _add_bench, _add_card
     for add in (*order, *others, _add_shards, _add_average, _add_presets, _add_completion):
         add(verbs)
     for name, verb in verbs.choices.items():
@@ -771,6 +771,55 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, object]:
         arguments.first_steps,
         given,
         arguments.device,
+    )
+    return 0, summary if distributed.is_first() else None
+
+
+def _add_membership(verbs: "_Verbs") -> None:
+    parser = _verb(
+        verbs, "membership", _membership, "tell whether losses give away which images a model was trained on", _IN_PARTS
+    )
+    parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
+    parser.add_argument("--train", metavar="SOURCE", help="training images (default: those of RUN)")
+    parser.add_argument(
+        "--held-out",
+        metavar="SOURCE",
+        help="real images of the same kind that were not trained on (default: those that RUN, or --train, holds out)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the result")
+    parser.add_argument(
+        "--num-images",
+        "--num",
+        dest="num",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="at most so many images of either kind (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=100, metavar="T", help="losses of each image, by as much noise (default: 100)"
+    )
+    parser.add_argument("--weights", choices=["raw", "ema"], help="of a run (default: the run's sample.weights)")
+    _add_device(parser, "compute")
+
+
+def _membership(arguments: argparse.Namespace) -> tuple[int, object]:
+    from iet_agc.cli.paths import check_membership
+
+    check_membership(arguments)
+
+    from iet_agc.auditing.membership import infer_members
+    from iet_agc.runtime import distributed
+
+    summary = infer_members(
+        arguments.source,
+        arguments.out,
+        arguments.train,
+        arguments.held_out,
+        num_images=arguments.num,
+        draws=arguments.draws,
+        weights=arguments.weights,
+        device=arguments.device,
     )
     return 0, summary if distributed.is_first() else None
 

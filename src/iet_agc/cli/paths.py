@@ -29,6 +29,7 @@ __all__ = [
     "check_curve",
     "check_detect",
     "check_init",
+    "check_membership",
     "check_report",
     "check_sample",
     "check_source",
@@ -85,16 +86,31 @@ def check_detect(arguments: Namespace) -> None:
     Raises:
         UserError: one is not there.
     """
+    _check_model(arguments.source)
+    for file in (arguments.prompts, getattr(arguments, "memorized", None)):
+        if file is not None:
+            check_regular(file)
+
+
+def check_membership(arguments: Namespace) -> None:
+    """The model, then the two sets of images.
+
+    Raises:
+        UserError: one is not there.
+    """
+    _check_model(arguments.source)
+    for source in (arguments.train, arguments.held_out):
+        check_source(source)
+
+
+def _check_model(source: Path) -> None:
+    """A finished run, or a pipeline folder."""
     from iet_agc.config.run_folder import is_run
 
-    source: Path = arguments.source
     if not is_run(source):
         check_pipeline_place(source)
     elif not any((source / weights).exists() for weights in ("raw", "ema")):
         raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
-    for file in (arguments.prompts, getattr(arguments, "memorized", None)):
-        if file is not None:
-            check_regular(file)
 
 
 def check_audit(arguments: Namespace) -> None:

@@ -85,6 +85,7 @@ _LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
     "curve": lambda _, result: summary.curve(result),
     "card": lambda _, result: summary.card(result),
     "detect": lambda _, result: summary.detect(result, terminal.width()),
+    "membership": lambda _, result: summary.membership(result),
     "duplicates": lambda given, result: summary.duplicates(result, str(given.out)),
     "report": lambda _, result: summary.report(result),
     "compare": lambda _, result: summary.compare(result, terminal.width()),

@@ -18,6 +18,7 @@ __all__ = [
     "Detected",
     "Drawn",
     "Gate",
+    "Inferred",
     "Initialized",
     "Mean",
     "Prompt",
@@ -308,6 +309,23 @@ class Detected(TypedDict):
     seconds: float
     separation: _Separation | None
     highest: Sequence[Prompt]
+
+
+class _Area(TypedDict):
+    value: float
+    ci95: Sequence[float]
+
+
+class Inferred(TypedDict):
+    """Of `membership`; what is found at each rate of false alarms has a share, or says what is missing."""
+
+    membership: str
+    num_train: int
+    num_held_out: int
+    draws: int
+    auc: _Area
+    found: Sequence[Mapping[str, object]]
+    page: str
 
 
 class _Redundant(TypedDict):

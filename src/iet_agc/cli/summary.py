@@ -25,6 +25,7 @@ __all__ = [
     "detect",
     "duplicates",
     "init",
+    "membership",
     "pipeline",
     "presets",
     "report",
@@ -382,6 +383,32 @@ def detect(result: "results.Detected", most: int) -> list[str]:
     lines.append(_figure("most memorized", ""))
     lines += [f"  {_prompt(row)}"[:most] for row in result["highest"][:5]]
     return [*lines, _figure("files", f"{result['detect']} (detect.json)")]
+
+
+def membership(result: "results.Inferred") -> list[str]:
+    """How well losses tell training images from others.
+
+    Args:
+        result: of `iet_agc.auditing.membership.infer_members`.
+    """
+    auc = result["auc"]
+    low, high = auc["ci95"]
+    shown = "can be told" if low > 0.5 else "are not shown to be told"
+    lines = [
+        f"Training images {shown} from others by their losses",
+        _figure("AUC", f"{auc['value']:.3f}, 95 % interval {low:.3f} to {high:.3f}; 0.5 is chance"),
+    ]
+    for each in result["found"]:
+        rate = f"at {100 * each['false_alarm']:g} %"
+        if "share" in each:
+            limits = " to ".join(_percent(limit) for limit in each["ci95"])
+            told = f"{_percent(each['share'])} of training images found, 95 % interval {limits}"
+        else:
+            told = f"not measured: {each['num_held_out']:,} held-out images, {each['num_needed']:,} are needed"
+        lines.append(_figure(f"{rate} false", told))
+    images = f"{result['num_train']:,} training, {result['num_held_out']:,} held-out"
+    lines.append(_figure("images", f"{images}; losses of each: {result['draws']:,}"))
+    return [*lines, _figure("page", result["page"]), _next("open the page in a browser")]
 
 
 def duplicates(result: "results.Deduplicated", out: str) -> list[str]:
