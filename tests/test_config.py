@@ -98,6 +98,8 @@ OTHER = {
     "train.gap_high": 200,
     "train.gap_density": 0.2,
     "train.u_sharpness": 6.0,
+    "train.logit_mean": -0.5,
+    "train.logit_deviation": 0.5,
     "train.target": "smoothed",
     "train.target_timestep": 300,
     "train.min_snr": 5.0,
@@ -137,6 +139,7 @@ OTHER = {
 NEEDS = {
     **{name: {"train.timesteps": "gap"} for name in ("train.gap_low", "train.gap_high", "train.gap_density")},
     "train.u_sharpness": {"train.timesteps": "u-shaped"},
+    **{name: {"train.timesteps": "logit-normal"} for name in ("train.logit_mean", "train.logit_deviation")},
     "train.target_timestep": {"train.target": "ambient"},
     "train.dp_noise": {"model.dropout": 0.0},
     **{

@@ -24,7 +24,7 @@ def test_no_rows_are_refused(rows: int) -> None:
         next(fixed_rows(3, rows))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "flow"])
 def test_a_scheduler_is_made_for_one_call(sampler) -> None:
     shared = make_scheduler()
     one, other = scheduler_of(shared, sampler, 5), scheduler_of(shared, sampler, 7)

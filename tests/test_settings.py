@@ -171,6 +171,8 @@ ELSEWHERE = {
     "train.dp_multiplicity": "test_differential_privacy.py::test_settings_of_dp_sgd_have_an_effect",
     "train.dp_delta": "test_differential_privacy.py::test_delta_has_an_effect",
     "train.u_sharpness": "test_timesteps.py::test_a_run_is_a_plain_loop_with_timesteps_drawn_by_hand",
+    "train.logit_mean": "test_timesteps.py::test_a_run_is_a_plain_loop_with_timesteps_drawn_by_hand",
+    "train.logit_deviation": "test_timesteps.py::test_a_run_is_a_plain_loop_with_timesteps_drawn_by_hand",
     "train.target_timestep": "test_targets.py::test_the_timestep_has_an_effect",
     "run.watch_every": "test_watching.py::test_the_end_is_watched_whatever_the_steps",
     "run.watch_images": "test_watching.py::test_more_images_and_steps_are_other_points",

@@ -1,7 +1,10 @@
 """Runs that draw some timesteps less often: against a plain loop, definite, resumed, and refused."""
 
+import math
 import random
+from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -27,6 +30,7 @@ from tests.tiny_runs import CPU, assert_ends_like, assert_same, images, settings
 GAP = {"train__timesteps": "gap", "train__gap_low": 100, "train__gap_high": 899, "train__gap_density": 0.1}
 GAP_AS_OFTEN = GAP | {"train__gap_density": 1.0}
 U_SHAPED = {"train__timesteps": "u-shaped", "train__u_sharpness": 9.0}
+LOGIT_NORMAL = {"train__timesteps": "logit-normal", "train__logit_mean": 0.5, "train__logit_deviation": 2.0}
 
 
 def literal_timesteps(chosen: Settings, member: int, step: int) -> list[int]:
@@ -41,6 +45,10 @@ def literal_timesteps(chosen: Settings, member: int, step: int) -> list[int]:
         shares = [
             share if train.gap_low <= t <= train.gap_high else (1000 - inside) / rest for t, share in enumerate(shares)
         ]
+    elif train.timesteps == "logit-normal":
+        normal = NormalDist(train.logit_mean, train.logit_deviation)
+        edges = [0.0, *(normal.cdf(math.log(t / (1000 - t))) for t in range(1, 1000)), 1.0]
+        shares = [high - low for low, high in pairwise(edges)]
     else:
         us = [(t + 0.5) / 1000 for t in range(1000)]
         shares = [2.718281828459045 ** (-9 * u) + 2.718281828459045 ** (-9 * (1 - u)) for u in us]
@@ -55,7 +63,7 @@ def literal_timesteps(chosen: Settings, member: int, step: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("kind", [GAP, U_SHAPED])
+@pytest.mark.parametrize("kind", [GAP, U_SHAPED, LOGIT_NORMAL])
 def test_a_run_is_a_plain_loop_with_timesteps_drawn_by_hand(tmp_path: Path, kind: dict[str, object]) -> None:
     chosen = settings(method__members=1, method__rounds=1, method__skip_below=0.0, **kind)
     data, scheduler = images(), make_scheduler()
@@ -167,6 +175,7 @@ def test_images_without_a_zone_are_told_so(tmp_path: Path) -> None:
         ({"gap_density": 0.2}, "gap_density has no effect with timesteps 'uniform', it is of 'gap'"),
         ({"gap_low": 3, "timesteps": "u-shaped"}, "gap_low has no effect with timesteps 'u-shaped', it is of 'gap'"),
         ({"u_sharpness": 3, "timesteps": "gap"}, "u_sharpness has no effect with timesteps 'gap', it is of 'u-shaped'"),
+        ({"logit_mean": 1.0}, "logit_mean has no effect with timesteps 'uniform', it is of 'logit-normal'"),
         ({"timesteps": "gap", "gap_low": 5, "gap_high": 4}, "the gap from gap_low 5 to gap_high 4 is empty"),
         ({"timesteps": "gap", "gap_low": 0, "gap_high": 999}, "a gap from 0 to 999 leaves no timestep to train at"),
     ],

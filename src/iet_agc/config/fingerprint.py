@@ -27,6 +27,8 @@ ADDED: dict[str, dict[str, object]] = {
         "gap_high": None,
         "gap_density": 0.05,
         "u_sharpness": 4.0,
+        "logit_mean": 0.0,
+        "logit_deviation": 1.0,
         "target": "noise",
         "target_timestep": 200,
         "min_snr": 0.0,

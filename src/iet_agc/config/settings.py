@@ -281,10 +281,11 @@ class TrainSettings(Section, frozen=True):
         description="fraction of the run, at its end, whose weights are averaged, each step alike, and stand in place "
         "of the EMA weights, in [0, 1]; 0: the EMA to the end",
     )
-    timesteps: Literal["uniform", "gap", "u-shaped"] = Field(
+    timesteps: Literal["uniform", "gap", "u-shaped", "logit-normal"] = Field(
         default="uniform",
-        description="density of training timesteps, against copying: uniform; gap, rarely the noise levels at which "
-        "images get memorized; u-shaped, rarely those in the middle",
+        description="density of training timesteps: uniform; against copying: gap, rarely the noise levels at which "
+        "images get memorized; u-shaped, rarely those in the middle; logit-normal, mostly those in the middle, as flow "
+        "matching is often trained",
     )
     gap_low: int | None = Field(
         default=None,
@@ -309,6 +310,18 @@ class TrainSettings(Section, frozen=True):
         le=100,
         description="of timesteps u-shaped: rate at which the density falls from both ends, exp(-rate t / 1000), above "
         "0, at most 100",
+    )
+    logit_mean: float = Field(
+        default=0.0,
+        ge=-10,
+        le=10,
+        description="of timesteps logit-normal: mean of the logit of t / 1000, -10 to 10; larger draws more noise",
+    )
+    logit_deviation: float = Field(
+        default=1.0,
+        ge=0.1,
+        le=10,
+        description="of timesteps logit-normal: standard deviation of the logit of t / 1000, 0.1 to 10",
     )
     target: Literal["noise", "ambient", "smoothed"] = Field(
         default="noise",
@@ -368,7 +381,11 @@ class TrainSettings(Section, frozen=True):
     def _no_option_is_ignored(self) -> "TrainSettings":
         """Refuse an option of another density or target than the one that is chosen."""
         fields = type(self).model_fields
-        options = {"gap": ("gap_low", "gap_high", "gap_density"), "u-shaped": ("u_sharpness",)}
+        options = {
+            "gap": ("gap_low", "gap_high", "gap_density"),
+            "u-shaped": ("u_sharpness",),
+            "logit-normal": ("logit_mean", "logit_deviation"),
+        }
         for kind, names in options.items():
             changed = [name for name in names if getattr(self, name) != fields[name].default]
             if changed and self.timesteps != kind:

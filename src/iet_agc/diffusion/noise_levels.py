@@ -32,6 +32,7 @@ __all__ = [
     "danger_zone",
     "drawn_timesteps",
     "gap_density",
+    "logit_normal_density",
     "noised",
     "sharpness",
     "sigma_of",
@@ -122,7 +123,7 @@ def danger_zone(training: Tensor, held_out: Tensor, abar: Tensor, threshold: flo
     Args:
         training: unique training images, float (N, C, H, W), in [-1, 1]. Copies would share the weight of one image.
         held_out: float (M, C, H, W), in [-1, 1].
-        abar: of the noise schedule, (T,), falling.
+        abar: of the noise schedule, (T,), falling; levels at which it is 0 have no image left, and are in no zone.
         threshold: 0.8 in the paper, which also tries 0.7 and 0.9.
 
     Returns:
@@ -131,7 +132,7 @@ def danger_zone(training: Tensor, held_out: Tensor, abar: Tensor, threshold: flo
     Raises:
         UserError: there are none.
     """
-    sigmas = sigma_of(abar).tolist()
+    sigmas = sigma_of(abar[abar > 0]).tolist()
     seen, new = (_with_noise(images, training, kind) for images, kind in ((training, "training"), (held_out, "new")))
     first = bisect_left(sigmas, True, key=lambda sigma: coverage(new, sigma) > threshold)
     last = bisect_left(sigmas, True, key=lambda sigma: sharpness(seen, sigma) <= threshold) - 1
@@ -183,6 +184,23 @@ def u_shaped_density(count: int, sharpness: float) -> Tensor:
     u = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     density = (-sharpness * u).exp() + (-sharpness * (1 - u)).exp()
     return density / density.sum()
+
+
+def logit_normal_density(count: int, mean: float, deviation: float) -> Tensor:
+    """u = t / T is drawn as 1 / (1 + exp(-n)), n normal (Esser et al., 2024, arXiv 2403.03206, section 3.1).
+
+    Timestep t stands for u in [t / T, (t + 1) / T). There is more noise the larger u is, as in the paper; diffusers'
+    training scripts count from the other end, so that their mean has the other sign.
+
+    Args:
+        count: timesteps of the noise schedule.
+        mean, deviation: of n; 0 and 1 in the paper. A larger mean draws more noise.
+
+    Returns:
+        Probabilities, float64 (count,).
+    """
+    edges = torch.logit(torch.arange(count + 1, dtype=torch.float64) / count)
+    return torch.special.ndtr((edges - mean) / deviation).diff()
 
 
 def drawn_timesteps(density: Tensor, lots: Tensor) -> Tensor:

@@ -5,22 +5,37 @@ l_i = mean over (C, H, W) of (noise - model(x_t, t))^2       (equation 14)
 
 A model whose scheduler says v_prediction predicts v = sqrt(abar_t) * noise - sqrt(1 - abar_t) * x_0 in place of the
 noise (Salimans and Ho, 2022, appendix D).
+
+Flow matching takes the straight path from an image to noise, and predicts its direction (Lipman et al., 2023, arXiv
+2210.02747; Liu et al., 2023, arXiv 2209.03003; Esser et al., 2024, arXiv 2403.03206, equations 2 and 13):
+
+    x_t = (1 - sigma_t) * x_0 + sigma_t * noise
+    l_i = mean over (C, H, W) of (noise - x_0 - model(x_t, 1000 sigma_t))^2
+
+Noise levels are counted alike in all cases: an integer t in [0, 1000), with more noise the larger it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+    from typing_extensions import TypeIs
 
 __all__ = [
     "NUM_TIMESTEPS",
     "Denoiser",
+    "Scheduler",
+    "abar_of",
+    "add_noise",
+    "flow_sigmas",
+    "is_flow",
+    "make_flow_scheduler",
     "make_scheduler",
     "min_snr_weights",
     "per_sample_loss",
@@ -34,6 +49,9 @@ NUM_TIMESTEPS = 1000
 #: A diffusers model: (noisy images, timesteps) -> an output with a field `sample`. A class-conditional one takes
 #: labels as a further argument, `class_labels`; a text-conditional one embeddings, `encoder_hidden_states`.
 Denoiser = Callable[..., Any]
+
+#: What gives noise levels, and says by its class and configuration what a model predicts.
+Scheduler: TypeAlias = "DDIMScheduler | FlowMatchEulerDiscreteScheduler"
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -57,10 +75,71 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
+def make_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The noise levels of flow matching, 0.001, 0.002, .. 1, with diffusers' conventions for sampling."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS)
+
+
+def is_flow(scheduler: Scheduler) -> TypeIs[FlowMatchEulerDiscreteScheduler]:
+    """Whether a model of this scheduler learns a flow; else it predicts the noise, or v."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+
+
+def flow_sigmas(scheduler: FlowMatchEulerDiscreteScheduler) -> Tensor:
+    """The share of noise at each noise level t, float32 (1000,), rising to 1.
+
+    It is (t + 1) / 1000, shifted as the scheduler says. diffusers' own table, which training scripts index, falls: its
+    entry 999 - t is entry t here. A shift that depends on the resolution is of sampling only, as it is there.
+    """
+    config: Any = scheduler.config
+    shift: float = 1.0 if config.use_dynamic_shifting else config.shift
+    sigmas = torch.arange(1, config.num_train_timesteps + 1) / config.num_train_timesteps
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def abar_of(scheduler: Scheduler) -> Tensor:
+    """abar at each noise level, (1000,); of a flow that at which images have as much noise beside them.
+
+    (1 - sigma) x + sigma e is sqrt(abar) x + sqrt(1 - abar) e, but for its scale, with
+    abar = (1 - sigma)^2 / ((1 - sigma)^2 + sigma^2). At the last level of a flow it is 0.
+    """
+    if not is_flow(scheduler):
+        return scheduler.alphas_cumprod
+    sigmas = flow_sigmas(scheduler).double()
+    return (1 - sigmas).square() / ((1 - sigmas).square() + sigmas.square())
+
+
+def add_noise(scheduler: Scheduler, images: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a model is asked, and what it is to answer.
+
+    Args:
+        scheduler: gives the noise levels, and says what is predicted.
+        images: float (B, ...): pixels in [-1, 1], or latents.
+        timesteps: int64 (B,), in [0, 1000).
+        noise: standard normal, as `images`.
+
+    Returns:
+        The noisy images; the timesteps that a model is given, as diffusers' pipelines give them, (B,): `timesteps`, or
+        1000 sigma of a flow; and the noise, v or direction that is to be predicted.
+    """
+    if is_flow(scheduler):
+        sigmas = flow_sigmas(scheduler).to(images.device, non_blocking=True)[timesteps]
+        sigma = sigmas.reshape(-1, *[1] * (images.ndim - 1))
+        return sigma * noise + (1 - sigma) * images, sigmas * NUM_TIMESTEPS, noise - images
+    noisy = scheduler.add_noise(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    if scheduler.config.prediction_type == "v_prediction":  # pyright: ignore[reportAttributeAccessIssue]
+        return noisy, timesteps, scheduler.get_velocity(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    return noisy, timesteps, noise
+
+
 def predict_noise(
     model: Denoiser, images: Tensor, timesteps: Tensor, labels: Tensor | None = None, texts: Tensor | None = None
 ) -> Tensor:
-    """The noise, or v, in images (B, C, H, W) by a model, at timesteps (B,).
+    """The noise, v or direction of images (B, C, H, W) by a model, at timesteps (B,).
 
     It is conditioned on classes, int64 (B,), or embedded texts, float (B, L, D), if it is made for them.
     """
@@ -70,7 +149,7 @@ def predict_noise(
 
 def per_sample_loss(
     model: Denoiser,
-    scheduler: DDIMScheduler,
+    scheduler: Scheduler,
     images: Tensor,
     timesteps: Tensor,
     noise: Tensor,
@@ -81,8 +160,8 @@ def per_sample_loss(
     """The training loss of each image. Pure: all randomness comes in.
 
     Args:
-        model: predicts the noise, or v.
-        scheduler: gives abar, and says which of the two.
+        model: predicts the noise, v or the direction of a flow.
+        scheduler: gives the noise levels, and says which of these.
         images: float (B, C, H, W): pixels in [-1, 1], or latents.
         timesteps: int64 (B,), in [0, 1000).
         noise: standard normal, same shape as `images`.
@@ -95,19 +174,16 @@ def per_sample_loss(
         float32 (B,): mean squared error over (C, H, W).
 
     Raises:
-        ValueError: a target of a model that predicts v.
+        ValueError: a target of a model that does not predict the noise.
     """
-    noisy = scheduler.add_noise(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    if scheduler.config.prediction_type == "v_prediction":  # pyright: ignore[reportAttributeAccessIssue]
-        if target is not None:
-            raise ValueError("a target in place of the noise is for models that predict noise, not v")
-        target = scheduler.get_velocity(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    expected = noise if target is None else target
-    error = predict_noise(model, noisy, timesteps, labels, texts).float() - expected
+    noisy, at, expected = add_noise(scheduler, images, timesteps, noise)
+    if target is not None and expected is not noise:
+        raise ValueError("a target in place of the noise is for models that predict noise, not v or a flow")
+    error = predict_noise(model, noisy, at, labels, texts).float() - (expected if target is None else target)
     return error.square().flatten(1).mean(1)
 
 
-def min_snr_weights(scheduler: DDIMScheduler, gamma: float) -> Tensor:
+def min_snr_weights(scheduler: Scheduler, gamma: float) -> Tensor:
     """Weight of the loss at each timestep (Hang et al., ICCV 2023, arXiv 2303.09556).
 
     With SNR = abar / (1 - abar) a squared error of the image weighs min(SNR, gamma). The error of the noise is SNR
@@ -116,13 +192,20 @@ def min_snr_weights(scheduler: DDIMScheduler, gamma: float) -> Tensor:
         noise   min(SNR, gamma) / SNR
         v       min(SNR, gamma) / (SNR + 1)
 
+    A flow is not weighed so: its images are drawn from pure noise, which has no signal and would weigh nothing.
+
     Args:
         scheduler: gives abar, and says which of the two is predicted.
         gamma: above 0; 5 in the paper.
 
     Returns:
         float32 (1000,), in (0, 1].
+
+    Raises:
+        ValueError: a flow.
     """
+    if is_flow(scheduler):
+        raise ValueError("min-SNR weights are for models that predict noise or v")
     abar = scheduler.alphas_cumprod.double()
     snr = abar / (1 - abar)
     of_image = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,5 @@
-"""Seeds to images: DDIM with eta = 0, where an image depends on its seed and its class, and nothing else.
+"""Seeds to images: DDIM with eta = 0, or Euler steps along a flow, where an image depends on its seed and its class,
+and nothing else.
 
 Text-to-image has other samplers, too, none of which draws noise on its way.
 """
@@ -7,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from iet_agc.diffusion.process import Denoiser, predict_noise, to_uint8
+from iet_agc.diffusion.process import Denoiser, Scheduler, is_flow, predict_noise, to_uint8
 from iet_agc.runtime.errors import CheckFailed, UserError
 from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.precision import Precision, autocast, resolved
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
 
 __all__ = [
     "SAMPLERS",
@@ -31,13 +29,14 @@ __all__ = [
     "labels_of",
     "rows_at_a_time",
     "sample",
+    "sampler_of",
     "scheduler_of",
 ]
 
-#: A model: (images, timesteps (N,)) -> the noise, or v, in them.
+#: A model: (images, timesteps (N,)) -> the noise, or v, in them, or the direction of a flow.
 Predict = Callable[[Tensor, Tensor], Tensor]
 
-Sampler = Literal["ddim", "dpm++", "pndm", "euler"]
+Sampler = Literal["ddim", "dpm++", "pndm", "euler", "flow"]
 
 #: What each sampler is, for people.
 SAMPLERS: dict[Sampler, str] = {
@@ -45,6 +44,7 @@ SAMPLERS: dict[Sampler, str] = {
     "dpm++": "DPM-Solver++, order 2",
     "pndm": "PNDM, linear multistep",
     "euler": "Euler",
+    "flow": "Euler steps along the flow",
 }
 
 
@@ -96,7 +96,7 @@ def rows_at_a_time(shape: tuple[int, int, int], device: torch.device | str) -> i
 @torch.inference_mode()
 def sample(
     model: Denoiser,
-    scheduler: DDIMScheduler,
+    scheduler: Scheduler,
     seeds: Sequence[int],
     shape: tuple[int, int, int],
     steps: int = 50,
@@ -106,10 +106,10 @@ def sample(
     precision: Precision = "float32",
     guide: Callable[[Predict], Predict] = lambda predict: predict,
 ) -> Tensor:
-    """Draw one image per seed (Song et al., 2021, equation 12 with sigma = 0).
+    """Draw one image per seed (Song et al., 2021, equation 12 with sigma = 0; Lipman et al., 2023, by Euler's method).
 
     Args:
-        model: predicts the noise; in evaluation mode, on `device`.
+        model: predicts the noise, or the direction of a flow; in evaluation mode, on `device`.
         scheduler: the model's schedule and sampler conventions.
         seeds: one per image.
         shape: (C, H, W).
@@ -126,7 +126,6 @@ def sample(
     Raises:
         CheckFailed: images that are not finite.
     """
-    scheduler = scheduler_of(scheduler, "ddim", steps)
     device, precision = torch.device(device), resolved(precision, torch.device(device))
     images = [torch.empty((0, *shape), dtype=torch.uint8)]
     for places, count in fixed_rows(len(seeds), rows_at_a_time(shape, device)):
@@ -141,7 +140,7 @@ def sample(
         with autocast(precision, device):  # around all steps: weights are cast once
             finished = denoise(
                 guide(predict),
-                scheduler,
+                scheduler_of(scheduler, sampler_of(scheduler), steps),  # of each batch: that of a flow counts its steps
                 noise.to(device),
                 lambda s=share: on_images(s),
             )
@@ -163,7 +162,12 @@ def check_images_finite(images: Tensor) -> None:
         )
 
 
-def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler, steps: int) -> Any:
+def sampler_of(scheduler: Scheduler) -> Sampler:
+    """The sampler of a model over pixels: DDIM, or that of a flow."""
+    return "flow" if is_flow(scheduler) else "ddim"
+
+
+def scheduler_of(scheduler: Scheduler, sampler: Sampler, steps: int) -> Any:
     """A fresh scheduler of a sampler for the noise schedule of another, by diffusers' classes.
 
     A scheduler holds where it is: it is for one call, and the one that it is made of is left as it is.
@@ -172,9 +176,15 @@ def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler, steps: int) -> Any:
         scheduler: has the noise schedule, and says where timesteps lie.
         sampler: "ddim" (Song et al., 2021), "dpm++" (Lu et al., 2022: second order, multistep),
             "pndm" (Liu et al., 2022: linear multistep from the first step on, as Stable Diffusion came with) or "euler"
-            (Karras et al., 2022, algorithm 1, first order and without churn). All are deterministic.
+            (Karras et al., 2022, algorithm 1, first order and without churn); of a flow, "flow" (Esser et al., 2024).
+            All are deterministic.
         steps: that it is set to.
+
+    Raises:
+        ValueError: a flow with another sampler than its own, or the other way round.
     """
+    if is_flow(scheduler) != (sampler == "flow"):
+        raise ValueError(f"sampler {sampler!r} is not for a {type(scheduler).__name__}")
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 
     config: Any = scheduler.config
@@ -188,6 +198,8 @@ def scheduler_of(scheduler: DDIMScheduler, sampler: Sampler, steps: int) -> Any:
             made = PNDMScheduler.from_config(config, skip_prk_steps=True)
         case "euler":
             made = EulerDiscreteScheduler.from_config(config)
+        case "flow":
+            made = type(scheduler).from_config(config, stochastic_sampling=False)
     made.set_timesteps(steps)  # on the CPU, where a scheduler looks its numbers up
     return made
 
@@ -201,7 +213,7 @@ def denoise(
     """Noise to images, or latents, by the timesteps that the scheduler is set to.
 
     Args:
-        predict: (images, timesteps (N,)) -> the noise, or v, in them; as `diffusion.predict_noise`.
+        predict: as `diffusion.predict_noise`.
         scheduler: of diffusers, see `sample` and `scheduler_of`.
         images: standard normal noise, float32 (N, C, H, W).
         on_step: called after each step.
@@ -209,10 +221,12 @@ def denoise(
     Returns:
         float32 (N, C, H, W); of pixels in [-1, 1] but for what is to be clipped.
     """
-    images = images * float(scheduler.init_noise_sigma)
+    flow = is_flow(scheduler)  # whose models see images as they are
+    images = images if flow else images * float(scheduler.init_noise_sigma)
     for timestep in scheduler.timesteps:
         everywhere = torch.full((len(images),), timestep.item(), device=images.device)
-        predicted = predict(scheduler.scale_model_input(images, timestep), everywhere).float()
+        seen = images if flow else scheduler.scale_model_input(images, timestep)
+        predicted = predict(seen, everywhere).float()
         images = scheduler.step(predicted, timestep, images).prev_sample
         on_step()
     return images

@@ -183,6 +183,8 @@ def _of_others(train: TrainSettings) -> Iterator[str]:
         )
     if train.timesteps == "u-shaped":
         yield "U-shaped timesteps (arXiv 2603.13421): those in the middle are drawn less often than those at both ends"
+    if train.timesteps == "logit-normal":
+        yield "logit-normal timesteps (arXiv 2403.03206): those in the middle are drawn more often"
     if train.target == "ambient":
         yield (
             f"Ambient Diffusion (arXiv 2502.21278): above timestep {train.target_timestep} a part of the noise is "

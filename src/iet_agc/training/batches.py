@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from iet_agc.diffusion.noise_levels import drawn_timesteps
-from iet_agc.diffusion.process import NUM_TIMESTEPS
+from iet_agc.diffusion.process import NUM_TIMESTEPS, Scheduler
 from iet_agc.runtime.seeds import generator
 
 __all__ = ["Batch", "Examples", "draw_batch", "draw_beside", "draw_poisson_batch"]
@@ -53,7 +52,7 @@ class Examples(Protocol):
         """The same on a device."""
         ...
 
-    def losses(self, model: Any, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+    def losses(self, model: Any, scheduler: Scheduler, batch: Batch, rows: slice) -> Tensor:
         """The loss of each of these rows of a batch, float32 (rows,), differentiable. All randomness comes in."""
         ...
 

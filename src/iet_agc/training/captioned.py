@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc.config.settings import TextSettings
-from iet_agc.diffusion.process import per_sample_loss
+from iet_agc.diffusion.process import Scheduler, per_sample_loss
 from iet_agc.runtime.progress import say
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.caption_augmentation import Changes, change
@@ -91,7 +90,7 @@ class Captioned:
             self.embeddings = self.pipeline.embed(self.tokens)
             self.pipeline.text_encoder.to("cpu")
 
-    def losses(self, model: Any, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+    def losses(self, model: Any, scheduler: Scheduler, batch: Batch, rows: slice) -> Tensor:
         """See `diffusion.per_sample_loss`; of latents drawn from the VAE's distribution, and a caption of each."""
         if self.moments is None:
             self.to(batch.noise.device)

@@ -33,7 +33,7 @@ from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.data.mending import LIST_NAME, counts, in_short, write_list
-from iet_agc.diffusion.process import NUM_TIMESTEPS
+from iet_agc.diffusion.process import NUM_TIMESTEPS, abar_of
 from iet_agc.method.averaging import average_states
 from iet_agc.method.exchange import exchanged
 from iet_agc.method.sharding import partition
@@ -196,7 +196,7 @@ def _prepared(
         raise UserError(f"{images.name} is {width} x {height}: only square images can be trained on, crop them")
     shards = _shards(settings, images)
     task = make_task(settings, images)
-    gap = with_gap(settings, images, held_out, task.scheduler.alphas_cumprod)
+    gap = with_gap(settings, images, held_out, abar_of(task.scheduler))
     settings = _made_definite(settings.model_copy(update={"train": gap}), task.initial, device)
     train, method, initial = settings.train, settings.method, task.initial
     if privacy := privacy_of(settings, len(images)):

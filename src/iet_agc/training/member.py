@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from iet_agc.config.settings import MethodSettings, TrainSettings
 from iet_agc.diffusion.dropout import use_rows
-from iet_agc.diffusion.process import NUM_TIMESTEPS, min_snr_weights
+from iet_agc.diffusion.process import NUM_TIMESTEPS, Scheduler, min_snr_weights
 from iet_agc.method.agc import AntiGradientControl
 from iet_agc.method.differential_privacy import private_gradients
 from iet_agc.method.ema import ExponentialMovingAverage
@@ -102,7 +101,7 @@ class Member:
         self.seen, self.skipped = self.seen.to(device), self.skipped.to(device)
 
     def train(
-        self, until: int, scheduler: DDIMScheduler, stops: Callable[[], bool] = lambda: False
+        self, until: int, scheduler: Scheduler, stops: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Take steps up to number `until`, yielding (losses, keep, timesteps) of each batch, all (B,).
 
@@ -129,7 +128,7 @@ class Member:
                 "Lower train.learning_rate or train.grad_clip, or look at the images"
             )
 
-    def _one_step(self, scheduler: DDIMScheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _one_step(self, scheduler: Scheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         train = self.train_settings
         size, shape = len(self.examples), self.examples.shape
         batch = draw_batch(train.seed, self.index, self.step, size, train.batch_size, shape, self.device, self._density)
@@ -150,7 +149,7 @@ class Member:
         return losses, keep, batch.timesteps
 
     @torch.no_grad()
-    def _look_at_held_out(self, scheduler: DDIMScheduler, batch: Batch, losses: Tensor) -> None:
+    def _look_at_held_out(self, scheduler: Scheduler, batch: Batch, losses: Tensor) -> None:
         """Pairs of a held-out image and a training image of this step, for the gap; every replica makes all of them."""
         if self.held_out is None or self.gap is None:
             return
@@ -162,7 +161,7 @@ class Member:
         use_rows(self.model, self._rows)
         self.gap.update(others, losses[: len(others)], beside.timesteps)
 
-    def _private_step(self, scheduler: DDIMScheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _private_step(self, scheduler: Scheduler, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A step of DP-SGD. The loss bank stays empty: it would tell of single images."""
         train, size = self.train_settings, len(self.examples)
         batch = draw_poisson_batch(
@@ -182,7 +181,7 @@ class Member:
         self.seen.index_add_(0, positions, torch.ones_like(positions))
         return losses, torch.ones_like(losses, dtype=torch.bool), batch.timesteps
 
-    def _private_gradients(self, scheduler: DDIMScheduler, batch: Batch) -> Tensor:
+    def _private_gradients(self, scheduler: Scheduler, batch: Batch) -> Tensor:
         """Leave the gradients of a step of DP-SGD in the parameters; the losses of all rows, (rows,)."""
         train = self.train_settings
         weights = min_snr_weights(scheduler, train.min_snr).to(self.device) if train.min_snr else None

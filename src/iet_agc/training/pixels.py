@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from iet_agc.config.settings import TrainSettings
-from iet_agc.diffusion.process import Denoiser, per_sample_loss, to_float
+from iet_agc.diffusion.process import Denoiser, Scheduler, abar_of, per_sample_loss, to_float
 from iet_agc.diffusion.targets import ambient, nearest, smoothed
 from iet_agc.runtime.seeds import generator
 from iet_agc.training.batches import Batch
@@ -49,18 +48,18 @@ class Pixels:
         tensors = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
-    def losses(self, model: Denoiser, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+    def losses(self, model: Denoiser, scheduler: Scheduler, batch: Batch, rows: slice) -> Tensor:
         """See `diffusion.per_sample_loss`."""
         labels = None if self.labels is None else self.labels[batch.positions[rows]]
         pixels, timesteps, noise = self._pixels(batch, rows), batch.timesteps[rows], batch.noise[rows]
-        abar, positions = scheduler.alphas_cumprod, batch.positions[rows]
+        positions = batch.positions[rows]
         if self.fixed is not None:
             fixed = self._mirrored(self.fixed[positions], batch, rows)  # the noisy image is mirrored, with its noise
-            noise, target = ambient(noise, fixed, timesteps, abar, self.target_timestep)
+            noise, target = ambient(noise, fixed, timesteps, abar_of(scheduler), self.target_timestep)
             return per_sample_loss(model, scheduler, pixels, timesteps, noise, labels, target=target)
         if self.neighbors is not None:
             near = self._mirrored(to_float(self.images[self.neighbors[positions]]), batch, rows)
-            target = smoothed(pixels, near, noise, timesteps, abar, self.target_timestep)
+            target = smoothed(pixels, near, noise, timesteps, abar_of(scheduler), self.target_timestep)
             return per_sample_loss(model, scheduler, pixels, timesteps, noise, labels, target=target)
         return per_sample_loss(model, scheduler, pixels, timesteps, noise, labels)
 

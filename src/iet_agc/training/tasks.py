@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from iet_agc.config.settings import LoraSettings, Settings, TextSettings
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.process import make_scheduler
+from iet_agc.diffusion.process import Scheduler, make_scheduler
 from iet_agc.diffusion.samplers import labels_of, sample
 from iet_agc.diffusion.unet import save_pipeline
 from iet_agc.runtime.errors import UserError
@@ -39,7 +38,7 @@ class Task(Protocol):
     """
 
     initial: Initial
-    scheduler: DDIMScheduler
+    scheduler: Scheduler
     identity: dict[str, str]
 
     def examples(self, shard: Tensor) -> Examples:

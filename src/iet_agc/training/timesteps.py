@@ -5,7 +5,7 @@ from torch import Tensor
 
 from iet_agc.config.settings import Settings, TrainSettings
 from iet_agc.data.image_set import ImageSet, unique_images
-from iet_agc.diffusion.noise_levels import danger_zone, gap_density, u_shaped_density
+from iet_agc.diffusion.noise_levels import danger_zone, gap_density, logit_normal_density, u_shaped_density
 from iet_agc.diffusion.process import NUM_TIMESTEPS, to_float
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.progress import say
@@ -17,6 +17,8 @@ def density_of(train: TrainSettings) -> Tensor | None:
     """Probabilities of the timesteps, float64 (1000,); None where all are alike."""
     if train.timesteps == "u-shaped":
         return u_shaped_density(NUM_TIMESTEPS, train.u_sharpness)
+    if train.timesteps == "logit-normal":
+        return logit_normal_density(NUM_TIMESTEPS, train.logit_mean, train.logit_deviation)
     if train.timesteps == "gap":
         assert train.gap_low is not None
         assert train.gap_high is not None  # see `with_gap`
