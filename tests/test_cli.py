@@ -128,7 +128,8 @@ def test_presets_are_listed_with_their_meaning(capsys):
     further = {"finetune-default", "finetune-iet-agc", "gap", "gap-dummy", "u-shaped", "soup", "deduplicated"}
     cheap = {"min-snr", "large-learning-rate", "weight-decay", "dropout", "small-network", "dp"}
     found = {name.removeprefix("digits-") for name in presets if name.startswith("digits-")}
-    assert found == methods | further | cheap | {"ambient", "smoothed", "iet-agc-exchange"}
+    transformer = {"dit-default", "dit-agc", "dit-iet-agc"}
+    assert found == methods | further | cheap | transformer | {"ambient", "smoothed", "iet-agc-exchange"}
     assert {name.removeprefix("fashion-mnist-") for name in presets if name.startswith("fashion")} == methods | further
     assert all(presets.values())
 

@@ -149,6 +149,12 @@ ELSEWHERE = {
     "data.resize": "test_datasets.py::test_a_folder_is_resized_as_asked",
     "data.planted_captions": "test_captions.py::test_captions_of_planted_images_are_a_setting",
     "model.kind": "test_text.py::test_a_run_learns_and_leaves_frozen_parts_alone",
+    "model.network": "test_dit.py::test_the_rest_is_what_the_network_is_made_of",
+    "model.objective": "test_dit.py::test_weights_follow_from_what_changes_no_shape",
+    **{
+        f"model.{name}": "test_dit.py::test_the_rest_is_what_the_network_is_made_of"
+        for name in ("patch_size", "width", "depth", "heads")
+    },
     "lora.rank": "test_lora.py::test_rank_and_alpha_have_an_effect",
     "lora.alpha": "test_lora.py::test_rank_and_alpha_have_an_effect",
     "text.captions": "test_text.py::test_a_shard_takes_its_own_captions",
@@ -337,5 +343,6 @@ def test_presets_of_one_image_set_see_as_many_images(name):
     assert preset.total_steps * preset.train.batch_size == full.total_steps * full.train.batch_size // share
     assert preset.data == (full.data.without_copies() if name.endswith("-deduplicated") else full.data)
     own = {"dropout", "channels"} if name.endswith(("-dropout", "-small-network", "-dp")) else set()
-    assert preset.model.model_dump(exclude=own) == full.model.model_dump(exclude=own)
+    network = load_preset(f"{preset.data.name}-dit-iet-agc").model if "-dit-" in name else full.model
+    assert preset.model.model_dump(exclude=own) == network.model_dump(exclude=own)
     assert (preset.init.model == "") == ("-finetune-" in name)

@@ -17,7 +17,15 @@ ADDED: dict[str, dict[str, object]] = {
         "deduplicate": None,
         "planted_kind": "exact",
     },
-    "model": {"initialization": "diffusers"},
+    "model": {
+        "initialization": "diffusers",
+        "network": "unet",
+        "objective": "noise",
+        "patch_size": 2,
+        "width": 384,
+        "depth": 12,
+        "heads": 6,
+    },
     "method": {"keep_duplicates_together": False, "exchange": 0.0, "skip_within": "all", "skip_reference": "training"},
     "train": {
         "learning_rate_fall": 0.0,

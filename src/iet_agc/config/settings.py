@@ -27,37 +27,53 @@ __all__ = [
 
 
 class ModelSettings(Section, frozen=True):
-    """The U-Net."""
+    """The network, and what it learns."""
 
     kind: Literal["image", "text-to-image"] = Field(
         default="image",
-        description="image: diffusion of pixels by the U-Net below; text-to-image: latent diffusion conditioned on "
+        description="image: diffusion of pixels by the network below; text-to-image: latent diffusion conditioned on "
         "captions, by the U-Net of init.model, a pipeline like Stable Diffusion 1 or 2",
     )
-    channels: int = Field(default=128, ge=1, description="channels of the first level")
-    multipliers: tuple[PositiveInt, ...] = Field(
-        default=(1, 2, 2, 2), min_length=1, description="channels of each level as multiples of model.channels"
+    network: Literal["unet", "dit"] = Field(
+        default="unet",
+        description="unet, the U-Net of DDPM; dit, a transformer over patches (DiT, arXiv 2212.09748)",
     )
-    blocks: int = Field(default=2, ge=1, description="residual blocks per level")
+    objective: Literal["noise", "flow"] = Field(
+        default="noise",
+        description="what is learned: noise, the noise in an image, by linear betas from 1e-4 to 0.02; flow, the "
+        "direction from image to noise on the straight path between them (flow matching, arXiv 2210.02747)",
+    )
+    channels: int = Field(default=128, ge=1, description="of unet: channels of the first level")
+    multipliers: tuple[PositiveInt, ...] = Field(
+        default=(1, 2, 2, 2),
+        min_length=1,
+        description="of unet: channels of each level as multiples of model.channels",
+    )
+    blocks: int = Field(default=2, ge=1, description="of unet: residual blocks per level")
     attention: tuple[int, ...] = Field(
-        default=(16,), description="image heights, in pixels, at which a level has self-attention"
+        default=(16,), description="of unet: image heights, in pixels, at which a level has self-attention"
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout probability in residual blocks, in [0, 1)")
-    groups: int = Field(default=32, ge=1, description="number of groups of each group normalization")
+    groups: int = Field(default=32, ge=1, description="of unet: number of groups of each group normalization")
+    patch_size: int = Field(default=2, ge=1, description="of dit: height and width of a patch, in pixels")
+    width: int = Field(default=384, ge=4, description="of dit: channels of a token; a multiple of 4 and of model.heads")
+    depth: int = Field(default=12, ge=1, le=1000, description="of dit: number of transformer blocks, 1 to 1000")
+    heads: int = Field(default=6, ge=1, description="of dit: attention heads of each block")
     classes: int | None = Field(
         default=None,
         ge=1,
         description="number of classes of a class-conditional model, that of the image set; none: unconditional",
     )
-    initialization: Literal["diffusers", "ddpm"] = Field(
+    initialization: Literal["diffusers", "ddpm", "dit"] = Field(
         default="diffusers",
-        description="of random weights: diffusers, the defaults of its layers; ddpm, Xavier, and almost zero where a "
-        "residual branch, attention and the model end. Weights of init.model stay as they are",
+        description="of random weights: diffusers, the defaults of its layers; ddpm, of unet, Xavier, and almost zero "
+        "where a residual branch, attention and the model end; dit, of dit, Xavier, and zero where blocks are scaled "
+        "and gated and where the model ends. Weights of init.model stay as they are",
     )
 
     def architecture(self) -> dict[str, Any]:
-        """The arguments of `unet.build_unet`."""
-        return self.model_dump(exclude={"kind"})
+        """The arguments of `unet.build_unet` or `dit.build_dit`."""
+        return self.model_dump(exclude={"kind", "network", "objective", *_OF_NETWORK[_OTHER[self.network]]})
 
     @model_validator(mode="after")
     def _text_to_image_has_its_own(self) -> "ModelSettings":
@@ -69,6 +85,27 @@ class ModelSettings(Section, frozen=True):
             )
         return self
 
+    @model_validator(mode="after")
+    def _no_option_is_ignored(self) -> "ModelSettings":
+        """Refuse an option of the other network."""
+        fields, other = type(self).model_fields, _OTHER[self.network]
+        if changed := [name for name in _OF_NETWORK[other] if getattr(self, name) != fields[name].default]:
+            raise UserError(f"{changed[0]} has no effect with network {self.network!r}, it is of {other!r}")
+        if self.initialization not in ("diffusers", _INITIAL[self.network]):
+            raise UserError(
+                f"initialization {self.initialization!r} is not of network {self.network!r}: choose diffusers or "
+                f"{_INITIAL[self.network]}"
+            )
+        return self
+
+
+#: Settings that one network has and the other has not, and how its authors draw its weights.
+_OF_NETWORK = {
+    "unet": ("channels", "multipliers", "blocks", "attention", "groups"),
+    "dit": ("patch_size", "width", "depth", "heads"),
+}
+_OTHER = {"unet": "dit", "dit": "unet"}
+_INITIAL = {"unet": "ddpm", "dit": "dit"}
 
 #: No more can be put into a text of CLIP's.
 _MOST_WORDS = 75
@@ -374,7 +411,7 @@ class TrainSettings(Section, frozen=True):
         "run records which",
     )
     compile: bool = Field(
-        default=False, description="compile the U-Net by torch.compile; results are rounded differently"
+        default=False, description="compile the network by torch.compile; results are rounded differently"
     )
 
     @model_validator(mode="after")
@@ -554,6 +591,21 @@ class Settings(Section, frozen=True):
     def _gap_is_there(self) -> "Settings":
         if self.method.skip_within == "gap" and self.train.timesteps != "gap":
             raise UserError(f"method.skip_within 'gap' needs train.timesteps gap, not {self.train.timesteps}")
+        return self
+
+    @model_validator(mode="after")
+    def _learns_a_flow(self) -> "Settings":
+        """Refuse what is made for models that predict noise."""
+        if self.model.objective == "flow" and self.train.target != "noise":
+            raise UserError(
+                f"train.target {self.train.target} takes the place of noise, and a flow predicts none: leave it out, "
+                "or set model.objective noise"
+            )
+        if self.model.objective == "flow" and self.train.min_snr:
+            raise UserError(
+                "train.min_snr weighs pure noise with 0, where a flow starts to draw: leave it out, or use "
+                "train.timesteps logit-normal"
+            )
         return self
 
     @model_validator(mode="after")

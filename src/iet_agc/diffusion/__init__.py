@@ -1,1 +1,1 @@
-"""The diffusion process, the U-Net and its samplers."""
+"""The diffusion process and flow matching, the networks over pixels, and samplers."""

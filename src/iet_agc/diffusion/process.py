@@ -18,14 +18,13 @@ Noise levels are counted alike in all cases: an integer t in [0, 1000), with mor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-    from typing_extensions import TypeIs
 
 __all__ = [
     "NUM_TIMESTEPS",
@@ -40,6 +39,7 @@ __all__ = [
     "min_snr_weights",
     "per_sample_loss",
     "predict_noise",
+    "scheduler_for",
     "to_float",
     "to_uint8",
 ]
@@ -82,7 +82,12 @@ def make_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS)
 
 
-def is_flow(scheduler: Scheduler) -> TypeIs[FlowMatchEulerDiscreteScheduler]:
+def scheduler_for(objective: Literal["noise", "flow"]) -> Scheduler:
+    """The noise levels of an objective; it also says what is predicted."""
+    return make_flow_scheduler() if objective == "flow" else make_scheduler()
+
+
+def is_flow(scheduler: Scheduler) -> TypeGuard[FlowMatchEulerDiscreteScheduler]:
     """Whether a model of this scheduler learns a flow; else it predicts the noise, or v."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -107,10 +112,11 @@ def abar_of(scheduler: Scheduler) -> Tensor:
     (1 - sigma) x + sigma e is sqrt(abar) x + sqrt(1 - abar) e, but for its scale, with
     abar = (1 - sigma)^2 / ((1 - sigma)^2 + sigma^2). At the last level of a flow it is 0.
     """
-    if not is_flow(scheduler):
-        return scheduler.alphas_cumprod
-    sigmas = flow_sigmas(scheduler).double()
-    return (1 - sigmas).square() / ((1 - sigmas).square() + sigmas.square())
+    if is_flow(scheduler):
+        sigmas = flow_sigmas(scheduler).double()
+        return (1 - sigmas).square() / ((1 - sigmas).square() + sigmas.square())
+    schedule: Any = scheduler
+    return schedule.alphas_cumprod
 
 
 def add_noise(scheduler: Scheduler, images: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,9 +136,10 @@ def add_noise(scheduler: Scheduler, images: Tensor, timesteps: Tensor, noise: Te
         sigmas = flow_sigmas(scheduler).to(images.device, non_blocking=True)[timesteps]
         sigma = sigmas.reshape(-1, *[1] * (images.ndim - 1))
         return sigma * noise + (1 - sigma) * images, sigmas * NUM_TIMESTEPS, noise - images
-    noisy = scheduler.add_noise(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
-    if scheduler.config.prediction_type == "v_prediction":  # pyright: ignore[reportAttributeAccessIssue]
-        return noisy, timesteps, scheduler.get_velocity(images, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    schedule: Any = scheduler
+    noisy = schedule.add_noise(images, noise, timesteps)
+    if schedule.config.prediction_type == "v_prediction":
+        return noisy, timesteps, schedule.get_velocity(images, noise, timesteps)
     return noisy, timesteps, noise
 
 
@@ -206,9 +213,10 @@ def min_snr_weights(scheduler: Scheduler, gamma: float) -> Tensor:
     """
     if is_flow(scheduler):
         raise ValueError("min-SNR weights are for models that predict noise or v")
-    abar = scheduler.alphas_cumprod.double()
+    config: Any = scheduler.config
+    abar = abar_of(scheduler).double()
     snr = abar / (1 - abar)
-    of_image = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr  # pyright: ignore[reportAttributeAccessIssue]
+    of_image = snr + 1 if config.prediction_type == "v_prediction" else snr
     return (snr.clamp(max=gamma) / of_image).float()
 
 

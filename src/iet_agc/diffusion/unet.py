@@ -1,33 +1,39 @@
-"""Build, save and load diffusers models.
+"""Build a U-Net; save and load diffusers models, U-Nets and DiTs.
 
-A trained model is a diffusers pipeline folder, so whoever gets it needs diffusers only.
+A trained model is a diffusers pipeline folder, so whoever gets it needs diffusers only. A DiT over pixels is no whole
+pipeline there, as `DiTPipeline` has a VAE, too: its folder has the other two parts, which diffusers loads one by one.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
+from iet_agc.diffusion.dit import with_classes_kept
 from iet_agc.diffusion.dropout import with_batch_dropout
+from iet_agc.diffusion.process import Scheduler, is_flow
 from iet_agc.runtime.errors import UserError, in_words
-from iet_agc.runtime.files import hashes_below, replacing_folder
+from iet_agc.runtime.files import hashes_below, replace_text, replacing_folder
 from iet_agc.runtime.paths import check_pipeline_place
 from iet_agc.runtime.reading import check_regular_below, read_object
 from iet_agc.runtime.seeds import kept_generators
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DModel
+    from diffusers import DiTTransformer2DModel, UNet2DModel
 
 __all__ = [
+    "Network",
     "build_unet",
     "check_described",
     "check_finite",
     "checked_scheduler",
     "image_shape",
+    "is_dit",
     "is_text_pipeline",
     "load_pipeline",
     "num_classes",
@@ -35,6 +41,9 @@ __all__ = [
     "save_pipeline",
     "weight_files",
 ]
+
+#: A model over pixels.
+Network: TypeAlias = "UNet2DModel | DiTTransformer2DModel"
 
 
 def build_unet(
@@ -127,10 +136,11 @@ def _as_ddpm(model: UNet2DModel) -> UNet2DModel:
     return model
 
 
-def save_pipeline(
-    model: UNet2DModel, scheduler: DDIMScheduler, folder: Path, own: Collection[str] = ()
-) -> dict[str, str]:
-    """Write a `DDIMPipeline` folder whole or not at all, as safetensors and JSON.
+def save_pipeline(model: Network, scheduler: Scheduler, folder: Path, own: Collection[str] = ()) -> dict[str, str]:
+    """Write a pipeline folder whole or not at all, as safetensors and JSON.
+
+    A U-Net becomes a `DDIMPipeline`, or a `DDPMPipeline` where it learned a flow, since that takes any scheduler. A DiT
+    becomes the parts of a `DiTPipeline` that it has.
 
     Args:
         model, scheduler: its parts.
@@ -140,38 +150,63 @@ def save_pipeline(
     Returns:
         What was written: path below the folder -> SHA-256.
     """
-    from diffusers import DDIMPipeline
-
     with replacing_folder(folder, own) as unfinished:
-        DDIMPipeline(unet=model, scheduler=scheduler).save_pretrained(unfinished)
+        _save_dit(model, scheduler, unfinished) if is_dit(model) else _save_unet(model, scheduler, unfinished)
         return hashes_below(unfinished)
 
 
-def _load_unet(folder: Path) -> UNet2DModel:
-    """A U-Net whose every weight is in the file; diffusers fills what is missing with random numbers."""
-    from diffusers import UNet2DModel
+def _save_unet(model: Network, scheduler: Scheduler, folder: Path) -> None:
+    from diffusers import DDIMPipeline, DDPMPipeline
 
+    kind: Any = DDPMPipeline if is_flow(scheduler) else DDIMPipeline
+    kind(unet=model, scheduler=scheduler).save_pretrained(folder)
+
+
+def _save_dit(model: Network, scheduler: Scheduler, folder: Path) -> None:
+    from diffusers import __version__
+
+    parts = {"scheduler": scheduler, "transformer": model}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    index: dict[str, Any] = {"_class_name": "DiTPipeline", "_diffusers_version": __version__}
+    index |= {name: ["diffusers", type(part).__name__] for name, part in parts.items()} | {"vae": [None, None]}
+    replace_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+
+def is_dit(model: Network) -> bool:
+    """Whether a model over pixels is a DiT; else it is a U-Net."""
+    from diffusers import DiTTransformer2DModel
+
+    return isinstance(model, DiTTransformer2DModel)
+
+
+def _load_network(folder: Path) -> Network:
+    """A model whose every weight is in the file; diffusers fills what is missing with random numbers."""
+    from diffusers import DiTTransformer2DModel, UNet2DModel
+
+    classes: dict[str, Any] = {"UNet2DModel": UNet2DModel, "DiTTransformer2DModel": DiTTransformer2DModel}
     config = read_object(folder / "config.json")
-    if (kind := config.get("_class_name")) != "UNet2DModel":
-        raise UserError(f"its U-Net is a {kind}, not a UNet2DModel")
-    if kind := config.get("class_embed_type"):
-        raise UserError(f"its classes are embedded by {kind!r}; only a table of classes is read")
-    check_described(UNet2DModel, folder, _draws)
+    if (name := config.get("_class_name")) not in classes:
+        raise UserError(f"its network is a {name}, not a UNet2DModel or a DiTTransformer2DModel")
+    if embedding := config.get("class_embed_type"):
+        raise UserError(f"its classes are embedded by {embedding!r}; only a table of classes is read")
+    check_described(classes[name], folder, _draws)
     with kept_generators():
-        loaded: Any = UNet2DModel.from_pretrained(
+        loaded: Any = classes[name].from_pretrained(
             folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     model, found = loaded
     if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
         raise UserError(f"its weights are not those of its configuration: {odd[0]}")
     check_finite(model)
-    return model
+    return with_classes_kept(model)
 
 
 def _draws(model: Any) -> None:
     """Call a model as sampling does."""
-    labels = {} if num_classes(model) is None else {"class_labels": torch.zeros(1, dtype=torch.int64)}
-    model(torch.zeros(1, *image_shape(model)), torch.zeros(1), **labels)
+    classes = num_classes(model)
+    labels = {} if classes is None else {"class_labels": torch.zeros(1, dtype=torch.int64)}
+    with_classes_kept(model)(torch.zeros(1, *image_shape(model)), torch.zeros(1), **labels)
 
 
 def check_described(kind: Any, folder: Path, call: Callable[[Any], object]) -> None:
@@ -208,7 +243,7 @@ _MOST = {"layers": 1000, "sample_size": 2**14}
 _MOST_TIMESTEPS = 100_000
 
 
-def checked_scheduler(folder: Path, make: Callable[[], Any]) -> DDIMScheduler:
+def checked_scheduler(folder: Path, make: Callable[[], Any]) -> Any:
     """A noise schedule that can take a step.
 
     Args:
@@ -225,7 +260,8 @@ def checked_scheduler(folder: Path, make: Callable[[], Any]) -> DDIMScheduler:
     trial: Any = type(scheduler).from_config(scheduler.config)
     trial.set_timesteps(1)
     stepped = trial.step(torch.zeros(1, 3, 2, 2), trial.timesteps[0], torch.zeros(1, 3, 2, 2)).prev_sample
-    if not (stepped.isfinite().all() and trial.alphas_cumprod.isfinite().all()):
+    levels = trial.sigmas if is_flow(trial) else trial.alphas_cumprod
+    if not (stepped.isfinite().all() and levels.isfinite().all()):
         raise UserError("its noise schedule is not finite")
     return scheduler
 
@@ -247,26 +283,31 @@ def check_finite(model: nn.Module) -> None:
             raise UserError(f"its weights {name} are not finite: the training broke, or the file is damaged")
 
 
-def image_shape(model: UNet2DModel) -> tuple[int, int, int]:
+def image_shape(model: Network) -> tuple[int, int, int]:
     """(C, H, W) of the images that a model is made for."""
     config: Any = model.config
     height, width = config.sample_size if isinstance(config.sample_size, list | tuple) else [config.sample_size] * 2
     return config.in_channels, height, width
 
 
-def num_classes(model: UNet2DModel) -> int | None:
+def num_classes(model: Network) -> int | None:
     """Number of classes of a class-conditional model; None of an unconditional one."""
-    return model.config.num_class_embeds  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = model.config
+    return (config.num_embeds_ada_norm or None) if is_dit(model) else config.num_class_embeds
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights of a pipeline."""
-    return sorted(_part(folder, "unet").glob("*.safetensors"))
+    return sorted(_network_part(folder).glob("*.safetensors"))
 
 
 def _part(folder: Path, name: str) -> Path:
     """Where a part of a pipeline is: in a folder of its own, or in the pipeline's as in the oldest ones."""
     return folder / name if (folder / name).is_dir() else folder
+
+
+def _network_part(folder: Path) -> Path:
+    return _part(folder, "transformer" if (folder / "transformer").is_dir() else "unet")
 
 
 def pipeline_index(folder: Path) -> dict[str, Any]:
@@ -282,23 +323,32 @@ def is_text_pipeline(folder: Path) -> bool:
     return pipeline_index(folder).get("unet") == ["diffusers", "UNet2DConditionModel"]
 
 
-def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[UNet2DModel, DDIMScheduler]:
+def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[Network, Scheduler]:
     """Read model and schedule back, the model in evaluation mode.
 
     Weights are read from safetensors only.
 
     Raises:
-        UserError: the folder is no diffusers pipeline with a U-Net that draws pixels, class-conditional or not.
+        UserError: the folder is no diffusers pipeline with a U-Net or DiT that draws pixels, class-conditional or not.
     """
     check_pipeline_place(folder)
-    from diffusers import DDIMScheduler
-
     check_regular_below(folder)
     try:
-        model = _load_unet(_part(folder, "unet"))
+        if (pipeline_index(folder).get("vae") or [None])[0]:
+            raise UserError("it draws latents that a VAE decodes: only models over pixels are read")
+        model = _load_network(_network_part(folder))
         place = _part(folder, "scheduler")
-        scheduler = checked_scheduler(place, lambda: DDIMScheduler.from_pretrained(place))
+        scheduler = checked_scheduler(place, lambda: _load_scheduler(place))
     except Exception as error:  # damaged files make their libraries raise nearly anything
         raise UserError(f"{folder} cannot be read as a diffusers pipeline: {in_words(error)}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]
     return model.eval(), scheduler
+
+
+def _load_scheduler(folder: Path) -> Scheduler:
+    """That of a flow, or the noise schedule of any other as DDIM's."""
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    name = read_object(folder / "scheduler_config.json", finite=False).get("_class_name")
+    kind: Any = FlowMatchEulerDiscreteScheduler if name == "FlowMatchEulerDiscreteScheduler" else DDIMScheduler
+    return kind.from_pretrained(folder)

@@ -125,6 +125,8 @@ def render_card(facts: CardFacts) -> str:
         mark=MARK,
         method=method_in_words(settings),
         is_text=settings.model.kind == "text-to-image",
+        is_dit=settings.model.network == "dit",
+        scheduler="FlowMatchEulerDiscreteScheduler" if settings.model.objective == "flow" else "DDIMScheduler",
         weights=settings.sample.weights,
         audits=[
             (audit, verdict_words([audit]), _VERDICTS[audit.verdict.outcome][1], [*_ways(audit)])

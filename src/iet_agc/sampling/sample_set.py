@@ -32,8 +32,17 @@ from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import Mending
 from iet_agc.diffusion.guidance import TrainingImages, fit_thresholds, guided
-from iet_agc.diffusion.process import predict_noise
-from iet_agc.diffusion.samplers import SAMPLERS, Predict, described, labels_of, rows_at_a_time, sample, scheduler_of
+from iet_agc.diffusion.process import is_flow, predict_noise
+from iet_agc.diffusion.samplers import (
+    SAMPLERS,
+    Predict,
+    described,
+    labels_of,
+    rows_at_a_time,
+    sample,
+    sampler_of,
+    scheduler_of,
+)
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import CheckFailed, UserError
@@ -172,6 +181,8 @@ def _image_source(
     shape, classes = image_shape(model), num_classes(model)
     only = conditioning.only if conditioning else None
 
+    if amg and is_flow(scheduler):
+        raise UserError(f"AMG is for models that predict noise or v, and {pipeline} learned a flow: use a guard", "amg")
     if amg:
         _check_amg(amg, shape, classes, asked.precision)
 
@@ -334,7 +345,7 @@ def _about(
         "first_seed": seeds.start,
         "num": len(seeds),
         "steps": steps,
-        "sampler": SAMPLERS["ddim"],
+        "sampler": SAMPLERS[sampler_of(source.scheduler)],
         "scheduler": described(source.scheduler),
         "device": device.type,
         "rows": rows_at_a_time(source.shape, device),

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from iet_agc.config.run_folder import is_run
 from iet_agc.config.settings import ModelSettings, Settings
+from iet_agc.diffusion.dit import build_dit, with_classes_kept
 from iet_agc.diffusion.dropout import with_batch_dropout
-from iet_agc.diffusion.process import make_scheduler
-from iet_agc.diffusion.unet import build_unet, image_shape, load_pipeline
+from iet_agc.diffusion.process import Scheduler, abar_of, is_flow, scheduler_for
+from iet_agc.diffusion.unet import Network, build_unet, image_shape, is_dit, load_pipeline, num_classes
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.paths import check_model_name
 from iet_agc.runtime.reading import read_object
@@ -30,10 +30,11 @@ from iet_agc.training.identity import check_pipeline
 
 __all__ = ["Initial", "check_digest", "commit_of", "digest_of", "folders_of", "initial_weights"]
 
-#: What is fetched of a model of the hub, by its U-Net, first its description, then its weights: no pickles, no half
+#: What is fetched of a model of the hub, by its network, first its description, then its weights: no pickles, no half
 #: precision.
 _DESCRIPTION = {
     "UNet2DModel": ["model_index.json", "config.json", "scheduler_config.json", "unet/*.json", "scheduler/*.json"],
+    "DiTTransformer2DModel": ["model_index.json", "transformer/*.json", "scheduler/*.json"],
     "UNet2DConditionModel": [
         "model_index.json",
         *(f"{part}/*.json" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
@@ -42,6 +43,7 @@ _DESCRIPTION = {
 }
 _WEIGHTS = {
     "UNet2DModel": ["diffusion_pytorch_model*.safetensors", "unet/diffusion_pytorch_model*.safetensors"],
+    "DiTTransformer2DModel": ["transformer/diffusion_pytorch_model*.safetensors"],
     "UNet2DConditionModel": [
         "unet/diffusion_pytorch_model*.safetensors",
         "vae/diffusion_pytorch_model*.safetensors",
@@ -87,17 +89,19 @@ def initial_weights(settings: Settings, shape: tuple[int, int, int]) -> Initial:
         with seeded("weights", settings.train.seed):
             fresh = _built(settings, shape)
         return Initial(fresh, fresh)
-    folders = folders_of(settings.init.model, revision=settings.init.revision)
+    kind = "DiTTransformer2DModel" if settings.model.network == "dit" else "UNet2DModel"
+    folders = folders_of(settings.init.model, kind, settings.init.revision)
     models = [_fitting(folder, settings, shape) for folder in folders]
     digest = digest_of([(dict(model.config), model.state_dict()) for model in models])
     check_digest(settings, digest)
     return Initial(models[0], models[-1], digest, commit_of(settings.init.model, folders[0]))
 
 
-def _built(settings: Settings, shape: tuple[int, int, int]) -> UNet2DModel:
+def _built(settings: Settings, shape: tuple[int, int, int]) -> Network:
     """A random network; of images whose size is anybody's, one that does not fit is told with what would."""
+    build = build_dit if settings.model.network == "dit" else build_unet
     try:
-        return build_unet(shape[1], shape[0], **settings.model.architecture())
+        return build(shape[1], shape[0], **settings.model.architecture())
     except UserError as error:
         if settings.data.is_what_lies_there:
             raise UserError(f"{error}; 'iet-agc init FOLDER' writes settings with a network that fits") from None
@@ -119,7 +123,7 @@ def folders_of(name: str, kind: str = "UNet2DModel", revision: str | None = None
 
     Args:
         name: a run, a folder, or a hub id, which is fetched.
-        kind: class of its U-Net; of a hub model it is looked at before weights are fetched.
+        kind: class of its network; of a hub model it is looked at before weights are fetched.
         revision: of a hub model, its branch, tag or commit; None is "main".
 
     Raises:
@@ -152,9 +156,10 @@ def _of_hub(name: str, kind: str, revision: str | None) -> Path:
     """The folder of a model of the hub, whose description is looked at before its weights are fetched."""
     check_model_name(name)
     index = _fetched(name, _DESCRIPTION[kind], revision) / "model_index.json"
-    unet = read_object(index).get("unet") if index.is_file() else None
-    if unet != ["diffusers", kind]:  # said before gigabytes are fetched
-        raise UserError(f"{name} of the hub is no pipeline with a {kind}: its U-Net is {unet}")
+    part, words = ("transformer", "transformer") if kind == "DiTTransformer2DModel" else ("unet", "U-Net")
+    network = read_object(index).get(part) if index.is_file() else None
+    if network != ["diffusers", kind]:  # said before gigabytes are fetched
+        raise UserError(f"{name} of the hub is no pipeline with a {kind}: its {words} is {network}")
     return _fetched(name, _DESCRIPTION[kind] + _WEIGHTS[kind], revision)
 
 
@@ -167,7 +172,7 @@ def _fetched(name: str, patterns: list[str], revision: str | None) -> Path:
         raise UserError(f"{name} is no folder, and the hub does not give it: {in_words(error)}") from error
 
 
-def _fitting(folder: Path, settings: Settings, shape: tuple[int, int, int]) -> UNet2DModel:
+def _fitting(folder: Path, settings: Settings, shape: tuple[int, int, int]) -> Network:
     """The model in a pipeline folder, if it is one that these settings can go on from, with their dropout."""
     model, scheduler = load_pipeline(folder)
     _check_images(folder, model, shape)
@@ -179,11 +184,11 @@ def _fitting(folder: Path, settings: Settings, shape: tuple[int, int, int]) -> U
                 f"set model.{name} {_shown(theirs)}, or choose another model",
                 "init",
             )
-    _check_schedule(folder, scheduler)
+    _check_schedule(folder, scheduler, scheduler_for(settings.model.objective))
     return _with_dropout(model, settings.model)
 
 
-def _check_images(folder: Path, model: UNet2DModel, shape: tuple[int, int, int]) -> None:
+def _check_images(folder: Path, model: Network, shape: tuple[int, int, int]) -> None:
     out: int = model.config.out_channels  # pyright: ignore[reportAttributeAccessIssue]
     if image_shape(model) != shape:
         theirs, ours = (" x ".join(map(str, size)) for size in (image_shape(model), shape))
@@ -194,34 +199,50 @@ def _check_images(folder: Path, model: UNet2DModel, shape: tuple[int, int, int])
         raise UserError(f"{folder} predicts {out} channels for {shape[0]}: only noise can be predicted")
 
 
-def _described(model: UNet2DModel) -> dict[str, Any]:
+def _described(model: Network) -> dict[str, Any]:
     """The settings of section `model` that a model has, without its dropout."""
     config: Any = model.config
+    if is_dit(model):
+        heads: int = config.num_attention_heads
+        return {
+            "network": "dit",
+            "patch_size": config.patch_size,
+            "width": heads * config.attention_head_dim,
+            "depth": config.num_layers,
+            "heads": heads,
+            "classes": num_classes(model),
+        }
     first = config.block_out_channels[0]
     attends = ["Attn" in kind for kind in config.down_block_types]
     return {
+        "network": "unet",
         "channels": first,
         "multipliers": tuple(width / first for width in config.block_out_channels),
         "blocks": config.layers_per_block,
         "attention": tuple(config.sample_size // 2**level for level, there in enumerate(attends) if there),
         "groups": config.norm_num_groups,
-        "classes": config.num_class_embeds,
+        "classes": num_classes(model),
     }
 
 
 def _shown(value: Any) -> str:
     """As `settings.override` takes it."""
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(f"{part:g}" for part in value) or "[]"
     return "none" if value is None else str(value)
 
 
-def _check_schedule(folder: Path, scheduler: DDIMScheduler) -> None:
+def _check_schedule(folder: Path, theirs: Scheduler, ours: Scheduler) -> None:
     """Refuse other noise levels or another target; how a scheduler samples does not matter."""
-    ours, theirs = make_scheduler(), scheduler
-    same = ours.alphas_cumprod.shape == theirs.alphas_cumprod.shape and torch.allclose(
-        ours.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-4, atol=1e-7
-    )
+    if is_flow(ours) != is_flow(theirs):
+        learned, asked = ("flow", "noise") if is_flow(theirs) else ("noise", "flow")
+        raise UserError(
+            f"{folder} has model.objective {learned}, the settings say {asked}: set model.objective {learned}, or "
+            "choose another model",
+            "init",
+        )
+    levels = abar_of(ours), abar_of(theirs)
+    same = levels[0].shape == levels[1].shape and torch.allclose(*levels, rtol=1e-4, atol=1e-7)
     if not same or _schedule(ours)[1] != _schedule(theirs)[1]:
         words = [f"{noise} and predicts {target}" for noise, target in map(_schedule, (theirs, ours))]
         raise UserError(
@@ -229,20 +250,25 @@ def _check_schedule(folder: Path, scheduler: DDIMScheduler) -> None:
         )
 
 
-def _schedule(scheduler: DDIMScheduler) -> tuple[str, str]:
+def _schedule(scheduler: Scheduler) -> tuple[str, str]:
     config: Any = scheduler.config
+    if is_flow(scheduler):
+        return (
+            f"straight, shift {config.shift:g} over {config.num_train_timesteps} timesteps",
+            "the direction of a flow",
+        )
     given = "given betas" if config.trained_betas is not None else config.beta_schedule
     rescaled = ", rescaled to zero signal at the end" if config.rescale_betas_zero_snr else ""
     ends = f"{config.beta_start:g} to {config.beta_end:g} over {config.num_train_timesteps} timesteps"
     return f"{given}, {ends}{rescaled}", config.prediction_type
 
 
-def _with_dropout(model: UNet2DModel, settings: ModelSettings) -> UNet2DModel:
+def _with_dropout(model: Network, settings: ModelSettings) -> Network:
     """The same model with the dropout of the settings, its configuration included."""
     with kept_generators():
-        changed: Any = UNet2DModel.from_config(model.config, dropout=settings.dropout)
+        changed: Any = type(model).from_config(model.config, dropout=settings.dropout)
     changed.load_state_dict(model.state_dict())
-    return with_batch_dropout(changed)
+    return with_batch_dropout(with_classes_kept(changed))
 
 
 def digest_of(models: Sequence[tuple[dict[str, Any], dict[str, Tensor]]]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from iet_agc.config.settings import LoraSettings, Settings, TextSettings
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.process import Scheduler, make_scheduler
+from iet_agc.diffusion.process import Scheduler, scheduler_for
 from iet_agc.diffusion.samplers import labels_of, sample
 from iet_agc.diffusion.unet import save_pipeline
 from iet_agc.runtime.errors import UserError
@@ -85,7 +85,7 @@ def make_task(settings: Settings, images: ImageSet) -> Task:
 
 
 class ImageTask:
-    """Images alone, or conditioned on their classes, by a U-Net over pixels; see `Task`."""
+    """Images alone, or conditioned on their classes, by a network over pixels; see `Task`."""
 
     def __init__(self, settings: Settings, images: ImageSet) -> None:
         self.settings, self.images = settings, images
@@ -99,7 +99,7 @@ class ImageTask:
             raise UserError("data.caption has no effect on images alone: leave it out, or set model.kind text-to-image")
         self.classes = _classes(settings, images)
         self.initial = initial_weights(settings, images.shape)
-        self.scheduler = make_scheduler()
+        self.scheduler = scheduler_for(settings.model.objective)
         self.identity: dict[str, str] = {}
 
     def examples(self, shard: Tensor) -> Pixels:
