@@ -32,6 +32,7 @@ from iet_agc.diffusion.process import make_scheduler, per_sample_loss
 from iet_agc.method.averaging import average_states
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.lora import add_lora
+from iet_agc.text_to_image.stable_diffusion import StableDiffusion
 from iet_agc.training.batches import Batch
 from iet_agc.training.member import Member
 
@@ -102,7 +103,7 @@ def measure(arguments: argparse.Namespace, trained: str, count: int) -> Numbers:
     model = unet(arguments)
     whole = sum(parameter.numel() for parameter in model.parameters())
     if trained == "lora":
-        add_lora(model, arguments.rank, arguments.rank, seed=0)
+        add_lora(model, StableDiffusion.PROJECTIONS, arguments.rank, arguments.rank, seed=0)
     initial = resident() - bare
     examples = Latents(arguments.size, arguments.text_width)
     members = [Member(index, model, examples, settings.train, settings.method, device) for index in range(count)]

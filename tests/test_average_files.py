@@ -206,13 +206,14 @@ def test_stock_diffusers_draws_with_the_exact_mean_what_the_mean_of_weights_draw
     from diffusers import UNet2DConditionModel
 
     from iet_agc.text_to_image.lora import add_lora, factors
+    from iet_agc.text_to_image.stable_diffusion import StableDiffusion
 
     def fresh() -> Any:
         return UNet2DConditionModel.from_pretrained(pipelines[0] / "unet").eval()  # pyright: ignore[reportAttributeAccessIssue]
 
     given = []
     for seed in range(2):
-        add_lora(model := fresh(), 2, 2.0, seed)
+        add_lora(model := fresh(), StableDiffusion.PROJECTIONS, 2, 2.0, seed)
         given.append({f"unet.{name}": tensor for name, tensor in factors(model).items()})
         for at, name in enumerate(each for each in given[-1] if "lora_B" in each):  # zero at the start
             given[-1][name] = 0.3 * numbers(*given[-1][name].shape, seed=100 * seed + at)

@@ -236,7 +236,7 @@ def test_a_step_tells_changed_captions(folder, pipeline, changes):
     tokens = pipeline.tokens([texts[int(lot * len(texts))] for lot, texts in zip(lots, some, strict=True)])
     known = pipeline.vocabulary(Changes(**changes))
     assert known is not None
-    expected = pipeline.embed(change(tokens, Changes(**changes), known, rng)[2:8])
+    expected = pipeline.embed(change(tokens, Changes(**changes), known, rng)[2:8]).embeds
     torch.testing.assert_close(texts, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(texts, plain, atol=1e-3)
     assert not torch.equal(losses, other)
@@ -266,7 +266,7 @@ def test_replicas_see_the_rows_of_one_batch(pipeline):
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
         whole, part = (
-            examples.losses(pipeline.unet, pipeline.scheduler, batch, rows) for rows in (slice(0, 8), slice(3, 8))
+            examples.losses(pipeline.denoiser, pipeline.scheduler, batch, rows) for rows in (slice(0, 8), slice(3, 8))
         )
     torch.testing.assert_close(part, whole[3:], rtol=1e-4, atol=1e-6)
 
@@ -282,7 +282,7 @@ def test_a_step_reads_nothing_on_the_host(pipeline):
     examples = Captioned(pipeline, data.images, data.captions, CHANGING).to(CPU)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad(), Watch():
-        examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
+        examples.losses(pipeline.denoiser, pipeline.scheduler, batch, slice(0, 8))
 
 
 def test_a_killed_run_with_changing_captions_resumes_bitwise(folder, tmp_path):
@@ -563,19 +563,19 @@ def test_every_mitigation_changes_what_is_drawn(pipeline, name):
 
 def test_noise_on_the_prompt_is_gaussian_and_of_each_image(pipeline):
     """The U-Net is told the embedding and the noise of the image's own generator; the empty text stays as it is."""
-    seen, honest = [], pipeline.unet.forward
+    seen, honest = [], pipeline.denoiser.forward
 
     def listening(*arguments, **named):
         seen.append(named["encoder_hidden_states"])
         return honest(*arguments, **named)
 
-    pipeline.unet.forward = listening
+    pipeline.denoiser.forward = listening
     try:
         draw(pipeline, [5, 6], ["a dog", "a cat"], 1, 7.5, embedding_noise=0.3)
     finally:
-        pipeline.unet.forward = honest
+        pipeline.denoiser.forward = honest
     without, told_ = seen[0].chunk(2)
-    texts, nothing = (pipeline.embed(pipeline.tokens(some)) for some in (["a dog", "a cat"], [""]))
+    texts, nothing = (pipeline.embed(pipeline.tokens(some)).embeds for some in (["a dog", "a cat"], [""]))
     for row, (seed, prompt) in enumerate([(5, "a dog"), (6, "a cat")]):
         noise = torch.randn(texts[row].shape, generator=generator("prompt", seed, prompt))
         torch.testing.assert_close(told_[row], texts[row] + 0.3 * noise)

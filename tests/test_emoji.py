@@ -211,7 +211,7 @@ def test_it_is_a_pipeline_for_everyone(built):
     assert images.shape == (1, 32, 32, 3)
     ours = load_text_pipeline(out)
     assert ours.image_shape == (3, 32, 32)
-    assert sum(weight.numel() for weight in ours.unet.parameters()) < 6e6
+    assert sum(weight.numel() for weight in ours.denoiser.parameters()) < 6e6
     built = json.loads((out / "built.json").read_text())
     assert {name: value for name, value in built.items() if name != "seal"} == told
     assert {"images", "captions", "steps", "seed", "train_db", "held_out_db"} == set(told)

@@ -11,7 +11,8 @@ from iet_agc.config.settings import validate
 from iet_agc.runtime.trainable import copy_trained, names_of_trained
 from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.text_to_image.lora import add_lora, factors, merged
-from iet_agc.text_to_image.pipeline import UNetAndEncoder, load_text_pipeline
+from iet_agc.text_to_image.pipeline import load_text_pipeline
+from iet_agc.text_to_image.stable_diffusion import StableDiffusion, UNetAndEncoder
 from iet_agc.training.loop import _prepared, train
 from iet_agc.training.tasks import TextTask, make_task
 from tests.miniature import captioned, save_miniature
@@ -88,7 +89,7 @@ def test_members_start_equal_and_at_the_pipeline(folder, tmp_path):
     down, up = ([value for name, value in one.shared().items() if kind in name] for kind in ("lora_A", "lora_B"))
     assert all(value.std() > 0.1 for value in down)
     assert not any(value.any() for value in up)
-    assert_same(merged(one.model).state_dict(), load_text_pipeline(folder).unet.state_dict())
+    assert_same(merged(one.model).state_dict(), load_text_pipeline(folder).denoiser.state_dict())
     again = TextTask(chosen(folder), captioned()).initial.raw
     another = TextTask(chosen(folder, train__seed=1), captioned()).initial.raw
     assert_same(factors(again), factors(one.model))
@@ -112,7 +113,7 @@ def test_a_module_that_is_trained_whole_is_copied_whole():
 
 
 def test_only_the_projections_of_attention_change(folder, run):
-    before = load_text_pipeline(folder).unet.state_dict()
+    before = load_text_pipeline(folder).denoiser.state_dict()
     for kind in ("raw", "ema"):
         after = unet(run, kind)
         assert after.keys() == before.keys()
@@ -165,7 +166,7 @@ def test_replicas_train_the_same_factors_to_rounding(folder, both, tmp_path):
         load_text_pipeline(tmp_path / "run/raw"),
     )
     for part in ("unet", "text_encoder"):
-        start, end, other = (getattr(each, part).state_dict() for each in (before, one, four))
+        start, end, other = (each.parts[part].state_dict() for each in (before, one, four))
         changed = max(float((end[name] - start[name]).abs().max()) for name in start)
         assert max(float((other[name] - end[name]).abs().max()) for name in start) < 0.01 * changed
 
@@ -219,8 +220,8 @@ def test_a_text_encoder_has_factors_if_it_is_trained(folder, run, both):
 
 def test_merging_changes_no_prediction(folder):
     pipeline = load_text_pipeline(folder)
-    model = UNetAndEncoder(pipeline.unet, pipeline.text_encoder)
-    add_lora(model, 4, 6.0, seed=1)
+    model = UNetAndEncoder(pipeline.denoiser, pipeline.text_encoder)
+    add_lora(model, StableDiffusion.PROJECTIONS, 4, 6.0, seed=1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)

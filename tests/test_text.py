@@ -20,7 +20,8 @@ from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import load_samples, sample_run
-from iet_agc.text_to_image.pipeline import UNetAndEncoder, draw, load_text_pipeline
+from iet_agc.text_to_image.pipeline import draw, load_text_pipeline
+from iet_agc.text_to_image.stable_diffusion import UNetAndEncoder
 from iet_agc.training.batches import draw_batch
 from iet_agc.training.captioned import Captioned
 from iet_agc.training.initialization import folders_of
@@ -59,7 +60,7 @@ def test_the_layout_of_the_hub_is_read(folder, pipeline, tmp_path):
     save_file(weights, old / "text_encoder" / "model.safetensors", {"format": "pt"})
     found, texts = load_text_pipeline(old), ["a red dog", "a bird with a hat"]
     assert torch.equal(found.tokens(texts), pipeline.tokens(texts))
-    assert torch.equal(found.embed(found.tokens(texts)), pipeline.embed(pipeline.tokens(texts)))
+    assert torch.equal(found.embed(found.tokens(texts)).embeds, pipeline.embed(pipeline.tokens(texts)).embeds)
     assert TextTask(settings(old), captioned()).initial.sha256 == TextTask(settings(folder), captioned()).initial.sha256
 
 
@@ -90,7 +91,7 @@ def test_what_is_cached_is_what_stock_diffusers_computes(folder, pipeline):
         for place, text in enumerate(texts):
             with torch.no_grad():
                 expected = pipe.encode_prompt(text, CPU, 1, do_classifier_free_guidance=False)[0][0]
-            cached = examples.embeddings[examples.choices[number, place]]
+            cached = examples.embeddings.embeds[examples.choices[number, place]]
             torch.testing.assert_close(cached, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -99,7 +100,7 @@ def test_an_encoding_does_not_depend_on_the_others(pipeline):
     whole = pipeline.moments(data.images)
     assert torch.equal(pipeline.moments(data.images[5:7]), whole[5:7])
     tokens = pipeline.tokens([texts[0] for texts in data.captions])
-    assert torch.equal(pipeline.embed(tokens[5:7]), pipeline.embed(tokens)[5:7])
+    assert torch.equal(pipeline.embed(tokens[5:7]).embeds, pipeline.embed(tokens).embeds[5:7])
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -112,7 +113,7 @@ def test_the_loss_is_that_of_the_formula(tmp_path, prediction, flips):
     examples = Captioned(pipeline, data.images, data.captions, TextSettings(), flips=flips)
     batch = draw_batch(3, 1, 5, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
-        losses = examples.losses(pipeline.unet, pipeline.scheduler, batch, slice(0, 8))
+        losses = examples.losses(pipeline.denoiser, pipeline.scheduler, batch, slice(0, 8))
     rng = generator("text", 3, 1, 5)
     posterior, lots = torch.randn(8, 4, 8, 8, generator=rng), torch.rand(8, generator=rng, dtype=torch.float64)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -144,7 +145,7 @@ def test_replicas_of_a_batch_see_the_rows_of_one_batch(pipeline):
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
     with torch.no_grad():
         whole, part = (
-            examples.losses(pipeline.unet, pipeline.scheduler, batch, rows) for rows in (slice(0, 8), slice(3, 8))
+            examples.losses(pipeline.denoiser, pipeline.scheduler, batch, rows) for rows in (slice(0, 8), slice(3, 8))
         )
     torch.testing.assert_close(part, whole[3:], rtol=1e-4, atol=1e-6)
 
@@ -156,7 +157,7 @@ def test_text_mitigations_do_what_they_say(folder, pipeline):
     first, _ = told(folder, data, batch, text__captions="first")
     noisy, other_losses = told(folder, data, batch, text__embedding_noise=0.1)
     places = batch.positions[2:8].tolist()
-    expected = pipeline.embed(pipeline.tokens([data.captions[place][0] for place in places]))
+    expected = pipeline.embed(pipeline.tokens([data.captions[place][0] for place in places])).embeds
     torch.testing.assert_close(first, expected)
     assert not torch.equal(plain, first)
     rng = generator("text", 0, 0, 0)
@@ -171,7 +172,7 @@ def test_dropped_captions_are_the_empty_text(folder, pipeline, how):
     batch = draw_batch(0, 0, 0, len(data), 8, (4, 8, 8), CPU)
     plain, _ = told(folder, data, batch, **how)
     found, _ = told(folder, data, batch, text__drop_caption=0.5, **how)
-    nothing = pipeline.embed(pipeline.tokens([""]))[0]
+    nothing = pipeline.embed(pipeline.tokens([""])).embeds[0]
     dropped = [torch.allclose(row, nothing, atol=1e-5) for row in found]
     rng = generator("text", 0, 0, 0)
     torch.randn(8, 4, 8, 8, generator=rng)
@@ -184,8 +185,8 @@ def test_a_shard_takes_its_own_captions(folder, pipeline):
     data = captioned()
     examples = TextTask(settings(folder), data).examples(torch.tensor([5, 2])).to(CPU)
     assert isinstance(examples, Captioned)
-    expected = pipeline.embed(pipeline.tokens([data.captions[place][0] for place in (5, 2)]))
-    torch.testing.assert_close(examples.embeddings[examples.choices[:, 0]], expected)
+    expected = pipeline.embed(pipeline.tokens([data.captions[place][0] for place in (5, 2)])).embeds
+    torch.testing.assert_close(examples.embeddings.embeds[examples.choices[:, 0]], expected)
     assert torch.equal(examples.images, data.images[[5, 2]])
 
 
@@ -207,7 +208,7 @@ def test_a_loss_reads_nothing_on_the_host(pipeline, learns):
     assert data.captions is not None
     examples = Captioned(pipeline, data.images, data.captions, TextSettings(train_encoder=learns), flips=True).to(CPU)
     batch = draw_batch(0, 0, 0, len(data), 8, examples.shape, CPU)
-    model = UNetAndEncoder(pipeline.unet, pipeline.text_encoder) if learns else pipeline.unet
+    model = UNetAndEncoder(pipeline.denoiser, pipeline.text_encoder) if learns else pipeline.denoiser
     with torch.no_grad():
         examples.losses(model, pipeline.scheduler, batch, slice(0, 8))
         with Watch():
@@ -246,7 +247,7 @@ def test_a_run_learns_and_leaves_frozen_parts_alone(folder, run):
     before, after = load_text_pipeline(folder), load_text_pipeline(run / "raw")
     assert_same(before.vae.state_dict(), after.vae.state_dict())
     assert_same(before.text_encoder.state_dict(), after.text_encoder.state_dict())
-    changed = [not torch.equal(before.unet.state_dict()[name], value) for name, value in unet(run).items()]
+    changed = [not torch.equal(before.denoiser.state_dict()[name], value) for name, value in unet(run).items()]
     assert all(changed)
     assert not torch.equal(unet(run)["conv_in.weight"], unet(run, "ema")["conv_in.weight"])
     assert (run / "previews" / "round-0002.png").exists()
@@ -268,7 +269,7 @@ def test_a_file_system_without_links_gets_copies(pipeline, tmp_path, monkeypatch
         raise OSError("no links here")
 
     monkeypatch.setattr(os, "link", refuses)
-    save_text_pipelines(pipeline, {"a": pipeline.unet, "b": pipeline.unet}, tmp_path)
+    save_text_pipelines(pipeline, {"a": pipeline.denoiser, "b": pipeline.denoiser}, tmp_path)
     assert_same(load_text_pipeline(tmp_path / "b").vae.state_dict(), pipeline.vae.state_dict())
 
 
@@ -279,7 +280,7 @@ def test_an_old_unet_keeps_the_size_that_it_was_trained_on(folder, tmp_path):
     old = shutil.copytree(folder, tmp_path / "old")
     configured("unet", "config.json", _diffusers_version="0.6.0", sample_size=64)(old)
     pipeline = TextTask(settings(old), captioned()).pipeline
-    save_text_pipelines(pipeline, {"raw": pipeline.unet}, tmp_path)
+    save_text_pipelines(pipeline, {"raw": pipeline.denoiser}, tmp_path)
     assert stock(tmp_path / "raw").unet.config.sample_size == 8
 
 
@@ -408,22 +409,22 @@ def test_a_text_encoder_learns_if_it_is_trained(folder, taught):
 
 def test_texts_are_embedded_in_the_step_as_they_would_be_before(folder, pipeline):
     """The same losses as from the cache; and a gradient."""
-    data, both = captioned(), UNetAndEncoder(pipeline.unet, pipeline.text_encoder).train()
+    data, both = captioned(), UNetAndEncoder(pipeline.denoiser, pipeline.text_encoder).train()
     batch = draw_batch(0, 0, 0, len(data), 8, (4, 8, 8), CPU)
     assert data.captions is not None
     cached = Captioned(pipeline, data.images, data.captions, TextSettings(embedding_noise=0.1), flips=True)
     text = TextSettings(embedding_noise=0.1, train_encoder=True)
     live = Captioned(pipeline, data.images, data.captions, text, flips=True)
-    expected = cached.losses(pipeline.unet, pipeline.scheduler, batch, slice(2, 8))
+    expected = cached.losses(pipeline.denoiser, pipeline.scheduler, batch, slice(2, 8))
     found = live.losses(both, pipeline.scheduler, batch, slice(2, 8))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert live.embeddings is None
-    assert pipeline.unet.training
+    assert pipeline.denoiser.training
     assert not pipeline.text_encoder.training  # whose dropout would differ between replicas
     initial = TextTask(learning(folder), data).initial.raw
     live.losses(initial, pipeline.scheduler, batch, slice(2, 8)).mean().backward()
     assert all(parameter.grad is not None for parameter in initial.parameters())
-    pipeline.unet.eval()
+    pipeline.denoiser.eval()
 
 
 def test_a_killed_run_with_its_text_encoder_resumes_bitwise(folder, taught, tmp_path):

@@ -7,7 +7,8 @@ import torch
 from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
 
 from iet_agc import cli
-from iet_agc.text_to_image.pipeline import UNetAndEncoder, load_text_pipeline
+from iet_agc.text_to_image.pipeline import load_text_pipeline
+from iet_agc.text_to_image.stable_diffusion import UNetAndEncoder
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
 from tests.miniature import captioned
@@ -38,20 +39,20 @@ def stock(folder) -> Any:
 
 
 def unet(run, kind="raw"):
-    return load_text_pipeline(run / kind).unet.state_dict()
+    return load_text_pipeline(run / kind).denoiser.state_dict()
 
 
 def told(folder, data, batch, **changes):
     """What the U-Net is told, and the losses, of one batch."""
     task, seen = TextTask(settings(folder, **changes), data), []
-    honest = task.pipeline.unet.forward
+    honest = task.pipeline.denoiser.forward
 
     def listening(*arguments, **named):
         seen.append(named["encoder_hidden_states"])
         return honest(*arguments, **named)
 
-    task.pipeline.unet.forward = listening
-    examples, model = task.examples(torch.arange(len(data))), task.pipeline.unet
+    task.pipeline.denoiser.forward = listening
+    examples, model = task.examples(torch.arange(len(data))), task.pipeline.denoiser
     if task.settings.text.train_encoder:
         model = UNetAndEncoder(model, task.pipeline.text_encoder)
     with torch.no_grad():

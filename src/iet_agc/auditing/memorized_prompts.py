@@ -53,7 +53,8 @@ from iet_agc.runtime.progress import progress_bar
 from iet_agc.runtime.reading import read_json, read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
-from iet_agc.text_to_image.pipeline import TextPipeline, guided, load_text_pipeline, text_weight_files
+from iet_agc.text_to_image.family import TextPipeline
+from iet_agc.text_to_image.pipeline import guided, load_text_pipeline, text_weight_files
 from iet_agc.training.identity import check_files, check_pipeline, given_images
 
 __all__ = ["Separation", "detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
@@ -102,20 +103,20 @@ def prompt_magnitudes(
     Raises:
         UserError: a prompt that is too long.
     """
-    scheduler, device = scheduler_of(pipeline.scheduler, "ddim", steps), pipeline.unet.device
+    scheduler, device = scheduler_of(pipeline.scheduler, "ddim", steps), pipeline.denoiser.device
     scheduler.timesteps = scheduler.timesteps[:first_steps]  # a step looks back by 1000 / steps, not by this list
     precision = resolved(precision, device)
     texts = list(dict.fromkeys(["", *prompts]))
-    embedded = dict(zip(texts, pipeline.embed(pipeline.tokens(texts)), strict=True))
+    numbers, embedded = {text: number for number, text in enumerate(texts)}, pipeline.embed(pipeline.tokens(texts))
     found = [torch.empty(0, len(scheduler.timesteps), dtype=torch.float64)]
     for places, count in fixed_rows(len(seeds), rows_at_a_time(pipeline.image_shape, device)):
         noise = initial_noise([seeds[place] for place in places], pipeline.latent_shape)
         own = [prompts[place] for place in places]
-        told = torch.stack([embedded[text] for text in [""] * len(own) + own]).to(device)
+        told = embedded[[numbers[text] for text in [""] * len(own) + own]].to(device)
         differences: list[Tensor] = []
         finished = count / len(scheduler.timesteps)
         with autocast(precision, device):  # around all steps: weights are cast once
-            predict = guided(pipeline.unet, told, guidance, partial(_note, differences))
+            predict = guided(pipeline, told, guidance, partial(_note, differences))
             denoise(predict, scheduler, noise.to(device), lambda s=finished: on_images(s))
         found.append(torch.stack(differences, dim=1)[:count].cpu() * _to_noise(scheduler))
     return torch.cat(found)

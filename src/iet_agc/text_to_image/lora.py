@@ -8,11 +8,9 @@ mean is not that of the differences, mean(B) mean(A) != mean(B A): members must 
 
 import copy
 import importlib.util
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from iet_agc.runtime.errors import UserError
@@ -20,14 +18,17 @@ from iet_agc.runtime.seeds import seeded
 
 M = TypeVar("M", bound=nn.Module)
 
-__all__ = ["add_lora", "factors", "merged", "save_lora"]
-
-#: The projections of attention: of diffusers' U-Nets, and of CLIP's text encoder.
-_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"]
+__all__ = ["add_lora", "factors", "merged"]
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
-    """Freeze a model, and give its projections of attention factors that are trained; equal for equal seeds.
+def add_lora(model: nn.Module, projections: Sequence[str], rank: int, alpha: float, seed: int) -> None:
+    """Freeze a model, and give some of its projections factors that are trained; equal for equal seeds.
+
+    Args:
+        model: changed in place.
+        projections: the ends of the names of what gets factors.
+        rank, alpha: see above.
+        seed: of the factors.
 
     Raises:
         UserError: `peft` is not installed.
@@ -38,7 +39,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
 
     model.requires_grad_(False)
     scaled: Any = alpha  # peft's annotation says int; it divides
-    config = LoraConfig(r=rank, lora_alpha=scaled, target_modules=_PROJECTIONS, init_lora_weights="gaussian")
+    config = LoraConfig(r=rank, lora_alpha=scaled, target_modules=[*projections], init_lora_weights="gaussian")
     with seeded("lora", seed):
         inject_adapter_in_model(config, model)
 
@@ -67,13 +68,6 @@ def merged(model: M) -> M:
         layer.merge()
         plain.set_submodule(name, layer.get_base_layer())
     return plain
-
-
-def save_lora(folder: Path, unet: nn.Module, text_encoder: nn.Module) -> None:
-    """Write the factors as the file that `StableDiffusionPipeline.load_lora_weights` takes, if there are any."""
-    if found := factors(unet):
-        of_text: Any = factors(text_encoder)  # tensors, which diffusers' annotation leaves out
-        StableDiffusionPipeline.save_lora_weights(folder, dict(found), of_text)
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Captioned images as training examples: latents and captions, encoded once where they do not change."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from iet_agc.diffusion.process import Scheduler, per_sample_loss
 from iet_agc.runtime.progress import say
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.caption_augmentation import Changes, change
-from iet_agc.text_to_image.pipeline import TextPipeline, config_of
+from iet_agc.text_to_image.conditions import Conditions
+from iet_agc.text_to_image.family import TextPipeline
 from iet_agc.training.batches import Batch
 
 __all__ = ["Captioned"]
@@ -50,14 +52,14 @@ class Captioned:
         rows = [torch.tensor([place[text] for text in some]) for some in captions]
         self.choices = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         self.moments: Tensor | None = None
-        self.embeddings: Tensor | None = None
+        self.embeddings: Conditions | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(c, h, w) of the latents."""
         factor = self.pipeline.factor
         height, width = self.images.shape[2:]
-        return config_of(self.pipeline.vae).latent_channels, height // factor, width // factor
+        return self.pipeline.latent_shape[0], height // factor, width // factor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +75,7 @@ class Captioned:
         if self.vocabulary is not None:
             self.vocabulary = self.vocabulary.to(device)
             if not self.text.train_encoder:  # captions change, so that they are encoded in each step
-                self.pipeline.text_encoder.to(device)
+                self.pipeline.encoders_to(device)
         return self
 
     def _encode(self, device: torch.device) -> None:
@@ -86,9 +88,10 @@ class Captioned:
         self.moments = torch.stack([self.pipeline.moments(images) for images in orientations])
         self.pipeline.vae.to("cpu")  # pyright: ignore[reportArgumentType]
         if keeps:
-            self.pipeline.text_encoder.to(device)
-            self.embeddings = self.pipeline.embed(self.tokens)
-            self.pipeline.text_encoder.to("cpu")
+            self.pipeline.encoders_to(device)
+            embedded = self.pipeline.embed(self.tokens)
+            self.embeddings = Conditions.cat([embedded[:-1], self.pipeline.unconditional(embedded[-1:])])
+            self.pipeline.encoders_to("cpu")
 
     def losses(self, model: Any, scheduler: Scheduler, batch: Batch, rows: slice) -> Tensor:
         """See `diffusion.per_sample_loss`; of latents drawn from the VAE's distribution, and a caption of each."""
@@ -99,15 +102,17 @@ class Captioned:
         positions = batch.positions[rows]
         mirrored = batch.flips[rows].long() if self.flips else torch.zeros_like(positions)
         mean, deviation = self.moments[mirrored, positions].unbind(1)
-        latents = (mean + deviation * posterior[rows]) * config_of(self.pipeline.vae).scaling_factor
-        texts = self._embedded(model, chosen, dropped, rng, rows)
+        latents = self.pipeline.scaled(mean + deviation * posterior[rows])
+        conditions = self._embedded(model, chosen, dropped, rng, rows)
         if self.text.embedding_noise > 0:
-            shape, device = (len(chosen), *texts.shape[1:]), texts.device
-            texts = texts + self.text.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
-        return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
+            shape, device = (len(chosen), *conditions.embeds.shape[1:]), conditions.embeds.device
+            noise = self.text.embedding_noise * torch.randn(shape, generator=rng, device=device)[rows]
+            conditions = replace(conditions, embeds=conditions.embeds + noise)
+        denoiser = self.pipeline.predictor(model, conditions)
+        return per_sample_loss(denoiser, scheduler, latents, batch.timesteps[rows], batch.noise[rows])
 
-    def _embedded(self, model: Any, chosen: Tensor, dropped: Tensor, rng: torch.Generator, rows: slice) -> Tensor:
-        """The captions of these rows, embedded: float (rows, L, D)."""
+    def _embedded(self, model: Any, chosen: Tensor, dropped: Tensor, rng: torch.Generator, rows: slice) -> Conditions:
+        """The captions of these rows, embedded."""
         if self.embeddings is not None:
             return self.embeddings[torch.where(dropped, len(self.tokens) - 1, chosen)[rows]]
         tokens = self.tokens[chosen]
@@ -115,9 +120,9 @@ class Captioned:
             tokens = change(tokens, self.changes, self.vocabulary, rng)
         tokens = torch.where(dropped[:, None], self.tokens[-1], tokens)
         if self.text.train_encoder:
-            return model.text_encoder(tokens[rows])[0]
+            return Conditions(model.text_encoder(tokens[rows])[0])
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):  # as captions that do not change
-            return self.pipeline.text_encoder(tokens[rows])[0]
+            return self.pipeline.encode(tokens[rows])
 
     def _draw(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Noise of the latents, as `batch.noise`; the text of each, int64 (B,); which are dropped; and what drew."""

@@ -23,7 +23,7 @@ from iet_agc.training.initialization import Initial, check_digest, commit_of, di
 from iet_agc.training.pixels import Pixels, with_target
 
 if TYPE_CHECKING:
-    from iet_agc.text_to_image.pipeline import TextPipeline
+    from iet_agc.text_to_image.family import TextPipeline
 
 __all__ = ["ImageTask", "Task", "TextTask", "make_task"]
 
@@ -138,7 +138,7 @@ class ImageTask:
 class TextTask:
     """Images conditioned on their captions, by the U-Net of a Stable Diffusion pipeline over latents; see `Task`.
 
-    What is trained is the U-Net, or a `pipeline.UNetAndEncoder`, or the factors of LoRA in either.
+    What is trained is the U-Net, or a `stable_diffusion.UNetAndEncoder`, or the factors of LoRA in either.
 
     Attributes:
         pipeline: the frozen parts, once for all members, and what they start from.
@@ -192,14 +192,14 @@ class TextTask:
     def _learning(self, pipeline: "TextPipeline") -> nn.Module:
         """What is trained of a pipeline."""
         from iet_agc.text_to_image.lora import add_lora
-        from iet_agc.text_to_image.pipeline import UNetAndEncoder
+        from iet_agc.text_to_image.stable_diffusion import UNetAndEncoder
 
         pipeline.made_for(self.images.shape)
         lora, both = self.settings.lora, self.settings.text.train_encoder
-        model = UNetAndEncoder(pipeline.unet, pipeline.text_encoder) if both else pipeline.unet
+        model = UNetAndEncoder(pipeline.denoiser, pipeline.text_encoder) if both else pipeline.denoiser
         model.requires_grad_(True)
         if lora.rank:
-            add_lora(model, lora.rank, lora.alpha or lora.rank, self.settings.train.seed)
+            add_lora(model, pipeline.PROJECTIONS, lora.rank, lora.alpha or lora.rank, self.settings.train.seed)
         return model
 
     def examples(self, shard: Tensor) -> Examples:
@@ -247,17 +247,17 @@ class TextTask:
 
 def _described(pipelines: Sequence["TextPipeline"]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
     """What training from pipelines follows from, for `digest_of`."""
-    from iet_agc.text_to_image.pipeline import config_of
+    from iet_agc.text_to_image.parts import config_of
 
     first = pipelines[0]
     text = {name: getattr(first.text_encoder.config, name) for name in ("hidden_act", "num_attention_heads")}
-    rest = {"predicts": config_of(first.scheduler).prediction_type, "unet_dropout": config_of(first.unet).dropout}
+    rest = {"predicts": config_of(first.scheduler).prediction_type, "unet_dropout": config_of(first.denoiser).dropout}
     frozen = [
         (dict(first.vae.config), first.vae.state_dict()),
         *((text, weights) for weights in _encoders(pipelines)),
         (rest, {"abar": first.scheduler.alphas_cumprod}),
     ]
-    return [*((dict(pipeline.unet.config), pipeline.unet.state_dict()) for pipeline in pipelines), *frozen]
+    return [*((dict(pipeline.denoiser.config), pipeline.denoiser.state_dict()) for pipeline in pipelines), *frozen]
 
 
 def _encoders(pipelines: Sequence["TextPipeline"]) -> list[dict[str, Tensor]]:
