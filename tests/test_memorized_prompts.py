@@ -356,7 +356,7 @@ def test_bad_inputs_get_one_line_and_leave_nothing(capsys, folder, run, tmp_path
         ([tmp_path / "empty folder", "--prompt", "a"], "is not a diffusers pipeline: it has no model_index.json"),
         (
             [tmp_path / "pixels", "--prompt", "a"],
-            "pixels is no pipeline like Stable Diffusion 1 or 2: its U-Net is a UNet2DModel",
+            "pixels is no text-to-image pipeline of a known kind, its U-Net is a UNet2DModel",
         ),
         ([unfinished, "--prompt", "a"], "is not finished: run the same 'iet-agc train' again to finish it"),
         ([unfinished, "--planted"], "is not finished: run the same 'iet-agc train' again to finish it"),

@@ -53,6 +53,7 @@ from iet_agc.runtime.progress import progress_bar
 from iet_agc.runtime.reading import read_json, read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
+from iet_agc.text_to_image.families import check_single_encoder
 from iet_agc.text_to_image.family import TextPipeline
 from iet_agc.text_to_image.pipeline import guided, load_text_pipeline, text_weight_files
 from iet_agc.training.identity import check_files, check_pipeline, given_images
@@ -340,6 +341,7 @@ def detect_prompts(
     asked = settings.sample
     unique, where = _checked(prompts, memorized), distributed.choose_device(device)
     pipeline = replace(load_text_pipeline(folder), cuts=settings.text.too_long == "cut")  # as it was trained
+    check_single_encoder(pipeline, "the detection of memorized prompts")
     pipeline.tokens(unique)  # refuses those that are too long
     made = _Made(
         pipeline=str(folder.resolve()),

@@ -32,7 +32,7 @@ class ModelSettings(Section, frozen=True):
     kind: Literal["image", "text-to-image"] = Field(
         default="image",
         description="image: diffusion of pixels by the network below; text-to-image: latent diffusion conditioned on "
-        "captions, by the U-Net of init.model, a pipeline like Stable Diffusion 1 or 2",
+        "captions, by the U-Net or transformer of init.model, a pipeline of Stable Diffusion 1 to 3, XL or Flux",
     )
     network: Literal["unet", "dit"] = Field(
         default="unet",
@@ -122,7 +122,8 @@ class TextSettings(Section, frozen=True):
     embedding_noise: float = Field(
         default=0.0,
         ge=0,
-        description="standard deviation of Gaussian noise added to the embedded caption, against copying; 0: none",
+        description="standard deviation of Gaussian noise added to the embedded caption, against copying; 0: none; of "
+        "Stable Diffusion 1 and 2",
     )
     drop_caption: float = Field(
         default=0.0,
@@ -131,7 +132,9 @@ class TextSettings(Section, frozen=True):
         description="probability of dropping the caption, in [0, 1); classifier-free guidance needs it in training "
         "from random weights",
     )
-    train_encoder: bool = Field(default=False, description="train the text encoder together with the U-Net")
+    train_encoder: bool = Field(
+        default=False, description="train the text encoder together with the U-Net; of Stable Diffusion 1 and 2"
+    )
     random_caption: float = Field(
         default=0.0,
         ge=0,
@@ -472,11 +475,13 @@ class SampleSettings(Section, frozen=True):
     guidance: float = Field(
         default=7.5,
         ge=0,
-        description="of text-to-image: classifier-free guidance scale; at most 1: no guidance",
+        description="of text-to-image: classifier-free guidance scale, at most 1: no guidance; of Flux, the scale that "
+        "its transformer is given",
     )
     scheduler: Literal["ddim", "dpm++", "pndm", "euler"] = Field(
         default="ddim",
-        description="of text-to-image: scheduler of denoising; ddim is DDIM with eta 0, dpm++ DPM-Solver++ of order 2",
+        description="of text-to-image: scheduler of denoising; ddim is DDIM with eta 0, dpm++ DPM-Solver++ of order 2. "
+        "A flow (Stable Diffusion 3, Flux) has only Euler steps along it, and takes no other",
     )
     random_tokens: int = Field(
         default=0,

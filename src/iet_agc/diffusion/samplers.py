@@ -7,7 +7,8 @@ Text-to-image has other samplers, too, none of which draws noise on its way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -167,7 +168,9 @@ def sampler_of(scheduler: Scheduler) -> Sampler:
     return "flow" if is_flow(scheduler) else "ddim"
 
 
-def scheduler_of(scheduler: Scheduler, sampler: Sampler, steps: int) -> Any:
+def scheduler_of(
+    scheduler: Scheduler, sampler: Sampler, steps: int, how: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
     """A fresh scheduler of a sampler for the noise schedule of another, by diffusers' classes.
 
     A scheduler holds where it is: it is for one call, and the one that it is made of is left as it is.
@@ -179,6 +182,7 @@ def scheduler_of(scheduler: Scheduler, sampler: Sampler, steps: int) -> Any:
             (Karras et al., 2022, algorithm 1, first order and without churn); of a flow, "flow" (Esser et al., 2024).
             All are deterministic.
         steps: that it is set to.
+        how: further arguments of its `set_timesteps`, in place of `steps` if sigmas are among them.
 
     Raises:
         ValueError: a flow with another sampler than its own, or the other way round.
@@ -200,7 +204,8 @@ def scheduler_of(scheduler: Scheduler, sampler: Sampler, steps: int) -> Any:
             made = EulerDiscreteScheduler.from_config(config)
         case "flow":
             made = type(scheduler).from_config(config, stochastic_sampling=False)
-    made.set_timesteps(steps)  # on the CPU, where a scheduler looks its numbers up
+    count = {} if "sigmas" in how else {"num_inference_steps": steps}
+    made.set_timesteps(**count, **how)  # on the CPU, where a scheduler looks its numbers up
     return made
 
 

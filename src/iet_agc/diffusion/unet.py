@@ -319,8 +319,9 @@ def pipeline_index(folder: Path) -> dict[str, Any]:
 
 
 def is_text_pipeline(folder: Path) -> bool:
-    """Whether a folder is a diffusers pipeline whose U-Net is text-conditional."""
-    return pipeline_index(folder).get("unet") == ["diffusers", "UNet2DConditionModel"]
+    """Whether a folder is a diffusers pipeline with a text encoder, or with a U-Net that is made for one."""
+    index = pipeline_index(folder)
+    return index.get("unet") == ["diffusers", "UNet2DConditionModel"] or "text_encoder" in index
 
 
 def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[Network, Scheduler]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from iet_agc.diffusion.process import is_flow, predict_noise
 from iet_agc.diffusion.samplers import (
     SAMPLERS,
     Predict,
+    Sampler,
     described,
     labels_of,
     rows_at_a_time,
@@ -56,6 +57,9 @@ from iet_agc.runtime.seal import unsealed
 from iet_agc.sampling.conditioning import ClassLabels, Conditioning, Prompts
 from iet_agc.text_to_image.caption_augmentation import Changes
 from iet_agc.training.identity import check_files, check_pipeline
+
+if TYPE_CHECKING:
+    from iet_agc.text_to_image.family import TextPipeline
 
 __all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
 
@@ -237,6 +241,7 @@ def _text_source(
     check_texts(conditioning.texts)
     changes = Changes(**asked.changes())
     parts = replace(text.load_text_pipeline(pipeline), cuts=conditioning.cuts)
+    sampler = _text_sampler(parts, asked, changes)
     parts.tokens(conditioning.texts)  # refuses those that are too long
     parts.vocabulary(changes)  # refuses a tokenizer without what they take
     parts.to(device)
@@ -250,7 +255,7 @@ def _text_source(
             asked.guidance,
             on_images=on_images,
             precision=asked.precision,
-            sampler=asked.scheduler,
+            sampler=sampler,
             changes=changes,
             embedding_noise=asked.embedding_noise,
         )
@@ -262,9 +267,25 @@ def _text_source(
     files = {str(file.relative_to(pipeline)): file for file in text.text_weight_files(pipeline)}
     about: dict[str, object] = {"classes": None, "guidance": asked.guidance}
     about |= {"num_prompts": len(conditioning.texts), "prompts_sha256": digest(list(conditioning.texts))}
-    about |= {"mitigations": _mitigations(changes, asked.embedding_noise), "sampler": SAMPLERS[asked.scheduler]}
-    scheduler = scheduler_of(parts.scheduler, asked.scheduler, asked.steps)
+    about |= {"mitigations": _mitigations(changes, asked.embedding_noise), "sampler": SAMPLERS[sampler]}
+    scheduler = parts.sampling_scheduler(sampler, asked.steps)
     return _Source(parts.image_shape, scheduler, files, about, draw, note)
+
+
+def _text_sampler(parts: "TextPipeline", asked: SampleSettings, changes: Changes) -> Sampler:
+    """What draws from a text-to-image pipeline, which can do all that is asked for."""
+    from iet_agc.text_to_image.families import check_single_encoder
+
+    if changes.any:
+        check_single_encoder(parts, "changing prompts")
+    if asked.embedding_noise > 0:
+        check_single_encoder(parts, "embedding_noise")
+    parts.check_guidance(asked.guidance)
+    if not is_flow(parts.scheduler):
+        return asked.scheduler
+    if asked.scheduler != SampleSettings().scheduler:
+        raise UserError(f"{parts.NAME} is drawn along its flow, not by {asked.scheduler}: leave out the scheduler")
+    return sampler_of(parts.scheduler)
 
 
 def _mitigations(changes: Changes, embedding_noise: float) -> dict[str, float] | None:

@@ -45,6 +45,7 @@ class TextPipeline(ABC):
     - `CLASSES`: the class of each part by its name; None where any will do.
     - `OPTIONAL`: parts that may be missing.
     - `TOKENIZERS`: which parts are tokenizers, by the encoders that take their tokens, the first of them CLIP's.
+    - `MOST_TOKENS`: how many tokens an encoder is given whose positions have no end.
     - `PROJECTIONS`: the projections of attention, which LoRA gives factors.
     - `CLASSIFIER_FREE`: whether guidance compares with a prediction without text; else the denoiser is given it.
 
@@ -62,6 +63,7 @@ class TextPipeline(ABC):
     CLASSES: ClassVar[Mapping[str, str | None]]
     OPTIONAL: ClassVar[frozenset[str]] = frozenset()
     TOKENIZERS: ClassVar[Mapping[str, str]]
+    MOST_TOKENS: ClassVar[Mapping[str, int]] = {}
     PROJECTIONS: ClassVar[Sequence[str]]
     CLASSIFIER_FREE: ClassVar[bool] = True
 
@@ -112,6 +114,23 @@ class TextPipeline(ABC):
     def multiple(self) -> int:
         """Latents along an edge are a multiple of so many."""
 
+    @abstractmethod
+    def about(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What training follows from beside the weights and configurations of models: JSON values, and tensors."""
+
+    @property
+    def most_latents(self) -> int | None:
+        """Latents along an edge that the denoiser takes at most; None where there is no end."""
+        return None
+
+    def check_guidance(self, guidance: float) -> None:
+        """Refuse guidance that would have no effect.
+
+        Raises:
+            UserError: the denoiser is not made for it.
+        """
+        del guidance
+
     def unconditional(self, empty: Conditions) -> Conditions:
         """What stands for no text, of the embedded empty text."""
         return empty
@@ -142,6 +161,11 @@ class TextPipeline(ABC):
     def encoders(self) -> dict[str, Any]:
         """All its text encoders by name."""
         return {name: self.parts[name] for name in self.TOKENIZERS if name in self.parts}
+
+    @classmethod
+    def fits(cls, index: Mapping[str, Any]) -> bool:
+        """Whether a model_index.json is that of this family, by its denoiser."""
+        return cls.has(index, cls.DENOISER) and index[cls.DENOISER][1] == cls.CLASSES[cls.DENOISER]
 
     @classmethod
     def read(cls, folder: Path, index: Mapping[str, Any]) -> Self:
@@ -248,8 +272,8 @@ class TextPipeline(ABC):
 
     def length_of(self, encoder: str) -> int:
         """How many tokens a text encoder is given."""
-        length = self.parts[self.TOKENIZERS[encoder]].model_max_length
-        return min(length, config_of(self.parts[encoder]).max_position_embeddings)
+        most = self.MOST_TOKENS.get(encoder) or config_of(self.parts[encoder]).max_position_embeddings
+        return min(self.parts[self.TOKENIZERS[encoder]].model_max_length, most)
 
     def _ids(self, encoder: str, texts: Sequence[str]) -> list[list[int]]:
         tokenizer = self.parts[self.TOKENIZERS[encoder]]

@@ -27,10 +27,10 @@ from iet_agc.runtime.reading import check_regular_below
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, change
 from iet_agc.text_to_image.conditions import Conditions
+from iet_agc.text_to_image.families import family_of
 from iet_agc.text_to_image.family import TextPipeline
 from iet_agc.text_to_image.lora import merged
 from iet_agc.text_to_image.parts import config_of
-from iet_agc.text_to_image.stable_diffusion import StableDiffusion
 
 __all__ = [
     "changed_prompts",
@@ -42,7 +42,7 @@ __all__ = [
     "text_weight_files",
 ]
 
-_WORDS = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder", "tokenizer": "tokenizer"}
+_WORDS = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
 
 
 # -- files
@@ -60,7 +60,7 @@ def load_text_pipeline(folder: Path) -> TextPipeline:
     index = pipeline_index(folder)
     if not index:
         raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json that can be read")
-    family = StableDiffusion
+    family = family_of(folder, index)
     _check_parts(folder, index, family)
     check_regular_below(folder)
     if importlib.util.find_spec("transformers") is None:
@@ -101,6 +101,11 @@ def check_size(pipeline: TextPipeline, shape: tuple[int, int, int], name: str) -
         raise UserError(
             f"{name} is {shape[2]} x {shape[1]}, the pipeline takes multiples of {step}: set data.convert_to, such as "
             f"{channels}x{max(1, round(shape[1] / step)) * step}x{max(1, round(shape[2] / step)) * step}"
+        )
+    most = pipeline.most_latents
+    if most is not None and max(shape[1:]) > (largest := most * pipeline.factor):
+        raise UserError(
+            f"{name} is {shape[2]} x {shape[1]}, the pipeline takes at most {largest} x {largest}: set data.convert_to"
         )
 
 
@@ -151,7 +156,7 @@ def _link_frozen(folder: Path, files: Collection[str], target: Path, learnt: Col
 
 def text_weight_files(folder: Path) -> list[Path]:
     """The files of a text-to-image pipeline that its images follow from."""
-    parts = (folder / part for part in StableDiffusion.CLASSES)
+    parts = (folder / part for part in family_of(folder, pipeline_index(folder)).CLASSES)
     return sorted(file for part in parts if part.is_dir() for file in part.iterdir() if file.is_file())
 
 

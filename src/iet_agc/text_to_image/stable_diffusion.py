@@ -78,6 +78,12 @@ class UNetPipeline(TextPipeline):
         """Each level but the last halves; see `TextPipeline`."""
         return 2 ** (len(config_of(self.denoiser).block_out_channels) - 1)
 
+    def about(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `TextPipeline`."""
+        predicts = config_of(self.scheduler).prediction_type
+        rest = {"predicts": predicts, "unet_dropout": config_of(self.denoiser).dropout}
+        return rest, {"abar": self.scheduler.alphas_cumprod}
+
     def misfit(self) -> str | None:
         """See `TextPipeline`."""
         unet, vae, schedule = (config_of(part) for part in (self.denoiser, self.vae, self.scheduler))

@@ -21,7 +21,7 @@ from iet_agc.config.settings import ModelSettings, Settings
 from iet_agc.diffusion.dit import build_dit, with_classes_kept
 from iet_agc.diffusion.dropout import with_batch_dropout
 from iet_agc.diffusion.process import Scheduler, abar_of, is_flow, scheduler_for
-from iet_agc.diffusion.unet import Network, build_unet, image_shape, is_dit, load_pipeline, num_classes
+from iet_agc.diffusion.unet import Network, build_unet, image_shape, is_dit, load_pipeline, num_classes, pipeline_index
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.paths import check_model_name
 from iet_agc.runtime.reading import read_object
@@ -30,27 +30,17 @@ from iet_agc.training.identity import check_pipeline
 
 __all__ = ["Initial", "check_digest", "commit_of", "digest_of", "folders_of", "initial_weights"]
 
-#: What is fetched of a model of the hub, by its network, first its description, then its weights: no pickles, no half
-#: precision.
+#: What is fetched of a model of the hub over pixels, first its description, then its weights: no pickles.
 _DESCRIPTION = {
     "UNet2DModel": ["model_index.json", "config.json", "scheduler_config.json", "unet/*.json", "scheduler/*.json"],
     "DiTTransformer2DModel": ["model_index.json", "transformer/*.json", "scheduler/*.json"],
-    "UNet2DConditionModel": [
-        "model_index.json",
-        *(f"{part}/*.json" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
-        "tokenizer/merges.txt",
-    ],
 }
 _WEIGHTS = {
     "UNet2DModel": ["diffusion_pytorch_model*.safetensors", "unet/diffusion_pytorch_model*.safetensors"],
     "DiTTransformer2DModel": ["transformer/diffusion_pytorch_model*.safetensors"],
-    "UNet2DConditionModel": [
-        "unet/diffusion_pytorch_model*.safetensors",
-        "vae/diffusion_pytorch_model*.safetensors",
-        "text_encoder/model*.safetensors",
-    ],
 }
-_UNWANTED = ["*.fp16.*", "*.non_ema.*"]
+#: No second copies in half precision, or of weights that were not averaged.
+_UNWANTED = ["*.fp16.*", "*.fp16-*", "*.non_ema.*"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +113,7 @@ def folders_of(name: str, kind: str = "UNet2DModel", revision: str | None = None
 
     Args:
         name: a run, a folder, or a hub id, which is fetched.
-        kind: class of its network; of a hub model it is looked at before weights are fetched.
+        kind: class of its network, or "text-to-image"; of a hub model it is looked at before weights are fetched.
         revision: of a hub model, its branch, tag or commit; None is "main".
 
     Raises:
@@ -155,12 +145,31 @@ def commit_of(name: str, folder: Path) -> str | None:
 def _of_hub(name: str, kind: str, revision: str | None) -> Path:
     """The folder of a model of the hub, whose description is looked at before its weights are fetched."""
     check_model_name(name)
+    if kind == "text-to-image":
+        return _text_pipeline_of_hub(name, revision)
     index = _fetched(name, _DESCRIPTION[kind], revision) / "model_index.json"
     part, words = ("transformer", "transformer") if kind == "DiTTransformer2DModel" else ("unet", "U-Net")
     network = read_object(index).get(part) if index.is_file() else None
     if network != ["diffusers", kind]:  # said before gigabytes are fetched
         raise UserError(f"{name} of the hub is no pipeline with a {kind}: its {words} is {network}")
     return _fetched(name, _DESCRIPTION[kind] + _WEIGHTS[kind], revision)
+
+
+def _text_pipeline_of_hub(name: str, revision: str | None) -> Path:
+    """As `_of_hub`, of a pipeline of a family that is known."""
+    from iet_agc.text_to_image.families import FAMILIES, family_of
+
+    parts = sorted({part for family in FAMILIES for part in family.CLASSES})
+    description = ["model_index.json", *(f"{part}/*.json" for part in parts)]
+    description += [f"{part}/merges.txt" for part in parts if part.startswith("tokenizer")]
+    folder = _fetched(name, description, revision)
+    index = pipeline_index(folder)
+    if not index:
+        raise UserError(f"{name} of the hub is no diffusers pipeline: it has no model_index.json")
+    family = family_of(f"{name} of the hub", index)
+    weights = [f"{part}/diffusion_pytorch_model*.safetensors" for part in (family.DENOISER, "vae")]
+    weights += [f"{part}/model*.safetensors" for part in family.TOKENIZERS]
+    return _fetched(name, description + weights, revision)
 
 
 def _fetched(name: str, patterns: list[str], revision: str | None) -> Path:

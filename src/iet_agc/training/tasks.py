@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from iet_agc.config.settings import LoraSettings, Settings, TextSettings
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.process import Scheduler, scheduler_for
-from iet_agc.diffusion.samplers import labels_of, sample
+from iet_agc.diffusion.process import Scheduler, is_flow, scheduler_for
+from iet_agc.diffusion.samplers import labels_of, sample, sampler_of
 from iet_agc.diffusion.unet import save_pipeline
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, replace_text
@@ -136,9 +136,9 @@ class ImageTask:
 
 
 class TextTask:
-    """Images conditioned on their captions, by the U-Net of a Stable Diffusion pipeline over latents; see `Task`.
+    """Images conditioned on their captions, by the denoiser of a text-to-image pipeline over latents; see `Task`.
 
-    What is trained is the U-Net, or a `stable_diffusion.UNetAndEncoder`, or the factors of LoRA in either.
+    What is trained is the denoiser, or a `stable_diffusion.UNetAndEncoder`, or the factors of LoRA in either.
 
     Attributes:
         pipeline: the frozen parts, once for all members, and what they start from.
@@ -161,9 +161,10 @@ class TextTask:
         if settings.train.target != "noise":
             raise UserError(f"train.target {settings.train.target} is of pixels, not of latents: leave it out")
         name = settings.init.model or ""
-        folders = folders_of(name, "UNet2DConditionModel", settings.init.revision)
+        folders = folders_of(name, "text-to-image", settings.init.revision)
         pipelines = [load_text_pipeline(folder) for folder in folders]
         self.settings, self.images, self.captions, self.pipeline = settings, images, images.captions, pipelines[0]
+        _check_possible(settings, self.pipeline)
         check_size(self.pipeline, images.shape, images.name)
         check_digest(settings, weights := digest_of(_described(pipelines)))
         if not settings.text.train_encoder and len(_encoders(pipelines)) > 1:
@@ -227,7 +228,8 @@ class TextTask:
 
         prompts = [self.captions[seed % len(self.captions)][0] for seed in seeds]
         pipeline = self.pipeline.with_trained(model).to(device)
-        images = draw(pipeline, seeds, prompts, steps, self.settings.sample.guidance)
+        guidance, sampler = self.settings.sample.guidance, sampler_of(pipeline.scheduler)
+        images = draw(pipeline, seeds, prompts, steps, guidance, sampler=sampler)
         pipeline.to(torch.device("cpu"))
         return images
 
@@ -245,19 +247,39 @@ class TextTask:
         return written
 
 
+def _check_possible(settings: Settings, pipeline: "TextPipeline") -> None:
+    """Refuse settings that not every family of pipelines has."""
+    from iet_agc.text_to_image.families import check_single_encoder
+
+    text = settings.text
+    if text.train_encoder:
+        check_single_encoder(pipeline, "text.train_encoder")
+    if text.embedding_noise > 0:
+        check_single_encoder(pipeline, "text.embedding_noise")
+    if Changes(**text.changes()).any:
+        check_single_encoder(pipeline, "changing captions")
+    if settings.train.min_snr and is_flow(pipeline.scheduler):
+        raise UserError(f"train.min_snr is for models that predict noise or v, not for {pipeline.NAME}: leave it out")
+    pipeline.check_guidance(settings.sample.guidance)
+
+
 def _described(pipelines: Sequence["TextPipeline"]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
     """What training from pipelines follows from, for `digest_of`."""
-    from iet_agc.text_to_image.parts import config_of
-
     first = pipelines[0]
-    text = {name: getattr(first.text_encoder.config, name) for name in ("hidden_act", "num_attention_heads")}
-    rest = {"predicts": config_of(first.scheduler).prediction_type, "unet_dropout": config_of(first.denoiser).dropout}
+    text, *others = first.encoders.values()
     frozen = [
         (dict(first.vae.config), first.vae.state_dict()),
-        *((text, weights) for weights in _encoders(pipelines)),
-        (rest, {"abar": first.scheduler.alphas_cumprod}),
+        *((_described_encoder(text), weights) for weights in _encoders(pipelines)),
+        *((_described_encoder(other), other.state_dict()) for other in others),
+        first.about(),
     ]
     return [*((dict(pipeline.denoiser.config), pipeline.denoiser.state_dict()) for pipeline in pipelines), *frozen]
+
+
+def _described_encoder(encoder: Any) -> dict[str, Any]:
+    """What a text encoder makes of its weights: as CLIP's describe it, or T5's."""
+    names = ("hidden_act", "num_attention_heads", "feed_forward_proj", "num_heads", "relative_attention_max_distance")
+    return {name: getattr(encoder.config, name) for name in names if name in encoder.config.to_dict()}
 
 
 def _encoders(pipelines: Sequence["TextPipeline"]) -> list[dict[str, Tensor]]:
