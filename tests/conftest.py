@@ -14,7 +14,7 @@ SLOW = {
     "test_agc_auto", "test_agc_checkpoints", "test_agc_processes", "test_amg", "test_audits", "test_bench",
     "test_browser", "test_captions", "test_classes", "test_cli",
     "test_curve_of_a_run", "test_datasets", "test_detection", "test_dist", "test_duplicates", "test_e2e",
-    "test_emoji", "test_engine", "test_example", "test_exchange", "test_faults", "test_features",
+    "test_emoji", "test_engine", "test_example", "test_exchange", "test_families", "test_faults", "test_features",
     "test_finished", "test_frontier", "test_fuzz", "test_hugging_face", "test_identity", "test_imports",
     "test_initial", "test_longer", "test_loop_examples", "test_lora", "test_loss_weights", "test_memorized_prompts",
     "test_model_card", "test_models", "test_neighbors", "test_one_caption", "test_package", "test_parity",

@@ -261,9 +261,9 @@ def test_a_killed_run_resumes_bitwise(
 def test_agc_skips(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """With the bank the last loss, and a cut far above it, whatever comes at a timestep for the second time."""
     far = {"method__skip_below": 8.0, "method__decay": 0.0, "method__members": 1, "method__rounds": 1}
-    train(chosen(folders[family], train__steps=8, train__batch_size=32, **far), captioned(40), tmp_path / "run", CPU)
+    train(chosen(folders[family], train__steps=5, train__batch_size=32, **far), captioned(40), tmp_path / "run", CPU)
     skipped = [int(row.split(",")[-1]) for row in (tmp_path / "run" / "telemetry.csv").read_text().splitlines()[1:]]
-    assert sum(skipped) > 5
+    assert sum(skipped) > 3
 
 
 # -- what is left
@@ -346,9 +346,7 @@ def test_a_kind_that_is_not_known_is_refused_in_one_line_that_names_the_kinds(
 ) -> None:
     other = shutil.copytree(folders["sd3"], tmp_path / "other")
     index = json.loads((other / "model_index.json").read_text())
-    (other / "model_index.json").write_text(
-        json.dumps(index | {"transformer": ["diffusers", "PixArtTransformer2DModel"]})
-    )
+    (other / "model_index.json").write_text(json.dumps(index | {"transformer": ["diffusers", "PixArt"]}))
     said = (
         rf"^{other} is no text-to-image pipeline of a known kind, its transformer is a PixArt: known "
         "are Flux, Stable Diffusion 1 or 2, Stable Diffusion 3, Stable Diffusion XL$"
