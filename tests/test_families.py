@@ -266,6 +266,13 @@ def test_agc_skips(family: str, folders: dict[str, Path], tmp_path: Path) -> Non
     assert sum(skipped) > 3
 
 
+@FAMILIES
+def test_a_bundle_holds_the_factors_only(family: str, runs: dict[str, Path]) -> None:
+    shared = load_file(runs[family] / "bundles" / "round-0002" / "shared.safetensors")
+    assert shared
+    assert all("lora_" in name for name in shared)
+
+
 # -- what is left
 
 

@@ -47,6 +47,7 @@ class TextPipeline(ABC):
     - `TOKENIZERS`: which parts are tokenizers, by the encoders that take their tokens, the first of them CLIP's.
     - `MOST_TOKENS`: how many tokens an encoder is given whose positions have no end.
     - `PROJECTIONS`: the projections of attention, which LoRA gives factors.
+    - `FROZEN`: parameters of the denoiser that are never trained.
     - `CLASSIFIER_FREE`: whether guidance compares with a prediction without text; else the denoiser is given it.
 
     Attributes:
@@ -65,6 +66,7 @@ class TextPipeline(ABC):
     TOKENIZERS: ClassVar[Mapping[str, str]]
     MOST_TOKENS: ClassVar[Mapping[str, int]] = {}
     PROJECTIONS: ClassVar[Sequence[str]]
+    FROZEN: ClassVar[Sequence[str]] = ()
     CLASSIFIER_FREE: ClassVar[bool] = True
 
     # -- what a family says

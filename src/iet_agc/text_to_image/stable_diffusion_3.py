@@ -7,10 +7,11 @@ for its tokens.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from iet_agc.diffusion.process import Denoiser
@@ -52,6 +53,20 @@ class StableDiffusion3(FlowPipeline):
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
     ]
+
+    #: Positions. diffusers has them as a buffer; a parameter that is frozen is held once, and is in no bundle: of 3.5
+    #: they are 0.9 GB.
+    FROZEN: ClassVar[Sequence[str]] = ["pos_embed.pos_embed"]
+
+    @classmethod
+    def read(cls, folder: Path, index: Mapping[str, Any]) -> Self:
+        """See `TextPipeline`."""
+        pipeline = super().read(folder, index)
+        patches = pipeline.denoiser.pos_embed
+        table: Tensor = patches.pos_embed
+        del patches.pos_embed
+        patches.pos_embed = nn.Parameter(table, requires_grad=False)
+        return pipeline
 
     @staticmethod
     def check_call(denoiser: Any) -> None:

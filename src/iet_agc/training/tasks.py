@@ -199,6 +199,8 @@ class TextTask:
         lora, both = self.settings.lora, self.settings.text.train_encoder
         model = UNetAndEncoder(pipeline.denoiser, pipeline.text_encoder) if both else pipeline.denoiser
         model.requires_grad_(True)
+        for name in pipeline.FROZEN:
+            model.get_parameter(name).requires_grad_(False)
         if lora.rank:
             add_lora(model, pipeline.PROJECTIONS, lora.rank, lora.alpha or lora.rank, self.settings.train.seed)
         return model
