@@ -13,7 +13,7 @@ VAE: dict[str, Any] = {
     "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 4, "sample_size": 16, "scaling_factor": 0.3,
 }  # fmt: skip
 #: As those of transformers have it: no convolution around the latents, and a shift.
-SHIFTED = {"shift_factor": 0.15, "use_quant_conv": False, "use_post_quant_conv": False}
+SHIFTED: dict[str, Any] = {"shift_factor": 0.15, "use_quant_conv": False, "use_post_quant_conv": False}
 
 
 def t5_tokenizer(length: int = 24) -> Any:

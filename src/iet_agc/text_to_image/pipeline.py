@@ -130,7 +130,9 @@ def save_text_pipelines(
     written: dict[str, dict[str, str]] = {}
     for name, model in models.items():
         trained = pipeline.with_trained(model)
-        plain = {part: merged(it) if isinstance(it, nn.Module) else it for part, it in trained.parts.items()}
+        plain: dict[str, Any] = {
+            part: merged(it) if isinstance(it, nn.Module) else it for part, it in trained.parts.items()
+        }
         whole = replace(trained, parts=plain)
         with replacing_folder(out / name, (own or {}).get(name, ())) as unfinished:
             if not written:
