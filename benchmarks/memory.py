@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from iet_agc.config.settings import validate
-from iet_agc.diffusion.process import make_scheduler, per_sample_loss
+from iet_agc.diffusion.process import Scheduler, make_scheduler, per_sample_loss
 from iet_agc.method.averaging import average_states
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.lora import add_lora
@@ -61,7 +61,7 @@ class Latents:
         self.latents, self.texts = self.latents.to(device), self.texts.to(device)
         return self
 
-    def losses(self, model: Any, scheduler: DDIMScheduler, batch: Batch, rows: slice) -> Tensor:
+    def losses(self, model: Any, scheduler: Scheduler, batch: Batch, rows: slice) -> Tensor:
         chosen = batch.positions[rows]
         latents, texts = self.latents[chosen], self.texts[chosen]
         return per_sample_loss(model, scheduler, latents, batch.timesteps[rows], batch.noise[rows], texts=texts)
@@ -128,7 +128,7 @@ def measure(arguments: argparse.Namespace, trained: str, count: int) -> Numbers:
     }
 
 
-def one_step(member: Member, scheduler: DDIMScheduler, device: torch.device) -> float:
+def one_step(member: Member, scheduler: Scheduler, device: torch.device) -> float:
     """Seconds of a step, without moving the member."""
     member.to(device)
     began = time.perf_counter()
