@@ -11,24 +11,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from iet_agc.auditing.copies import Scores, check_similarity, copies_of, judged_far, no_cut, samples_to_confirm
 from iet_agc.auditing.prompt_following import Told, aligned, check_prompts, coverage, read_told, score_prompts
-from iet_agc.auditing.schema import (
-    CUTS,
-    AuditRecord,
-    AuditWarning,
-    Conventions,
-    Copies,
-    CopiesLeftOut,
-    CopyGroups,
-    Fingerprints,
-    HeldOut,
-    ManyNearCopies,
-    NoCut,
-    Quantities,
-    Space,
-    TrainingCopies,
-)
-from iet_agc.auditing.verdict import check_share, outcome, verdict
+from iet_agc.auditing.schema import AuditRecord, Conventions, CopyGroups, Fingerprints, Space, TrainingCopies
+from iet_agc.auditing.verdict import check_share, verdict
 from iet_agc.auditing.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
 from iet_agc.metrics import calibration
@@ -37,7 +23,6 @@ from iet_agc.metrics.calibration import (
     Nearest,
     Neighbors,
     Probe,
-    check_cut,
     draw_probe,
     probed,
     without_copies,
@@ -46,22 +31,13 @@ from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.duplicates import MOST_UNASKED, duplicate_groups
 from iet_agc.metrics.features import Extractor, Features, load_default_extractor, load_extractor, nearest_features
 from iet_agc.metrics.intervals import Count, Record, calibration_rank
-from iet_agc.metrics.memorization import (
-    FALSE_ALARM,
-    calibrated_cut,
-    calibrated_share,
-    cells,
-    held_out_statistics,
-    is_near_copy,
-    share_below,
-    statistics,
-)
+from iet_agc.metrics.memorization import FALSE_ALARM, cells, is_near_copy
 from iet_agc.metrics.near_copies import CANDIDATES, same_pictures
 from iet_agc.metrics.neighbors import References, mirror
 from iet_agc.metrics.quality import no_quality, quality
-from iet_agc.metrics.records import Alignment, Calibrated, Quality, Similarity
+from iet_agc.metrics.records import Alignment, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
-from iet_agc.metrics.soundness import HeldOutCheck, Unsound, check_held_out
+from iet_agc.metrics.soundness import Unsound
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
@@ -89,6 +65,7 @@ class AuditResult:
         place: which unique image each training image is, int64 (M,).
         record: of the training run, if known.
         similar: by the name of each network, the similarities in its features.
+        scores: what the numbers were counted from, in pixels and in each of `numbers.feature_spaces`, in this order.
     """
 
     numbers: AuditRecord
@@ -104,6 +81,7 @@ class AuditResult:
     seeds: Sequence[int] | None = None
     record: TrainingRecord | None = None
     similar: Mapping[str, Similar] = field(default_factory=dict)
+    scores: Sequence[Scores] = ()
 
 
 def audit(
@@ -156,8 +134,11 @@ def audit(
     work = _shared_out(work, sets, networks, clip)
     pixels = _search_pixels(sets, work)
     found = [_in_features(one, sets, pixels, work) for one in networks]
-    copies = _copies(pixels, sets.unique.images, samples.images, sets.real, sets.prompts, sets.probe)
-    copies = _judged_far(copies, pixels, sets, work)
+    where = _cells(pixels, sets.unique.images, samples.images, sets.real)
+    scores = Scores(found=pixels, cells=where, probe=sets.probe)
+    copies = copies_of(scores, sets.prompts)
+    scores = replace(scores, confirmed=_confirmed(samples_to_confirm(copies, pixels), pixels, sets, work))
+    copies = judged_far(copies, scores.confirmed)
     spaces = {shown(one.name): each.space for one, each in zip(networks, found, strict=True) if each.space}
     numbers = AuditRecord(
         num_samples=len(samples),
@@ -191,6 +172,7 @@ def audit(
         place=sets.place,
         record=record,
         similar={name: replace(one, nearest=sets.first[one.nearest]) for name, one in similar.items()},
+        scores=(scores, *(each.scores for each in found if each.scores)),
     )
 
 
@@ -257,11 +239,7 @@ def _check_calibration(counts: Mapping[str, int]) -> None:
 
 def too_few(count: int) -> str:
     """Why there is no calibrated cut, in words."""
-    return _no_cut(count).reason
-
-
-def _no_cut(count: int) -> NoCut:
-    return NoCut(num_held_out=count, num_needed=round(1 / FALSE_ALARM) - 1)
+    return no_cut(count).reason
 
 
 def _networks(
@@ -516,6 +494,7 @@ class _Found:
     quality: Quality
     space: Space | None = None
     similar: Similar | None = None
+    scores: Scores | None = None
 
 
 def _in_features(extractor: Extractor, sets: _Sets, pixels: Neighbors, work: Work) -> _Found:
@@ -544,23 +523,24 @@ def _in_features(extractor: Extractor, sets: _Sets, pixels: Neighbors, work: Wor
         found = probed(search, found, sets.probe, train.features, altered)
     made = {"samples": samples, "train": train} | ({} if held_out is None else {"held-out": held_out})
     quality = _quality(extractor, sets, lambda images, name: made[name], found.fresh, work)
-    copies = _copies(found, train.features, samples.features, real, sets.prompts, sets.probe, in_features=True)
+    where = _cells(found, train.features, samples.features, real)
     similarity, alignment, similar = _in_directions(
         extractor, sets, samples.features, references, real, found.fresh, work
     )
-    alike = None
+    scores = Scores(found=found, cells=where, probe=sets.probe, similar=similar)
     if extractor.copy_detection and altered is not None:
-        alike = _check_similarity(extractor, sets, found, similarity, similar, altered, references, work)
+        scores = replace(scores, similar_altered=_similar_altered(extractor, altered, references, work))
+    copies = copies_of(scores, sets.prompts, in_features=True)
     space = Space(
         sha256=extractor.sha256,
         dimensions=train.features.shape[1],
         **dict(copies),
         quality=quality,
         similarity=similarity,
-        similarity_check=alike,
+        similarity_check=check_similarity(scores, similarity),
         alignment=alignment,
     )
-    return _Found(quality, space, similar)
+    return _Found(quality, space, similar, scores)
 
 
 def _in_directions(
@@ -585,33 +565,11 @@ def _in_directions(
     return entry, aligned(extractor.name, sets.told, mine, trained[0], real, work), similar
 
 
-def _check_similarity(
-    extractor: Extractor,
-    sets: _Sets,
-    found: Neighbors,
-    similarity: Similarity,
-    similar: Similar,
-    altered: Tensor,
-    references: Sequence[Tensor],
-    work: Work,
-) -> HeldOutCheck | None:
-    """Whether held-out images may set the cut on similarity."""
-    probe = sets.probe
-    if probe is None or similar.held_out is None or found.held_out is None or found.others is None:
-        return None
+def _similar_altered(extractor: Extractor, altered: Tensor, references: Sequence[Tensor], work: Work) -> Tensor:
+    """See `Scores.similar_altered`."""
     trained = [directions(one) for one in references]
     name = f"{extractor.name}-similar-altered"
-    nearest = _search_features(work, name, directions(altered), trained, 1, 1).distances[:, 0]
-    above = {}
-    if similarity.calibrated:
-        above = probe.by_kind(1 - nearest / 2 > similarity.calibrated.cut)
-    return check_held_out(
-        {"similarity": (-similar.held_out, -similar.train[probe.drawn])},
-        (is_near_copy(found.held_out).tolist(), is_near_copy(found.others).tolist()),
-        above,
-        in_features=True,
-        left_out=None if found.left_out is None else found.left_out.tolist(),
-    )
+    return _search_features(work, name, directions(altered), trained, 1, 1).distances[:, 0]
 
 
 def _quality(
@@ -690,36 +648,10 @@ def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Te
 # Numbers ----------------------------------------------------------------------------------------------------
 
 
-def _copies(
-    found: Neighbors,
-    train: Tensor,
-    samples: Tensor,
-    held_out: Tensor | None,
-    prompts: Sequence[str] | None,
-    probe: Probe | None,
-    in_features: bool = False,
-) -> Copies:
-    """How much is copied, in pixels or in features."""
-    real, mq = found.held_out, _quantities(found.ratios, prompts)
-    if real is None or found.held_own is None or found.held_out_ratios is None or held_out is None:
-        own = statistics(found.distances, found.own, prompts=prompts)
-        return Copies(mq=mq, held_out=None, calibrated=None, warnings=(), statistics=own)
-    fresh = ~is_near_copy(real) if found.fresh is None else found.fresh
-    where = cells(train, samples, held_out[fresh]) if fresh.any() else None
-    calibrated = calibrated_share(found.ratios, found.held_out_ratios[fresh], prompts=prompts)
-    check = check_cut(found, probe, calibrated and calibrated.cut, in_features) if probe else None
-    return Copies(
-        mq=mq,
-        held_out=HeldOut(mq=_quantities(found.held_out_ratios), statistics=held_out_statistics(real, found.held_own)),
-        calibrated=calibrated,
-        warnings=(
-            *_warnings(is_near_copy(real), fresh),
-            *_told_of_left_out(found, calibrated),
-            *(far for far in [check and check.farther] if far),
-        ),
-        statistics=statistics(found.distances, found.own, real, where, fresh, prompts),
-        held_out_check=check,
-    )
+def _cells(found: Neighbors, train: Tensor, samples: Tensor, held_out: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """See `Scores.cells`; images or features of each."""
+    fresh = found.fresh
+    return None if held_out is None or fresh is None or not fresh.any() else cells(train, samples, held_out[fresh])
 
 
 class _Confirmed(Record):
@@ -728,12 +660,10 @@ class _Confirmed(Record):
     samples: Count
 
 
-def _judged_far(copies: Copies, found: Neighbors, sets: _Sets, work: Work) -> Copies:
-    """Where held-out images are far from the training set, whether samples below the cut prove to be near copies."""
-    calibrated, check = copies.calibrated, copies.held_out_check
-    if calibrated is None or check is None or check.farther is None or outcome(calibrated) != "copies":
-        return copies
-    below = (found.ratios < calibrated.cut).nonzero()[:, 0]
+def _confirmed(below: Tensor | None, found: Neighbors, sets: _Sets, work: Work) -> int | None:
+    """How many of these samples prove to be near copies in pixels; None where none has to."""
+    if below is None:
+        return None
 
     def measure() -> _Confirmed:
         near = is_near_copy(found.distances[below])
@@ -743,31 +673,4 @@ def _judged_far(copies: Copies, found: Neighbors, sets: _Sets, work: Work) -> Co
         near |= same_pictures(sets.samples.images[below], sets.unique.images, candidates, sets.flips)
         return _Confirmed(samples=int(near.sum()))
 
-    confirmed = work.once("pixels-confirmed", _Confirmed, measure).samples
-    told = check.judged_too_far(len(below), calibrated.total, confirmed, calibrated.most_false_alarms)
-    return copies.model_copy(update={"held_out_check": told})
-
-
-def _warnings(near_copies: Tensor, fresh: Tensor) -> tuple[AuditWarning, ...]:
-    """What makes a cut unsure: near copies among held-out images, or too few others."""
-    warnings: list[AuditWarning] = []
-    near = int(near_copies.sum())
-    if near > FALSE_ALARM * len(fresh):
-        warnings.append(ManyNearCopies(num_near_copies=near, num_held_out=len(fresh)))
-    if calibration_rank(FALSE_ALARM, int(fresh.sum())) == 0:
-        warnings.append(_no_cut(int(fresh.sum())))
-    return tuple(warnings)
-
-
-def _told_of_left_out(found: Neighbors, calibrated: Calibrated | None) -> tuple[AuditWarning, ...]:
-    """Which held-out images were left out besides, and what the cut would have been with them."""
-    if found.left_out is None or found.held_out_ratios is None or found.held_out is None:
-        return ()
-    with_them = calibrated_cut(found.held_out_ratios[~is_near_copy(found.held_out)])
-    which = tuple(found.left_out.nonzero()[:, 0].tolist())
-    cut = calibrated.cut if calibrated else None
-    return (CopiesLeftOut(held_out=which, total=len(found.held_out), cut=cut, cut_with_them=with_them),)
-
-
-def _quantities(ratios: Tensor, prompts: Sequence[str] | None = None) -> Quantities:
-    return {cut: share_below(ratios, float(cut), prompts) for cut in CUTS}
+    return work.once("pixels-confirmed", _Confirmed, measure).samples

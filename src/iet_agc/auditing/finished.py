@@ -25,10 +25,13 @@ from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import is_sealed, write_sealed
 from iet_agc.runtime.stamps import stamps
 
-__all__ = ["FILES", "INPUTS", "WATCH", "Asked", "files_of", "finished_audit", "inputs_of", "remember"]
+__all__ = ["FILES", "INPUTS", "SCORES", "WATCH", "Asked", "files_of", "finished_audit", "inputs_of", "remember"]
 
 #: What an audit's folder holds beside audit.json; and the file that tells its inputs.
 FILES = ("samples.csv", "training-images.csv", "training-images.json", "pictures.npz", "curves.json")
+
+#: What was measured of each image; audits that are older have no such file, and are made again when they are asked for.
+SCORES = "scores.npz"
 
 #: What is there as well where a run watched itself: the points of its curve.
 WATCH = "watch.json"
@@ -185,7 +188,7 @@ def finished_audit(
 
 def files_of(out: Path) -> tuple[str, ...]:
     """The files of an audit beside audit.json, as far as this one has them."""
-    return (*FILES, WATCH) if (out / WATCH).is_file() else FILES
+    return (*FILES, *(name for name in (SCORES, WATCH) if (out / name).is_file()))
 
 
 def _remembered(file: Path) -> object:
@@ -200,6 +203,7 @@ def _record(out: Path) -> AuditRecord | None:
     """The record of a whole audit that is as it was written, with all its files."""
     file = out / "audit.json"
     try:
-        return read_record(file, (*FILES, WATCH)) if is_sealed(read_object(file, "remove it")) else None
+        is_ours = (out / SCORES).is_file() and is_sealed(read_object(file, "remove it"))
+        return read_record(file, (*FILES, SCORES, WATCH)) if is_ours else None
     except UserError:
         return None

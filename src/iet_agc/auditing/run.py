@@ -6,6 +6,7 @@ training-images.csv     how often every training image was copied, by which samp
 training-images.json    the same
 mending.csv             files of the sets that were mended or left out, where there are any
 pictures.npz            the images that a report shows
+scores.npz              what was measured of each image: all that the numbers were counted from
 curves.json             the training curves of an audited run
 .inputs.json            what it was made from, told without reading it: the same command again is over at once
 .parts                  while it is at work
@@ -33,9 +34,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from iet_agc.auditing.compute import AuditResult, audit, check_sets, choose_networks
-from iet_agc.auditing.finished import FILES, INPUTS, WATCH, Asked, files_of, inputs_of, remember
+from iet_agc.auditing.finished import FILES, INPUTS, SCORES, WATCH, Asked, files_of, inputs_of, remember
 from iet_agc.auditing.prompt_following import check_prompts
 from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Names, Provenance
+from iet_agc.auditing.scores import as_arrays
 from iet_agc.auditing.sources import Part, load_part, read_record, resize_of, trained_with_flips
 from iet_agc.auditing.work import Arrays, Kept, Maker, Work
 from iet_agc.data.image_set import ImageSet
@@ -410,6 +412,9 @@ def save_audit(
     with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in _pictures(result, table, most).items()}
         np.savez_compressed(stream, **arrays)
+    with replacing(out / SCORES) as unfinished, unfinished.open("wb") as stream:
+        arrays = as_arrays(result.scores)
+        np.savez(stream, **arrays)  # not compressed: distances hardly are smaller so
     replace_text(out / "curves.json", json.dumps(result.record.curves if result.record else {}))
     if result.record and result.record.watch:
         replace_text(out / WATCH, json.dumps(result.record.watch, indent=1))
@@ -429,7 +434,7 @@ def _check_folder(out: Path) -> None:
         check_ours(
             out,
             "audit.json",
-            {*FILES, WATCH, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN, INPUTS},
+            {*FILES, SCORES, WATCH, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN, INPUTS},
             "audit",
         )
 

@@ -31,6 +31,7 @@ __all__ = [
     "calibrate",
     "check_cut",
     "draw_probe",
+    "num_laid_over",
     "probed",
     "without_copies",
     "without_itself",
@@ -71,7 +72,8 @@ class Probe:
 
     Attributes:
         drawn: unique training images to compare with the other ones, int64 (L,).
-        altered: near copies of the first of them, uint8 (n, C, H, W), by how they were made.
+        altered: near copies of the first of them, uint8 (n, C, H, W), by how they were made; none of an audit that is
+            read back.
         in_train: the share of held-out images that stood in the training set; that of repeated training images.
     """
 
@@ -221,7 +223,7 @@ def without_copies(
 
     laid_over = once("pixels-laid-over", _LaidOver, measure)
     copies, usual = laid_over.held_out, laid_over.train
-    many = _num_laid_over(len(held))
+    many = num_laid_over(len(held))
     found = replace(found, same=(share(len(copies), len(held)), share(len(usual), len(others))), laid_over=many)
     left_out = torch.zeros(len(held), dtype=torch.bool)
     left_out[list(copies)] = True
@@ -233,7 +235,7 @@ def without_copies(
 def _copies_among(images: Tensor, distances: Tensor, indices: Tensor, references: Tensor, flips: bool) -> list[int]:
     """Which of the images that are nearest to the references are near copies of some, but not by d1/d2."""
     ratios = distance_ratio(distances).masked_fill(is_near_copy(distances), torch.inf)
-    closest = ratios.argsort(stable=True)[: _num_laid_over(len(images))]
+    closest = ratios.argsort(stable=True)[: num_laid_over(len(images))]
     closest = closest[ratios[closest].isfinite()]
     if not len(closest):
         return []
@@ -242,7 +244,8 @@ def _copies_among(images: Tensor, distances: Tensor, indices: Tensor, references
     )
 
 
-def _num_laid_over(total: int) -> int:
+def num_laid_over(total: int) -> int:
+    """How many of so many images, the nearest, are laid over the training set."""
     return min(total, max(_FEWEST_LAID, min(_MOST_LAID, round(_LAID_OVER * total))))
 
 
