@@ -1,11 +1,12 @@
 """The model card of a run: its facts, compared with each other, to README.md beside the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from iet_agc.auditing.schema import AuditRecord, read_record
 from iet_agc.config.run_folder import is_run, read_settings
+from iet_agc.config.settings import Settings
 from iet_agc.reporting.model_card import MARK, Audited, CardFacts, ImagesTold, render_card, verdict_words
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text, shown, writing
@@ -14,7 +15,7 @@ from iet_agc.runtime.reading import read_text
 from iet_agc.sampling.sample_set import load_samples, read_origin
 from iet_agc.training.identity import are_its_samples, check_pipeline, is_going_on, read_identity
 
-__all__ = ["write_card"]
+__all__ = ["card_facts", "told_facts", "write_card"]
 
 
 def write_card(run: Path, audits: Sequence[Path] = (), out: Path | None = None) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def write_card(run: Path, audits: Sequence[Path] = (), out: Path | None = None) 
             images, or of samples that other weights drew; or `out` is there and is no card of ours.
     """
     out = out or run / "README.md"
-    facts = _facts(run, audits)
+    facts = card_facts(run, audits)
     text = render_card(facts)
     if not _holds(out, text):
         with writing(out):
@@ -44,7 +45,8 @@ def write_card(run: Path, audits: Sequence[Path] = (), out: Path | None = None) 
     return {"card": str(out), "run": str(run), "outcomes": outcomes, "verdict": verdict_words(facts.audits)}
 
 
-def _facts(run: Path, audits: Sequence[Path]) -> CardFacts:
+def card_facts(run: Path, audits: Sequence[Path]) -> CardFacts:
+    """What the card of a run says, compared with the run and the audits; see `write_card`."""
     if not is_run(run):
         raise UserError(f"{shown(run)} is not a run: it has no config.json", "run")
     settings, known = read_settings(run), read_identity(run)
@@ -52,15 +54,27 @@ def _facts(run: Path, audits: Sequence[Path]) -> CardFacts:
         raise UserError(f"{shown(run)} is not finished: run the same 'iet-agc train' again to finish it", "run")
     for name in known["weights"]:
         check_pipeline(run / name)
-    train = _told(known["train"])
+    audited = [_audited(run, _told(known["train"]), folder) for folder in audits]
+    return told_facts(settings.name or run.resolve().name, settings, known, audited)
+
+
+def told_facts(title: str, settings: Settings, known: Mapping[str, Any], audits: Sequence[Audited]) -> CardFacts:
+    """What a card says, of what was compared before.
+
+    Args:
+        title: what the model is called.
+        settings: of the run.
+        known: what its identity.json says.
+        audits: of its samples.
+    """
     return CardFacts(
-        title=settings.name or run.resolve().name,
+        title=title,
         settings=settings,
-        train=train,
+        train=_told(known["train"]),
         held_out=_told(known["held_out"]) if known["held_out"] else None,
         given=bool(known.get("given")),
         weights=known["weights"],
-        audits=[_audited(run, train, folder) for folder in audits],
+        audits=audits,
         stopped=known.get("stopped"),
         privacy=known.get("privacy"),
     )

@@ -32,16 +32,17 @@ from iet_agc.auditing.verdict import check_share, verdict
 from iet_agc.metrics.memorization import distance_ratio
 from iet_agc.metrics.similarity import similarities
 from iet_agc.runtime.array_files import read_arrays
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, one_line
+from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import read_text
 
-__all__ = ["Difference", "Recount", "compare_leaves", "leaves", "recount"]
+__all__ = ["MOST_ARRAYS", "Difference", "Recount", "compare_leaves", "leaves", "read_table", "recount"]
 
 #: Numbers that are no farther apart are equal: libraries of another version may round the last digits otherwise.
 _RELATIVE, _ABSOLUTE = 1e-9, 1e-12
 
-#: Bytes of all arrays of an audit: ten times those of the paper's size with two networks.
-_MOST_ARRAYS = 4 * 2**30
+#: Bytes of all arrays of a file: twenty times those of the paper's size with one network.
+MOST_ARRAYS = 2**30
 
 #: One training image may have been copied by every sample, and a cell of the table names them all.
 _LONGEST_CELL = 2**31 - 1
@@ -137,10 +138,10 @@ def recount(folder: Path) -> Recount:
         expected, spaces = _expected(kept)
         rest = compare_leaves(file, kept.printed, expected, result)
         _compare_tables(folder, kept, spaces, result)
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{folder.name}: what it keeps does not fit together: {error}") from None
+        raise UserError(f"{shown(folder)}: what it keeps does not fit together: {one_line(str(error))}") from None
     for path, value in rest.items():
         name = _group(path)
         if name in _ONLY_IMAGES or path[0] in _NOT_COUNTED:
@@ -155,12 +156,17 @@ def _read(folder: Path) -> _Kept:
     record = read_record(folder / "audit.json")
     printed = json.loads(read_text(folder / "audit.json"))
     printed.pop("seal", None)
-    arrays = read_arrays(folder / "scores.npz", _MOST_ARRAYS)
-    samples, images = (_table(folder / f"{name}.csv") for name in ("samples", "training-images"))
+    arrays = read_arrays(folder / "scores.npz", MOST_ARRAYS)
+    samples, images = (read_table(folder / f"{name}.csv") for name in ("samples", "training-images"))
     return _Kept(record, printed, arrays, samples, images)
 
 
-def _table(file: Path) -> list[dict[str, str]]:
+def read_table(file: Path) -> list[dict[str, str]]:
+    """The rows of a table.
+
+    Raises:
+        UserError: it is no UTF-8, or has none.
+    """
     csv.field_size_limit(_LONGEST_CELL)
     rows = list(csv.DictReader(io.StringIO(read_text(file), newline="")))
     if not rows:
@@ -243,7 +249,7 @@ def _compare_tables(folder: Path, kept: _Kept, spaces: Sequence[Scores], result:
         told = np.array([float(row[name]) for row in kept.samples])
         _compare_arrays(f"{folder.name}/samples.csv: {name}", told, values.numpy(), result)
     _compare_copied(folder, kept, columns["ratio"].numpy(), result)
-    pictures = read_arrays(folder / "pictures.npz", _MOST_ARRAYS)
+    pictures = read_arrays(folder / "pictures.npz", MOST_ARRAYS)
     real = pixels.found.held_out
     shown = {"held_out_ratios": np.empty(0) if real is None else distance_ratio(real).numpy()}
     for number, scores in enumerate(spaces[1:]):
@@ -307,7 +313,11 @@ def leaves(value: object, path: _Path = ()) -> Iterator[tuple[_Path, object]]:
 
 
 def compare_leaves(
-    where: str, printed: Mapping[str, Any], expected: Mapping[str, Any], result: Recount
+    where: str,
+    printed: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    result: Recount,
+    relative: float = _RELATIVE,
 ) -> dict[_Path, object]:
     """Compare what is printed with what is expected.
 
@@ -315,6 +325,7 @@ def compare_leaves(
         where: what is printed stands, for people.
         printed, expected: JSON values.
         result: gets differences, and how many numbers were expected.
+        relative: numbers that differ by less, relatively, are equal.
 
     Returns:
         What is printed and not expected, by where it stands.
@@ -322,7 +333,7 @@ def compare_leaves(
     wanted, there = dict(leaves(expected)), dict(leaves(printed))
     for path, value in wanted.items():
         result.counted += _is_number(value)
-        if not _same(there.get(path, _MISSING), value):
+        if not _same(there.get(path, _MISSING), value, relative):
             told = _told(there.get(path, _MISSING)), _told(value)
             result.differences.append(Difference(f"{where}: {_dotted(path)}", *told))
     return {path: value for path, value in there.items() if path not in wanted}
@@ -331,12 +342,12 @@ def compare_leaves(
 _MISSING = object()
 
 
-def _same(printed: object, found: object) -> bool:
+def _same(printed: object, found: object, relative: float) -> bool:
     if isinstance(printed, bool) or isinstance(found, bool) or not (_is_number(printed) and _is_number(found)):
         return type(printed) is type(found) and printed == found
     assert isinstance(printed, int | float)
     assert isinstance(found, int | float)
-    return math.isclose(printed, found, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+    return math.isclose(printed, found, rel_tol=relative, abs_tol=_ABSOLUTE)
 
 
 def _is_number(value: object) -> bool:
