@@ -91,6 +91,8 @@ def test_the_options_are_these(capsys):
         "compare": {"--out"},
         "bench": {"--out", "--jobs"},
         "card": {"--audit", "--out"},
+        "pack": {"--out"},
+        "verify": {"--train", "--samples", "--held-out", "--digest"},
         "shards": {"--members", "--out", "--seed", "--keep-together", "--lists-only", "--on-bad"},
         "average": {"--out", "--weights", "--shards", "--lora"},
         "presets": set(),
@@ -98,7 +100,7 @@ def test_the_options_are_these(capsys):
     }  # fmt: skip
     for verb in expected.keys() - {"completion"}:
         expected[verb].add("--json")
-    for verb in expected.keys() - {"check", "report", "compare", "card", "presets", "completion"}:
+    for verb in expected.keys() - {"check", "report", "compare", "card", "pack", "presets", "completion"}:
         expected[verb].add("--quiet")
     verbs: Any = cli._parser()._subparsers._group_actions[0].choices
     found = {

@@ -28,6 +28,8 @@ VERBS = (
     "compare",
     "bench",
     "card",
+    "pack",
+    "verify",
     "shards",
     "average",
     "presets",

@@ -8,6 +8,7 @@ The verbs of the command line, from Python, on paths and on images in memory:
     found.check(fail_above=0.02)
     iet_agc.report(found)
     iet_agc.card(run, found)
+    iet_agc.verify(iet_agc.pack(found, out="pack")).check()
     iet_agc.bench("small", out="board")
     parts = iet_agc.shards("photos", 4, out="shards")
     iet_agc.average(["a", "b", "c", "d"], weights=parts, out="mean")
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iet_agc.api.memorization_watch import MemorizationWatch
-    from iet_agc.api.results import Audit, Bench, Run, SampleSet, Shards
-    from iet_agc.api.verbs import audit, average, bench, card, report, sample, shards, train
+    from iet_agc.api.results import Audit, Bench, Pack, Run, SampleSet, Shards, Verification
+    from iet_agc.api.verbs import audit, average, bench, card, pack, report, sample, shards, train, verify
     from iet_agc.method.agc import AntiGradientControl, mean_of_kept
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
@@ -37,21 +38,25 @@ _HOMES = {
     "Bench": "api.results",
     "CheckFailed": "runtime.errors",
     "MemorizationWatch": "api.memorization_watch",
+    "Pack": "api.results",
     "Run": "api.results",
     "SampleSet": "api.results",
     "Shards": "api.results",
     "UserError": "runtime.errors",
+    "Verification": "api.results",
     "audit": "api.verbs",
     "average": "api.verbs",
     "average_states": "method.averaging",
     "bench": "api.verbs",
     "card": "api.verbs",
     "mean_of_kept": "method.agc",
+    "pack": "api.verbs",
     "partition": "method.sharding",
     "report": "api.verbs",
     "sample": "api.verbs",
     "shards": "api.verbs",
     "train": "api.verbs",
+    "verify": "api.verbs",
 }
 
 __all__ = [
@@ -60,10 +65,12 @@ __all__ = [
     "Bench",
     "CheckFailed",
     "MemorizationWatch",
+    "Pack",
     "Run",
     "SampleSet",
     "Shards",
     "UserError",
+    "Verification",
     "__version__",
     "audit",
     "average",
@@ -71,11 +78,13 @@ __all__ = [
     "bench",
     "card",
     "mean_of_kept",
+    "pack",
     "partition",
     "report",
     "sample",
     "shards",
     "train",
+    "verify",
 ]
 
 #: The one place where the version stands: pyproject.toml reads it here.

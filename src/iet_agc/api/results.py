@@ -7,7 +7,7 @@ import importlib
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iet_agc.metrics.intervals import Proportion
     from iet_agc.reporting.board import BoardRecord
 
-__all__ = ["Audit", "Bench", "Run", "SampleSet", "Shards"]
+__all__ = ["Audit", "Bench", "Pack", "Run", "SampleSet", "Shards", "Verification"]
 
 #: Pairs of sample and training image that an audit shows.
 _PAIRS = 3
@@ -272,6 +272,82 @@ class Audit(_Result):
             for pair in pairs
             for original in [pair.original[:, :, ::-1] if pair.row.mirrored else pair.original]
         ]
+
+
+@dataclass(frozen=True)
+class Pack(_Result):
+    """Audits in a folder that is handed over. `folder / "index.html"` is its page."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its statement, which stands for all of it: hand it over by another way than the pack."""
+        from iet_agc.auditing.pack_folder import STATEMENT
+        from iet_agc.runtime.files import sha256
+
+        return sha256(self.folder / STATEMENT)
+
+    def _title(self) -> str:
+        return "Evidence pack"
+
+    def _figures(self) -> list[tuple[str, str]]:
+        audits = sorted(each.name for each in (self.folder / "audits").iterdir())
+        return [("audits", ", ".join(audits)), ("digest", self.digest)]
+
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        return []
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check of a pack found.
+
+    Attributes:
+        changed: files that are not as they were written, and how.
+        differences: each number or line of a document that is another one when it is made again, in words.
+        counted: printed numbers that were counted again; `measured`: and measured again, from images.
+        only_images: by name, printed numbers that only images can tell and that were not measured again.
+        notes: what was not compared, and why.
+        digest: SHA-256 of the pack's statement.
+    """
+
+    changed: dict[str, str]
+    differences: tuple[str, ...]
+    counted: int
+    measured: int
+    only_images: dict[str, int]
+    notes: tuple[str, ...]
+    digest: str | None
+
+    @classmethod
+    def of(cls, found: "Mapping[str, Any]") -> "Verification":
+        """From what `iet_agc.auditing.verify.verify_pack` returns."""
+        differences = (
+            f"{each['where']}: printed {each['printed']}, found {each['found']}" for each in found["differences"]
+        )
+        return cls(
+            changed={each["file"]: each["how"] for each in found["changed"]},
+            differences=tuple(differences),
+            counted=found["counted"],
+            measured=found["measured"],
+            only_images=dict(found["only_images"]),
+            notes=tuple(found["notes"]),
+            digest=found["digest"],
+        )
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.changed or self.differences)
+
+    def check(self) -> None:
+        """Go on only where the pack is sound.
+
+        Raises:
+            CheckFailed: something differs; the first of it is named.
+        """
+        if not self.sound:
+            odd = [*(f"{name} {how}" for name, how in self.changed.items()), *self.differences]
+            raise CheckFailed(f"the pack is not sound: {odd[0]}; {len(odd)} in all")
 
 
 @dataclass(frozen=True)

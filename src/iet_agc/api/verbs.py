@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from iet_agc.api.images import Images, Place, named, sources
-from iet_agc.api.results import Audit, Bench, Run, SampleSet, Shards
+from iet_agc.api.results import Audit, Bench, Pack, Run, SampleSet, Shards, Verification
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.paths import check_reported_places, is_watch
 from iet_agc.runtime.silence import silenced
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from iet_agc.auditing.sources import Part
     from iet_agc.config.settings import Settings
 
-__all__ = ["audit", "average", "bench", "card", "report", "sample", "shards", "train"]
+__all__ = ["audit", "average", "bench", "card", "pack", "report", "sample", "shards", "train", "verify"]
 
 
 def train(
@@ -226,6 +226,56 @@ def card(run: Place, audit: Place | Sequence[Place] = (), out: Place | None = No
     from iet_agc.auditing.model_card import write_card
 
     return Path(write_card(Path(run), _folders(audit), Path(out) if out else None)["card"])
+
+
+def pack(audits: Place | Sequence[Place], *, out: Place) -> Pack:
+    """Put audits into a folder that is handed over, and that anyone can check; see `iet-agc pack`.
+
+    Args:
+        audits: one or several, results or folders. A run that an audit names as its training set, or in whose folder it
+            lies, comes along, with its model card.
+        out: folder of the pack. The same call again leaves a whole one as it is.
+
+    Raises:
+        UserError: no audit, or a damaged one; a run that is not finished; or `out` holds something else.
+    """
+    from iet_agc.auditing.pack import pack_audits
+
+    pack_audits(_folders(audits), Path(out))
+    return Pack(Path(out))
+
+
+def verify(
+    pack: Place,
+    train: "Images | None" = None,
+    samples: "Images | None" = None,
+    held_out: "Images | None" = None,
+    *,
+    digest: str | None = None,
+    quiet: bool = False,
+) -> Verification:
+    """Check a pack, from anyone: every byte, and every number counted again; see `iet-agc verify`.
+
+    Args:
+        pack: its folder, or the result of `pack`.
+        train, samples, held_out: see `audit`; with these, distances and quality are measured again as well.
+        digest: SHA-256 that `pack` told; the pack has to be that one.
+        quiet: show no progress.
+
+    Raises:
+        UserError: it is no pack, or a hostile one; training images without samples, or samples without these.
+    """
+    from iet_agc.auditing.verify import Images as Sources
+    from iet_agc.auditing.verify import verify_pack
+
+    if (train is None) != (samples is None) or (held_out is not None and train is None):
+        raise UserError("to measure again, give train and samples, and held_out where the audit had some", "train")
+    images = None
+    if train is not None:
+        names, given = sources({"train": train, "samples": samples, "held-out": held_out})
+        images = Sources(names["train"], names["samples"], names.get("held-out"), given)
+    with silenced(quiet):
+        return Verification.of(verify_pack(Path(pack), images, digest))
 
 
 def _folders(places: Place | Sequence[Place]) -> list[Path]:

@@ -32,6 +32,8 @@ from iet_agc.auditing.pack_folder import (
 )
 from iet_agc.auditing.recount import MOST_ARRAYS, Difference, Recount, compare_leaves, read_table, recount
 from iet_agc.auditing.schema import AuditRecord, read_record
+from iet_agc.auditing.sources import Part
+from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import Mending
 from iet_agc.runtime.array_files import read_arrays
 from iet_agc.runtime.errors import UserError, in_words
@@ -52,12 +54,12 @@ _OF_ITS_MAKING = ("made_of", "names", "provenance", "mending", "warnings", "vers
 
 @dataclass(frozen=True)
 class Images:
-    """Where images are from which an audit is measured again, as `iet-agc audit` takes them."""
+    """Where images are from which an audit is measured again, as `iet-agc audit` takes them; `given` are in memory."""
 
     train: str
     samples: str
     held_out: str | None = None
-    device: str = "auto"
+    given: Mapping[Part, ImageSet] = field(default_factory=dict)
 
 
 @dataclass
@@ -266,8 +268,8 @@ def _audit_again(record: AuditRecord, images: Images, out: Path) -> AuditRecord:
         mending=mending,
         fail_above=record.gate.fail_above if record.gate else None,
         clip=record.clip.model if record.clip else None,
-        device=images.device,
         measure_quality=record.quality.extractor is not None,
+        given=images.given,
     )
 
 

@@ -35,7 +35,7 @@ __all__ = ["main"]
 _SHARED = {"train", "sample", "audit", "detect", "membership"}
 
 #: Verbs that show progress.
-_LONG = {"demo", "init", "pipeline", "curve", "duplicates", "bench", "shards", "average", *_SHARED}
+_LONG = {"demo", "init", "pipeline", "curve", "duplicates", "bench", "verify", "shards", "average", *_SHARED}
 
 #: Verbs that take settings, `--section.name VALUE`, and settings without a section.
 _WITH_SETTINGS, _TOP_SETTINGS = ("train", "pipeline"), ("name", "description")
@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_init, _add_pipeline, _add_train, _add_curve, _add_sample, _add_audit, _add_check
     others = _add_detect, _add_membership, _add_duplicates, _add_report, _add_compare, _add_bench, _add_card
-    for add in (*order, *others, _add_shards, _add_average, _add_presets, _add_completion):
+    for add in (*order, *others, _add_pack, _add_verify, _add_shards, _add_average, _add_presets, _add_completion):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)
@@ -965,6 +965,30 @@ def _card(arguments: argparse.Namespace) -> tuple[int, Any]:
     from iet_agc.auditing.model_card import write_card
 
     return 0, write_card(arguments.run_folder, arguments.audits, arguments.out)
+
+
+def _add_pack(verbs: "_Verbs") -> None:
+    from iet_agc.cli.pack import add_pack
+
+    add_pack(_verb(verbs, "pack", _pack, "put audits into a folder that is handed over, and that anyone can check"))
+
+
+def _pack(arguments: argparse.Namespace) -> tuple[int, object]:
+    from iet_agc.cli.pack import pack
+
+    return pack(arguments)
+
+
+def _add_verify(verbs: "_Verbs") -> None:
+    from iet_agc.cli.pack import add_verify
+
+    add_verify(_verb(verbs, "verify", _verify, "check a pack: every byte, and every number counted again"))
+
+
+def _verify(arguments: argparse.Namespace) -> tuple[int, object]:
+    from iet_agc.cli.pack import verify
+
+    return verify(arguments)
 
 
 def _add_shards(verbs: "_Verbs") -> None:

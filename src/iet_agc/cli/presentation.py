@@ -90,6 +90,8 @@ _LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
     "report": lambda _, result: summary.report(result),
     "compare": lambda _, result: summary.compare(result, terminal.width()),
     "bench": lambda _, result: summary.bench(result, terminal.width()),
+    "pack": lambda _, result: summary.pack(result),
+    "verify": lambda _, result: summary.verification(result),
     "shards": lambda _, result: summary.shards(result),
     "average": lambda _, result: summary.average(result),
     "presets": _presets,

@@ -21,6 +21,7 @@ __all__ = [
     "Inferred",
     "Initialized",
     "Mean",
+    "Packed",
     "Prompt",
     "Quality",
     "Recommended",
@@ -29,6 +30,7 @@ __all__ = [
     "Stopped",
     "Trained",
     "TrainingCopies",
+    "Verified",
 ]
 
 
@@ -233,6 +235,44 @@ class Carded(TypedDict):
     run: str
     outcomes: Sequence[str]
     verdict: str
+
+
+class Packed(TypedDict):
+    """Of `pack`."""
+
+    pack: str
+    audits: Sequence[str]
+    runs: Sequence[str]
+    files: int
+    bytes: int
+    digest: str
+
+
+class _Changed(TypedDict):
+    file: str
+    how: str
+
+
+class _Differing(TypedDict):
+    where: str
+    printed: str
+    found: str
+
+
+class Verified(TypedDict):
+    """Of `verify`."""
+
+    pack: str
+    sound: bool
+    digest: str | None
+    files: int
+    changed: Sequence[_Changed]
+    differences: Sequence[_Differing]
+    counted: int
+    documents: int
+    measured: int
+    only_images: Mapping[str, int]
+    notes: Sequence[str]
 
 
 class Reported(TypedDict):

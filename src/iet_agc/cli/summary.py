@@ -26,12 +26,14 @@ __all__ = [
     "duplicates",
     "init",
     "membership",
+    "pack",
     "pipeline",
     "presets",
     "report",
     "sample",
     "shards",
     "train",
+    "verification",
 ]
 
 #: Width of the names of figures.
@@ -277,6 +279,45 @@ def card(result: "results.Carded") -> list[str]:
         after = f"iet-agc card {_word(run)} --audit AUDIT, with an audit of its samples"
     verdict = result["verdict"]
     return [f"Model card written: {verdict[:1].lower()}{verdict[1:]}", _figure("card", result["card"]), _next(after)]
+
+
+def pack(result: "results.Packed") -> list[str]:
+    """A pack of evidence.
+
+    Args:
+        result: of `iet_agc.auditing.pack.pack_audits`.
+    """
+    what = [_many(len(result["audits"]), "audit")] + ([_many(len(result["runs"]), "run")] if result["runs"] else [])
+    return [
+        f"Packed: {' and '.join(what)}",
+        _figure("files", f"{result['files']:,}, {result['bytes'] / 2**20:.1f} MiB"),
+        _figure("digest", result["digest"]),
+        _figure("page", f"{result['pack']}/index.html"),
+        _next(f"iet-agc verify {_word(result['pack'])}"),
+    ]
+
+
+def verification(result: "results.Verified") -> list[str]:
+    """What a check of a pack found: how much was compared, and everything that differs.
+
+    Args:
+        result: of `iet_agc.auditing.verify.verify_pack`.
+    """
+    lines = [f"{'Sound' if result['sound'] else 'NOT SOUND'}: {result['pack']}"]
+    lines += [_figure("changed", f"{each['file']} {each['how']}") for each in result["changed"]]
+    for each in result["differences"]:
+        lines.append(_figure("differs", f"{each['where']}: printed {each['printed']}, found {each['found']}"))
+    if result["changed"]:
+        return [*lines, _figure("not counted", "numbers, since files are not as they were written")]
+    lines.append(_figure("files", f"{result['files']:,} as they were written"))
+    lines.append(_figure("numbers", f"{result['counted']:,} counted again; {_many(result['documents'], 'document')}"))
+    if result["measured"]:
+        lines.append(_figure("images", f"{result['measured']:,} numbers measured again"))
+    if result["only_images"]:
+        total, names = sum(result["only_images"].values()), ", ".join(result["only_images"])
+        lines.append(_figure("not counted", f"{total:,} that only images tell ({names}): needs --train and --samples"))
+    lines += [_figure("note", note) for note in result["notes"]]
+    return [*lines, _figure("digest", str(result["digest"]))]
 
 
 def report(result: "results.Reported") -> list[str]:

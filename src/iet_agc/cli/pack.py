@@ -1,0 +1,75 @@
+"""The verbs pack and verify: evidence that is handed over, and how who receives it checks it."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from iet_agc.runtime.errors import UserError
+
+__all__ = ["add_pack", "add_verify", "pack", "verify"]
+
+
+def add_pack(parser: argparse.ArgumentParser) -> None:
+    """What `pack` takes."""
+    parser.add_argument(
+        "audits",
+        type=Path,
+        nargs="+",
+        metavar="AUDIT",
+        help="folder of an audit; a run that it names, or lies in, comes along with telemetry and model card",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="PACK", help="folder of the pack")
+
+
+def pack(arguments: argparse.Namespace) -> tuple[int, object]:
+    """Write; see `iet_agc.auditing.pack.pack_audits`."""
+    from iet_agc.runtime.paths import check_audit_place
+
+    for folder in arguments.audits:
+        check_audit_place(folder)
+
+    from iet_agc.auditing.pack import pack_audits
+
+    return 0, pack_audits(arguments.audits, arguments.out)
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """What `verify` takes."""
+    parser.add_argument("pack", type=Path, metavar="PACK", help="folder of a pack, from anyone")
+    parser.add_argument(
+        "--train",
+        metavar="X",
+        help="the training images, as for 'iet-agc audit': with --samples, distances and quality are measured again",
+    )
+    parser.add_argument("--samples", metavar="Y", help="the samples that were audited")
+    parser.add_argument("--held-out", metavar="Z", help="the held-out images, where the audit had some")
+    parser.add_argument(
+        "--digest", type=_digest, metavar="SHA256", help="that 'iet-agc pack' told: the pack has to be that one"
+    )
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is no SHA-256, 64 hexadecimal digits")
+    return text
+
+
+def verify(arguments: argparse.Namespace) -> tuple[int, object]:
+    """Check; see `iet_agc.auditing.verify.verify_pack`. Status 1 where anything differs."""
+    from iet_agc.cli.paths import check_source
+
+    if (arguments.train is None) != (arguments.samples is None) or (arguments.held_out and not arguments.train):
+        raise UserError("to measure again, --train X and --samples Y are needed, and --held-out Z if there were any")
+    for source in (arguments.train, arguments.samples, arguments.held_out):
+        check_source(source)
+
+    from iet_agc.auditing.verify import Images, verify_pack
+    from iet_agc.cli.presentation import for_people
+    from iet_agc.cli.summary import verification
+
+    images = Images(arguments.train, arguments.samples, arguments.held_out) if arguments.train else None
+    found = verify_pack(arguments.pack, images, arguments.digest)
+    if not (found["sound"] or for_people(arguments)):
+        print("\n".join(f"iet-agc: {line.strip()}" for line in verification(found)), file=sys.stderr)
+    return int(not found["sound"]), found
