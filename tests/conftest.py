@@ -22,7 +22,7 @@ SLOW = {
     "test_samples", "test_sampling", "test_schedules", "test_seal", "test_settings", "test_similarity",
     "test_similarity_page", "test_soundness", "test_stop", "test_streams", "test_summary", "test_targets",
     "test_text", "test_timesteps", "test_torchmetrics", "test_walkthrough", "test_watching",
-    "test_average_files", "test_shard_folders", "test_stock_loop",
+    "test_average_files", "test_pack", "test_shard_folders", "test_stock_loop",
 }  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def recount(folder: Path) -> Recount:
         if name in _ONLY_IMAGES or path[0] in _NOT_COUNTED:
             if _is_number(value) and name in _ONLY_IMAGES:
                 result.only_images[name] = result.only_images.get(name, 0) + 1
-        else:
+        elif value is not None:
             result.differences.append(Difference(f"{file}: {_dotted(path)}", _told(value), _told(_MISSING)))
     return result
 
