@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo frontier test check faults fuzz lint golden docs coverage benchmark clean
+.PHONY: demo frontier test check faults fuzz tamper lint golden docs coverage benchmark clean
 
 demo: $(VENV)/installed
 	$(BIN)/iet-agc demo --out runs/demo
@@ -48,6 +48,10 @@ SEED ?= 0
 
 fuzz: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
+
+# A thousand changes of single bytes of a pack, each of which has to be named.
+tamper: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.tamper $(CASES) $(SEED)
 
 benchmark: $(VENV)/installed
 	set -e; for each in benchmarks/*.py; do echo "== $$each" >&2; $(BIN)/python $$each; done

@@ -92,7 +92,7 @@ def test_the_options_are_these(capsys):
         "bench": {"--out", "--jobs"},
         "card": {"--audit", "--out"},
         "pack": {"--out"},
-        "verify": {"--train", "--samples", "--held-out", "--digest"},
+        "verify": {"--train", "--samples", "--held-out", "--extractor", "--digest"},
         "shards": {"--members", "--out", "--seed", "--keep-together", "--lists-only", "--on-bad"},
         "average": {"--out", "--weights", "--shards", "--lora"},
         "presets": set(),

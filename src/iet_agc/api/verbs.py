@@ -251,6 +251,7 @@ def verify(
     samples: "Images | None" = None,
     held_out: "Images | None" = None,
     *,
+    extractors: Sequence[Place] = (),
     digest: str | None = None,
     quiet: bool = False,
 ) -> Verification:
@@ -259,6 +260,7 @@ def verify(
     Args:
         pack: its folder, or the result of `pack`.
         train, samples, held_out: see `audit`; with these, distances and quality are measured again as well.
+        extractors: TorchScript networks that the audit used; loaded only if they have the SHA-256 that is told of them.
         digest: SHA-256 that `pack` told; the pack has to be that one.
         quiet: show no progress.
 
@@ -273,7 +275,7 @@ def verify(
     images = None
     if train is not None:
         names, given = sources({"train": train, "samples": samples, "held-out": held_out})
-        images = Sources(names["train"], names["samples"], names.get("held-out"), given)
+        images = Sources(names["train"], names["samples"], names.get("held-out"), given, _folders(extractors))
     with silenced(quiet):
         return Verification.of(verify_pack(Path(pack), images, digest))
 

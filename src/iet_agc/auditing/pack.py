@@ -115,13 +115,13 @@ def _read(folder: Path) -> AuditRecord:
 
 def _runs(named: Mapping[str, Path], records: Mapping[str, AuditRecord]) -> dict[str, Path]:
     """The runs that audits name, by names for people."""
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for name, folder in named.items():
         told = records[name].names
         for place in [Path(told.train)] * bool(told) + [folder.parent]:
             if is_run(place) and _is_of(place, records[name]):
-                found.setdefault(place.resolve())
-    return {_unique(run, index): run for index, run in enumerate(found)}
+                found.setdefault(sha256(place / "identity.json"), place.resolve())
+    return {_unique(run, index): run for index, run in enumerate(found.values())}
 
 
 def _unique(run: Path, index: int) -> str:

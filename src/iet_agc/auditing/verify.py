@@ -12,7 +12,7 @@ With the images, the distances, and with them the quality, are measured again as
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -49,17 +49,27 @@ _DRAWN = re.compile(r"<svg.*?</svg>|data:image/[^\"']*", re.DOTALL)
 _ROUNDING = 1e-3
 
 #: What is another one whenever an audit is made again.
-_OF_ITS_MAKING = ("made_of", "names", "provenance", "mending", "warnings", "version")
+_OF_ITS_MAKING = ("made_of", "names", "provenance", "mending", "warnings", "version", "clip")
+
+#: Why only pixels were measured again.
+_NO_NETWORK = (
+    "only pixels were measured again: the audit used a network that is a file, which a pack cannot be trusted to name; "
+    "give that file as an extractor"
+)
 
 
 @dataclass(frozen=True)
 class Images:
-    """Where images are from which an audit is measured again, as `iet-agc audit` takes them; `given` are in memory."""
+    """Where images are from which an audit is measured again, as `iet-agc audit` takes them; `given` are in memory.
+
+    A pack names networks, and may name any file: only those of these `extractors` are loaded whose SHA-256 it tells.
+    """
 
     train: str
     samples: str
     held_out: str | None = None
     given: Mapping[Part, ImageSet] = field(default_factory=dict)
+    extractors: Sequence[Path] = ()
 
 
 @dataclass
@@ -237,12 +247,19 @@ def _measure(pack: Path, manifest: Mapping[str, Any], images: Images, found: _Fo
             if len(names) > 1 and made.sha256.samples != record.sha256.samples:
                 found.notes.append(f"audits/{name} was not measured again: it is of other samples")
                 continue
-            result = Recount()
-            _compare_audit(folder, record, made, again, result)
+            result, whole = Recount(), _networks(record, images.extractors) is not None
+            _compare_audit(folder, record, made, again, result, whole)
             found.measured += result.counted
             found.differences += result.differences
-            if not result.differences:
-                found.only_images.clear()
+            if record.clip:
+                found.notes.append(
+                    f"audits/{name}: the CLIP score was not measured again, since its model may be fetched"
+                )
+            if not whole:
+                found.notes.append(f"audits/{name}: {_NO_NETWORK}")
+            for each in [*found.only_images]:
+                if whole or not each.startswith(("feature space", "quality")):
+                    found.only_images.pop(each)
     if not found.measured and not found.differences:
         raise UserError("no audit of the pack is of these samples: give those that it was made of", "samples")
 
@@ -256,28 +273,57 @@ def _audit_again(record: AuditRecord, images: Images, out: Path) -> AuditRecord:
     if mended:
         mending = Mending(mended.orient, mended.background, mended.on_bad, mended.resize, mended.crop)
     size = told.convert_to and tuple(map(int, told.convert_to.split("x")))
-    names = [*record.feature_spaces] or ([record.quality.extractor] if record.quality.extractor else [])
+    names = _networks(record, images.extractors)
     return audit_sources(
         images.train,
         images.samples,
         images.held_out,
         out,
         flips=told.flips,
-        extractors=names,
+        extractors=names or (),
         convert_to=size or None,
         mending=mending,
         fail_above=record.gate.fail_above if record.gate else None,
-        clip=record.clip.model if record.clip else None,
-        measure_quality=record.quality.extractor is not None,
+        measure_quality=names is not None and record.quality.extractor is not None,
         given=images.given,
     )
 
 
-def _compare_audit(folder: Path, record: AuditRecord, made: AuditRecord, again: Path, result: Recount) -> None:
+def _networks(record: AuditRecord, given: Sequence[Path]) -> list[str] | None:
+    """The networks of an audit, by name or as files that are given; None where one of them cannot be had."""
+    files = {sha256(file): str(file) for file in given}
+    known = {name: space.sha256 for name, space in record.feature_spaces.items()}
+    quality = record.quality.extractor
+    names = []
+    for name in dict.fromkeys([*([quality] if quality else []), *known]):
+        if "/" not in name and not Path(name).suffix:
+            names.append(name)
+        elif (file := files.get(known.get(name) or "")) is not None:
+            names.append(file)
+        else:
+            return None
+    return names
+
+
+def _compare_audit(
+    folder: Path, record: AuditRecord, made: AuditRecord, again: Path, result: Recount, whole: bool
+) -> None:
+    """Compare all that was measured again: `whole`, or in pixels only."""
     printed, expected = (json.loads(each.model_dump_json()) for each in (record, made))
-    for name in _OF_ITS_MAKING:
+    for name in _OF_ITS_MAKING + (() if whole else ("quality", "feature_spaces", "verdict", "gate")):
         printed.pop(name), expected.pop(name)
-    of_networks = {name: expected.pop(name) for name in ("quality", "feature_spaces", "clip")}
+    if whole:  # a network is called by the file that it was given as
+        expected["feature_spaces"] = dict(
+            zip(printed["feature_spaces"], expected["feature_spaces"].values(), strict=True)
+        )
+        for where in (printed, *printed["feature_spaces"].values()):
+            where["quality"].pop("extractor")
+        for where in (expected, *expected["feature_spaces"].values()):
+            where["quality"].pop("extractor")
+        expected["verdict"].pop("by"), expected["verdict"].pop("reasons")
+        printed["verdict"].pop("by"), printed["verdict"].pop("reasons")
+        printed.pop("gate"), expected.pop("gate")
+    of_networks = {name: expected.pop(name) for name in ("quality", "feature_spaces") if whole}
     file = f"audits/{folder.name}/audit.json, measured again"
     rest = compare_leaves(file, printed, expected, result)
     for path, value in rest.items():
@@ -285,16 +331,18 @@ def _compare_audit(folder: Path, record: AuditRecord, made: AuditRecord, again: 
             result.differences.append(Difference(f"{file}: {'.'.join(map(str, path))}", "there", "nothing"))
     compare_leaves(file, {name: printed[name] for name in of_networks}, of_networks, result, _ROUNDING)
     for name in ("scores.npz", "pictures.npz"):
-        _compare_npz(folder, again, name, result)
+        _compare_npz(folder, again, name, result, whole)
     tables = ("samples.csv", "training-images.csv")
     for name in tables:
         _compare_table(folder, again, name, result)
 
 
-def _compare_npz(folder: Path, again: Path, name: str, result: Recount) -> None:
+def _compare_npz(folder: Path, again: Path, name: str, result: Recount, whole: bool) -> None:
     """Arrays: of pixels bit by bit, of networks up to rounding."""
     printed, made = (read_arrays(each / name, MOST_ARRAYS) for each in (folder, again))
     for array in sorted({*printed, *made}):
+        if not whole and array.startswith(("features", "similar")):
+            continue
         first, second = printed.get(array), made.get(array)
         result.counted += 0 if second is None else second.size
         if first is None or second is None or first.shape != second.shape or first.dtype.kind != second.dtype.kind:

@@ -45,6 +45,15 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", metavar="Y", help="the samples that were audited")
     parser.add_argument("--held-out", metavar="Z", help="the held-out images, where the audit had some")
     parser.add_argument(
+        "--extractor",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a TorchScript network that the audit used; it is loaded only if it has the SHA-256 that is told of it; "
+        "may be repeated",
+    )
+    parser.add_argument(
         "--digest", type=_digest, metavar="SHA256", help="that 'iet-agc pack' told: the pack has to be that one"
     )
 
@@ -58,17 +67,22 @@ def _digest(text: str) -> str:
 def verify(arguments: argparse.Namespace) -> tuple[int, object]:
     """Check; see `iet_agc.auditing.verify.verify_pack`. Status 1 where anything differs."""
     from iet_agc.cli.paths import check_source
+    from iet_agc.runtime.reading import check_regular
 
     if (arguments.train is None) != (arguments.samples is None) or (arguments.held_out and not arguments.train):
         raise UserError("to measure again, --train X and --samples Y are needed, and --held-out Z if there were any")
     for source in (arguments.train, arguments.samples, arguments.held_out):
         check_source(source)
+    for file in arguments.extractor:
+        check_regular(file)
 
     from iet_agc.auditing.verify import Images, verify_pack
     from iet_agc.cli.presentation import for_people
     from iet_agc.cli.summary import verification
 
-    images = Images(arguments.train, arguments.samples, arguments.held_out) if arguments.train else None
+    images = None
+    if arguments.train:
+        images = Images(arguments.train, arguments.samples, arguments.held_out, extractors=arguments.extractor)
     found = verify_pack(arguments.pack, images, arguments.digest)
     if not (found["sound"] or for_people(arguments)):
         print("\n".join(f"iet-agc: {line.strip()}" for line in verification(found)), file=sys.stderr)

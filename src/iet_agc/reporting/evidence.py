@@ -10,6 +10,7 @@ from typing import Any
 
 from iet_agc.auditing.schema import AuditRecord, Copies
 from iet_agc.metrics.intervals import Proportion
+from iet_agc.reporting.charts import place
 
 __all__ = ["MEASURES", "NOT_COMPLIANCE", "Fact", "Measure", "audit_facts", "evidence", "run_facts"]
 
@@ -43,7 +44,7 @@ MEASURES = {
     ),
     "EDPB 28/2024": Measure(
         "European Data Protection Board, Opinion 28/2024 on AI models, 2024",
-        "Anonymity of a model, section 3.2",
+        "question 1, anonymity of a model",
         "how likely personal data of the training set can be extracted from the model, or obtained by queries",
     ),
     "NIST MS-2.10-001": Measure(
@@ -88,14 +89,23 @@ def audit_facts(name: str, record: AuditRecord) -> list[Fact]:
     file = f"audits/{name}/audit.json"
     facts = [*_of_space(file, "", "pixels", record)]
     for space, found in record.feature_spaces.items():
-        where = f"feature_spaces.{space}."
-        facts += _of_space(file, where, f"features of {space}", found)
+        where = f"feature_spaces.{place(space)}."
+        facts += _of_space(file, where, f"features of {place(space)}", found)
         alike = found.similarity
         facts.append(
-            _share(file, f"{where}similarity.samples.above", "similarity above the threshold", alike.samples.above)
+            _share(
+                file,
+                f"{where}similarity.samples.above",
+                f"similarity above the threshold, {place(space)}",
+                alike.samples.above,
+            )
         )
         if alike.calibrated:
-            facts.append(_share(file, f"{where}similarity.calibrated", "similarity above the cut", alike.calibrated))
+            facts.append(
+                _share(
+                    file, f"{where}similarity.calibrated", f"similarity above the cut, {place(space)}", alike.calibrated
+                )
+            )
     if record.verdict:
         facts.append(Fact(file, "verdict.outcome", "verdict", record.verdict.outcome, None, _OUTPUT))
     if record.gate:
