@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from iet_agc.metrics.intervals import three_digits
 from iet_agc.metrics.membership import Correlation, Found, Membership
 from iet_agc.reporting.charts import EDGE, HELD_OUT, PALETTE, Drawing, as_tick, inline, page, style
 
@@ -38,7 +39,7 @@ def render_membership(
     with style():
         return page(
             "membership_page.html.j2",
-            {},
+            {"rate": three_digits},
             title=f"Which training images {facts['run']} gives away",
             found=found,
             skips=skips,
@@ -92,7 +93,7 @@ def _bands(found: Membership) -> Drawing:
     axes.fill_between(middles, low, high, color=_TRAINED, alpha=0.2, linewidth=0)
     axes.plot(middles, [band.auc.value for band in found.bands], "o-", color=_TRAINED, markersize=4)
     axes.axhline(0.5, color=EDGE, linestyle="--", linewidth=1)
-    axes.set(xlim=(0, found.bands[-1].high), ylim=(min(0.4, *low), 1), xlabel="timestep", ylabel="area under the curve")
+    axes.set(xlim=(0, found.bands[-1].high), ylim=(min(0.4, *low), 1.01), xlabel="timestep", ylabel="area under the curve")
     caption = (
         "Area under the ROC curve by draws of one band of timesteps alone, with 95\u00a0% intervals; 0.5 is chance."
     )
