@@ -93,7 +93,8 @@ def _bands(found: Membership) -> Drawing:
     axes.fill_between(middles, low, high, color=_TRAINED, alpha=0.2, linewidth=0)
     axes.plot(middles, [band.auc.value for band in found.bands], "o-", color=_TRAINED, markersize=4)
     axes.axhline(0.5, color=EDGE, linestyle="--", linewidth=1)
-    axes.set(xlim=(0, found.bands[-1].high), ylim=(min(0.4, *low), 1.01), xlabel="timestep", ylabel="area under the curve")
+    axes.set(xlim=(0, found.bands[-1].high), ylim=(min(0.4, *low), 1.01))
+    axes.set(xlabel="timestep", ylabel="area under the curve")
     caption = (
         "Area under the ROC curve by draws of one band of timesteps alone, with 95\u00a0% intervals; 0.5 is chance."
     )
