@@ -47,7 +47,7 @@ def test_the_spread_is_that_of_the_literal_loop(decay: float) -> None:
         losses, timesteps = _log_normal(0.5, 40, seed)
         losses[0] = torch.nan
         bank = agc.mean_loss.tolist()
-        below = [bank[t] * math.exp(-2 * math.sqrt(spread[t])) for t in timesteps.tolist()]
+        below = [bank[t] * math.exp(-math.sqrt(spread[t]) / 4) for t in timesteps.tolist()]
         expected = [not loss < limit for loss, limit in zip(losses.tolist(), below, strict=True)]
         assert agc.keep(losses, timesteps).tolist() == expected
         skipped += expected.count(False)
@@ -68,47 +68,32 @@ def test_the_bank_is_that_of_a_fixed_value() -> None:
     assert torch.equal(auto.mean_loss, fixed.mean_loss)
 
 
-def test_as_long_as_nothing_is_known_next_to_nothing_is_skipped() -> None:
+def test_as_long_as_nothing_is_known_the_line_lies_lower() -> None:
     agc, timesteps = _auto(), torch.arange(NUM_TIMESTEPS)
     assert agc.keep(torch.full((5,), 1e-30), timesteps).all()
     agc.mean_loss.fill_(1.0)
-    limit = math.exp(-2)
+    limit = math.exp(-1 / 4)
     assert agc.keep(torch.full((5,), limit * 1.001), timesteps).all()
     assert not agc.keep(torch.full((5,), limit * 0.999), timesteps).any()
 
 
 @pytest.mark.parametrize("deviation", [0.1, 0.2, 0.4])
-def test_of_ordinary_losses_few_are_skipped_whatever_their_spread(deviation: float) -> None:
-    """By the normal law 2.3 %; the bank is a mean, above the median, and both are estimates: 1 to 5 %."""
+def test_of_ordinary_losses_as_many_are_skipped_whatever_their_spread(deviation: float) -> None:
+    """By the normal law 40 %; the bank is a mean, above the median, and both are estimates: 37 to 50 %."""
     losses, timesteps = _log_normal(deviation, 20_000, 10**6)
     skipped = 1 - _seen(deviation).keep(losses, timesteps).float().mean().item()
-    assert 0.01 < skipped < 0.05
+    assert 0.37 < skipped < 0.5
 
 
 def test_low_losses_hardly_move_it_and_are_skipped_where_half_the_bank_would_keep_them() -> None:
     """A fifth of the losses is at 0.6 of the others: memorized images."""
     agc = _seen(0.1, scale=0.6)
     losses, timesteps = _log_normal(0.1, 20_000, 10**6)
-    assert (~agc.keep(0.6 * losses, timesteps)).float().mean() > 0.9
-    assert agc.keep(losses, timesteps).float().mean() > 0.97
+    assert (~agc.keep(0.6 * losses, timesteps)).float().mean() > 0.99
+    assert agc.keep(losses, timesteps).float().mean() > 0.8
     fixed = AntiGradientControl(NUM_TIMESTEPS, 0.5)
     fixed.mean_loss.copy_(agc.mean_loss)
     assert (~fixed.keep(0.6 * losses, timesteps)).float().mean() < 0.2
-
-
-def test_while_all_losses_fall_few_are_skipped_where_half_the_bank_would_skip_many() -> None:
-    """From 1 to 0.1, by a factor of e in five visits of a timestep: the bank is behind, not the samples ahead."""
-    rng, timesteps = torch.Generator().manual_seed(0), torch.arange(300)
-    skipped: dict[float | str, int] = {}
-    for skip_below in ("auto", 0.5):
-        agc, skipped[skip_below] = AntiGradientControl(300, skip_below), 0
-        for visit in range(20):
-            level = 0.1 + 0.9 * math.exp(-visit / 5)
-            losses = level * (0.25 * torch.randn(300, generator=rng)).exp()
-            skipped[skip_below] += int((~agc.keep(losses, timesteps)).sum())
-            agc.update(losses, timesteps)
-    assert skipped[0.5] > 0.1 * 20 * 300
-    assert skipped["auto"] < 0.01 * 20 * 300
 
 
 def test_the_state_holds_the_spread_and_that_of_a_fixed_value_is_as_it_was() -> None:
@@ -145,7 +130,7 @@ def test_it_is_a_setting_of_its_own() -> None:
     assert override(fixed, {"method.skip_below": "auto"}) == auto
     assert override(auto, {"method.skip_below": "0.5"}) == fixed
     assert fingerprint(auto) != fingerprint(fixed)
-    assert "two standard deviations of the log losses below" in method_in_words(auto)
+    assert "a quarter of a standard deviation of the log losses below" in method_in_words(auto)
 
 
 @pytest.mark.parametrize("value", ["often", "-0.1", "inf", "nan", "true", "none"])

@@ -232,7 +232,7 @@ class MethodSettings(Section, frozen=True):
     skip_below: float | Literal["auto"] = Field(
         default=0.0,
         description="skip a sample whose loss is below this fraction of the loss bank at its timestep; 0: never; auto: "
-        "two standard deviations of the log losses there",
+        "a quarter of a standard deviation of the log losses there, under the loss bank",
     )
     decay: float = Field(
         default=0.8,

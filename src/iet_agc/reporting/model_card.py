@@ -153,8 +153,8 @@ def method_in_words(settings: Settings) -> str:
         )
     if method.skip_below == "auto":
         parts.append(
-            "Anti-Gradient Control: samples whose loss is two standard deviations of the log losses below the mean "
-            "loss at their timestep are skipped"
+            "Anti-Gradient Control: samples whose loss is a quarter of a standard deviation of the log losses below "
+            "the mean loss at their timestep are skipped"
         )
     elif method.skip_below:
         parts.append(
