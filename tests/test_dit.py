@@ -112,7 +112,7 @@ def drawn(out: Path, samples: Path, **given: Any) -> Tensor:
 def test_without_agc_a_run_is_a_plain_loop(tmp_path: Path) -> None:
     """The loop says flow matching again: straight path, direction, timestep 1000 sigma."""
     data = images()
-    changes = {"method__members": 1, "method__rounds": 1, "method__skip_below": 0.0}
+    changes: dict[str, Any] = {"method__members": 1, "method__rounds": 1, "method__skip_below": 0.0}
     train(settings(train__timesteps="uniform", train__logit_deviation=1.0, **changes), data, tmp_path / "run", CPU)
     torch.manual_seed(key_of("weights", 0))
     model: Any = build_dit(8, 1, 4, 8, 2, 2)
@@ -325,10 +325,10 @@ def test_what_contradicts_itself_is_refused(content: dict[str, dict[str, object]
 
 
 def test_training_goes_on_from_a_dit(run: Path) -> None:
-    found = initial_weights(override(settings(DIT | {"dropout": 0.5}), {"init.model": str(run)}), SHAPE)
+    found: Any = initial_weights(override(settings(DIT | {"dropout": 0.5}), {"init.model": str(run)}), SHAPE)
     assert_same(found.raw.state_dict(), weights(run))
     assert_same(found.ema.state_dict(), weights(run, "ema"))
-    assert found.raw.config["dropout"] == 0.5  # pyright: ignore[reportIndexIssue]
+    assert found.raw.config["dropout"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import nn
 
 from iet_agc.diffusion.dropout import BatchDropout, use_rows
 from iet_agc.diffusion.process import make_scheduler
-from iet_agc.diffusion.unet import build_unet, load_pipeline, save_pipeline
+from iet_agc.diffusion.unet import Network, build_unet, load_pipeline, save_pipeline
 from iet_agc.runtime.files import hashes_below
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "groups": 4}
@@ -155,7 +155,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pipeline"
 
 
-def _assert_same(one: UNet2DModel, two: UNet2DModel) -> None:
+def _assert_same(one: Network, two: Network) -> None:
     assert one.state_dict().keys() == two.state_dict().keys()
     assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in one.state_dict().items())
 

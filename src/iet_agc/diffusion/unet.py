@@ -260,7 +260,7 @@ def checked_scheduler(folder: Path, make: Callable[[], Any]) -> Any:
     trial: Any = type(scheduler).from_config(scheduler.config)
     trial.set_timesteps(1)
     stepped = trial.step(torch.zeros(1, 3, 2, 2), trial.timesteps[0], torch.zeros(1, 3, 2, 2)).prev_sample
-    levels = trial.sigmas if is_flow(trial) else trial.alphas_cumprod
+    levels: Any = trial.sigmas if is_flow(trial) else trial.alphas_cumprod
     if not (stepped.isfinite().all() and levels.isfinite().all()):
         raise UserError("its noise schedule is not finite")
     return scheduler

@@ -174,7 +174,7 @@ class TextTask:
             )
         models = [self._learning(pipeline) for pipeline in pipelines]
         self.initial = Initial(models[0], models[-1], weights, commit_of(name, folders[0]))
-        self.scheduler = self.pipeline.scheduler
+        self.scheduler: Scheduler = self.pipeline.scheduler
         self.changes = Changes(**settings.text.changes())
         self.pipeline.vocabulary(self.changes)  # refuses a tokenizer without what they take
         self.identity = {"captions": digest(self._tokens())}
