@@ -1,12 +1,12 @@
-"""The command line, as a process or in this one, and settings under which it takes seconds."""
+"""The command line, as a forked process or in this one, and settings under which it takes seconds."""
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from iet_agc import cli
+from tests.processes import Ended, Program, in_world
 
 TINY = {
     "data.num_train": "200",
@@ -26,10 +26,21 @@ TINY = {
 SETTINGS = [word for name, value in TINY.items() for word in (f"--{name}", value)]
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iet_agc", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+def started(*arguments: object, folder: Path | None = None) -> Program:
+    """A process of the command line, to be sent signals."""
+    return Program(partial(cli.main, [*map(str, arguments)]), folder=folder)
+
+
+def run(*arguments: object, folder: Path | None = None) -> Ended:
+    """A process of the command line, to its end."""
+    return started(*arguments, folder=folder).ended()
+
+
+def run_in(count: int, *arguments: object, folder: Path | None = None) -> Ended:
+    """The command line in `count` processes, as torchrun starts it: the worst status, and all that they said."""
+    ranks = in_world(count, partial(cli.main, [*map(str, arguments)]), folder)
+    status = max((rank.returncode for rank in ranks), key=abs)
+    return Ended(status, "".join(rank.stdout for rank in ranks), "".join(rank.stderr for rank in ranks))
 
 
 def call(capsys, *arguments):

@@ -2,9 +2,9 @@
 
 import csv
 import json
+import os
 import re
-import subprocess
-import sys
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -33,6 +33,7 @@ from iet_agc.metrics.quality import no_quality
 from iet_agc.metrics.records import StandsIn
 from iet_agc.reporting.audit_page import render
 from iet_agc.runtime.seal import sealed
+from tests.commands import run_in
 from tests.image_sets import load_named
 
 
@@ -175,12 +176,11 @@ def test_a_file_of_a_name_of_ours_makes_no_audit(tmp_path, name):
 
 
 def test_processes_share_an_audit(tmp_path, monkeypatch):
-    """By torchrun, from the command line: two processes, 16 parts of samples."""
+    """From the command line: two processes, 16 parts of samples."""
     np.save("samples.npy", torch.cat([noise(130, 1)[[7, 9, 7]], noise(4500, 3)]).numpy())
     given = ["--train", "train.npy", "--samples", "samples.npy", "--held-out", "real.npy"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, "-m", "iet_agc", "audit", *given, "--flips", "--out", "many"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_in(2, "audit", *given, "--flips", "--out", "many")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_samples"] == 4503  # one process speaks for all
     run("one", tmp_path, flips=True)
     assert content(tmp_path / "many") == content(tmp_path / "one")
@@ -459,30 +459,23 @@ def test_sets_that_do_not_fit_leave_nothing(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_processes_wait_until_all_have_read_before_parts_go(tmp_path):
+def test_processes_wait_until_all_have_read_before_parts_go(tmp_path, monkeypatch):
     """The second process reads late; without the barrier the parts are gone by then."""
-    late = """if True:
-        import os, sys, time
-        from pathlib import Path
-        honest = Path.read_text
-        def slow(file, *given, **options):
-            if os.environ["RANK"] == "1" and "-quality-" in file.name:
-                time.sleep(2)
-            return honest(file, *given, **options)
-        Path.read_text = slow
-        from iet_agc.cli import main
-        main(sys.argv[1:])
-    """
-    (tmp_path / "late.py").write_text(late)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    honest = Path.read_text
+
+    def slow(file: Path, *given: Any, **options: Any) -> str:
+        if os.environ.get("RANK") == "1" and "-quality-" in file.name:
+            time.sleep(2)
+        return honest(file, *given, **options)
+
+    monkeypatch.setattr(Path, "read_text", slow)
     given = ["audit", "--train", "train.npy", "--samples", "samples.npy", "--extractor", "pixels", "--out", "a"]
-    subprocess.run([*torchrun, "late.py", *given], capture_output=True, check=True)
+    done = run_in(2, *given)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "a" / "audit.json").exists()
 
 
 def test_names_of_any_bytes_can_be_audited(tmp_path):
-    import os
-
     name = os.fsdecode(b"tr\xff\nain.npy")
     np.save(name, noise(130, 1).numpy())
     numbers = audit_sources(name, "samples.npy", None, tmp_path / "a", device="cpu", on_done=lambda share: None)

@@ -18,7 +18,7 @@ from iet_agc.auditing.sources import load_part
 from iet_agc.diffusion.process import make_scheduler
 from iet_agc.diffusion.unet import build_unet, save_pipeline
 from tests.audit_folders import write_audit
-from tests.commands import SETTINGS, call, run
+from tests.commands import SETTINGS, call, run, run_in
 
 
 def test_help_comes_at_once_and_names_every_verb():
@@ -504,8 +504,7 @@ def test_the_verbs_that_torchrun_shares_and_those_it_does_not(tmp_path):
     """Two real processes: images drawn by both, an audit that fails by them, a list that one of them prints."""
 
     def two(*words):
-        command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "iet_agc", *map(str, words)]
-        return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+        return run_in(2, *words)
 
     torch.manual_seed(0)
     save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), tmp_path / "model")

@@ -4,9 +4,9 @@ import errno
 import json
 import os
 import pickle
-import subprocess
-import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from iet_agc.data.datasets import registry
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
 from tests.image_sets import load_named
+from tests.processes import Program
 
 
 def _folder(root: Path, count: int = 6) -> Path:
@@ -207,39 +208,29 @@ def test_nothing_is_kept_of_images_that_cannot_be_read(tmp_path: Path) -> None:
     assert not [place for place in cache.iterdir() if place.is_dir()]
 
 
-PROGRAM = """
-import sys, time
-from pathlib import Path
-import torch
-from iet_agc.data.datasets.registry import ImageSet
-from iet_agc.data.cache import cached
+def decode_once(folder: Path, name: str) -> None:
+    """Say which images a cache gives, which were read when two processes had begun."""
 
-folder = Path(sys.argv[1])
+    def read() -> tuple[ImageSet, ImageSet]:
+        with (folder / "reads").open("a") as file:
+            file.write("x")
+        while not (folder / "both").exists():
+            time.sleep(0.01)
+        one = ImageSet(torch.arange(48, dtype=torch.uint8).reshape(1, 3, 4, 4), "a")
+        return one, one
 
-def read():
-    with (folder / "reads").open("a") as file:
-        file.write("x")
-    while not (folder / "both").exists():
-        time.sleep(0.01)
-    one = ImageSet(torch.arange(48, dtype=torch.uint8).reshape(1, 3, 4, 4), "a")
-    return one, one
-
-(folder / sys.argv[2]).touch()
-print(cached(folder / "cache", {"name": "a"}, read)[0].fingerprint)
-"""
+    (folder / name).touch()
+    print(cached(folder / "cache", {"name": "a"}, read)[0].fingerprint)
 
 
 def test_two_processes_decode_once(tmp_path: Path) -> None:
-    two = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM, tmp_path, name], stdout=subprocess.PIPE, text=True)
-        for name in ("one", "two")
-    ]
+    two = [Program(partial(decode_once, tmp_path, name)) for name in ("one", "two")]
     while not ((tmp_path / "one").exists() and (tmp_path / "two").exists()):
         assert all(process.poll() is None for process in two)
     (tmp_path / "both").touch()
-    told = {process.communicate(timeout=60)[0] for process in two}
-    assert len(told) == 1
-    assert [process.returncode for process in two] == [0, 0]
+    ended = [process.ended(60) for process in two]
+    assert len({each.stdout for each in ended}) == 1
+    assert [each.returncode for each in ended] == [0, 0]
     assert (tmp_path / "reads").read_text() == "x"
 
 

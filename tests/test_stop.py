@@ -9,18 +9,21 @@ import time
 
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from iet_agc import cli
 from iet_agc.config.overrides import override
 from iet_agc.runtime.curves import Meter
 from iet_agc.runtime.stop import Stopped, StopRequest
 from iet_agc.training.checkpoint import read_bundle
 from iet_agc.training.loop import _prepared, train
 from iet_agc.training.member import NonFiniteError
-from tests.processes import in_processes
+from tests.commands import run, started
+from tests.processes import Program, in_processes
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, weights
 
 #: Two members, two rounds of 6 steps: no regular bundle within a round, and a point of the curve after steps 5, 6, 10.
-CHOSEN = settings(model__dropout=0.1, run__log_every=5, run__save_every=1000)
+CHOSEN = settings(model__dropout=0.1, model__multipliers=[1], run__log_every=5, run__save_every=1000)
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +174,17 @@ def test_replicas_stop_after_the_same_step(tmp_path):
 
 CHANGES = {
     "model.channels": 8,
+    "model.multipliers": "1",
+    "model.blocks": 1,
+    "model.attention": "",
     "model.groups": 4,
     "method.members": 2,
     "method.rounds": 2,
-    "train.steps": 60,
+    "train.steps": 40,
     "train.batch_size": 8,
     "sample.steps": 2,
     "run.threads": 1,
-    "run.log_every": 7,
+    "run.log_every": 3,
     "run.save_every": 100_000,
     "run.preview_images": 4,
     "run.device": "cpu",
@@ -189,24 +195,21 @@ SMALL = ["train", "digits-iet", *(f"--{name}={value}" for name, value in CHANGES
 @pytest.fixture(scope="module")
 def whole_by_command(tmp_path_factory):
     out = tmp_path_factory.mktemp("command") / "run"
-    subprocess.run([sys.executable, "-m", "iet_agc", *SMALL, "--out", out], capture_output=True, check=True)
+    assert run(*SMALL, "--out", out).returncode == 0
     return out
 
 
-def interrupted(start, out, number):
-    """Send a signal to a run as soon as its curve has two points; its status and what it said on stderr."""
-    process = subprocess.Popen([*start, *SMALL, "--out", out], stderr=subprocess.PIPE, text=True)
+def interrupt(process, out, number):
+    """Send a signal to a run as soon as its curve has two points."""
     file = out / "curves" / "member-0000.jsonl"
     while not (file.exists() and file.read_text().count("\n") >= 2):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said
 
 
 def assert_resumes(whole, out):
-    subprocess.run([sys.executable, "-m", "iet_agc", *SMALL, "--out", out], capture_output=True, check=True)
+    assert run(*SMALL, "--out", out).returncode == 0
     assert_ends_like(whole, out)
     for number in (1, 2):
         preview = f"previews/round-000{number}.png"
@@ -216,8 +219,11 @@ def assert_resumes(whole, out):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_before_the_first_regular_bundle(tmp_path, whole_by_command, number, status):
     out = tmp_path / "run"
-    code, said = interrupted([sys.executable, "-m", "iet_agc"], out, number)
-    assert code == status
+    process = started(*SMALL, "--out", out)
+    interrupt(process, out, number)
+    ended = process.ended()
+    assert ended.returncode == status
+    said = ended.stderr
     where = re.search(
         r"iet-agc: stopped and saved; the same command goes on from round 0, member 0, step (\d+)\s*$", said
     )
@@ -229,11 +235,19 @@ def test_a_signal_before_the_first_regular_bundle(tmp_path, whole_by_command, nu
     assert_resumes(whole_by_command, out)
 
 
+def torchrun(words):
+    """What `torchrun --standalone --nproc-per-node=2 -m iet_agc` does, with forks for its workers."""
+    place = {"run_id": "stopped", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", max_restarts=0, **place), cli.main)(words)
+
+
 def test_torchrun_passes_the_signal_on(tmp_path, whole_by_command):
     out = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    code, said = interrupted([*torchrun, "-m", "iet_agc"], out, signal.SIGTERM)
-    assert code != 0
+    process = Program(lambda: torchrun([*SMALL, "--out", str(out)]))
+    interrupt(process, out, signal.SIGTERM)
+    ended = process.ended()
+    assert ended.returncode != 0
+    said = ended.stderr
     assert re.search(r"goes on from round 0, member 0, step \d+, member 1, step \d+$", said, re.MULTILINE), said
     assert said.count("stopped and saved") == 1
     assert len(list((out / "bundles").iterdir())) == 2

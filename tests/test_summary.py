@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -325,13 +326,17 @@ def test_json_is_utf_8_unless_the_stream_is_not() -> None:
 # Completion ------------------------------------------------------------------------------------------------
 
 
+@cache
+def script_for_bash() -> str:
+    command = [sys.executable, "-m", "iet_agc", "completion", "bash"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def completed(*words: str) -> set[str]:
     """What bash offers for the last of the words behind "iet-agc"."""
-    script = subprocess.run(
-        [sys.executable, "-m", "iet_agc", "completion", "bash"], capture_output=True, text=True, check=True
-    ).stdout
     typed = " ".join(f"'{word}'" for word in ("iet-agc", *words))
-    program = f'{script}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words)}; _iet_agc; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    asked = f'COMP_WORDS=({typed}); COMP_CWORD={len(words)}; _iet_agc; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    program = f"{script_for_bash()}\n{asked}"
     told = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
     assert told.stderr == ""
     return {*told.stdout.split()}
