@@ -1,6 +1,8 @@
 """Fixtures of several test files. What is heavy to import is imported where it is used: a few tests need none of it."""
 
+import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,15 @@ import pytest
 #: Audits say when they were made: in tests and the processes that these start, always then.
 os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
 
+#: In memory nothing waits for a disk: tests write thousands of small files, each of which is synchronized.
+if "PYTEST_DEBUG_TEMPROOT" not in os.environ and os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 4e9:
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = "/dev/shm"
+
 #: Files whose tests train, draw, look at thousands of images, or start processes and browsers; `make check` leaves
 #: them out.
 SLOW = {
-    "test_agc_auto", "test_agc_checkpoints", "test_agc_processes", "test_amg", "test_audits", "test_bench",
+    "test_agc_auto", "test_agc_checkpoints", "test_agc_processes", "test_alignment", "test_amg", "test_api",
+    "test_audits", "test_bench", "test_differential_privacy", "test_generalization_gap", "test_heap",
     "test_browser", "test_captions", "test_classes", "test_cli",
     "test_curve_of_a_run", "test_datasets", "test_detection", "test_dist", "test_duplicates", "test_e2e",
     "test_emoji", "test_engine", "test_example", "test_exchange", "test_families", "test_faults", "test_features",
@@ -53,6 +60,15 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "pipeline"
     save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), folder)
     return folder
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked and not spawned: nothing is imported again. Some test of each use spawns them as users do."""
+    honest = multiprocessing.get_context
+    monkeypatch.setattr(
+        multiprocessing, "get_context", lambda method=None: honest("fork" if method == "spawn" else method)
+    )
 
 
 @pytest.fixture
