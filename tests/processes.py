@@ -118,14 +118,20 @@ def _exit_status(action: Callable[[], object]) -> int:
     try:
         action()
     except SystemExit as exit_:
-        status = exit_.code or 0
+        status = exit_.code
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+    if not (status is None or isinstance(status, int)):
+        print(status, file=sys.stderr)
         status = 1
     for stream in (sys.stdout, sys.stderr):
         if not stream.closed:
             stream.flush()
-    return status if isinstance(status, int) else 1
+    return status or 0
 
 
 def places(count: int) -> list[dict[str, str]]:
