@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePath
 
 import matplotlib
@@ -110,16 +111,27 @@ def page(template: str, filters: Mapping[str, Callable[..., str]], **values: obj
         template: its file, which extends base.html.j2.
         filters, values: what it knows, by name.
     """
-    loader = PackageLoader("iet_agc.reporting")
+    environment = _environment(tuple(filters.items()))
+    assert environment.loader is not None, "it has the package's"
+    script, _, _ = environment.loader.get_source(environment, "galleries.js")
+    sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(values, script=Markup(script), script_sha256=sha256)
+
+
+@lru_cache(maxsize=8)
+def _environment(filters: tuple[tuple[str, Callable[..., str]], ...]) -> Environment:
+    """Templates with these filters; it holds them compiled, which takes as long as to draw the charts of a page."""
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("iet_agc.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     common = (picture, difference, percent, decimal, count, capital, on_page, place)
     environment.filters |= {each.__name__: each for each in common}
-    environment.filters |= filters
-    script, _, _ = loader.get_source(environment, "galleries.js")
-    sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template).render(values, script=Markup(script), script_sha256=sha256)
+    environment.filters |= dict(filters)
+    return environment
 
 
 # Pictures -----------------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ the model's own. The same facts give the same text: no date, no device, no path 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from iet_agc.auditing.schema import AuditRecord, Verdict
 from iet_agc.auditing.verdict import Outcome, doubts
@@ -113,13 +113,18 @@ class CardFacts:
         return self.stopped["weights_of_step"] * members if self.stopped else self.settings.total_steps
 
 
-def render_card(facts: CardFacts) -> str:
-    """The card: YAML between two lines of dashes, then Markdown."""
+@cache
+def _template() -> Template:
     environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": three_digits, "code": _code, "count": "{:,}".format, "last": _last}
     text = files("iet_agc.reporting").joinpath("templates", "model_card.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(text)
+
+
+def render_card(facts: CardFacts) -> str:
+    """The card: YAML between two lines of dashes, then Markdown."""
     settings = facts.settings
-    body = environment.from_string(text).render(
+    body = _template().render(
         facts=facts,
         settings=settings,
         mark=MARK,
