@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +21,8 @@ from iet_agc.runtime.silence import silenced
 from iet_agc.runtime.workers import advance, in_workers
 from iet_agc.training.shared import NOT_OF_TRAINING, take_training, training_of
 from tests.boards import MINIATURE, written
-from tests.commands import call
+from tests.commands import call, started
+from tests.commands import run as run_command
 from tests.pages import Page
 
 FILES = ("board.json", "board.csv", "board.html")
@@ -91,20 +90,21 @@ def test_killed_and_resumed_is_the_same(whole, tmp_path, monkeypatch):
     assert numbers(out) == numbers(whole[0])
 
 
-def test_a_real_kill_ends_the_workers_and_side_by_side_is_the_same(whole, tmp_path):
+def test_a_real_kill_ends_the_workers_and_side_by_side_is_the_same(whole, tmp_path, request):
     out, file = tmp_path / "board", written(tmp_path)
-    command = [sys.executable, "-m", "iet_agc", "bench", str(file), "--out", str(out), "--jobs", "2", "--quiet"]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = ["bench", file, "--out", out, "--jobs", 2, "--quiet"]
+    killed = started(*command)
     try:
         waited = time.monotonic()
         while not list(out.glob("cells/*/*/**/cell.json")) and time.monotonic() - waited < 300:
-            assert started.poll() is None, started.stderr and started.stderr.read()
+            assert killed.poll() is None, killed.ended()
             time.sleep(0.05)
     finally:
-        started.kill()
-        started.wait()
+        killed.kill()
+        killed.ended()
     assert not (out / "board.json").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    request.getfixturevalue("forked_workers")  # those that were killed were spawned
+    done = run_command(*command)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["runs"] == 6
     assert numbers(out) == numbers(whole[0])
@@ -235,6 +235,7 @@ def test_workers_hand_out_results_and_tell_how_far_they_are(workers):
     assert told == sorted(told)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_the_system_ends_is_told_in_words():
     with pytest.raises(CheckFailed, match="the system ended a worker process"):
         list(in_workers(end, [(signal.SIGKILL,), (signal.SIGKILL,)], 2, lambda work: None))
@@ -258,6 +259,7 @@ def left_by_training(run: Path) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in paths.items() if name.split("/")[0] not in NOT_OF_TRAINING}
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_runs_that_differ_in_sampling_only_are_trained_once(tmp_path):
     out = tmp_path / "out"
     amg = '[[method]]\nname = "amg"\nsampling = "amg"\nknob = {setting = "sample.amg_strength", values = [9.0]}\n'

@@ -68,6 +68,7 @@ def test_the_table_has_a_row_for_each_preset(result):
     assert len({len(line) for line in lines}) == 1
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_second_demo_in_the_same_folder_finds_all_done(result):
     folder, said = result
     again = demo(folder, overrides=SMALL)
@@ -78,19 +79,21 @@ def test_a_run_is_a_pipeline_for_people_who_do_not_have_this_package(result):
     code = (
         "import sys\n"
         "from diffusers import DDIMPipeline\n"
-        "pipe = DDIMPipeline.from_pretrained(sys.argv[1])\n"
-        "pipe.set_progress_bar_config(disable=True)\n"
-        "images = pipe(batch_size=2, num_inference_steps=2, output_type='np').images\n"
-        "assert images.shape == (2, 8, 8, 1), images.shape\n"
-        "assert pipe.scheduler.config.steps_offset == 1 and pipe.scheduler.config.timestep_spacing == 'leading'\n"
+        "for folder in sys.argv[1:]:\n"
+        "    pipe = DDIMPipeline.from_pretrained(folder)\n"
+        "    pipe.set_progress_bar_config(disable=True)\n"
+        "    images = pipe(batch_size=2, num_inference_steps=2, output_type='np').images\n"
+        "    assert images.shape == (2, 8, 8, 1), images.shape\n"
+        "    config = pipe.scheduler.config\n"
+        "    assert config.steps_offset == 1 and config.timestep_spacing == 'leading'\n"
         "assert not any(name.startswith('iet_agc') for name in sys.modules)\n"
     )
-    for kind in ("raw", "ema"):
-        folder = result[0] / "digits-iet-agc" / kind
-        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    folders = [result[0] / "digits-iet-agc" / kind for kind in ("raw", "ema")]
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_demo_that_fails_says_so_before_the_other_preset_is_done(tmp_path):
     """IET-AGC asks for more shards than images; default training has hours before it."""
     from iet_agc.cli import demo as module
