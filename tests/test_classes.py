@@ -135,7 +135,7 @@ def test_other_labels_are_another_run(tmp_path, whole):
 
 @pytest.mark.parametrize(("members", "count"), [(4, 3), (8, 8)])
 def test_members_on_ranks_end_bitwise_equal(tmp_path, members, count):
-    chosen = told(method__members=members, model__dropout=0.1)
+    chosen = told(method__members=members, model__dropout=0.1, model__multipliers=[1], train__steps=3)
     train(chosen, images(), tmp_path / "alone" / "run", CPU)
     train_in(count, chosen, tmp_path / "many" / "run")
     for kind in ("raw", "ema"):

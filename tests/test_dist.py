@@ -11,7 +11,7 @@ from tests.tiny_runs import CPU, assert_same, ends, images, settings, train_in, 
 
 @pytest.mark.parametrize(("members", "count"), [(4, 1), (4, 2), (4, 3), (8, 8)])
 def test_members_on_ranks_end_bitwise_equal(tmp_path, members, count):
-    chosen = settings(method__members=members, model__dropout=0.1)
+    chosen = settings(method__members=members, model__dropout=0.1, model__multipliers=[1], train__steps=3)
     loop.train(chosen, images(), tmp_path / "alone" / "run", CPU)
     train_in(count, chosen, tmp_path / "many" / "run")
     for kind in ("raw", "ema"):
@@ -33,7 +33,7 @@ def test_replicas_have_the_gradient_of_one_process(tmp_path, members):
 
 
 def test_replicas_end_with_the_same_bits_and_the_losses_of_one_process(tmp_path):
-    chosen = settings(method__members=3, model__dropout=0.1)
+    chosen = settings(method__members=3, model__dropout=0.1, model__multipliers=[1])
     for count, name in ((1, "alone"), (8, "many")):
         train_in(count, chosen, tmp_path / name / "run")
     for replicas in ends(tmp_path / "many/run", "").values():
@@ -49,7 +49,7 @@ def test_replicas_end_with_the_same_bits_and_the_losses_of_one_process(tmp_path)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    chosen, out, steps = settings(method__members=3), tmp_path / "run", []
+    chosen, out, steps = settings(method__members=3, model__multipliers=[1]), tmp_path / "run", []
     in_child(
         lambda: loop.train(
             chosen, images(), out, CPU, lambda done: die() if len(steps) + done > 11 else steps.extend([1] * done)

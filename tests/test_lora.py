@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 def run(folder, tmp_path_factory):
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "run"
-    train(chosen(folder), captioned(), out, CPU)
+    train(chosen(folder, run__preview_images=2), captioned(), out, CPU)
     return out
 
 

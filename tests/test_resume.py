@@ -13,7 +13,7 @@ from iet_agc.training.loop import train
 from tests.processes import die, in_child, killed_after
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, images, settings, weights
 
-CHOSEN = settings(model__dropout=0.1)
+CHOSEN = settings(model__dropout=0.1, model__multipliers=[1])
 
 
 @pytest.fixture(scope="module")

@@ -237,8 +237,11 @@ def test_a_signal_before_the_first_regular_bundle(tmp_path, whole_by_command, nu
 
 def torchrun(words):
     """What `torchrun --standalone --nproc-per-node=2 -m iet_agc` does, with forks for its workers."""
-    place = {"run_id": "stopped", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", max_restarts=0, **place), cli.main)(words)
+    launched = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="stopped", rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", start_method="fork", max_restarts=0,
+    )  # fmt: skip
+    elastic_launch(launched, cli.main)(words)
 
 
 def test_torchrun_passes_the_signal_on(tmp_path, whole_by_command):

@@ -239,7 +239,7 @@ def run(folder, tmp_path_factory):
     """A finished run, and what it should have been started with."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "run"
-    train(settings(folder), captioned(), out, CPU)
+    train(settings(folder, run__preview_images=2), captioned(), out, CPU)
     return out
 
 
@@ -309,7 +309,8 @@ def test_flips_of_latents_change_what_is_learnt_and_nothing_else(folder, run, tm
         symmetric, images=torch.cat([symmetric.images[..., :8], symmetric.images[..., :8].flip(-1)], -1)
     )
     for name, flips in (("d", True), ("e", False)):  # of images that are their mirror images flips change nothing
-        train(settings(folder, data__flips=flips), symmetric, tmp_path / name, CPU)
+        short = settings(folder, data__flips=flips, method__members=1, method__rounds=1)
+        train(short, symmetric, tmp_path / name, CPU)
     assert_same(unet(tmp_path / "d"), unet(tmp_path / "e"))
 
 
@@ -321,8 +322,9 @@ def test_two_processes_train_the_same_model(folder, run, tmp_path):
 def test_replicas_train_the_same_model_to_rounding(tmp_path):
     """Two processes per member, which drop the same units: else weights would differ by whole steps of 1e-3."""
     folder = save_miniature(tmp_path / "dropping", dropout=0.1)
-    train(settings(folder), captioned(), tmp_path / "one", CPU)
-    in_processes(4, lambda: train(settings(folder), captioned(), tmp_path / "four", CPU))
+    short = settings(folder, train__steps=2)
+    train(short, captioned(), tmp_path / "one", CPU)
+    in_processes(4, lambda: train(short, captioned(), tmp_path / "four", CPU))
     one, four = unet(tmp_path / "one"), unet(tmp_path / "four")
     assert max(float((one[name] - four[name]).abs().max()) for name in one) < 5e-4
 

@@ -27,7 +27,7 @@ def settings(init, **changes):
         "method": {"members": 2, "rounds": 2, "skip_below": 0.8},
         "train": {"steps": 4, "batch_size": 4, "warmup_steps": 0, "learning_rate": 1e-3, "ema_decay": 0.9},
         "sample": {"steps": 2},
-        "run": {"log_every": 2, "save_every": 2, "preview_images": 2},
+        "run": {"log_every": 2, "save_every": 2, "preview_images": 0},
     }
     return with_changes(content, changes)
 
