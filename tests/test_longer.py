@@ -22,7 +22,8 @@ from tests.processes import die, in_child, killed_after
 from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, weights
 
 #: Two members, two rounds of six steps; and one member, one round of six.
-ENSEMBLE, ALONE = settings(model__dropout=0.1), settings(model__dropout=0.1, method__members=1, method__rounds=1)
+ENSEMBLE = settings(model__dropout=0.1, model__multipliers=[1])
+ALONE = override(ENSEMBLE, {"method.members": "1", "method.rounds": "1"})
 ROUNDS, STEPS = override(ENSEMBLE, {"method.rounds": "4"}), override(ALONE, {"train.steps": "12"})
 SHORT = {"rounds": ENSEMBLE, "steps": ALONE}
 LONG = {"rounds": ROUNDS, "steps": STEPS}
