@@ -77,6 +77,7 @@ def export(place: Path, seed: int, own: Collection[str] | None) -> dict[str, str
     return save_pipeline(model, make_scheduler(), place, own or ())
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_anywhere_leaves_the_old_pipeline_or_the_new_one(tmp_path: Path) -> None:
     """Before every call that changes the disk. A person's file beside it stays in either case."""
     own = export(tmp_path / "old" / "raw", 0, None)

@@ -263,10 +263,12 @@ def test_what_imports_no_torch() -> None:
     assert _loaded_by(TORCHLESS) == []
 
 
+@pytest.mark.slow
 def test_that_proof_can_fail() -> None:
     assert _loaded_by(["iet_agc.runtime.seeds"]) == ["torch"]
 
 
+@pytest.mark.slow
 def test_auditors_need_no_diffusers() -> None:
     """`iet_agc.metrics` takes images from anywhere."""
     assert "diffusers" not in _loaded_by(["iet_agc.metrics.neighbors", "iet_agc.metrics.quality"])
