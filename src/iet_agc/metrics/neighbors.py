@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from iet_agc.metrics.pruned import Projection, Pruned, can_prune, is_enough
 from iet_agc.runtime.torch_internals import cpu_has, has_integer_product, integer_product
 
 __all__ = ["References", "check_images", "mirror", "nearest"]
@@ -107,6 +108,9 @@ class References:
         self.images, self.k, self.device = images, k, device
         self._plan = _plan(len(images), images[0].numel(), k, memory, self.device)
         self._all: _Columns | None = None
+        self._asked, self._memory = 0, memory
+        self._pruned: Pruned | None = None
+        self._is_decided = False
 
     def nearest(
         self, queries: Tensor, flips: bool = False, on_queries: Callable[[int], object] = lambda count: None
@@ -116,6 +120,29 @@ class References:
         if queries.shape[1:] != self.images.shape[1:]:
             shapes = f"queries are {tuple(queries.shape[1:])}, references {tuple(self.images.shape[1:])}"
             raise ValueError(f"{shapes}: sizes must agree")
+        total = len(self.images)
+        if pruned := self._by_bounds(queries):
+            keys = pruned.keys([queries, mirror(queries)] if flips else [queries], on_queries)
+        else:
+            keys = self._by_brute_force(queries, flips, on_queries)
+        keys = keys.sort(dim=1).values
+        return (keys // total).double() / _UNIT, keys % total
+
+    def _by_bounds(self, queries: Tensor) -> "Pruned | None":
+        """The references laid out for bounds, once enough was asked and where that pays: decided once, for all."""
+        self._asked += len(queries)
+        by_integers = _has_integer_products(self.device)
+        on_cpu = self.device.type == queries.device.type == "cpu"
+        if on_cpu and len(queries) and not self._is_decided and is_enough(self.images, self._asked, by_integers):
+            self._is_decided = True
+            if can_prune(self.images, self.k, self._memory):
+                project = Projection.of(self.images)
+                if project.pays(self.images, queries, self.k, by_integers):
+                    self._all, self._pruned = None, Pruned(self.images, self.k, project)
+        return self._pruned if queries.is_cpu else None
+
+    def _by_brute_force(self, queries: Tensor, flips: bool, on_queries: Callable[[int], object]) -> Tensor:
+        """The k smallest distance * M + index of every query, in no order, by every pair."""
         total = len(self.images)
         best = torch.full((len(queries), self.k), torch.iinfo(torch.int64).max, device=queries.device)
         done, work = 0, len(queries) * total
@@ -127,8 +154,7 @@ class References:
                 if finished := len(queries) * done // work - len(queries) * before // work:
                     on_queries(finished)
             del columns  # before the next ones are laid out
-        keys = best.sort(dim=1).values
-        return (keys // total).double() / _UNIT, keys % total
+        return best
 
     def _columns(self) -> "Iterator[_Columns]":
         """The references in blocks; a lone block stays in memory for the next search."""
