@@ -15,7 +15,7 @@ the coordinates may be off. With u = 2^-24 and y, pixels minus a whole-numbered 
   is added up in float64 from pieces of 128 products, so a vector of n components is off by at most sqrt(n) g |y|, and
   by e |y| more, where e = |V'V - 1| is what the components V lack of being orthonormal, computed in float64;
 - the length of the rest, r = sqrt(|y|^2 - |Py|^2), is then off by at most d / r and by at most sqrt(d), where
-  d = 2 |y| off + off^2;
+  d = 2 |y| off + off^2; where r is short, Px is computed in float64 altogether;
 - further lengths of rests are lengths of vectors, which differ by no more than the vectors do.
 
 The sum of all that for the largest |y|, once for the query and once for the reference, is the slack.
@@ -53,6 +53,9 @@ _MOST_FEATURES, _LEAST_FEATURES = 1024, 256
 #: Products of float32 that are added up before float64 takes over.
 _PIECE = 128
 
+#: Where what is left of an image is shorter than this share of it, its coordinates are computed in float64.
+_SHORT = 0.15
+
 #: Images at a time that are projected, and queries that are searched for: their coordinates fit a core's cache.
 _ROWS, _BLOCK = 512, 128
 
@@ -74,7 +77,7 @@ _LEAST_QUERIES, _LEAST_NANOSECONDS = 512, 4e9
 def can_prune(references: Tensor, k: int, memory: int) -> bool:
     """Whether references, uint8 (M, C, H, W), can be searched by `Pruned` at all; numba is an extra, `fast`."""
     count, features = len(references), references[0].numel()
-    for_each = 2 * 4 * (_COMPONENTS + 2 + _COARSE + 1) + 64 * torch.get_num_threads() + 32
+    for_each = 2 * 4 * (_COMPONENTS + 2 + _COARSE + 1) + 64 * torch.get_num_threads() + features + 32
     return (
         references.is_cpu
         and features >= _LEAST_FEATURES
@@ -141,18 +144,21 @@ class Projection:
         for some, components in pieces:
             projected += some @ components
         rest = (squares - projected.square().sum(1)).clamp_(min=0)
+        short = rest < _SHORT**2 * squares  # such a rest would be far off: again, in float64
+        projected[short] = rows[short].double() @ self.components.double()
+        rest[short] = (squares[short] - projected[short].square().sum(1)).clamp_(min=0)
         coordinates = torch.empty(len(rows), _COMPONENTS + 2)
         coordinates[:, : _FINE - 1] = projected[:, : _FINE - 1]
         coordinates[:, _FINE - 1] = (rest + projected[:, _FINE - 1 :].square().sum(1)).sqrt()
         coordinates[:, _FINE:-1] = projected[:, _FINE - 1 :]
         coordinates[:, -1] = rest.sqrt()
-        return coordinates, self._off(squares, rest)
+        return coordinates, self._off(squares, rest, short)
 
-    def _off(self, squares: Tensor, rest: Tensor) -> float:
+    def _off(self, squares: Tensor, rest: Tensor, short: Tensor) -> float:
         """What a row of coordinates is off at most; see the module."""
         length = squares.sqrt()
-        of_sums = math.sqrt(_COMPONENTS) * _gamma(_PIECE) + self.defect
-        off = of_sums * length
+        of_sums = torch.where(short, 1e-12, math.sqrt(_COMPONENTS) * _gamma(_PIECE))
+        off = (of_sums + self.defect) * length
         of_square = (off * (2 * length + off) + 1e-12 * squares).clamp(min=1e-30)  # a rest of 0 is off by no nan
         of_rest = torch.minimum(of_square.sqrt(), of_square / rest.sqrt())
         return float((off.square() + of_rest.square()).sqrt().add(4 * _UNIT * length).max()) * (1 + 1e-6)
@@ -182,13 +188,14 @@ class Pruned:
     """
 
     def __init__(self, references: Tensor, k: int, project: Projection) -> None:
-        self.k, self._project = k, project
+        self.k, self._project, self._total = k, project, len(references)
         coordinates, self._off = project(references)
         order = _cells(coordinates).argsort(stable=True)
         missing = -len(order) % _WIDTH
         order = torch.cat([order, order[-1:].expand(missing)])
         ordered = coordinates[order].view(-1, _WIDTH, coordinates.shape[1])
         del coordinates
+        images = references.flatten(1)[order].numpy()  # a tile's lie together, which is what memory is quick at
         order[len(order) - missing :] = -1
         coarse = _coarse(ordered)
         halves = coarse.square().sum(2, keepdim=True) / -2
@@ -197,7 +204,6 @@ class Pruned:
         self._centres = fine.mean(1)
         self._extents = (fine - self._centres[:, None]).norm(dim=2).amax(1)
         self._longest = float(_last(ordered).norm(dim=2).max())
-        images = references.flatten(1).contiguous().numpy()
         self._laid_out: LaidOut = (tiles.numpy(), ordered.flatten(0, 1).numpy(), order.numpy(), images)
 
     def keys(self, turns: Sequence[Tensor], on_queries: Callable[[int], object]) -> Tensor:
@@ -229,7 +235,7 @@ class Pruned:
         images = torch.stack([images.flatten(1) for images in turns])
         asked = (images.numpy(), coordinates.numpy(), _coarse(coordinates).numpy(), bounds.numpy())
         slack = self._off + max(off for _, off in found) + 1e-6 * longest
-        search(self._laid_out, asked, first.numpy(), slack, 32 * _UNIT * longest**2, keys.numpy())
+        search(self._laid_out, asked, first.numpy(), slack, 32 * _UNIT * longest**2, self._total, keys.numpy())
 
     def _to_centres(self, coordinates: Tensor) -> Tensor:
         """Distances of float64 (turns, N, 64) to the centres of tiles, (turns, N, T)."""

@@ -28,7 +28,7 @@ Keys = NDArray[np.int64]
 LaidOut = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.uint8]]
 Asked = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]
 _Scratch = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-_State = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], float]
+_State = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], float, int]
 
 _NOTHING = np.iinfo(np.int64).max
 
@@ -146,7 +146,7 @@ def _visit(
     tiles, coordinates, order, references = laid_out
     images, places_of, coarse, bounds = asked
     scores, places, touched, distances = scratch
-    keys, radius, lengths, rounding = state
+    keys, radius, lengths, rounding, total = state
     count = 0
     for turn in range(len(images)):
         if bounds[turn, query, tile] > radius[query]:
@@ -156,37 +156,38 @@ def _visit(
         own, first = places_of[turn, query], coarse[turn, query]
         kept = _near(tiles[tile], coordinates, tile * _WIDTH, own, first, threshold, limit, scores, places)
         for place in places[:kept]:
-            index = order[tile * _WIDTH + place]
-            if index >= 0:
+            row = tile * _WIDTH + place
+            if order[row] >= 0:
                 if distances[place] == _NOTHING:
                     touched[count] = place
                     count += 1
-                distances[place] = min(distances[place], _distance(images[turn, query], references[index]))
+                distances[place] = min(distances[place], _distance(images[turn, query], references[row]))
     for place in touched[:count]:
-        key = distances[place] * len(references) + order[tile * _WIDTH + place]
+        key = distances[place] * total + order[tile * _WIDTH + place]
         distances[place] = _NOTHING
         if key < keys[query, 0]:
             _replace_largest(keys[query], key)
             if keys[query, 0] != _NOTHING:
-                radius[query] = math.sqrt(keys[query, 0] // len(references)) + slack
+                radius[query] = math.sqrt(keys[query, 0] // total) + slack
 
 
 @_compiled()
 def search(
-    laid_out: LaidOut, asked: Asked, first: NDArray[np.int64], slack: float, rounding: float, keys: Keys
+    laid_out: LaidOut, asked: Asked, first: NDArray[np.int64], slack: float, rounding: float, total: int, keys: Keys
 ) -> None:
     """The k smallest keys, distance * M + index, of every query, in no order.
 
     Args:
         laid_out: of M references in T tiles: `tiles`, float32 (T, _COARSE + 1, _WIDTH), see `_scores`; their
             coordinates, float32 (T * _WIDTH, n), of which the second bound takes _FINE; which reference stands there,
-            int64 (T * _WIDTH,), -1 for none; and the references, uint8 (M, D).
+            int64 (T * _WIDTH,), -1 for none; and the references themselves in that order, uint8 (T * _WIDTH, D).
         asked: of N queries, once or, for flips, twice: images, uint8 (turns, N, D); coordinates, float32 (turns, N, n)
             and (turns, N, _COARSE); and bounds, float64 (turns, N, T): the distance to anything in a tile is at least
             that. Bounds are written to.
         first: int64 (N, S): the tiles to look at first.
         slack: by how much a distance of coordinates may exceed that of images.
         rounding: by how much a score may be off.
+        total: M.
         keys: int64 (N, k), all of them the largest number.
     """
     images, _, coarse, bounds = asked
@@ -201,7 +202,7 @@ def search(
         np.empty(_WIDTH, np.int64),
         np.full(_WIDTH, _NOTHING),
     )
-    state = (keys, radius, lengths, rounding)
+    state = (keys, radius, lengths, rounding, total)
     for query in range(len(keys)):
         for tile in first[query]:
             _visit(tile, query, laid_out, asked, scratch, state, slack)
