@@ -6,26 +6,39 @@ iet_agc.metrics.nearest (exact), the literal formulation (expand, subtract, squa
 Where faiss is not installed, its row is left out, and a line says so. `--full` runs `nearest` at the paper's size
 instead, 65,536 x 50,000, with and without flips.
 
-    pip install 'iet-agc[faiss]'
-    python benchmarks/neighbors.py [--samples 6554] [--train 5000] [--repeats 5] [--threads 2] [--device cpu] [--full]
+`--real` compares on real images instead (faiss is needed): all of Fashion-MNIST, emoji moved and faded, crops of
+photographs at 32 and 64 pixels, and noise, of which bounds say nothing. Each way lays its references out and searches,
+then searches once more.
+
+    pip install 'iet-agc[faiss,fast]'
+    python benchmarks/neighbors.py [--samples 6554] [--train 5000] [--repeats 5] [--threads 2] [--full | --real]
 """
 
 import argparse
+import gzip
 import importlib
 import importlib.util
 import json
+import math
 import platform
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
+from iet_agc.config.data_settings import EmojiData
+from iet_agc.data.datasets.emoji import read_emoji
 from iet_agc.metrics import nearest
+from iet_agc.metrics.neighbors import References
 
 
 def images(num_samples: int, num_train: int) -> tuple[Tensor, Tensor]:
@@ -106,6 +119,103 @@ def full(samples: Tensor, train: Tensor, device: str) -> dict[str, Any]:
     return {"seconds": {"nearest": plain, "nearest_flips": flips}, "peak_memory_of_process_GiB": peak}
 
 
+def crops(count: int, side: int) -> Tensor:
+    """Square crops of scikit-learn's two photographs, of 3/4 of `side` up to 400 pixels, at that side."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    rng = np.random.default_rng(side)
+    taken = np.empty((count, side, side, 3), np.uint8)
+    for number in range(count):
+        photograph = photographs[number % 2]
+        edge = int(np.exp(rng.uniform(np.log(0.75 * side), np.log(400))))
+        left, top = (int(rng.integers(0, room - edge + 1)) for room in photograph.size)
+        box = (left, top, left + edge, top + edge)
+        taken[number] = np.asarray(photograph.resize((side, side), Image.Resampling.BILINEAR, box))
+    return torch.from_numpy(taken).permute(0, 3, 1, 2).contiguous()
+
+
+def emoji(count: int) -> Tensor:
+    """Emoji of 3 x 32 x 32, each several times: moved by up to 3 pixels, each colour faded by up to 40 %."""
+    pictures = read_emoji(EmojiData())[0].images
+    rng = np.random.default_rng(0)
+    taken = torch.empty(count, 3, 32, 32, dtype=torch.uint8)
+    for number in range(count):
+        left, top = rng.integers(0, 7, 2)
+        wide = pad(pictures[number % len(pictures)], (3, 3, 3, 3), value=255)[:, top : top + 32, left : left + 32]
+        faded = 255 - (255 - wide.float()) * torch.from_numpy(rng.uniform(0.6, 1, (3, 1, 1)))
+        taken[number] = faded.round().to(torch.uint8)
+    return taken
+
+
+def fashion(part: str) -> Tensor:
+    place = f"/usr/share/datasets/fashion-mnist/{part}-images-idx3-ubyte.gz"
+    return torch.frombuffer(bytearray(gzip.open(place).read()[16:]), dtype=torch.uint8).view(-1, 1, 28, 28)
+
+
+def real_sets(queries: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, queries and references of each set."""
+    yield "Fashion-MNIST", fashion("t10k")[:queries], fashion("train")
+    mixed: dict[str, Callable[[int], Tensor]] = {
+        "emoji 32": lambda count: emoji(20_000 + count),
+        "photographs 32": lambda count: crops(30_000 + count, 32),
+        "photographs 64": lambda count: crops(10_000 + count, 64),
+        "noise 32": lambda count: torch.randint(256, (10_000 + count, 3, 32, 32), dtype=torch.uint8),
+    }
+    for name, make in mixed.items():
+        images = make(queries)
+        yield name, images[-queries:], images[:-queries]
+
+
+class FaissFlat:
+    def __init__(self, train: Tensor) -> None:
+        self.faiss = importlib.import_module("faiss")
+        self.faiss.omp_set_num_threads(torch.get_num_threads())
+        self.index = self.faiss.IndexFlatL2(train[0].numel())
+        self.index.add(train.flatten(1).float().numpy())
+
+    def nearest(self, samples: Tensor) -> object:
+        return self.index.search(samples.flatten(1).float().numpy(), 50)
+
+
+class BruteForce(References):
+    """`nearest` without bounds."""
+
+    def _by_bounds(self, queries: Tensor) -> None:
+        return None
+
+
+def real(queries: int, repeats: int) -> dict[str, Any]:
+    """For each set the best of `repeats` in turns, in seconds: layout and search together, then a second search."""
+    device = torch.device("cpu")
+    ways: dict[str, Callable[[Tensor], Any]] = {
+        "faiss": FaissFlat,
+        "brute_force": lambda train: BruteForce(train, 50, 4 * 1024**3, device),
+        "nearest": lambda train: References(train, 50, 4 * 1024**3, device),
+    }
+    rows: dict[str, Any] = {}
+    for name, samples, train in real_sets(queries):
+        whole, again = dict.fromkeys(ways, math.inf), dict.fromkeys(ways, math.inf)
+        for _ in range(repeats):
+            for way, lay_out in ways.items():
+                first, laid_out = timed(partial(_laid_out, lay_out, train, samples))
+                second, _ = timed(partial(laid_out.nearest, samples))
+                whole[way], again[way] = min(whole[way], first), min(again[way], second)
+        rows[name] = {"queries": len(samples), "references": len(train), "seconds": whole, "seconds_laid_out": again}
+        for key, times in (("ratio_faiss", whole), ("ratio_faiss_laid_out", again)):
+            rows[name][key] = times["faiss"] / times["nearest"]
+        rows[name]["ratio_to_brute_force"] = whole["nearest"] / whole["brute_force"]
+        print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
+    return rows
+
+
+def _laid_out(lay_out: Callable[[Tensor], Any], train: Tensor, samples: Tensor) -> Any:
+    """Laid out, and searched once."""
+    laid_out = lay_out(train)
+    laid_out.nearest(samples)
+    return laid_out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=6554)
@@ -114,8 +224,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--real", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.real:
+        rows = real(min(arguments.samples, 10_000), arguments.repeats)
+        print(json.dumps({"processor": platform.processor(), "torch": torch.__version__, "sets": rows}, indent=1))
+        return
     count = (65_536, 50_000) if arguments.full else (arguments.samples, arguments.train)
     samples, train = images(*count)
     measured = (

@@ -168,11 +168,12 @@ class Projection:
         sample = references[_evenly_spaced(len(references), _SAMPLE)]
         asked = queries[_evenly_spaced(len(queries), _TRIED)]
         own, others = self(asked)[0], self(sample)[0]
-        distances = torch.cdist(*((part.float() - self.mean).flatten(1) for part in (asked, sample)))
+        pixels = [(part.float() - self.mean).flatten(1) for part in (asked, sample)]
+        distances = torch.cdist(pixels[0], pixels[1])
         near = math.ceil(k * len(sample) / len(references))
         radius = distances.kthvalue(near, dim=1, keepdim=True).values
         bounds = [(_coarse(own), _coarse(others)), (own[:, :_FINE], others[:, :_FINE]), (_last(own), _last(others))]
-        left = [float((torch.cdist(*pair) <= radius).float().mean()) for pair in bounds]
+        left = [float((torch.cdist(mine, theirs) <= radius).float().mean()) for mine, theirs in bounds]
         costs = (_SECOND_BOUND, _THIRD_BOUND, _DISTANCE + _OF_FEATURE * references[0].numel())
         pruned = _FIRST_BOUND + sum(share * cost for share, cost in zip(left, costs, strict=True))
         return pruned < _brute(references, by_integers) / 2

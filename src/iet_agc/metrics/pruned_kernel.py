@@ -60,7 +60,7 @@ def _scores(tile: NDArray[np.float32], w: NDArray[np.float32], out: NDArray[np.f
 
 
 @_compiled("contract", "reassoc")
-def _squares(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def _squares(a: NDArray[np.float32], b: NDArray[np.float32]) -> np.float32:
     """Squared distance."""
     total = np.float32(0)
     for i in range(len(a)):
@@ -70,7 +70,7 @@ def _squares(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 @_compiled()
-def _short_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
+def _short_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> np.int32:
     """Squared, in whole numbers; the casts make it two instructions for 16 pixels."""
     total = np.int32(0)
     for i in range(len(a)):
@@ -80,7 +80,7 @@ def _short_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
 
 
 @_compiled()
-def _distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
+def _distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> np.int64:
     total = np.int64(0)
     for start in range(0, len(a), _PIECE):
         total += _short_distance(a[start : start + _PIECE], b[start : start + _PIECE])
@@ -88,7 +88,7 @@ def _distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
 
 
 @_compiled()
-def _replace_largest(heap: NDArray[np.int64], key: int) -> None:
+def _replace_largest(heap: NDArray[np.int64], key: np.int64) -> None:
     """Put a key in the place of the first, which is the largest."""
     i = 0
     while True:
@@ -109,7 +109,7 @@ def _near(
     row: int,
     query: NDArray[np.float32],
     coarse: NDArray[np.float32],
-    threshold: float,
+    threshold: np.float32,
     limit: float,
     bounds: NDArray[np.float32],
     places: NDArray[np.int64],
@@ -163,7 +163,7 @@ def _visit(
                     count += 1
                 distances[place] = min(distances[place], _distance(images[turn, query], references[row]))
     for place in touched[:count]:
-        key = distances[place] * total + order[tile * _WIDTH + place]
+        key = np.int64(distances[place] * total + order[tile * _WIDTH + place])
         distances[place] = _NOTHING
         if key < keys[query, 0]:
             _replace_largest(keys[query], key)
