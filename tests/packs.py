@@ -22,7 +22,7 @@ class Pooled(nn.Module):
     """A descriptor of a few numbers; TorchScript counts as made to find copies."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.adaptive_avg_pool2d(images, [3, 3]).flatten(1) - 0.5
+        return nn.functional.adaptive_avg_pool2d(images, (3, 3)).flatten(1) - 0.5
 
 
 def audited_run(place: Path) -> iet_agc.Run:

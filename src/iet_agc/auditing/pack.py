@@ -118,7 +118,7 @@ def _runs(named: Mapping[str, Path], records: Mapping[str, AuditRecord]) -> dict
     found: dict[str, Path] = {}
     for name, folder in named.items():
         told = records[name].names
-        for place in [Path(told.train)] * bool(told) + [folder.parent]:
+        for place in [*([Path(told.train)] if told else []), folder.parent]:
             if is_run(place) and _is_of(place, records[name]):
                 found.setdefault(sha256(place / "identity.json"), place.resolve())
     return {_unique(run, index): run for index, run in enumerate(found.values())}
@@ -148,7 +148,7 @@ def _write(
         shutil.rmtree(pack / each, ignore_errors=True)
     for name, source in named.items():
         _copy(source, pack / "audits" / name, ["audit.json", *OF_AUDIT])
-    about = {"made_of": made_of, "runs": {}, "packed_with": _packed_with()}
+    about: dict[str, Any] = {"made_of": made_of, "runs": {}, "packed_with": _packed_with()}
     for name, run in runs.items():
         own = [each for each in named if _is_of(run, records[each])]
         about["runs"][name] = _take_run(run, pack / "runs" / name, {each: named[each] for each in own})

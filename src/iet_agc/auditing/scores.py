@@ -141,10 +141,11 @@ def _same(counts: Tensor, found: Neighbors) -> tuple[Proportion, Proportion]:
 def _probe(own: SpaceArrays, kept: Mapping[str, Tensor], in_train: int, repeated: float) -> Probe | None:
     if "drawn" not in kept:
         return None
-    kinds = [cast(Kind, kind) for kind in own["kinds"].tolist()]
+    kinds: list[Kind] = [cast("Kind", kind) for kind in own["kinds"].tolist()]
     none = torch.empty(0, dtype=torch.uint8)
     held_out = len(kept["held_out"])
-    return Probe(kept["drawn"], dict.fromkeys(kinds, none), (share(in_train, in_train + held_out), repeated))
+    altered: dict[Kind, Tensor] = dict.fromkeys(kinds, none)
+    return Probe(kept["drawn"], altered, (share(in_train, in_train + held_out), repeated))
 
 
 def _check(own: SpaceArrays) -> None:

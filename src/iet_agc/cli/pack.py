@@ -4,8 +4,12 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from iet_agc.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from iet_agc.cli.results import Verified
 
 __all__ = ["add_pack", "add_verify", "pack", "verify"]
 
@@ -85,5 +89,5 @@ def verify(arguments: argparse.Namespace) -> tuple[int, object]:
         images = Images(arguments.train, arguments.samples, arguments.held_out, extractors=arguments.extractor)
     found = verify_pack(arguments.pack, images, arguments.digest)
     if not (found["sound"] or for_people(arguments)):
-        print("\n".join(f"iet-agc: {line.strip()}" for line in verification(found)), file=sys.stderr)
+        print("\n".join(f"iet-agc: {line.strip()}" for line in verification(cast("Verified", found))), file=sys.stderr)
     return int(not found["sound"]), found
