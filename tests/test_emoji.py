@@ -230,9 +230,9 @@ def test_latents_deviate_by_one(built, data):
 def test_every_word_of_the_captions_is_a_token_and_any_text_has_some(built, data):
     pipeline, train = load_text_pipeline(built[0]), load_dataset(data)[0]
     for name in names(train):
-        assert pipeline.tokenizer.tokenize(name) == [f"{word}</w>" for word in name.replace(",", " ,").split()]
+        assert pipeline.parts["tokenizer"].tokenize(name) == [f"{word}</w>" for word in name.replace(",", " ,").split()]
     assert len({tuple(row.tolist()) for row in pipeline.tokens(sorted(set(names(train))))}) == len(set(names(train)))
-    strange = pipeline.tokenizer.tokenize("Zebra über 猫 42!")
+    strange = pipeline.parts["tokenizer"].tokenize("Zebra über 猫 42!")
     assert "".join(strange).startswith("zebra</w>")
     assert not any(part.startswith("<|") for part in strange)
 

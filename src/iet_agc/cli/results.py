@@ -356,6 +356,14 @@ class _Area(TypedDict):
     ci95: Sequence[float]
 
 
+class _FoundAt(TypedDict):
+    false_alarm: float
+    share: NotRequired[float]
+    ci95: NotRequired[Sequence[float]]
+    num_held_out: int
+    num_needed: NotRequired[int]
+
+
 class Inferred(TypedDict):
     """Of `membership`; what is found at each rate of false alarms has a share, or says what is missing."""
 
@@ -364,7 +372,7 @@ class Inferred(TypedDict):
     num_held_out: int
     draws: int
     auc: _Area
-    found: Sequence[Mapping[str, object]]
+    found: Sequence[_FoundAt]
     page: str
 
 

@@ -441,11 +441,12 @@ def membership(result: "results.Inferred") -> list[str]:
     ]
     for each in result["found"]:
         rate = f"at {100 * each['false_alarm']:g} %"
-        if "share" in each:
+        if "share" in each and "ci95" in each:
             limits = " to ".join(_percent(limit) for limit in each["ci95"])
             told = f"{_percent(each['share'])} of training images found, 95 % interval {limits}"
         else:
-            told = f"not measured: {each['num_held_out']:,} held-out images, {each['num_needed']:,} are needed"
+            needed = each.get("num_needed", 0)
+            told = f"not measured: {each['num_held_out']:,} held-out images, {needed:,} are needed"
         lines.append(_figure(f"{rate} false", told))
     images = f"{result['num_train']:,} training, {result['num_held_out']:,} held-out"
     lines.append(_figure("images", f"{images}; losses of each: {result['draws']:,}"))

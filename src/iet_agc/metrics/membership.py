@@ -190,7 +190,7 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> Correlation 
 
     if len(first) < 4 or len({*first}) == 1 or len({*second}) == 1:
         return None
-    value = float(np.clip(spearmanr(first, second).statistic, -1, 1))
+    value = float(np.clip(np.asarray(spearmanr(first, second))[0], -1, 1))
     error = 1.959964 * np.sqrt((1 + value**2 / 2) / (len(first) - 3))
     low, high = np.tanh(np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12)) + np.array([-error, error])).tolist()
     return Correlation(value=value, ci95=(min(low, value), max(high, value)))
