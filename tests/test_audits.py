@@ -537,7 +537,7 @@ def test_a_failed_audit_leaves_the_one_before_as_it_was(tmp_path, monkeypatch, t
     assert kept(out) == fresh | {"notes.txt": b"a person's"}  # without the report, which was that of the first audit
 
 
-@pytest.mark.parametrize("moved", range(7))
+@pytest.mark.parametrize("moved", range(8))
 def test_an_audit_killed_while_it_takes_the_place_of_another_is_no_mixture(tmp_path, monkeypatch, two, moved):
     """audit.json is there with all files of one audit, or not at all; then the rest is done by the next call."""
     out, fresh = (save_audit(result, tmp_path / name) for result, name in zip(two, ("a", "fresh"), strict=True))
@@ -553,9 +553,9 @@ def test_an_audit_killed_while_it_takes_the_place_of_another_is_no_mixture(tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(audits.os, "replace", replace)
-        with pytest.raises(KeyboardInterrupt) if moved < 6 else nullcontext():
+        with pytest.raises(KeyboardInterrupt) if moved < 7 else nullcontext():
             save_audit(two[1], out)
-    assert (out / "audit.json").exists() == (moved == 6)
+    assert (out / "audit.json").exists() == (moved == 7)
     audits.settle_audit(out)
     assert kept(out) == kept(fresh) | {"notes.txt": b"a person's"}
     assert not any((out / name).exists() for name in (".written", ".whole"))
