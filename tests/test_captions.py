@@ -336,7 +336,7 @@ def test_captions_that_are_too_long_are_cut(folder, pipeline, tmp_path, capsys):
     assert f"2 of {len({*sum(captions, ())})} captions are too long and cut off" in capsys.readouterr().err
     cut = replace(pipeline, cuts=True)
     assert torch.equal(cut.tokens([long, "a dog"])[:, 1:15], pipeline.tokens(["red " * 14, "a dog"])[:, 1:15])
-    assert cut.tokens([long])[0, -1] == pipeline.tokenizer.eos_token_id
+    assert cut.tokens([long])[0, -1] == pipeline.parts["tokenizer"].eos_token_id
     sample_run(tmp_path / "run", tmp_path / "s", {"num": len(data) + 1})  # the same captions are its prompts
     drawn = load_samples(tmp_path / "s")[0].captions
     assert drawn is not None
