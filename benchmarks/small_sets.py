@@ -64,7 +64,7 @@ SIZES = {
     **dict(zip((f"digits-{kind}" for kind in range(6)), (20, 30, 40, 50, 60, 110), strict=True)),
     **dict(zip((f"fashion-{kind}" for kind in range(6)), (20, 50, 100, 150, 200, 300), strict=True)),
     **{"emoji-face": 60, "emoji-flag": 150, "emoji-person": 90, "emoji-symbol": 100, "emoji-animal": 30},
-    "emoji-hand": 24,
+    "emoji-hand": 20,
     **{"photo-china-32": 100, "photo-china-24": 200, "photo-china-64": 24, "photo-flower-32": 150},
     **{"photo-flower-40": 60, "photo-both-32": 300},
 }
