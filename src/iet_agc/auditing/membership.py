@@ -8,8 +8,6 @@ membership.html    both as a page
 Every image is given the same noise at the same timesteps, so a difference of losses is one of images.
 """
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +39,8 @@ from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
 from iet_agc.runtime.seeds import generator
-from iet_agc.training.identity import check_pipeline
+from iet_agc.runtime.tables import table_text
+from iet_agc.training.identity import check_pipeline, weights_of
 
 __all__ = ["infer_members", "losses_of"]
 
@@ -188,16 +187,7 @@ def infer_members(
     model, scheduler = load_pipeline(folder, where)
     sets = _sets(train or str(source), held_out or train or str(source), num_images, given or {})
     _check_fit(model, sets)
-    made = _Made(
-        pipeline=str(folder.resolve()),
-        weights_sha256={file.name: sha256(file) for file in weight_files(folder)},
-        scheduler=described(scheduler),
-        train_sha256=sets.train.fingerprint,
-        held_out_sha256=sets.held_out.fingerprint,
-        draws=draws,
-        device=where.type,
-        rows=rows_at_a_time(image_shape(model), where),
-    )
+    made = _made(folder, scheduler, sets, draws, where, rows_at_a_time(image_shape(model), where))
     words = {"train_sha256": "training images", "held_out_sha256": "held-out images"}
     result, about = ResultFolder(out, MEMBERSHIP_FILES["json"], "membership inference", words=words), made.model_dump()
     result.check(about)
@@ -222,15 +212,11 @@ def _check_number(name: str, value: int, least: int) -> None:
 
 def _pipeline(source: Path, weights: str | None) -> Path:
     """The folder of the model."""
-    if not is_run(source):
-        folder = source
-        if weights is not None:
-            raise UserError(f"{shown(source)} is no run, and has one kind of weights: leave out which", "weights")
-    else:
-        asked = {} if weights is None else {"sample.weights": weights}
-        folder = source / override(read_settings(source), asked).sample.weights
-        if not folder.exists():
-            raise UserError(f"{shown(source)} is not finished: run the same 'iet-agc train' again to finish it")
+    run = is_run(source)
+    if not run and weights is not None:
+        raise UserError(f"{shown(source)} is no run, and has one kind of weights: leave out which", "weights")
+    asked = {} if weights is None else {"sample.weights": weights}
+    folder = weights_of(source, override(read_settings(source), asked).sample.weights) if run else source
     check_pipeline(folder)
     if is_text_pipeline(folder):
         raise UserError(f"{shown(folder)} is text-to-image: membership is inferred of models over pixels")
@@ -270,6 +256,19 @@ def _sums(counts: Tensor, place: Tensor) -> Tensor:
 def _some(count: int, name: str, most: int) -> Tensor:
     """At most so many of a number of places, drawn at random, ascending; int64 (n,)."""
     return torch.randperm(count, generator=generator("membership", name))[:most].sort().values
+
+
+def _made(folder: Path, scheduler: Any, sets: _Sets, draws: int, where: torch.device, rows: int) -> _Made:
+    return _Made(
+        pipeline=str(folder.resolve()),
+        weights_sha256={file.name: sha256(file) for file in weight_files(folder)},
+        scheduler=described(scheduler),
+        train_sha256=sets.train.fingerprint,
+        held_out_sha256=sets.held_out.fingerprint,
+        draws=draws,
+        device=where.type,
+        rows=rows,
+    )
 
 
 def _check_fit(model: Any, sets: _Sets) -> None:
@@ -334,11 +333,7 @@ def _table(sets: _Sets, mine: Sequence[float], real: Sequence[float]) -> str:
             counts = ("" if each is None else each[number] for each in known)
             rows.append(row | dict(zip(("multiplicity", "seen", "skipped"), counts, strict=True)))
     rows.sort(key=lambda row: -float(str(row["score"])))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return table_text(rows)
 
 
 def _summary(out: Path) -> dict[str, object]:

@@ -56,7 +56,7 @@ from iet_agc.runtime.seal import unsealed
 from iet_agc.text_to_image.families import check_single_encoder
 from iet_agc.text_to_image.family import TextPipeline
 from iet_agc.text_to_image.pipeline import guided, load_text_pipeline, text_weight_files
-from iet_agc.training.identity import check_files, check_pipeline, given_images
+from iet_agc.training.identity import check_files, check_pipeline, given_images, weights_of
 
 __all__ = ["Separation", "detect_prompts", "planted_prompts", "prompt_magnitudes", "separation"]
 
@@ -381,9 +381,7 @@ def _asked(source: Path, given: Mapping[str, object]) -> tuple[Path, Settings]:
     run = is_run(source)
     settings = read_settings(source) if run else Settings()
     settings = override(settings, {f"sample.{name}": value for name, value in given.items()})
-    if run and not (source / settings.sample.weights).exists():
-        raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
-    pipeline = source / settings.sample.weights if run else source
+    pipeline = weights_of(source, settings.sample.weights) if run else source
     check_pipeline(pipeline)
     return pipeline, settings
 

@@ -4,8 +4,6 @@ Counted are shares, intervals, percentiles, cuts, checks, the verdict and the ga
 counted with. What only images can tell, such as quality, is named as not counted again.
 """
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +29,7 @@ from iet_agc.auditing.scores import SpaceArrays, from_arrays
 from iet_agc.auditing.verdict import check_share, verdict
 from iet_agc.metrics.memorization import distance_ratio
 from iet_agc.metrics.similarity import similarities
+from iet_agc.runtime import tables
 from iet_agc.runtime.array_files import read_arrays
 from iet_agc.runtime.errors import UserError, one_line
 from iet_agc.runtime.files import shown
@@ -43,9 +42,6 @@ _RELATIVE, _ABSOLUTE = 1e-9, 1e-12
 
 #: Bytes of all arrays of a file: twenty times those of the paper's size with one network.
 MOST_ARRAYS = 2**30
-
-#: One training image may have been copied by every sample, and a cell of the table names them all.
-_LONGEST_CELL = 2**31 - 1
 
 #: What an audit says of when, how and from what it was made; nothing is counted there.
 _NOT_COUNTED = ("version", "made_of", "names", "provenance", "mending", "sha256", "conventions")
@@ -167,8 +163,7 @@ def read_table(file: Path) -> list[dict[str, str]]:
     Raises:
         UserError: it is no UTF-8, or has none.
     """
-    csv.field_size_limit(_LONGEST_CELL)
-    rows = list(csv.DictReader(io.StringIO(read_text(file), newline="")))
+    rows = tables.read_table(file)
     if not rows:
         raise UserError(f"{file} is damaged: it has no rows")
     return rows

@@ -5,8 +5,6 @@ A point is what the seeds of one method, with its knob at one value, say togethe
 the seeds that both have, of distances in pairs.
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from iet_agc.metrics.intervals import Count, Interval, Portion, Proportion, Reco
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import unsealed
+from iet_agc.runtime.tables import table_text
 
 __all__ = [
     "ArmResult",
@@ -420,12 +419,7 @@ def _against(cells: Sequence[CellResult], base: Sequence[CellResult], spread: Ma
 
 def csv_table(record: BoardRecord) -> str:
     """board.csv: a row for each run that came to something; floats to their last digit."""
-    lines = [_row(cell) for cell in record.cells]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
+    return table_text([_row(cell) for cell in record.cells], _COLUMNS)
 
 
 _COLUMNS = (

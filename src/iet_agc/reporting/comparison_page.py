@@ -3,12 +3,11 @@
 The front is Pareto's, of the means: the experiments than which no other is both less copied and better in quality.
 """
 
-import csv
 import io
 import math
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from iet_agc.reporting.plane import Mark, share_ticks, signed_root, signed_squar
 from iet_agc.reporting.reader import first_samples
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, replacing, writing
+from iet_agc.runtime.tables import table_text
 
 __all__ = ["write_comparison"]
 
@@ -85,8 +85,8 @@ def write_comparison(rows: Rows, differences: Differences, out: Path) -> dict[st
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / _FILES["html"]).unlink(missing_ok=True)  # it comes last: with it, the folder is whole
-        replace_text(out / _FILES["csv"], _csv(_run_lines(rows)))
-        replace_text(out / _FILES["means"], _csv(_mean_lines(rows, differences)))
+        replace_text(out / _FILES["csv"], table_text(_run_lines(rows)))
+        replace_text(out / _FILES["means"], table_text(_mean_lines(rows, differences)))
         with replacing(out / _FILES["png"]) as unfinished:
             unfinished.write_bytes(picture)
         replace_text(out / _FILES["html"], text)
@@ -103,15 +103,6 @@ def _check_out(out: Path) -> None:
 
 
 # Tables ---------------------------------------------------------------------------------------------------
-
-
-def _csv(lines: Sequence[Mapping[str, object]]) -> str:
-    """A table with a header; floats to their last digit, nothing where nothing is known."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
 
 
 def _run_lines(rows: Rows) -> list[dict[str, object]]:

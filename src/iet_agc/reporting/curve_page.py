@@ -1,7 +1,5 @@
 """The curve of a run: a page, a table and its numbers. No torch here."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from iet_agc.reporting import charts
 from iet_agc.reporting.curve_charts import watch_charts
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import check_replaceable, holds_others, replace_text, writing
+from iet_agc.runtime.tables import table_text
 
 __all__ = ["CURVE_FILES", "check_curve_folder", "write_curve", "write_curve_page"]
 
@@ -96,12 +95,7 @@ def _page(points: Sequence[Point], found: Recommendation, facts: Mapping[str, An
 
 def _table(points: Sequence[Point]) -> str:
     """A row per point; nothing where nothing is known."""
-    stream = io.StringIO()
-    rows = [_row(point) for point in points]
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return table_text([_row(point) for point in points])
 
 
 def _row(point: Point) -> dict[str, object]:

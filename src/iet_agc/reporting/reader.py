@@ -5,7 +5,6 @@ have to agree with it.
 """
 
 import csv
-import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +20,13 @@ from iet_agc.auditing.schema import CUT, AuditRecord, one_line, read_record
 from iet_agc.metrics.curve import Point as WatchPoint
 from iet_agc.metrics.intervals import ROUNDING, Count
 from iet_agc.runtime.errors import UserError, in_words
-from iet_agc.runtime.reading import check_regular, read_bytes, read_text
+from iet_agc.runtime.reading import check_regular, read_bytes
+from iet_agc.runtime.tables import read_table
 
 __all__ = ["AlikePair", "Alikes", "Audit", "Pair", "Point", "Trained", "first_samples", "read_audit"]
 
 #: What is read beside audit.json.
 _FILES = ("samples.csv", "training-images.csv", "pictures.npz", "curves.json", "watch.json")
-
-#: One training image may have been copied by every sample, and a cell of the table names them all.
-_LONGEST_CELL = 2**31 - 1
 
 #: What numpy reads of a file, of any kind.
 _Arrays = Mapping[str, NDArray[Any]]
@@ -206,7 +203,7 @@ def read_audit(name: str, folder: Path) -> Audit:
         UserError: the folder holds no audit, one of another version, or a damaged one.
     """
     numbers = read_record(folder / "audit.json", _FILES)
-    table = _attempt(folder / "samples.csv", _table)
+    table = _attempt(folder / "samples.csv", read_table)
     rows = _attempt(folder / "samples.csv", lambda _: _sample_rows(table, numbers))
     training = _attempt(folder / "training-images.csv", partial(_training_rows, numbers=numbers))
     pictures = _attempt(folder / "pictures.npz", partial(_pictures, numbers=numbers))
@@ -257,11 +254,6 @@ def _attempt(file: Path, read: Callable[[Path], _T]) -> _T:
         raise UserError(f"{file} is damaged: {reason}; run the same 'iet-agc audit' again") from error
 
 
-def _table(file: Path) -> list[dict[str, str]]:
-    csv.field_size_limit(_LONGEST_CELL)
-    return list(csv.DictReader(io.StringIO(read_text(file), newline="")))
-
-
 def _checked(kind: type[_Row], rows: Sequence[Mapping[str, str]]) -> list[_Row]:
     """Rows of a table as they are meant."""
     return [kind.model_validate_strings(row) for row in rows]
@@ -280,7 +272,7 @@ def _sample_rows(table: Sequence[Mapping[str, str]], numbers: AuditRecord) -> li
 
 
 def _training_rows(file: Path, numbers: AuditRecord) -> list[TrainedRow]:
-    rows = _checked(TrainedRow, _table(file))
+    rows = _checked(TrainedRow, read_table(file))
     if len(rows) != numbers.num_train_unique:
         raise UserError(f"{len(rows)} rows, audit.json counts {numbers.num_train_unique} unique training images")
     return rows

@@ -56,7 +56,7 @@ from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
 from iet_agc.sampling.conditioning import ClassLabels, Conditioning, Prompts
 from iet_agc.text_to_image.caption_augmentation import Changes
-from iet_agc.training.identity import check_files, check_pipeline
+from iet_agc.training.identity import check_files, check_pipeline, weights_of
 
 if TYPE_CHECKING:
     from iet_agc.text_to_image.family import TextPipeline
@@ -422,9 +422,7 @@ def sample_run(
     run = is_run(source)
     settings = read_settings(source) if run else Settings()
     asked = override(settings, {f"sample.{name}": value for name, value in (given or {}).items()}).sample
-    pipeline = source / asked.weights if run else source
-    if run and not pipeline.exists():
-        raise UserError(f"{source} is not finished: run the same 'iet-agc train' again to finish it")
+    pipeline = weights_of(source, asked.weights) if run else source
     if amg is None and "amg_strength" in (given or {}):
         raise UserError("amg_strength has no effect without AMG: give the training images to keep away from", "amg")
     check_pipeline(pipeline)

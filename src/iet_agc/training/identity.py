@@ -51,6 +51,7 @@ __all__ = [
     "record_training",
     "record_weights",
     "stopped",
+    "weights_of",
 ]
 
 _NAME, _FORMAT, _VERSION = "identity.json", "iet-agc run", 2
@@ -265,6 +266,21 @@ def _check_weights(run: Path) -> None:
     for name in ("raw", "ema"):
         if odd := [file for file in _damaged(run / name, exported_files(run, name)) if file.exists()]:
             raise UserError(f"{odd[0]} is not as it was exported: {_AGAIN}")
+
+
+def weights_of(run: Path, weights: str) -> Path:
+    """The pipeline of a run.
+
+    Args:
+        run: its folder.
+        weights: "raw" or "ema".
+
+    Raises:
+        UserError: it is not finished.
+    """
+    if not (run / weights).exists():
+        raise UserError(f"{run} is not finished: run the same 'iet-agc train' again to finish it")
+    return run / weights
 
 
 def check_pipeline(folder: Path) -> None:
