@@ -131,3 +131,23 @@ def save_flux(folder: Path, seed: int = 0, **changes: Any) -> Path:
         transformer=FluxTransformer2DModel(**(transformer | changes)),
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+#: Classes of `save_dit`: one has two names, one none.
+CLASS_NAMES = {0: "dog, hound", 1: "bird"}
+
+
+def save_dit(folder: Path, seed: int = 0, names: dict[int, str] | None = CLASS_NAMES, **changes: Any) -> Path:
+    """DiT over latents that predicts a variance as well; further arguments change its transformer."""
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    torch.manual_seed(seed)
+    transformer: dict[str, Any] = {
+        "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2,
+        "sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 3, "norm_num_groups": 4,
+    }  # fmt: skip
+    pipeline: Any = DiTPipeline(DiTTransformer2DModel(**(transformer | changes)), AutoencoderKL(**VAE), DDIMScheduler())
+    if names is not None:
+        pipeline.register_to_config(id2label={str(number): name for number, name in names.items()})
+    pipeline.save_pretrained(folder)
+    return folder

@@ -356,7 +356,7 @@ def test_a_kind_that_is_not_known_is_refused_in_one_line_that_names_the_kinds(
     (other / "model_index.json").write_text(json.dumps(index | {"transformer": ["diffusers", "PixArt"]}))
     said = (
         rf"^{other} is no text-to-image pipeline of a known kind, its transformer is a PixArt: known "
-        "are Flux, Stable Diffusion 1 or 2, Stable Diffusion 3, Stable Diffusion XL$"
+        "are DiT, Flux, Stable Diffusion 1 or 2, Stable Diffusion 3, Stable Diffusion XL$"
     )
     with pytest.raises(UserError, match=said):
         load_text_pipeline(other)

@@ -319,9 +319,14 @@ def pipeline_index(folder: Path) -> dict[str, Any]:
 
 
 def is_text_pipeline(folder: Path) -> bool:
-    """Whether a folder is a diffusers pipeline with a text encoder, or with a U-Net that is made for one."""
+    """Whether a folder is a diffusers pipeline with a text encoder, a U-Net that is made for one, or a DiT of latents.
+
+    The texts of such a DiT are names of classes.
+    """
     index = pipeline_index(folder)
-    return index.get("unet") == ["diffusers", "UNet2DConditionModel"] or "text_encoder" in index
+    if index.get("unet") == ["diffusers", "UNet2DConditionModel"] or "text_encoder" in index:
+        return True
+    return index.get("_class_name") == "DiTPipeline" and bool((index.get("vae") or [None])[0])
 
 
 def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[Network, Scheduler]:

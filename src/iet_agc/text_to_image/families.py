@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from iet_agc.runtime.errors import UserError
+from iet_agc.text_to_image.class_conditional_dit import ClassConditionalDiT
 from iet_agc.text_to_image.family import TextPipeline
 from iet_agc.text_to_image.flux import Flux
 from iet_agc.text_to_image.stable_diffusion import StableDiffusion
@@ -14,7 +15,13 @@ from iet_agc.text_to_image.stable_diffusion_xl import StableDiffusionXL
 __all__ = ["FAMILIES", "check_single_encoder", "family_of"]
 
 #: The first that fits is a pipeline's.
-FAMILIES: tuple[type[TextPipeline], ...] = (StableDiffusionXL, StableDiffusion, StableDiffusion3, Flux)
+FAMILIES: tuple[type[TextPipeline], ...] = (
+    StableDiffusionXL,
+    StableDiffusion,
+    StableDiffusion3,
+    Flux,
+    ClassConditionalDiT,
+)
 
 
 def family_of(source: str | Path, index: Mapping[str, Any]) -> type[TextPipeline]:
@@ -46,8 +53,8 @@ def check_single_encoder(pipeline: TextPipeline, what: str) -> None:
         what: such as "text.train_encoder".
 
     Raises:
-        UserError: it has several; the message names the kinds that can.
+        UserError: it has several, or none; the message names the kinds that can.
     """
-    if len(pipeline.TOKENIZERS) > 1:
+    if len(pipeline.TOKENIZERS) != 1:
         able = ", ".join(family.NAME for family in FAMILIES if len(family.TOKENIZERS) == 1)
         raise UserError(f"{what} is for {able}, not for {pipeline.NAME}: leave it out")

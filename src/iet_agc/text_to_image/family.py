@@ -27,10 +27,14 @@ from iet_agc.text_to_image.conditions import Conditions
 from iet_agc.text_to_image.lora import factors
 from iet_agc.text_to_image.parts import check_vae, config_of, read_described, read_whole
 
-__all__ = ["TextPipeline"]
+__all__ = ["TextPipeline", "TextTooLongError"]
 
 #: Texts that are embedded at once.
 _TEXTS = 8
+
+
+class TextTooLongError(UserError):
+    """A text that has more tokens than a text encoder takes, and is not cut."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class TextPipeline(ABC):
     - `DENOISER`: the part that learns.
     - `CLASSES`: the class of each part by its name; None where any will do.
     - `OPTIONAL`: parts that may be missing.
-    - `TOKENIZERS`: which parts are tokenizers, by the encoders that take their tokens, the first of them CLIP's.
+    - `TOKENIZERS`: which parts are tokenizers, by the encoders that take their tokens, the first of them CLIP's; none,
+      if its texts are classes.
     - `MOST_TOKENS`: how many tokens an encoder is given whose positions have no end.
     - `PROJECTIONS`: the projections of attention, which LoRA gives factors.
     - `FROZEN`: parameters of the denoiser that are never trained.
@@ -170,6 +175,11 @@ class TextPipeline(ABC):
         return cls.has(index, cls.DENOISER) and index[cls.DENOISER][1] == cls.CLASSES[cls.DENOISER]
 
     @classmethod
+    def takes(cls, part: str, kind: str) -> bool:
+        """Whether a part may be of a class, as model_index.json names it."""
+        return cls.CLASSES[part] in (None, kind, kind.removesuffix("Fast"))
+
+    @classmethod
     def read(cls, folder: Path, index: Mapping[str, Any]) -> Self:
         """The pipeline of a folder whose model_index.json says that it has the parts of this family."""
         return cls({name: cls._read_part(folder, name) for name in cls.CLASSES if cls.has(index, name)})
@@ -247,7 +257,7 @@ class TextPipeline(ABC):
         """Texts as the text encoders take them, int64 (N, L), filled up to their lengths, one after another.
 
         Raises:
-            UserError: a text that is longer than that, unless such texts are cut.
+            TextTooLongError: a text that is longer than that, unless such texts are cut.
         """
         return torch.cat([self._tokens_of(name, texts) for name in self.encoders], dim=1)
 
@@ -255,7 +265,7 @@ class TextPipeline(ABC):
         length, rows = self.length_of(encoder), self._ids(encoder, texts)
         for text, ids in zip(texts, rows, strict=True):
             if len(ids) > length and not self.cuts:
-                raise UserError(
+                raise TextTooLongError(
                     f"text {_shortened(text)!r} has {len(ids)} tokens, the text encoder takes {length}: shorten it"
                 )
         cut = [ids if len(ids) <= length else [*ids[: length - 1], ids[-1]] for ids in rows]

@@ -63,7 +63,7 @@ def load_text_pipeline(folder: Path) -> TextPipeline:
     family = family_of(folder, index)
     _check_parts(folder, index, family)
     check_regular_below(folder)
-    if importlib.util.find_spec("transformers") is None:
+    if family.TOKENIZERS and importlib.util.find_spec("transformers") is None:
         raise UserError("text-to-image needs the package transformers: pip install 'iet-agc[text]'")
     try:
         with without_bars():
@@ -81,8 +81,8 @@ def _check_parts(folder: Path, index: Mapping[str, Any], family: type[TextPipeli
             continue
         if not family.has(index, part) or not (folder / part).is_dir():
             raise UserError(f"{folder} is no text-to-image pipeline: it has no {_WORDS.get(part, part)}")
-        theirs = index[part][1]
-        if kind not in (None, theirs, str(theirs).removesuffix("Fast")):
+        theirs = str(index[part][1])
+        if not family.takes(part, theirs):
             what = f"its {_WORDS.get(part, part)} is a {theirs}, not a {kind}"
             raise UserError(f"{folder} is no pipeline like {family.NAME}: {what}")
 

@@ -181,13 +181,15 @@ class TextTask:
 
     def _tokens(self) -> list[list[list[int]]]:
         """The tokens of all captions, cut off where the settings say so."""
+        from iet_agc.text_to_image.family import TextTooLongError
+
         if self.settings.text.too_long == "cut":
             self.pipeline = replace(self.pipeline, cuts=True)
             texts = sorted({text for some in self.captions for text in some})
             say(f"{self.pipeline.num_too_long(texts)} of {len(texts)} captions are too long and cut off")
         try:
             return [self.pipeline.tokens(some).tolist() for some in self.captions]
-        except ValueError as error:
+        except TextTooLongError as error:
             raise UserError(f"{error}, or set text.too_long to cut") from None
 
     def _learning(self, pipeline: "TextPipeline") -> nn.Module:
@@ -254,6 +256,8 @@ def _check_possible(settings: Settings, pipeline: "TextPipeline") -> None:
     from iet_agc.text_to_image.families import check_single_encoder
 
     text = settings.text
+    if text.too_long == "cut" and not pipeline.TOKENIZERS:
+        raise UserError(f"text.too_long cut has no effect on {pipeline.NAME}, whose texts are classes: leave it out")
     if text.train_encoder:
         check_single_encoder(pipeline, "text.train_encoder")
     if text.embedding_noise > 0:
@@ -268,11 +272,11 @@ def _check_possible(settings: Settings, pipeline: "TextPipeline") -> None:
 def _described(pipelines: Sequence["TextPipeline"]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
     """What training from pipelines follows from, for `digest_of`."""
     first = pipelines[0]
-    text, *others = first.encoders.values()
+    texts = [*first.encoders.values()]
     frozen = [
         (dict(first.vae.config), first.vae.state_dict()),
-        *((_described_encoder(text), weights) for weights in _encoders(pipelines)),
-        *((_described_encoder(other), other.state_dict()) for other in others),
+        *((_described_encoder(texts[0]), weights) for weights in _encoders(pipelines)),
+        *((_described_encoder(other), other.state_dict()) for other in texts[1:]),
         first.about(),
     ]
     return [*((dict(pipeline.denoiser.config), pipeline.denoiser.state_dict()) for pipeline in pipelines), *frozen]
@@ -285,9 +289,9 @@ def _described_encoder(encoder: Any) -> dict[str, Any]:
 
 
 def _encoders(pipelines: Sequence["TextPipeline"]) -> list[dict[str, Tensor]]:
-    """Weights of the text encoders that differ: one, or those of a run that trained it, raw and ema."""
+    """Weights of the text encoders that differ: one, or those of a run that trained it, raw and ema; or none."""
     found: list[dict[str, Tensor]] = []
-    for pipeline in pipelines:
+    for pipeline in (each for each in pipelines if each.encoders):
         state = pipeline.text_encoder.state_dict()
         weights = {name.removeprefix("text_model."): value for name, value in state.items()}  # as of any transformers
         if not found or any(not torch.equal(found[0][name], value) for name, value in weights.items()):
