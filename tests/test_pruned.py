@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from iet_agc.metrics import neighbors, pruned
-from iet_agc.metrics.neighbors import References, mirror
-from iet_agc.metrics.pruned import Projection, Pruned
+from iet_agc.metrics.neighbors import References, _Bounds, mirror
+from iet_agc.metrics.pruned import Projection
 
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs the extra 'fast'")
 MEMORY = 2 * 1024**3
@@ -31,10 +31,11 @@ def _smooth(count: int, size: int = 16, seed: int = 0, channels: int = 1) -> Ten
 def _equal(queries: Tensor, references: Tensor, k: int, flips: bool = False) -> None:
     brute = References(references, k, MEMORY, torch.device("cpu"))._by_brute_force(queries, flips, lambda count: None)
     turns = [queries, mirror(queries)] if flips else [queries]
-    done: list[int] = []
-    keys = Pruned(references, k, Projection.of(references)).keys(turns, done.append)
-    assert torch.equal(keys.sort(1).values, brute.sort(1).values)
-    assert sum(done) == len(queries)
+    for at_once in (len(references), len(references) // 3 + 1):
+        done: list[int] = []
+        keys = _Bounds(references, k, Projection.of(references), at_once).keys(turns, done.append)
+        assert torch.equal(keys.sort(1).values, brute.sort(1).values)
+        assert sum(done) == len(queries)
 
 
 @needs_numba
@@ -42,6 +43,11 @@ def _equal(queries: Tensor, references: Tensor, k: int, flips: bool = False) -> 
 @pytest.mark.parametrize("make", [_noise, _smooth])
 def test_every_bit_is_that_of_brute_force(make: Callable[..., Tensor], flips: bool) -> None:
     _equal(make(150, seed=5), make(3001), 50, flips)
+
+
+@needs_numba
+def test_more_neighbours_than_the_first_tiles_hold() -> None:
+    _equal(_noise(3, seed=5), _noise(1801), 600)
 
 
 @needs_numba
@@ -108,7 +114,8 @@ def test_distances_of_coordinates_are_no_longer_than_those_of_images(level: Call
 
 def _decided(monkeypatch: pytest.MonkeyPatch, images: Tensor, memory: int = MEMORY) -> References:
     monkeypatch.setattr(pruned, "_LEAST_NANOSECONDS", 0)
-    monkeypatch.setattr(pruned, "_LEAST_QUERIES", 100)
+    monkeypatch.setattr(pruned, "LEAST_QUERIES", 100)
+    monkeypatch.setattr(neighbors, "LEAST_QUERIES", 100)
     monkeypatch.setattr(neighbors, "_has_integer_products", lambda device: False)
     return References(images[:-200], 5, memory, torch.device("cpu"))
 
@@ -118,9 +125,9 @@ def test_what_was_asked_in_parts_counts_and_gives_the_same(monkeypatch: pytest.M
     images = _smooth(3400, 20, channels=3)
     laid_out = _decided(monkeypatch, images)
     first = laid_out.nearest(images[-90:])
-    assert laid_out._pruned is None
+    assert laid_out._bounds is None
     again = laid_out.nearest(images[-90:])
-    assert laid_out._pruned is not None
+    assert laid_out._bounds is not None
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -133,17 +140,18 @@ def test_noise_is_searched_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> No
         _smooth(3400, 20, channels=3), _smooth(9, 20, 3, 3), 5, False
     )
     laid_out.nearest(images[-200:])
-    assert laid_out._pruned is None
+    assert laid_out._bounds is None
 
 
 def test_little_memory_or_few_features_leave_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     images = _smooth(3400, 20, channels=3)
-    assert not pruned.can_prune(images, 5, 10 * 2**20)
-    assert not pruned.can_prune(images, 200, MEMORY)
-    assert not pruned.can_prune(_noise(3400, 15), 5, MEMORY)
+    assert pruned.most_at_once(images, 5, MEMORY) == 3400
+    assert not pruned.most_at_once(images, 5, 10 * 2**20)
+    assert not pruned.most_at_once(images, 200, MEMORY)
+    assert not pruned.most_at_once(_noise(3400, 15), 5, MEMORY)
     laid_out = _decided(monkeypatch, images, memory=10 * 2**20)
     laid_out.nearest(images[-200:])
-    assert laid_out._pruned is None
+    assert laid_out._bounds is None
 
 
 @pytest.mark.parametrize(
@@ -155,4 +163,21 @@ def test_little_work_is_not_worth_the_layout(count: int, queries: int, enough: b
 
 def test_without_numba_there_is_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not pruned.can_prune(_smooth(3400, 20, channels=3), 5, MEMORY)
+    assert not pruned.most_at_once(_smooth(3400, 20, channels=3), 5, MEMORY)
+
+
+@needs_numba
+def test_more_than_fits_is_laid_out_in_blocks_for_each_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = _smooth(7000, 16)
+    memory = 2 * 3500 * 3000 + 4 * 2**20  # about 3,500 of them
+    monkeypatch.setattr(pruned, "_PIXELS", 2**16)
+    assert 3072 <= pruned.most_at_once(images[:-200], 5, memory) <= 3500
+    laid_out = _decided(monkeypatch, images, memory)
+    queries = _smooth(200, 16, 77)
+    found = laid_out.nearest(queries)
+    assert laid_out._bounds is not None
+    assert laid_out._bounds._all is None
+    expected = References(images[:-200], 5, MEMORY, torch.device("cpu")).nearest(queries)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert not laid_out._bounds.are_worth(99)
+    assert all(torch.equal(a[:9], b) for a, b in zip(expected, laid_out.nearest(queries[:9]), strict=True))

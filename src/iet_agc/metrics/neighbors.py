@@ -12,7 +12,7 @@ groups whose smallest come first: any element of another group has k that preced
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from iet_agc.metrics.pruned import Projection, Pruned, can_prune, is_enough
+from iet_agc.metrics.pruned import LEAST_QUERIES, Projection, Pruned, is_enough, most_at_once
 from iet_agc.runtime.torch_internals import cpu_has, has_integer_product, integer_product
 
 __all__ = ["References", "check_images", "mirror", "nearest"]
@@ -109,7 +109,7 @@ class References:
         self._plan = _plan(len(images), images[0].numel(), k, memory, self.device)
         self._all: _Columns | None = None
         self._asked, self._memory = 0, memory
-        self._pruned: Pruned | None = None
+        self._bounds: _Bounds | None = None
         self._is_decided = False
 
     def nearest(
@@ -121,25 +121,26 @@ class References:
             shapes = f"queries are {tuple(queries.shape[1:])}, references {tuple(self.images.shape[1:])}"
             raise ValueError(f"{shapes}: sizes must agree")
         total = len(self.images)
-        if pruned := self._by_bounds(queries):
-            keys = pruned.keys([queries, mirror(queries)] if flips else [queries], on_queries)
+        bounds = self._decided(queries)
+        if bounds and bounds.are_worth(len(queries)):
+            keys = bounds.keys([queries, mirror(queries)] if flips else [queries], on_queries)
         else:
             keys = self._by_brute_force(queries, flips, on_queries)
         keys = keys.sort(dim=1).values
         return (keys // total).double() / _UNIT, keys % total
 
-    def _by_bounds(self, queries: Tensor) -> "Pruned | None":
-        """The references laid out for bounds, once enough was asked and where that pays: decided once, for all."""
+    def _decided(self, queries: Tensor) -> "_Bounds | None":
+        """What searches by bounds, once enough was asked and where that pays: decided once, for all."""
         self._asked += len(queries)
         by_integers = _has_integer_products(self.device)
         on_cpu = self.device.type == queries.device.type == "cpu"
         if on_cpu and len(queries) and not self._is_decided and is_enough(self.images, self._asked, by_integers):
             self._is_decided = True
-            if can_prune(self.images, self.k, self._memory):
+            if at_once := most_at_once(self.images, self.k, self._memory):
                 project = Projection.of(self.images)
                 if project.pays(self.images, queries, self.k, by_integers):
-                    self._all, self._pruned = None, Pruned(self.images, self.k, project)
-        return self._pruned if queries.is_cpu else None
+                    self._all, self._bounds = None, _Bounds(self.images, self.k, project, at_once)
+        return self._bounds if queries.is_cpu else None
 
     def _by_brute_force(self, queries: Tensor, flips: bool, on_queries: Callable[[int], object]) -> Tensor:
         """The k smallest distance * M + index of every query, in no order, by every pair."""
@@ -167,6 +168,45 @@ class References:
             self._all = block if block.count == total else None
             yield block
             del block
+
+
+class _Bounds:
+    """The references as `Pruned` searches them: laid out once where they fit into memory, else some for each search.
+
+    Args:
+        images, k, project: see `Pruned`.
+        at_once: how many are laid out together.
+    """
+
+    def __init__(self, images: Tensor, k: int, project: Projection, at_once: int) -> None:
+        self._images, self._k, self._project, self._at_once = images, k, project, at_once
+        self._all = Pruned(images, k, project) if at_once >= len(images) else None
+
+    def are_worth(self, num_queries: int) -> bool:
+        """Whether so many queries are worth laying the references out, where that is done for each search."""
+        return self._all is not None or num_queries >= LEAST_QUERIES
+
+    def keys(self, turns: Sequence[Tensor], on_queries: Callable[[int], object]) -> Tensor:
+        """The k smallest distance * M + index of every query, int64 (N, k), in no order; see `Pruned.update`."""
+        keys = torch.full((len(turns[0]), self._k), torch.iinfo(torch.int64).max)
+        done = 0.0
+
+        def on_some(count: float) -> None:
+            nonlocal done
+            before, done = done, done + count / num_blocks
+            if finished := round(done) - round(before):
+                on_queries(finished)
+
+        blocks = [slice(0, len(self._images))] if self._all else [*_slices(len(self._images), self._at_once)]
+        num_blocks = len(blocks)
+        for block in blocks:
+            laid_out = self._all or self._lay_out(block)
+            laid_out.update(keys, turns, on_some)
+            del laid_out  # before the next ones are
+        return keys
+
+    def _lay_out(self, block: slice) -> Pruned:
+        return Pruned(self._images[block], self._k, self._project, block.start, len(self._images))
 
 
 def check_images(name: str, images: Tensor) -> None:

@@ -5,7 +5,8 @@ An orthonormal projection P shortens every difference, and what it leaves out di
 of images. P are principal components of a sample of the references; large images are averaged over squares of pixels
 first, which is orthonormal, too. The first 15, 63 and 190 components give three bounds, each on what the one before
 left. References that are alike stand together in tiles. A query looks at the nearest tiles first, for a small radius
-from the start, and passes over tiles that lie farther away than it as a whole.
+from the start, and passes over tiles that lie farther away than it as a whole. More references than fit into memory
+are laid out some at a time, and what was found among the ones before is the radius among the next.
 
 **Rounding.** A reference is dropped only where a bound exceeds the distance of the k-th nearest found so far, plus what
 the coordinates may be off. With u = 2^-24 and y, pixels minus a whole-numbered mean:
@@ -36,7 +37,7 @@ from iet_agc.runtime.threads import in_blocks
 if TYPE_CHECKING:
     from iet_agc.metrics.pruned_kernel import LaidOut
 
-__all__ = ["Projection", "Pruned", "can_prune", "is_enough"]
+__all__ = ["LEAST_QUERIES", "Projection", "Pruned", "is_enough", "most_at_once"]
 
 #: References of a tile, and coordinates of the first two bounds; the compiled loops are written out for these.
 _WIDTH, _COARSE, _FINE = 128, 16, 64
@@ -56,8 +57,9 @@ _PIECE = 128
 #: Where what is left of an image is shorter than this share of it, its coordinates are computed in float64.
 _SHORT = 0.15
 
-#: Images at a time that are projected, and queries that are searched for: their coordinates fit a core's cache.
-_ROWS, _BLOCK = 512, 128
+#: Images at a time that are projected, at most, and pixels of them; and queries that are searched for: their
+#: coordinates fit a core's cache.
+_ROWS, _PIXELS, _BLOCK = 512, 2**23, 128
 
 #: Tiles that each query looks at first.
 _FIRST = 4
@@ -71,26 +73,32 @@ _BRUTE, _BRUTE_INT8 = 0.044, 0.009
 _FIRST_BOUND, _SECOND_BOUND, _THIRD_BOUND, _DISTANCE, _OF_FEATURE = 1.8, 10.0, 20.0, 50.0, 0.1
 
 #: Layout takes as long as brute force for about 200 queries, and loading numba about a second: less is not worth it.
-_LEAST_QUERIES, _LEAST_NANOSECONDS = 512, 4e9
+LEAST_QUERIES, _LEAST_NANOSECONDS = 512, 4e9
 
 
-def can_prune(references: Tensor, k: int, memory: int) -> bool:
-    """Whether references, uint8 (M, C, H, W), can be searched by `Pruned` at all; numba is an extra, `fast`."""
+def most_at_once(references: Tensor, k: int, memory: int) -> int:
+    """How many references, uint8 (M, C, H, W), are laid out together.
+
+    They come in blocks of nearly the same size.
+
+    Returns:
+        M where all of them fit; 0 where they cannot be searched by `Pruned` at all. numba is an extra, `fast`.
+    """
     count, features = len(references), references[0].numel()
+    least = max(32 * k, 2 * _SAMPLE)
+    if features < _LEAST_FEATURES or not references.is_cpu or importlib.util.find_spec("numba") is None:
+        return 0
     for_each = 2 * 4 * (_COMPONENTS + 2 + _COARSE + 1) + 64 * torch.get_num_threads() + features + 32
-    return (
-        references.is_cpu
-        and features >= _LEAST_FEATURES
-        and count >= max(32 * k, 2 * _SAMPLE)
-        and count * for_each + 4 * _SAMPLE * features * 2 <= memory // 2
-        and importlib.util.find_spec("numba") is not None
-    )
+    most = (memory // 2 - 2 * 4 * _PIXELS) // for_each
+    if min(count, most) < least:
+        return 0
+    return -(-count // -(-count // most))
 
 
 def is_enough(references: Tensor, num_queries: int, by_integers: bool) -> bool:
     """Whether so many queries are worth the layout, if the bounds then leave few pairs."""
     brute = _brute(references, by_integers) * num_queries * len(references)
-    return num_queries >= _LEAST_QUERIES and brute >= _LEAST_NANOSECONDS
+    return num_queries >= LEAST_QUERIES and brute >= _LEAST_NANOSECONDS
 
 
 def _brute(references: Tensor, by_integers: bool) -> float:
@@ -116,10 +124,11 @@ class Projection:
     @staticmethod
     def of(references: Tensor) -> "Projection":
         """Of a sample of the references, evenly spaced; a range finder in three passes (Halko et al., 2011)."""
-        sample = references[_evenly_spaced(len(references), _SAMPLE)].float()
-        mean = sample.mean(0).round()
+        sample = references[_evenly_spaced(len(references), _SAMPLE)]
+        some = sample.split(_at_once(sample))
+        mean = (sum(part.sum(0, dtype=torch.int64) for part in some) / len(sample)).round().float()
         square = _square(sample.shape[1:])
-        rows = _averaged(sample - mean, square)
+        rows = torch.cat([_averaged(part.float() - mean, square) for part in some])
         generator = torch.Generator().manual_seed(0)
         basis = torch.randn(rows.shape[1], _COMPONENTS + 10, generator=generator)
         for _ in range(2):
@@ -132,7 +141,7 @@ class Projection:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, float]:
         """Coordinates of uint8 (N, C, H, W), float32 (N, 192), and how far off a row is at most."""
-        parts = [self._some(part) for part in images.split(_ROWS)]
+        parts = [self._some(part) for part in images.split(_at_once(images))]
         return torch.cat([part for part, _ in parts]), max(off for _, off in parts)
 
     def _some(self, images: Tensor) -> tuple[Tensor, float]:
@@ -168,8 +177,9 @@ class Projection:
         sample = references[_evenly_spaced(len(references), _SAMPLE)]
         asked = queries[_evenly_spaced(len(queries), _TRIED)]
         own, others = self(asked)[0], self(sample)[0]
-        pixels = [(part.float() - self.mean).flatten(1) for part in (asked, sample)]
-        distances = torch.cdist(pixels[0], pixels[1])
+        mine = (asked.float() - self.mean).flatten(1)
+        theirs = ((part.float() - self.mean).flatten(1) for part in sample.split(_at_once(sample)))
+        distances = torch.cat([torch.cdist(mine, part) for part in theirs], dim=1)
         near = math.ceil(k * len(sample) / len(references))
         radius = distances.kthvalue(near, dim=1, keepdim=True).values
         bounds = [(_coarse(own), _coarse(others)), (own[:, :_FINE], others[:, :_FINE]), (_last(own), _last(others))]
@@ -183,13 +193,17 @@ class Pruned:
     """References that are laid out to be searched by bounds.
 
     Args:
-        references: uint8 (M, C, H, W) for which `can_prune`.
+        references: uint8 (m, C, H, W), no more than `most_at_once` of all M.
         k: how many neighbours.
-        project: the projection of these references.
+        project: the projection of all references.
+        first: which of all they begin with.
+        total: M; by default m.
     """
 
-    def __init__(self, references: Tensor, k: int, project: Projection) -> None:
-        self.k, self._project, self._total = k, project, len(references)
+    def __init__(
+        self, references: Tensor, k: int, project: Projection, first: int = 0, total: int | None = None
+    ) -> None:
+        self.k, self._project, self._total = k, project, len(references) if total is None else total
         coordinates, self._off = project(references)
         order = _cells(coordinates).argsort(stable=True)
         missing = -len(order) % _WIDTH
@@ -197,6 +211,7 @@ class Pruned:
         ordered = coordinates[order].view(-1, _WIDTH, coordinates.shape[1])
         del coordinates
         images = references.flatten(1)[order].numpy()  # a tile's lie together, which is what memory is quick at
+        order += first
         order[len(order) - missing :] = -1
         coarse = _coarse(ordered)
         halves = coarse.square().sum(2, keepdim=True) / -2
@@ -207,22 +222,22 @@ class Pruned:
         self._longest = float(_last(ordered).norm(dim=2).max())
         self._laid_out: LaidOut = (tiles.numpy(), ordered.flatten(0, 1).numpy(), order.numpy(), images)
 
-    def keys(self, turns: Sequence[Tensor], on_queries: Callable[[int], object]) -> Tensor:
-        """The k smallest distance * M + index of every query, int64 (N, k), in no order.
+    def update(self, keys: Tensor, turns: Sequence[Tensor], on_queries: Callable[[float], object]) -> None:
+        """Put into `keys` what is nearer among these references than what was found among others.
 
         Args:
+            keys: the k smallest distance * M + index of every query so far, int64 (N, k), changed in place; of a query
+                they are either all the largest number, or as this function left them.
             turns: the queries, uint8 (N, C, H, W), and, for flips, the same mirrored.
             on_queries: called with a number of finished queries.
         """
         total = len(turns[0])
         length = min(_BLOCK, -(-total // torch.get_num_threads()))
-        keys = torch.full((total, self.k), torch.iinfo(torch.int64).max)
 
         def search(rows: slice) -> None:
             self._search([images[rows] for images in turns], keys[rows])
 
-        in_blocks(search, total, length, lambda share: on_queries(round(share * total)))
-        return keys
+        in_blocks(search, total, length, lambda share: on_queries(share * total))
 
     def _search(self, turns: Sequence[Tensor], keys: Tensor) -> None:
         from iet_agc.metrics.pruned_kernel import search
@@ -262,6 +277,11 @@ def _cells(coordinates: Tensor) -> Tensor:
     centres = rows[_evenly_spaced(len(rows), max(1, len(rows) // (2 * _WIDTH)))]
     halves = centres.square().sum(1) / 2
     return torch.cat([(halves - part @ centres.T).argmin(1) for part in rows.split(4 * _ROWS)])
+
+
+def _at_once(images: Tensor) -> int:
+    """How many images (N, C, H, W) are float32 at a time."""
+    return max(1, min(_ROWS, _PIXELS // images[0].numel())) if len(images) else 1
 
 
 def _evenly_spaced(total: int, count: int) -> Tensor:

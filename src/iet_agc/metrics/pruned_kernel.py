@@ -149,7 +149,7 @@ def _visit(
     keys, radius, lengths, rounding, total = state
     count = 0
     for turn in range(len(images)):
-        if bounds[turn, query, tile] > radius[query]:
+        if not bounds[turn, query, tile] <= radius[query]:  # NaN where it was looked at
             continue
         limit = radius[query] * radius[query] * _RELATIVE
         threshold = np.float32((lengths[turn, query] - limit) / 2 - rounding)
@@ -187,8 +187,8 @@ def search(
         first: int64 (N, S): the tiles to look at first.
         slack: by how much a distance of coordinates may exceed that of images.
         rounding: by how much a score may be off.
-        total: M.
-        keys: int64 (N, k), all of them the largest number.
+        total: of all references, of which these may be some.
+        keys: int64 (N, k), of each query all of them the largest number, or as an earlier search left them: a heap.
     """
     images, _, coarse, bounds = asked
     radius, lengths = np.full(len(keys), np.inf), np.zeros((len(images), len(keys)))
@@ -196,6 +196,9 @@ def search(
         for query in range(len(keys)):
             for value in coarse[turn, query]:
                 lengths[turn, query] += np.float64(value) ** 2
+    for query in range(len(keys)):
+        if keys[query, 0] != _NOTHING:
+            radius[query] = math.sqrt(keys[query, 0] // total) + slack
     scratch = (
         np.empty(_WIDTH, np.float32),
         np.empty(_WIDTH, np.int64),
@@ -206,7 +209,7 @@ def search(
     for query in range(len(keys)):
         for tile in first[query]:
             _visit(tile, query, laid_out, asked, scratch, state, slack)
-            bounds[:, query, tile] = np.inf
+            bounds[:, query, tile] = np.nan  # no radius reaches it again, not even an infinite one
     for tile in range(len(laid_out[0])):
         for query in range(len(keys)):
             _visit(tile, query, laid_out, asked, scratch, state, slack)
