@@ -6,7 +6,7 @@ alarm. For each kind: the share below ratio 0.15, below d1/d2 1/3, below the cal
 distance to the nearest training image ("near"; both cuts at most 1 % false alarms), AuthPct, C_T, and how often the
 nearest training image is the one that was copied. Then the same of sets with a known share of copies.
 
-    python benchmarks/detection.py [--data digits fashion-mnist] [--seeds 0 1 2] [--spaces pixels flips EXTRACTOR]
+    python benchmarks/detection.py [--data digits fashion-mnist] [--seeds 0 1 2] [--spaces pixels groups EXTRACTOR]
 
 Tables go to stderr as Markdown, all numbers to stdout as JSON. Each seed splits, plants and draws anew. Data that are
 not on this machine are named and left out.
@@ -35,7 +35,9 @@ from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.metrics.calibration import NEIGHBORS
+from iet_agc.metrics.duplicates import duplicate_groups
 from iet_agc.metrics.features import load_extractor, nearest_features
+from iet_agc.metrics.groups import labels_of, nearest_groups
 from iet_agc.metrics.intervals import share
 from iet_agc.metrics.memorization import (
     CUTS,
@@ -232,10 +234,18 @@ class Found:
         )
 
 
-def search_in(space: str) -> Search:
-    """Searches pixels, pixels with mirrored references ("flips"), or the features of an extractor."""
+def search_in(space: str, train: Tensor) -> Search:
+    """Searches pixels, pixels with mirrored references ("flips"), groups of copies ("groups"), or the features of an
+    extractor."""
     if space in {"pixels", "flips"}:
         return lambda queries, references, k: nearest(queries, references, k, flips=space == "flips")
+    if space == "groups":
+        copies = [group.members for group in duplicate_groups(train, flips=False)]
+        links = [(members[0].image, other.image) for members in copies for other in members[1:]]
+        labels = labels_of(len(train), links)
+        return lambda queries, references, k: nearest_groups(
+            lambda rows, most: nearest(queries[rows], references, most), len(queries), labels, k
+        )
     extractor = load_extractor(space)
 
     @cache
@@ -277,7 +287,7 @@ def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
 
 def find(where: Split, space: str, parts: Sequence[Tensor], num_cells: int) -> Iterator[Found]:
     """Neighbours of several sets of images, in one search."""
-    search, images = search_in(space), torch.cat(list(parts))
+    search, images = search_in(space, where.train), torch.cat(list(parts))
     distances, places = search(images, where.train, NEIGHBORS)
     own = search(where.train, where.train, 2)[0][:, 1]
     cell_of, _ = cells(where.train, images, images[:1], num_cells)
@@ -374,7 +384,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--spaces", nargs="+", default=["pixels", "flips"], help="pixels, flips, or extractors")
+    parser.add_argument("--spaces", nargs="+", default=["pixels", "flips"], help="pixels, flips, groups, or extractors")
     parser.add_argument("--sizes", nargs=4, type=int, metavar=("TRAIN", "CALIBRATE", "UNRELATED", "SAMPLES"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()

@@ -80,6 +80,14 @@ _SAMPLE = "--num 1 --steps 1 --device cpu --out OUT"
 KINDS = {
     "image": Kind(("images/*",), (f"{_AUDIT} --train images --samples array.npz",), weight=8),
     "array": Kind(("array.np?",), (f"{_AUDIT} --train array.npz --samples array.npy",), weight=6),
+    "copies": Kind(
+        ("copies/*.*",),
+        tuple(
+            f"{_AUDIT} --train images --samples array.npz --groups copies{name}"
+            for name in ("", "/groups.csv", "/pairs.json", "/pairs.csv")
+        ),
+        weight=4,
+    ),
     "captions": Kind(
         ("captioned/captions.json", "captioned/metadata.jsonl", "captioned/*.txt"),
         (
@@ -195,6 +203,9 @@ class Workshop:
         pixels = rng.integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
         np.save("array.npy", pixels)
         np.savez("array.npz", images=pixels)
+        shutil.copy("images/0.png", "images/9.png")
+        for name in ("pairs.json", "pairs.csv"):
+            _run(f"duplicates images --out copies --pairs copies/{name}")
         save_captioned(Path("captioned"), captioned(4, 6))
         texts = json.loads(Path("captioned/captions.json").read_text())
         lines = [json.dumps({"file_name": name, "text": text}) for name, text in texts.items()]

@@ -74,14 +74,14 @@ def test_the_options_are_these(capsys):
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
             "--convert-to", "--memory", "--device", "--fail-above", "--clip", "--download",
-            "--orient", "--background", "--on-bad", "--resize", "--crop", "--no-quality",
+            "--orient", "--background", "--on-bad", "--resize", "--crop", "--no-quality", "--groups",
         },
         "detect": {
             "--prompts", "--prompt", "--planted", "--memorized", "--seeds", "--steps", "--first-steps", "--guidance",
             "--weights", "--out", "--device",
         },
         "duplicates": {
-            "--out", "--exact", "--no-flips", "--convert-to", "--keep-list", "--fail-above",
+            "--out", "--exact", "--no-flips", "--convert-to", "--keep-list", "--pairs", "--fail-above",
             "--orient", "--background", "--on-bad", "--resize", "--crop",
         },
         "check": {"--fail-above"},

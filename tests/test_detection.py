@@ -25,7 +25,7 @@ def found() -> dict[str, dict[str, Any]]:
     """Of each space, the counts by kind."""
     return {
         space: {row["kind"]: row for row in detection.look("digits", 0, space, SIZES)["kinds"]}
-        for space in ("pixels", "flips")
+        for space in ("pixels", "flips", "groups")
     }
 
 
@@ -83,6 +83,13 @@ def test_near_copies_in_the_training_set_hide_a_copy_from_all_but_nearness_and_c
     assert (row["calibrated"], row["below 0.15"], row["d1/d2"], row["named"]) == (0, 0, 0, 100)
     assert row["near"] == 100
     assert row["c_t"]["value"] < -4
+
+
+def test_groups_find_it_again_and_all_else_as_well(found: Any) -> None:
+    row = found["groups"]["has 49 near copies; noise, sd 5"]
+    assert [row[rule] for rule in ("calibrated", "below 0.15", "near", "named")] == [100] * 4
+    for kind in ("exact", "noise, sd 10", "stands 50 times; noise, sd 5", "unrelated"):
+        assert found["groups"][kind]["calibrated"] == pytest.approx(found["pixels"][kind]["calibrated"], abs=2)
 
 
 def test_planted_shares_come_back() -> None:

@@ -136,6 +136,7 @@ def audit(
     background: str | None = None,
     on_bad: Literal["fail", "skip"] = "fail",
     clip: str | None = None,
+    groups: bool | Place = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     download: bool = False,
     quiet: bool = False,
@@ -157,6 +158,9 @@ def audit(
         convert_to: (C, H, W) that every image is brought to.
         orient, background, on_bad: of folders, see `data.mending.Mending`.
         clip: CLIP model that scores samples by their prompts: a folder, or a hub id.
+        groups: neighbours are groups of exact and near copies among the training images, so that a copy of an image
+            with many near copies is found: True, those that are found here; or a folder of `iet-agc duplicates`, or a
+            table of imagededup (.json) or fastdup (.csv).
         device: where to compute.
         download: fetch weights of published networks where they are missing.
         quiet: show no progress.
@@ -172,7 +176,17 @@ def audit(
     names, given = sources(parts)
     mending = Mending(orient, background, on_bad)
     sets = names["train"], names["samples"], names.get("held-out")
-    asked = Asked(*sets, Path(out), flips, extractors, convert_to, mending, clip, device)
+    asked = Asked(
+        *sets,
+        Path(out),
+        flips,
+        extractors,
+        convert_to,
+        mending,
+        clip,
+        device,
+        groups=groups if isinstance(groups, bool) else os.fspath(groups),
+    )
     with silenced(quiet):
         if finished_audit(asked, given=fingerprints(given)) is None:
             audit_sources(**vars(asked), download=download, given=given)

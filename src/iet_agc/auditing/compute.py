@@ -7,13 +7,33 @@ Copies are looked for in pixels, exactly, and in the features of every network t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from iet_agc.auditing.copies import Scores, check_similarity, copies_of, judged_far, no_cut, samples_to_confirm
+from iet_agc.auditing.copies import (
+    Scores,
+    check_similarity,
+    copies_of,
+    copy_groups,
+    crowding,
+    group_counts,
+    judged_far,
+    no_cut,
+    samples_to_confirm,
+)
 from iet_agc.auditing.prompt_following import Told, aligned, check_prompts, coverage, read_told, score_prompts
-from iet_agc.auditing.schema import AuditRecord, Conventions, CopyGroups, Fingerprints, Space, TrainingCopies
+from iet_agc.auditing.schema import (
+    BY_GROUPS,
+    AuditRecord,
+    Conventions,
+    CopyGroups,
+    Fingerprints,
+    Groups,
+    Space,
+    TrainingCopies,
+)
 from iet_agc.auditing.verdict import check_share, verdict
 from iet_agc.auditing.work import Arrays, Work
 from iet_agc.data.image_set import ImageSet, digests, unique_images
@@ -30,6 +50,7 @@ from iet_agc.metrics.calibration import (
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.duplicates import MOST_UNASKED, duplicate_groups
 from iet_agc.metrics.features import Extractor, Features, load_default_extractor, load_extractor, nearest_features
+from iet_agc.metrics.groups import labels_of, nearest_groups, representatives_of
 from iet_agc.metrics.intervals import Count, Record, calibration_rank
 from iet_agc.metrics.memorization import FALSE_ALARM, cells, is_near_copy
 from iet_agc.metrics.near_copies import CANDIDATES, same_pictures
@@ -66,6 +87,8 @@ class AuditResult:
         record: of the training run, if known.
         similar: by the name of each network, the similarities in its features.
         scores: what the numbers were counted from, in pixels and in each of `numbers.feature_spaces`, in this order.
+        groups: where neighbours are groups of training images, the group of each unique one, int64 (U,): the place of
+            its first image among the unique ones.
     """
 
     numbers: AuditRecord
@@ -82,6 +105,11 @@ class AuditResult:
     record: TrainingRecord | None = None
     similar: Mapping[str, Similar] = field(default_factory=dict)
     scores: Sequence[Scores] = ()
+    groups: Tensor | None = None
+
+
+#: Pairs of training images that are copies, by their places in the set.
+Links = Sequence[tuple[int, int]]
 
 
 def audit(
@@ -96,6 +124,7 @@ def audit(
     fail_above: float | None = None,
     clip: str | Clip | None = None,
     measure_quality: bool = True,
+    groups: bool | Links = False,
     work: Work | None = None,
 ) -> AuditResult:
     """Measure copies and quality, and where samples have prompts, how closely they follow them.
@@ -115,6 +144,8 @@ def audit(
             and held-out images that are too few to set the cuts are refused before any work.
         clip: see `load_clip`; measures the CLIP score of samples and their prompts.
         measure_quality: False: copies only; then no extractor is taken by default.
+        groups: neighbours are groups of training images that are exact or near copies of one another: True, those that
+            are found here; or pairs that were found before. See `iet_agc.metrics.groups`.
         work: how long work is done.
 
     Raises:
@@ -128,7 +159,7 @@ def audit(
     work = work or Work()
     clip = load_clip(clip, work.device) if isinstance(clip, str) else clip
     networks = _networks(extractors, train.shape, measure_quality, work.device)
-    sets = _sets(train, samples, held_out, flips, measure_quality)
+    sets = _sets(train, samples, held_out, flips, measure_quality, groups, work)
     if fail_above is not None:
         _check_calibration(sets.counts)
     work = _shared_out(work, sets, networks, clip)
@@ -146,13 +177,14 @@ def audit(
         num_train_unique=len(sets.unique),
         sha256=_fingerprints(train, sets),
         **sets.counts,
-        conventions=_conventions(pixels.distances.shape[1], flips, sets.told.prompts),
+        conventions=_conventions(pixels.distances.shape[1], sets),
         **dict(copies),
         quality=found[0].quality if found else no_quality(not measure_quality, train.shape),
         feature_spaces=spaces,
         prompts=coverage(sets.told),
         clip=score_prompts(clip, samples, sets.told.prompts, work) if clip else None,
-        train_copies=_training_copies(sets.unique.images, sets.place, flips, work),
+        train_copies=_training_copies(sets, work),
+        groups=sets.groups if sets.groups is None else _told_groups(sets, pixels, copies.cut, groups is True),
     )
     judged = None if fail_above is None else check_share(numbers, fail_above)
     numbers = numbers.model_copy(update={"verdict": verdict(numbers), "gate": judged})
@@ -173,6 +205,7 @@ def audit(
         record=record,
         similar={name: replace(one, nearest=sets.first[one.nearest]) for name, one in similar.items()},
         scores=(scores, *(each.scores for each in found if each.scores)),
+        groups=sets.groups,
     )
 
 
@@ -308,8 +341,11 @@ _BY_PROMPT = (
 )
 
 
-def _conventions(k: int, flips: bool, prompts: Sequence[str]) -> Conventions:
-    return Conventions(k=k, flips=flips, interval=_BY_PROMPT if len(set(prompts)) < len(prompts) else _WILSON)
+def _conventions(k: int, sets: "_Sets") -> Conventions:
+    prompts = sets.told.prompts
+    interval = _BY_PROMPT if len(set(prompts)) < len(prompts) else _WILSON
+    plain = Conventions(k=k, flips=sets.flips, interval=interval)
+    return plain if sets.groups is None else plain.model_copy(update={"references": BY_GROUPS})
 
 
 # Sets -------------------------------------------------------------------------------------------------------
@@ -322,6 +358,7 @@ class _Sets:
     Attributes:
         first, place: see `AuditResult.unique` and `place`.
         counts: of held-out images, see `_held_out_counts`.
+        groups: see `AuditResult.groups`.
     """
 
     unique: ImageSet
@@ -334,6 +371,7 @@ class _Sets:
     told: Told
     probe: Probe | None
     measure_quality: bool
+    groups: Tensor | None
 
     @property
     def real(self) -> Tensor | None:
@@ -346,10 +384,20 @@ class _Sets:
         return self.told.prompts or None
 
 
-def _sets(train: ImageSet, samples: ImageSet, held_out: ImageSet | None, flips: bool, measure_quality: bool) -> _Sets:
+def _sets(
+    train: ImageSet,
+    samples: ImageSet,
+    held_out: ImageSet | None,
+    flips: bool,
+    measure_quality: bool,
+    asked: bool | Links,
+    work: Work,
+) -> _Sets:
     first, place = unique_images(train.images)
     unique = _unique(train, first)
     real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
+    groups = None if asked is False else _groups(asked, unique, place, flips, work)
+    among = None if groups is None else representatives_of(groups)
     return _Sets(
         unique=unique,
         first=first,
@@ -359,8 +407,9 @@ def _sets(train: ImageSet, samples: ImageSet, held_out: ImageSet | None, flips: 
         counts=_held_out_counts(held_out, real, in_train),
         flips=flips,
         told=read_told(samples, train, place, real),
-        probe=draw_probe(unique.images, place, len(real) if real else 0, in_train),
+        probe=draw_probe(unique.images, place, len(real) if real else 0, in_train, among),
         measure_quality=measure_quality,
+        groups=groups,
     )
 
 
@@ -371,29 +420,54 @@ def _unique(train: ImageSet, first: Tensor) -> ImageSet:
     return train if len(first) == len(train) else train.take(first)
 
 
-def _training_copies(unique: Tensor, place: Tensor, flips: bool, work: Work) -> TrainingCopies:
-    """Which training images stand more than once in the set; near copies among the unique ones, if these are few.
+class _Linked(Record):
+    """Unique training images that are copies of one another, by their places; of each group, the first comes first."""
 
-    Args:
-        unique: the unique training images, uint8 (U, C, H, W).
-        place: which of them each training image is, int64 (M,).
-        flips: whether mirrored ones are near copies.
-        work: how it is done.
-    """
+    groups: tuple[tuple[Count, ...], ...]
 
-    def near() -> CopyGroups:
-        groups = duplicate_groups(unique, flips=flips)
-        return _counted([len(group.members) for group in groups])
 
-    few = len(unique) <= MOST_UNASKED
-    return TrainingCopies(
-        exact=_counted([count for count in torch.bincount(place).tolist() if count > 1]),
-        near=work.once("training copies", CopyGroups, near) if few else None,
+def _near_copies(unique: Tensor, flips: bool) -> _Linked:
+    found = duplicate_groups(unique, flips=flips)
+    return _Linked(groups=tuple(tuple(member.image for member in group.members) for group in found))
+
+
+def _groups(asked: bool | Links, unique: ImageSet, place: Tensor, flips: bool, work: Work) -> Tensor:
+    """The group of each unique training image, see `AuditResult.groups`."""
+    if isinstance(asked, bool):
+        found = work.once("groups", _Linked, lambda: _near_copies(unique.images, flips))
+        links = [(group[0], other) for group in found.groups for other in group[1:]]
+    else:
+        places = place.tolist()
+        links = [(places[one], places[other]) for one, other in asked]
+    labels = labels_of(len(unique), links)
+    if len(labels.unique()) < 2:
+        raise UserError(f"all images of the training set {unique.name} are one group: an audit needs 2", "groups")
+    return labels
+
+
+def _told_groups(sets: _Sets, pixels: Neighbors, cut: float, searched: bool) -> Groups:
+    """What audit.json says of groups."""
+    assert sets.groups is not None
+    return Groups(
+        origin="searched" if searched else "given",
+        num_groups=len(representatives_of(sets.groups)),
+        crowded=crowding(pixels, cut),
     )
 
 
-def _counted(sizes: Sequence[int]) -> CopyGroups:
-    return CopyGroups(groups=len(sizes), images=sum(sizes), largest=max(sizes, default=0))
+def _training_copies(sets: _Sets, work: Work) -> TrainingCopies:
+    """Which training images stand more than once in the set; near copies among the unique ones, if these are few."""
+
+    def near() -> CopyGroups:
+        return copy_groups([len(group) for group in _near_copies(sets.unique.images, sets.flips).groups])
+
+    if sets.groups is None:
+        few = len(sets.unique) <= MOST_UNASKED
+        copies = work.once("training copies", CopyGroups, near) if few else None
+    else:
+        copies = group_counts(sets.groups)
+    exact = copy_groups([count for count in torch.bincount(sets.place).tolist() if count > 1])
+    return TrainingCopies(exact=exact, near=copies)
 
 
 def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet, int]:
@@ -433,42 +507,73 @@ def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Cl
     return replace(work, on_done=lambda images: work.on_done(images / total))
 
 
-def _search(
-    work: Work, name: str, images: Tensor, references: Tensor, flips: bool, k: int = NEIGHBORS, weight: float = 1
-) -> Nearest:
-    """The nearest of the references, in pixels; each image counts as `weight` images of progress."""
-    laid_out = References(references, min(k, len(references)), work.memory, work.device)
+#: Searches for the nearest references of some queries: these, how many, and whom to tell how many queries are done.
+_Find = Callable[[Tensor, int, Callable[[float], object]], tuple[Tensor, Tensor]]
 
-    def done(count: int) -> None:
+
+def _searched(
+    work: Work, name: str, queries: Tensor, total: int, groups: Tensor | None, k: int, weight: float, find: _Find
+) -> Nearest:
+    """The nearest references, of `total`, or the nearest one of each group; a query counts as `weight` of progress."""
+
+    def done(count: float) -> None:
         work.on_done(weight * count)
 
     def search(items: slice) -> Arrays:
-        distances, indices = laid_out.nearest(images[items], flips, done)
+        rows = queries[items]
+        if groups is None:
+            distances, indices = find(rows, min(k, total), done)
+        else:
+            most = min(k, len(representatives_of(groups)))
+            distances, indices = nearest_groups(lambda which, m: find(rows[which], m, _untold), len(rows), groups, most)
+            done(len(rows))
         return {"distances": distances, "indices": indices}
 
-    return Nearest(**work.compute(name, len(images), search, done))
+    return Nearest(**work.compute(name, len(queries), search, done))
+
+
+def _untold(count: float) -> None:
+    """Of queries that are searched for several times."""
+    del count
+
+
+def _search(work: Work, name: str, images: Tensor, sets: _Sets, k: int, weight: float) -> Nearest:
+    """The nearest unique training images, or groups of them, in pixels."""
+    references = sets.unique.images
+
+    @cache
+    def laid_out(most: int) -> References:
+        return References(references, most, work.memory, work.device)
+
+    def find(rows: Tensor, most: int, done: Callable[[float], object]) -> tuple[Tensor, Tensor]:
+        return laid_out(most).nearest(rows, sets.flips, done)
+
+    return _searched(work, name, images, len(references), sets.groups, k, weight, find)
 
 
 def _search_pixels(sets: _Sets, work: Work) -> Neighbors:
     def search(name: str, rows: Tensor, k: int, weight: float = 1) -> Nearest:
-        return _search(work, f"pixels-{name}", rows, sets.unique.images, sets.flips, k, weight)
+        return _search(work, f"pixels-{name}", rows, sets, k, weight)
 
     held = None if sets.real is None else search("held-out", sets.real, NEIGHBORS)
-    found = _neighbors(search, sets.samples.images, held, sets.unique.images)
+    found = _neighbors(search, sets.samples.images, held, sets.unique.images, sets.groups)
     if sets.probe is None:
         return found
-    found = probed(search, found, sets.probe, sets.unique.images, sets.probe.images)
+    found = probed(search, found, sets.probe, sets.unique.images, sets.probe.images, sets.groups)
     return without_copies(found, sets.unique.images, sets.real, sets.flips, sets.probe, work.once)
 
 
-def _neighbors(search: Callable[..., Nearest], samples: Tensor, held: Nearest | None, unique: Tensor) -> Neighbors:
+def _neighbors(
+    search: Callable[..., Nearest], samples: Tensor, held: Nearest | None, unique: Tensor, groups: Tensor | None
+) -> Neighbors:
     """Search for samples, and for the training images that are nearest to any of them, or to held-out images."""
     mine = search("samples", samples, NEIGHBORS)
     nearest_ones = torch.cat([found.indices[:, 0] for found in (mine, held) if found])
     chosen, which = nearest_ones.unique(return_inverse=True)
     found = search("own", unique[chosen], 2, weight=len(nearest_ones) / len(chosen))
     # The image itself is there at distance 0, and comes second where its mirrored twin has a lower index.
-    other = torch.where(found.indices[:, 0] == chosen, found.distances[:, 1], found.distances[:, 0])
+    itself = found.indices[:, 0] == chosen if groups is None else groups[found.indices[:, 0]] == groups[chosen]
+    other = torch.where(itself, found.distances[:, 1], found.distances[:, 0])
     own, held_own = other[which].split([len(samples), len(which) - len(samples)])
     if held is None:
         return Neighbors(mine.distances, mine.indices, own)
@@ -512,15 +617,16 @@ def _in_features(extractor: Extractor, sets: _Sets, pixels: Neighbors, work: Wor
         references += [_extracted(extractor, "mirrored", sets.unique.images, work, mirror).features]
 
     def search(name: str, rows: Tensor, k: int, weight: float = 1) -> Nearest:
-        return _search_features(work, f"{extractor.name}-near-{name}", rows, references, k, weight)
+        return _search_features(work, f"{extractor.name}-near-{name}", rows, references, sets.groups, k, weight)
 
     real = held_out.features if held_out else None
     held = None if real is None else search("held-out", real, NEIGHBORS)
     samples = extract(sets.samples.images, "samples")
-    found = replace(_neighbors(search, samples.features, held, train.features), left_out=pixels.left_out)
+    found = _neighbors(search, samples.features, held, train.features, sets.groups)
+    found = replace(found, left_out=pixels.left_out)
     altered = extract(sets.probe.images, "altered").features if sets.probe else None
     if sets.probe and altered is not None:
-        found = probed(search, found, sets.probe, train.features, altered)
+        found = probed(search, found, sets.probe, train.features, altered, sets.groups)
     made = {"samples": samples, "train": train} | ({} if held_out is None else {"held-out": held_out})
     quality = _quality(extractor, sets, lambda images, name: made[name], found.fresh, work)
     where = _cells(found, train.features, samples.features, real)
@@ -557,10 +663,10 @@ def _in_directions(
     trained = [directions(one) for one in references]
 
     def search(name: str, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        found = _search_features(work, f"{extractor.name}-similar-{name}", rows, trained, k, 1)
+        found = _search_features(work, f"{extractor.name}-similar-{name}", rows, trained, sets.groups, k, 1)
         return found.distances, found.indices
 
-    similar = most_similar(search, mine, trained[0], real)
+    similar = most_similar(search, mine, trained[0], real, sets.groups)
     entry = similarities(similar, fresh, extractor.copy_detection, sets.prompts)
     return entry, aligned(extractor.name, sets.told, mine, trained[0], real, work), similar
 
@@ -569,7 +675,7 @@ def _similar_altered(extractor: Extractor, altered: Tensor, references: Sequence
     """See `Scores.similar_altered`."""
     trained = [directions(one) for one in references]
     name = f"{extractor.name}-similar-altered"
-    return _search_features(work, name, directions(altered), trained, 1, 1).distances[:, 0]
+    return _search_features(work, name, directions(altered), trained, None, 1, 1).distances[:, 0]
 
 
 def _quality(
@@ -612,24 +718,24 @@ def _extracted(
 
 
 def _search_features(
-    work: Work, name: str, queries: Tensor, references: Sequence[Tensor], k: int, weight: float
+    work: Work,
+    name: str,
+    queries: Tensor,
+    references: Sequence[Tensor],
+    groups: Tensor | None,
+    k: int,
+    weight: float,
 ) -> Nearest:
     """The k nearest references; one that is given twice, as it is and mirrored, counts at the smaller distance."""
 
-    most = min(k, len(references[0]))
+    def find(rows: Tensor, most: int, done: Callable[[float], object]) -> tuple[Tensor, Tensor]:
+        def part(count: float) -> None:
+            done(count / len(references))
 
-    def done(count: float) -> None:
-        work.on_done(weight * count)
+        found = [nearest_features(rows, one, most, work.memory, part) for one in references]
+        return found[0] if len(found) == 1 else _smaller(found, most)
 
-    def search(items: slice) -> Arrays:
-        found = [
-            nearest_features(queries[items], one, most, work.memory, lambda count: done(count / len(references)))
-            for one in references
-        ]
-        distances, indices = found[0] if len(found) == 1 else _smaller(found, most)
-        return {"distances": distances, "indices": indices}
-
-    return Nearest(**work.compute(name, len(queries), search, done))
+    return _searched(work, name, queries, len(references[0]), groups, k, weight, find)
 
 
 def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from iet_agc.auditing.schema import (
     AuditWarning,
     Copies,
     CopiesLeftOut,
+    CopyGroups,
     HeldOut,
     ManyNearCopies,
     NoCut,
@@ -20,6 +21,7 @@ from iet_agc.auditing.schema import (
 )
 from iet_agc.auditing.verdict import outcome
 from iet_agc.metrics.calibration import Neighbors, Probe, check_cut
+from iet_agc.metrics.groups import crowded
 from iet_agc.metrics.intervals import calibration_rank
 from iet_agc.metrics.memorization import (
     FALSE_ALARM,
@@ -30,11 +32,21 @@ from iet_agc.metrics.memorization import (
     share_below,
     statistics,
 )
-from iet_agc.metrics.records import Calibrated, Similarity
+from iet_agc.metrics.records import Calibrated, Crowded, Similarity
 from iet_agc.metrics.similarity import Similar
 from iet_agc.metrics.soundness import HeldOutCheck, check_held_out
 
-__all__ = ["Scores", "check_similarity", "copies_of", "judged_far", "no_cut", "samples_to_confirm"]
+__all__ = [
+    "Scores",
+    "check_similarity",
+    "copies_of",
+    "copy_groups",
+    "crowding",
+    "group_counts",
+    "judged_far",
+    "no_cut",
+    "samples_to_confirm",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +144,23 @@ def check_similarity(scores: Scores, similarity: Similarity) -> HeldOutCheck | N
         in_features=True,
         left_out=None if found.left_out is None else found.left_out.tolist(),
     )
+
+
+def crowding(found: Neighbors, cut: float) -> Crowded | None:
+    """How many neighbourhoods of training images are crowded; None without held-out images."""
+    if found.others is None or found.held_out is None:
+        return None
+    return crowded(found.others, found.held_out, cut)
+
+
+def copy_groups(sizes: Sequence[int]) -> CopyGroups:
+    """What is said of groups of so many images each."""
+    return CopyGroups(groups=len(sizes), images=sum(sizes), largest=max(sizes, default=0))
+
+
+def group_counts(labels: Tensor) -> CopyGroups:
+    """The groups of two or more, of unique training images; `labels` as of `metrics.groups.labels_of`."""
+    return copy_groups([size for size in labels.bincount().tolist() if size > 1])
 
 
 def no_cut(count: int) -> NoCut:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from iet_agc.auditing.sources import load_part, resize_of
+from iet_agc.data.copy_tables import Copy, is_pair_table, pair_table
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.data.mending import LIST_NAME, Mending, counts, in_short, write_list
 from iet_agc.metrics.duplicates import Group, Member, duplicate_groups, redundant
@@ -56,6 +57,7 @@ def find_duplicates(
     convert_to: tuple[int, int, int] | None = None,
     mending: Mending = Mending(),  # noqa: B008 (frozen)
     keep_list: Path | None = None,
+    pairs: Path | None = None,
     fail_above: float | None = None,
     on_done: Callable[[float], object] | None = None,
 ) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def find_duplicates(
         mending: of a folder, see `load_part`; files that were mended or left out are listed in OUT/mending.csv.
         keep_list: a file that gets one line for each image that stays where one of each group does: its path below the
             folder `source`, else its index. One that was written here before is replaced.
+        pairs: a file that gets the copies as other programs write them, see `data.copy_tables.pair_table`: .json as
+            imagededup, .csv as fastdup. One that was written here before is replaced.
         fail_above: the largest share of images beyond one of each group that passes.
         on_done: called with a share of all the work, in place of the progress bar.
 
@@ -76,11 +80,15 @@ def find_duplicates(
         The content of duplicates.json.
 
     Raises:
-        UserError: see `load_part`; `out` or `keep_list` holds something else or cannot be written.
+        UserError: see `load_part`; `out`, `keep_list` or `pairs` holds something else or cannot be written, or `pairs`
+            is of another kind.
     """
     check_ours(out, _SUMMARY, {_SUMMARY, _TABLE, _PAGE, LIST_NAME}, "duplicates of ours")
-    if keep_list:
-        _check_keep_list(keep_list, out)
+    if pairs and not is_pair_table(pairs):
+        raise UserError(f"{shown(pairs)} is neither .json, as imagededup writes, nor .csv, as fastdup does", "pairs")
+    for name, file in (("keep_list", keep_list), ("pairs", pairs)):
+        if file:
+            _check_list(file, out, name)
     shown_bar = on_done is None
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
         images, _ = load_part(source, "train", convert_to, bar.update, resize_of(source), mending=mending)
@@ -99,7 +107,9 @@ def find_duplicates(
         replace_text(out / _TABLE, _table(groups, kept, images))
         replace_text(out / _PAGE, render_duplicates(numbers, _shown(groups, kept, images)))
         if keep_list:
-            numbers["keep_list"] = {"file": str(keep_list), "sha256": _write_keep_list(keep_list, lines)}
+            numbers["keep_list"] = {"file": str(keep_list), "sha256": _write_list(keep_list, lines)}
+        if pairs:
+            numbers["pairs"] = {"file": str(pairs), "sha256": _write_list(pairs, _pairs(pairs, groups, images, source))}
         replace_text(out / _SUMMARY, json.dumps(numbers, indent=1, ensure_ascii=False))
     if numbers["gate"] and numbers["gate"]["failed"]:
         share = numbers["redundant"]["share"]
@@ -140,6 +150,7 @@ def _summary(
         "rule": RULE if near else None,
         "versions": {"iet-agc": version("iet-agc"), "torch": torch.__version__},
         "keep_list": None,
+        "pairs": None,
     }
 
 
@@ -169,22 +180,30 @@ def _name(images: ImageSet, image: int) -> str:
     return images.files[image] if images.files else str(image)
 
 
-def _check_keep_list(file: Path, out: Path) -> None:
-    """Refuse a file that is not the list that stands in `out`. Writes nothing."""
+def _check_list(file: Path, out: Path, name: str) -> None:
+    """Refuse a file that is not the list, or the pairs, that stands in `out` under this name. Writes nothing."""
     if file.is_dir():
         raise UserError(f"{shown(file)} is a folder, and the list is one file: name a file")
     if not file.exists():
         return
     before = json.loads((out / _SUMMARY).read_text(encoding="utf-8")) if (out / _SUMMARY).exists() else {}
-    if (before.get("keep_list") or {}).get("sha256") != sha256(file):
+    if (before.get(name) or {}).get("sha256") != sha256(file):
         raise UserError(f"{shown(file)} is there and is not the list of {shown(out)}: choose another, or remove it")
 
 
-def _write_keep_list(file: Path, lines: str) -> str:
+def _write_list(file: Path, lines: str) -> str:
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_text(file, lines)
     return sha256(file)
+
+
+def _pairs(file: Path, groups: Sequence[Group], images: ImageSet, source: str) -> str:
+    """The copies as other programs write them; paths of fastdup's begin with the folder of images."""
+    found = [sorted(group.members, key=lambda member: (member.image != group.centre, member.image)) for group in groups]
+    named = [[Copy(_name(images, member.image), member.distance) for member in members] for members in found]
+    root = source.rstrip("/") if images.files and Path(source).is_dir() else ""
+    return pair_table(file, [_name(images, image) for image in range(len(images))], named, root)
 
 
 # -- the table and the page

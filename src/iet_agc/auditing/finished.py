@@ -56,6 +56,7 @@ class Asked:
     clip: str | None = None
     device: str = "auto"
     measure_quality: bool = True
+    groups: bool | str = False
 
 
 def inputs_of(asked: Asked, given: Mapping[str, str] = MappingProxyType({})) -> str | None:
@@ -69,7 +70,8 @@ def inputs_of(asked: Asked, given: Mapping[str, str] = MappingProxyType({})) -> 
     """
     parts = {"train": asked.train, "samples": asked.samples, "held-out": asked.held_out}
     sources = [source for part, source in parts.items() if source is not None and part not in given]
-    files = [name for name in (*asked.extractors, asked.clip) if name and Path(name).exists()]
+    given_groups = asked.groups if isinstance(asked.groups, str) else None
+    files = [name for name in (*asked.extractors, asked.clip, given_groups) if name and Path(name).exists()]
     if asked.clip and asked.clip not in files:
         return None
     places: list[Path] = [Path(name) for name in files]
@@ -90,6 +92,7 @@ def inputs_of(asked: Asked, given: Mapping[str, str] = MappingProxyType({})) -> 
                 asked.mending.asked,
                 asked.measure_quality,
                 *([dict(given)] if given else []),
+                *([{"groups": asked.groups}] if asked.groups else []),
             ],
             "default": _default_networks() if asked.measure_quality and not asked.extractors else None,
             "versions": [version("iet-agc"), version("torch"), version("pillow")],

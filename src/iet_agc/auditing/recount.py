@@ -6,6 +6,7 @@ counted with. What only images can tell, such as quality, is named as not counte
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iet_agc.auditing.copies import Scores, check_similarity, copies_of, judged_far
+from iet_agc.auditing.copies import Scores, check_similarity, copies_of, copy_groups, crowding, judged_far
 from iet_agc.auditing.schema import (
     AuditRecord,
     Copies,
-    CopyGroups,
+    Groups,
     LeftOut,
     Space,
     UnknownImages,
@@ -190,7 +191,6 @@ def _expected(kept: _Kept) -> tuple[dict[str, Any], list[Scores]]:
     gate = record.gate and check_share(counted, record.gate.fail_above)
     told = (*copies.warnings, *(one for one in record.warnings if isinstance(one, _OF_SOURCES)))
     exact = times[times > 1].tolist()
-    groups = CopyGroups(groups=len(exact), images=sum(exact), largest=max(exact, default=0))
     expected: dict[str, Any] = {
         "num_samples": len(pixels.found.distances),
         "num_train": int(times.sum()),
@@ -205,7 +205,13 @@ def _expected(kept: _Kept) -> tuple[dict[str, Any], list[Scores]]:
     if gate:
         expected["gate"] = _dumped(gate)
     if record.train_copies:
-        expected["train_copies"] = {"exact": _dumped(groups)}
+        expected["train_copies"] = {"exact": _dumped(copy_groups(exact))}
+    if record.groups and record.train_copies:
+        found_groups = Counter(row["group"] for row in kept.images)
+        crowded = crowding(pixels.found, copies.cut)
+        told_groups = Groups(origin=record.groups.origin, num_groups=len(found_groups), crowded=crowded)
+        expected["groups"] = _dumped(told_groups)
+        expected["train_copies"]["near"] = _dumped(copy_groups([size for size in found_groups.values() if size > 1]))
     if record.prompts and prompts:
         expected["prompts"] = {"num_prompts": len(set(prompts))}
     return expected, spaces
@@ -244,6 +250,8 @@ def _compare_tables(folder: Path, kept: _Kept, spaces: Sequence[Scores], result:
         told = np.array([float(row[name]) for row in kept.samples])
         _compare_arrays(f"{folder.name}/samples.csv: {name}", told, values.numpy(), result)
     _compare_copied(folder, kept, columns["ratio"].numpy(), result)
+    if kept.record.groups:
+        _compare_groups(folder, kept, result)
     pictures = read_arrays(folder / "pictures.npz", MOST_ARRAYS)
     real = pixels.found.held_out
     shown = {"held_out_ratios": np.empty(0) if real is None else distance_ratio(real).numpy()}
@@ -269,6 +277,21 @@ def _compare_copied(folder: Path, kept: _Kept, ratios: NDArray[Any], result: Rec
     if copied:
         where = f"{folder.name}/samples.csv: nearest"
         result.differences.append(Difference(where, next(iter(copied)), "no training image of the table"))
+
+
+def _compare_groups(folder: Path, kept: _Kept, result: Recount) -> None:
+    """How many images the group of each training image has, of which the first gives its name; the same of samples."""
+    sizes, first = Counter[str](), dict[str, str]()
+    for row in kept.images:
+        sizes[row["group"]] += int(row["multiplicity"])
+        first.setdefault(row["group"], row["image"])
+    of = {row["image"]: (first[row["group"]], str(sizes[row["group"]])) for row in kept.images}
+    for table, key, rows in (("training-images", "image", kept.images), ("samples", "nearest", kept.samples)):
+        for number, row in enumerate(rows):
+            result.counted += 1
+            if (told := (row["group"], row["group_images"])) != of[row[key]]:
+                where = f"{folder.name}/{table}.csv: group, row {number}"
+                result.differences.append(Difference(where, " of ".join(told), " of ".join(of[row[key]])))
 
 
 def _cut(kept: _Kept) -> float:

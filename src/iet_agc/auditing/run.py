@@ -40,10 +40,12 @@ from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Nam
 from iet_agc.auditing.scores import as_arrays
 from iet_agc.auditing.sources import Part, load_part, read_record, resize_of, trained_with_flips
 from iet_agc.auditing.work import Arrays, Kept, Maker, Work
+from iet_agc.data.copy_tables import Pairs, read_pairs
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, load_extractor
+from iet_agc.metrics.groups import group_sizes
 from iet_agc.metrics.intervals import Record
 from iet_agc.metrics.records import NoQuality, StandsIn
 from iet_agc.runtime import distributed
@@ -88,6 +90,7 @@ def audit_sources(
     device: str = "auto",
     download: bool = False,
     measure_quality: bool = True,
+    groups: bool | str = False,
     on_done: Callable[[float], object] | None = None,
     given: Mapping[Part, ImageSet] = MappingProxyType({}),
 ) -> AuditRecord:
@@ -109,6 +112,8 @@ def audit_sources(
         device: "auto", "cpu" or "cuda".
         download: see `load_extractor`.
         measure_quality: see `audit`.
+        groups: neighbours are groups of copies among training images: True, those that are found here; or the path of a
+            table of them, see `data.copy_tables.read_pairs`.
         on_done: see `Work`; in place of the progress bar.
         given: sets that are in memory, which are not read; their names are those of what they are then, or the run that
             was trained on them.
@@ -120,7 +125,9 @@ def audit_sources(
         UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
             else, or another process is at work in it.
     """
-    asked = Asked(train, samples, held_out, out, flips, extractors, convert_to, mending, clip, device, measure_quality)
+    asked = Asked(
+        train, samples, held_out, out, flips, extractors, convert_to, mending, clip, device, measure_quality, groups
+    )
     inputs = inputs_of(asked, fingerprints(given))
     folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
     folder.check({})
@@ -132,8 +139,9 @@ def audit_sources(
     if judge:
         check_prompts(read.samples)
     record = read_record(train, len(read.train))
+    copies = read_pairs(Path(groups), read.train) if isinstance(groups, str) else groups
     flips = flips or trained_with_flips(train)
-    made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality)
+    made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality, copies)
     folder.check(made_of)
     with (
         distributed.processes(where),
@@ -156,6 +164,7 @@ def audit_sources(
                 fail_above=fail_above,
                 clip=judge,
                 measure_quality=measure_quality,
+                groups=copies,
                 work=Work(parts.compute, parts.once, memory, where, on_done),
             )
         numbers = _described(result.numbers, asked, read, made_of, where)
@@ -273,7 +282,12 @@ def _read(
 
 
 def _inputs(
-    sets: Mapping[str, ImageSet], flips: bool, networks: Sequence[Extractor], clip: Clip | None, measure_quality: bool
+    sets: Mapping[str, ImageSet],
+    flips: bool,
+    networks: Sequence[Extractor],
+    clip: Clip | None,
+    measure_quality: bool,
+    copies: bool | Pairs,
 ) -> dict[str, Any]:
     """What an audit is made of: another one in its place would be another audit."""
     said = {name: digest(images.captions) for name, images in sets.items() if images.captions}
@@ -284,6 +298,7 @@ def _inputs(
         "extractors": [[shown(one.name), one.sha256] for one in networks],
         "clip": clip.sha256 if clip else None,
         **({} if measure_quality else {"quality": False}),
+        **({} if copies is False else {"groups": copies if copies is True else digest(copies)}),
     }
 
 
@@ -406,7 +421,7 @@ def save_audit(
     numbers = result.numbers.model_copy(update={"names": shown_names})
     table = _per_unique_image(result)
     images = _training_rows(result, table)
-    _write_table(out / "samples.csv", _sample_rows(result))
+    _write_table(out / "samples.csv", _sample_rows(result, table))
     _write_table(out / "training-images.csv", [row | {"samples": " ".join(map(str, row["samples"]))} for row in images])
     replace_text(out / "training-images.json", json.dumps(images) + "\n")
     with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
@@ -549,6 +564,9 @@ def _per_unique_image(result: AuditResult) -> dict[str, Tensor]:
         "multiplicity": torch.bincount(result.place),
         "copied": torch.bincount(copies, minlength=len(result.unique)),
     }
+    if result.groups is not None:
+        table["group"] = result.unique[result.groups]
+        table["group_images"] = group_sizes(result.groups, table["multiplicity"])
     if result.record:
         zeros = torch.zeros_like(result.unique)
         table["seen"] = zeros.index_add(0, result.place, result.record.seen)
@@ -584,7 +602,7 @@ def _surely_skipped(table: Mapping[str, Tensor]) -> Tensor:
     return (p + z**2 / (2 * n) - z * (p * (1 - p) / n + z**2 / (4 * n**2)).sqrt()) / (1 + z**2 / n)
 
 
-def _sample_rows(result: AuditResult) -> list[Mapping[str, Any]]:
+def _sample_rows(result: AuditResult, table: Mapping[str, Tensor]) -> list[Mapping[str, Any]]:
     columns = (result.ratios, result.nearest, result.distances, result.mirrored)
     return [
         {
@@ -594,6 +612,7 @@ def _sample_rows(result: AuditResult) -> list[Mapping[str, Any]]:
             "nearest": index,
             "distance": repr(distance),
             "mirrored": int(mirrored),
+            **_group_of(result, table, index),
             "file": _file_of(result.samples, number),
             "nearest_file": _file_of(result.train, index),
             **({"prompt": result.samples.captions[number][0]} if result.samples.captions else {}),
@@ -602,6 +621,14 @@ def _sample_rows(result: AuditResult) -> list[Mapping[str, Any]]:
         }
         for number, (ratio, index, distance, mirrored) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
     ]
+
+
+def _group_of(result: AuditResult, table: Mapping[str, Tensor], image: int) -> dict[str, int]:
+    """The group of a sample's nearest training image, and how many images it has, where neighbours are groups."""
+    if result.groups is None:
+        return {}
+    place = int(result.place[image])
+    return {name: int(table[name][place]) for name in ("group", "group_images")}
 
 
 def _caption_of(result: AuditResult, sample: int, image: int, column: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from iet_agc.metrics.records import (
     AboutPrompts,
     Alignment,
     Calibrated,
+    Crowded,
     Quality,
     Similarity,
     Statistics,
@@ -409,6 +410,24 @@ class TrainingCopies(Record):
     near: CopyGroups | None
 
 
+#: What neighbours are where an audit asks for groups, see `Conventions.references`.
+BY_GROUPS = "groups of training images that are exact or near copies of one another, each at its nearest image"
+
+
+class Groups(Record):
+    """What neighbours are in an audit that takes groups of copies among training images for one, see `metrics.groups`.
+
+    Attributes:
+        origin: "searched" by the audit, or "given".
+        num_groups: how many groups there are, those of one image included.
+        crowded: neighbourhoods of training images in which many others are; None without held-out images.
+    """
+
+    origin: Literal["searched", "given"]
+    num_groups: Annotated[Count, Field(ge=2)]
+    crowded: Crowded | None
+
+
 class _Sets(Record):
     """What was audited: how many images, and which."""
 
@@ -438,6 +457,7 @@ class AuditRecord(Copies, _Sets):
         clip: None likewise.
         mending: None where it was not asked for and no file needed it.
         train_copies: None of audits of before it was counted.
+        groups: None where neighbours are single training images.
         made_of: what the audit follows from, to tell it from another one; None of one that was not made from folders.
         names: None likewise.
         provenance: None likewise, and of audits that were made before it was kept.
@@ -451,6 +471,7 @@ class AuditRecord(Copies, _Sets):
     clip: AboutPrompts | None = None
     mending: Mended | None = None
     train_copies: TrainingCopies | None = None
+    groups: Groups | None = None
     made_of: dict[str, JsonValue] | None = None
     names: Names | None = None
     provenance: Provenance | None = None

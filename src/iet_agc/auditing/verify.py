@@ -48,6 +48,9 @@ _DRAWN = re.compile(r"<svg.*?</svg>|data:image/[^\"']*", re.DOTALL)
 #: In the features of networks numbers are those of another machine only so far, relatively.
 _ROUNDING = 1e-3
 
+#: The table of training images, whose groups an audit may have been given.
+_IMAGES = "training-images.csv"
+
 #: What is another one whenever an audit is made again.
 _OF_ITS_MAKING = ("made_of", "names", "provenance", "mending", "warnings", "version", "clip")
 
@@ -244,7 +247,7 @@ def _measure(pack: Path, manifest: Mapping[str, Any], images: Images, found: _Fo
         with ExitStack() as stack:
             again = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "audit"
             try:
-                made = _audit_again(record, images, again)
+                made = _audit_again(folder, record, images, again)
             except UserError as error:
                 if len(names) == 1:
                     raise
@@ -270,8 +273,8 @@ def _measure(pack: Path, manifest: Mapping[str, Any], images: Images, found: _Fo
         raise UserError("no audit of the pack is of these samples: give those that it was made of", "samples")
 
 
-def _audit_again(record: AuditRecord, images: Images, out: Path) -> AuditRecord:
-    """The same audit, of these images."""
+def _audit_again(folder: Path, record: AuditRecord, images: Images, out: Path) -> AuditRecord:
+    """The same audit, of these images; groups that were given are those of its table."""
     from iet_agc.auditing.run import audit_sources
 
     told, mended = record.conventions, record.mending
@@ -294,6 +297,7 @@ def _audit_again(record: AuditRecord, images: Images, out: Path) -> AuditRecord:
         mending=mending,
         fail_above=record.gate.fail_above if record.gate else None,
         measure_quality=names is not None and record.quality.extractor is not None,
+        groups=record.groups is not None and (record.groups.origin == "searched" or str(folder / _IMAGES)),
         given=images.given,
     )
 
@@ -346,8 +350,7 @@ def _compare_audit(
     compare_leaves(file, {name: printed[name] for name in of_networks}, of_networks, result, _ROUNDING)
     for name in ("scores.npz", "pictures.npz"):
         _compare_npz(folder, again, name, result, whole)
-    tables = ("samples.csv", "training-images.csv")
-    for name in tables:
+    for name in ("samples.csv", _IMAGES):
         _compare_table(folder, again, name, result)
 
 
@@ -375,7 +378,17 @@ def _compare_table(folder: Path, again: Path, name: str, result: Recount) -> Non
     printed, made = (read_table(each / name) for each in (folder, again))
     columns = [
         each
-        for each in ("ratio", "nearest", "distance", "mirrored", "image", "multiplicity", "copied")
+        for each in (
+            "ratio",
+            "nearest",
+            "distance",
+            "mirrored",
+            "image",
+            "multiplicity",
+            "copied",
+            "group",
+            "group_images",
+        )
         if each in made[0]
     ]
     for column in columns:

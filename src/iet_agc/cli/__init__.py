@@ -558,6 +558,15 @@ def _add_audit(verbs: "_Verbs") -> None:
         metavar="CxHxW",
         help="bring every image to this size, such as 3x64x64, as the run of --train resizes its own, or else bicubic",
     )
+    parser.add_argument(
+        "--groups",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="COPIES",
+        help="neighbours are groups of exact and near copies among the training images: those that are found here, or "
+        "of a folder of 'iet-agc duplicates', or a table of imagededup (.json) or fastdup (.csv)",
+    )
     _add_mending(parser)
     _add_sizes(parser)
     parser.add_argument(
@@ -630,6 +639,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         arguments.clip,
         arguments.device,
         not arguments.no_quality,
+        arguments.groups,
     )
     if done := finished_audit(asked, arguments.fail_above):
         return _judged(arguments, done)
@@ -844,6 +854,12 @@ def _add_duplicates(verbs: "_Verbs") -> None:
         help="write what stays there, one of each group: a path or index a line",
     )
     parser.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="write the copies there as other programs do: .json as imagededup, .csv as fastdup",
+    )
+    parser.add_argument(
         "--fail-above",
         type=_share,
         metavar="SHARE",
@@ -866,6 +882,7 @@ def _duplicates(arguments: argparse.Namespace) -> tuple[int, object]:
         convert_to=arguments.convert_to,
         mending=_mending(arguments),
         keep_list=arguments.keep_list,
+        pairs=arguments.pairs,
         fail_above=arguments.fail_above,
     )
     return int(numbers["gate"] is not None and numbers["gate"]["failed"]), numbers

@@ -114,13 +114,15 @@ def _check_model(source: Path) -> None:
 
 
 def check_audit(arguments: Namespace) -> None:
-    """The three sets of images.
+    """The three sets of images, and what says which are copies.
 
     Raises:
         UserError: one is not there.
     """
     for source in (arguments.train, arguments.samples, arguments.held_out):
         check_source(source)
+    if isinstance(arguments.groups, str) and not Path(arguments.groups).exists():
+        raise UserError(f"{shown(Path(arguments.groups))} is not there: give a table of copies", "groups")
 
 
 def check_report(arguments: Namespace) -> None:

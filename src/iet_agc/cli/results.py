@@ -215,6 +215,17 @@ class _Verdict(TypedDict):
     reasons: Sequence[str]
 
 
+class _Crowded(TypedDict):
+    train: _Share
+
+
+class Groups(TypedDict):
+    """What neighbours are, where they are groups."""
+
+    num_groups: int
+    crowded: _Crowded | None
+
+
 class Audited(TypedDict):
     """Of `audit`: audit.json."""
 
@@ -224,6 +235,7 @@ class Audited(TypedDict):
     quality: Quality
     gate: Gate | None
     train_copies: TrainingCopies | None
+    groups: Groups | None
     verdict: _Verdict | None
     warnings: Sequence[object]
 

@@ -197,6 +197,7 @@ def audit(result: "results.Audited", out: str, verdict: str) -> list[str]:
     if words and quality["extractor"]:
         lines.append(_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})"))
     lines += [_figure("training copies", again)] if (again := _repeats(result["train_copies"])) else []
+    lines += [_figure("neighbours", _neighbours(result["groups"]))] if result["groups"] else []
     lines += [_figure("quality", _no_quality(quality))] if quality["extractor"] is None else []
     lines += [_figure("check", _least(gate))] if gate and gate["checks"] else []
     lines += [_figure("held-out", reason) for reason in result["verdict"]["reasons"]] if result["verdict"] else []
@@ -228,6 +229,13 @@ def _repeats(copies: "results.TrainingCopies | None") -> str:
         if some and some["groups"]
     ]
     return "; ".join(told)
+
+
+def _neighbours(groups: "results.Groups") -> str:
+    """Groups, and how many of them lie in a crowd."""
+    told = f"{groups['num_groups']:,} groups of copies"
+    crowded = groups["crowded"]
+    return f"{told}; {_percent(crowded['train']['share'])} in crowded neighbourhoods" if crowded else told
 
 
 def _no_quality(quality: "results.Quality") -> str:

@@ -96,20 +96,24 @@ class Probe:
         return dict(zip(self.altered, found.view(len(self.altered), -1).tolist(), strict=True))
 
 
-def draw_probe(unique: Tensor, place: Tensor, num_held_out: int, in_train: int) -> Probe | None:
+def draw_probe(
+    unique: Tensor, place: Tensor, num_held_out: int, in_train: int, among: Tensor | None = None
+) -> Probe | None:
     """Draw training images, and make near copies of some.
 
     Args:
         unique: the unique training images, uint8 (U, C, H, W).
         place: which of them each training image is, int64 (M,).
         num_held_out: how many held-out images there are, in_train: how many more stood in the training set.
+        among: which unique ones may be drawn, int64 (G,): one of each group of copies; by default all.
 
     Returns:
         None where held-out images are too few to set a cut.
     """
-    if not calibration_rank(FALSE_ALARM, num_held_out) or len(unique) < _LEAST_TRAINED:
+    among = torch.arange(len(unique)) if among is None else among
+    if not calibration_rank(FALSE_ALARM, num_held_out) or len(among) < _LEAST_TRAINED:
         return None
-    drawn = torch.randperm(len(unique), generator=torch.Generator().manual_seed(0))[:MOST_TRAINED]
+    drawn = among[torch.randperm(len(among), generator=torch.Generator().manual_seed(0))[:MOST_TRAINED]]
     repeated = int((torch.bincount(place)[place] > 1).sum()) / len(place)
     altered = near_copies(unique[drawn[:MOST_COPIED]])
     return Probe(drawn, altered, (share(in_train, in_train + num_held_out), repeated))
@@ -173,18 +177,26 @@ class Nearest:
 
 
 def probed(
-    search: Callable[..., Nearest], found: Neighbors, probe: Probe, unique: Tensor, altered: Tensor
+    search: Callable[..., Nearest],
+    found: Neighbors,
+    probe: Probe,
+    unique: Tensor,
+    altered: Tensor,
+    groups: Tensor | None = None,
 ) -> Neighbors:
-    """Search for what held-out images are checked with: training images, each among the other ones; near copies."""
+    """Search for what held-out images are checked with: training images, each among the other ones; near copies.
+
+    With `groups`, that of each unique training image, int64 (U,), `search` finds the nearest image of each.
+    """
     trained = search("trained", unique[probe.drawn], NEIGHBORS + 1)
-    others = without_itself(trained, probe.drawn)
+    others = without_itself(trained, probe.drawn, groups)
     altered = search("altered", altered, NEIGHBORS).distances
     return replace(found, others=others.distances, other_indices=others.indices, altered=altered)
 
 
-def without_itself(found: Nearest, own: Tensor) -> Nearest:
-    """Other images, (N, k - 1); of an image that is not among its k nearest, all of distance 0."""
-    itself = found.indices == own[:, None]
+def without_itself(found: Nearest, own: Tensor, groups: Tensor | None = None) -> Nearest:
+    """Other images, or groups, (N, k - 1); of an image that is not among its k nearest, all of distance 0."""
+    itself = found.indices == own[:, None] if groups is None else groups[found.indices] == groups[own][:, None]
     itself[~itself.any(1), -1] = True
     return Nearest(*(each[~itself].view(len(own), -1) for each in (found.distances, found.indices)))
 

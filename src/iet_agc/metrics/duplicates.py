@@ -21,7 +21,16 @@ from iet_agc.metrics.near_copies import Pairs, near_copies
 from iet_agc.metrics.neighbors import check_images, mirror
 from iet_agc.metrics.registration import IDENTITY
 
-__all__ = ["MOST_UNASKED", "Group", "Member", "digests", "duplicate_groups", "redundant", "representatives"]
+__all__ = [
+    "MOST_UNASKED",
+    "Group",
+    "Member",
+    "digests",
+    "duplicate_groups",
+    "group_links",
+    "redundant",
+    "representatives",
+]
 
 #: What a member is to the centre of its group.
 Kind = Literal["exact", "mirrored", "near"]
@@ -109,6 +118,20 @@ def duplicate_groups(
     images_of = [copies[digest] for digest in order]
     groups = [_group(star, images_of) for star in _stars(len(order), links)]
     return sorted((group for group in groups if len(group.members) > 1), key=lambda group: group.first)
+
+
+def group_links(total: int, links: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Groups of images of which others said that they are copies.
+
+    Args:
+        total: how many images.
+        links: pairs of their places; one that is given twice, or of an image with itself, adds nothing.
+
+    Returns:
+        The members of each group of two or more, ascending; no image is in two.
+    """
+    pairs = [_Link(one, other, "near", 0.0, False) for one, other in links if one != other]
+    return [sorted((centre, *others)) for centre, others in _stars(total, pairs) if others]
 
 
 def representatives(groups: Sequence[Group], num_images: int) -> Tensor:

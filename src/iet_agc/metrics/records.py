@@ -21,6 +21,7 @@ from iet_agc.metrics.intervals import (
 )
 
 __all__ = [
+    "CROWD",
     "MEASURES",
     "AboutPrompts",
     "Alignment",
@@ -29,6 +30,7 @@ __all__ = [
     "Chance",
     "ClipScore",
     "CopyingZ",
+    "Crowded",
     "EqualSets",
     "FewImages",
     "LacksRank",
@@ -160,6 +162,26 @@ class Statistics(StatisticsOfReal):
 
     near: Nearness | None
     c_t: CopyingZ | None
+
+
+#: A crowd is so many other groups.
+CROWD = 10
+
+
+class Crowded(Record):
+    """How many images have a crowded neighbourhood, see `iet_agc.metrics.groups`. Low: images are unlike each other.
+
+    Attributes:
+        neighbors: so many other groups make a crowd.
+        within: squared distance within which they are.
+        train: of training images that were drawn, one of each group, among the other groups.
+        held_out: of held-out images among the training images: what is usual for such images.
+    """
+
+    neighbors: Count = CROWD
+    within: float
+    train: Proportion
+    held_out: Proportion
 
 
 class Likeness(Record):

@@ -64,17 +64,22 @@ def directions(features: Tensor) -> Tensor:
     return torch.cat([scaled, (norms == 0).double()], dim=1).float()
 
 
-def most_similar(search: Search, samples: Tensor, train: Tensor, held_out: Tensor | None = None) -> Similar:
+def most_similar(
+    search: Search, samples: Tensor, train: Tensor, held_out: Tensor | None = None, groups: Tensor | None = None
+) -> Similar:
     """Similarity of every image with the training image that is most alike.
 
     Args:
-        search: the nearest training images by squared L2, in `directions`.
+        search: the nearest training images by squared L2, in `directions`; with groups, the nearest of each.
         samples, train, held_out: `directions` of features, (N, D), (U, D) and (H, D); the training images, unique ones.
+        groups: that of each training image, int64 (U,), so that one's own copies are not the most alike; by default
+            each is one of its own.
     """
+    groups = torch.arange(len(train)) if groups is None else groups
     distances, nearest = search("samples", samples, 1)
     background, which = search("train", train, 2)
     # The image itself is there at distance 0, and comes second where one of equal features has a lower index.
-    other = torch.where(which[:, 0] == torch.arange(len(train)), background[:, 1], background[:, 0])
+    other = torch.where(groups[which[:, 0]] == groups, background[:, 1], background[:, 0])
     real = None if held_out is None else _cosine(search("held-out", held_out, 1)[0][:, 0])
     return Similar(_cosine(distances[:, 0]), nearest[:, 0], _cosine(other), real)
 

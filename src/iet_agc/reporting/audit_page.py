@@ -299,6 +299,8 @@ def _command(numbers: AuditRecord, out: str) -> str:
     for extractor in dict.fromkeys([numbers.quality.extractor, *numbers.feature_spaces]):
         words += ["--extractor", place(extractor)] if extractor else []
     words += [] if numbers.quality.extractor else ["--no-quality"]
+    if numbers.groups:
+        words += ["--groups"] if numbers.groups.origin == "searched" else ["--groups", f"{out}/training-images.csv"]
     words += ["--clip", place(numbers.clip.model)] if numbers.clip else []
     words += ["--convert-to", conventions.convert_to] if conventions.convert_to else []
     if numbers.mending:

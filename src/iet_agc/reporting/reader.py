@@ -62,6 +62,7 @@ class SampleRow(PairRow):
     ratio: Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
     distance: Annotated[float, Field(ge=-ROUNDING)]
     mirrored: bool
+    group_images: Count | None = None
 
 
 class AlikeRow(PairRow):
@@ -78,6 +79,8 @@ class TrainedRow(_TableRow):
     copied: Count
     seen: Count | None = None
     skipped: Count | None = None
+    group: Count | None = None
+    group_images: Count | None = None
     file: str = ""
 
     @model_validator(mode="after")
