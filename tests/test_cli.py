@@ -240,7 +240,7 @@ def test_presets_are_listed_with_their_meaning(capsys):
         ),
         (
             ["audit", "--train", "digits", "--samples", "digits", "--out", "a", "--extractor", "resnet"],
-            "unknown extractor 'resnet': use the path of a TorchScript file (.pt) or one of pixels, efficientnet-lite0",
+            "unknown extractor 'resnet': use the path of a TorchScript or ONNX file, or one of pixels, efficientnet",
         ),
         (["sample", "nowhere", "--out", "y", "--flips"], "--flips are those of a guard: give --guard TRAIN as well"),
         (

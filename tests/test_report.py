@@ -229,7 +229,7 @@ def test_date_versions_and_device_are_told_where_they_are_known(tmp_path: Path) 
 
 def test_near_copies_in_the_training_set_are_told_where_they_hide_others(tmp_path: Path) -> None:
     folder = small(tmp_path / "it")
-    assert "no distance ratio is small there." in page_of(folder).text
+    assert "no distance ratio is small there; --groups looks for these." in page_of(folder).text
     none, some = ({"groups": g, "images": i, "largest": n} for g, i, n in ((0, 0, 0), (2, 7, 4)))
     folder.edit(train_copies={"exact": none, "near": some})
     assert "small there; here 7 images are in 2 groups of them, 4 in the largest." in page_of(folder).text

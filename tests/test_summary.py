@@ -33,6 +33,7 @@ AUDIT: Any = {
     "calibrated": {**SHARE, "cut": 0.1234, "false_alarm": 0.01},
     "gate": None,
     "train_copies": None,
+    "groups": None,
     "verdict": {"outcome": "undecided", "by": [], "reasons": []},
     "warnings": [],
     "quality": {
@@ -369,3 +370,11 @@ def test_copies_in_the_training_set_are_told_where_there_are_some() -> None:
     told = summary.audit(AUDIT | {"train_copies": some}, "a", "Undecided")
     said = "20 groups of equal images, the largest of 40; 1 group of near copies, the largest of 3"
     assert f"  training copies   {said}" in told
+
+
+def test_neighbours_that_are_groups_are_told() -> None:
+    groups = {"num_groups": 1234, "crowded": {"train": {"share": 0.125}}}
+    told = summary.audit(AUDIT | {"groups": groups}, "a", "Undecided")
+    assert "  neighbours        1,234 groups of copies; 12.5 % in crowded neighbourhoods" in told
+    told = summary.audit(AUDIT | {"groups": groups | {"crowded": None}}, "a", "Undecided")
+    assert "  neighbours        1,234 groups of copies" in told

@@ -274,7 +274,8 @@ def verify(
     Args:
         pack: its folder, or the result of `pack`.
         train, samples, held_out: see `audit`; with these, distances and quality are measured again as well.
-        extractors: TorchScript networks that the audit used; loaded only if they have the SHA-256 that is told of them.
+        extractors: TorchScript or ONNX networks that the audit used; loaded only if they have the SHA-256 that is told
+            of them.
         digest: SHA-256 that `pack` told; the pack has to be that one.
         quiet: show no progress.
 

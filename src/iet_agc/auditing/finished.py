@@ -20,6 +20,7 @@ from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.mending import Mending
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, only_one, replace_text, shown
+from iet_agc.runtime.paths import network_file
 from iet_agc.runtime.progress import say
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import is_sealed, write_sealed
@@ -71,10 +72,11 @@ def inputs_of(asked: Asked, given: Mapping[str, str] = MappingProxyType({})) -> 
     parts = {"train": asked.train, "samples": asked.samples, "held-out": asked.held_out}
     sources = [source for part, source in parts.items() if source is not None and part not in given]
     given_groups = asked.groups if isinstance(asked.groups, str) else None
-    files = [name for name in (*asked.extractors, asked.clip, given_groups) if name and Path(name).exists()]
-    if asked.clip and asked.clip not in files:
+    networks = [network_file(name) for name in asked.extractors]
+    others = [Path(name) for name in (asked.clip, given_groups) if name]
+    places = [path for path in (*networks, *others) if path.exists()]
+    if asked.clip and Path(asked.clip) not in places:
         return None
-    places: list[Path] = [Path(name) for name in files]
     for source in sources:
         found = _places(source)
         if found is None:

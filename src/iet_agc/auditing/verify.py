@@ -38,6 +38,7 @@ from iet_agc.data.mending import Mending
 from iet_agc.runtime.array_files import read_arrays
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import sha256
+from iet_agc.runtime.paths import network_options
 from iet_agc.runtime.reading import read_text
 
 __all__ = ["Images", "verify_pack"]
@@ -313,7 +314,7 @@ def _networks(record: AuditRecord, given: Sequence[Path]) -> list[str] | None:
         if "/" not in name and not Path(name).suffix:
             names.append(name)
         elif (file := files.get(known.get(name) or "")) is not None:
-            names.append(file)
+            names.append("?".join(filter(None, (file, network_options(name)))))
         else:
             return None
     return names

@@ -535,8 +535,8 @@ def _add_audit(verbs: "_Verbs") -> None:
         default=[],
         metavar="NAME",
         help="features of quality (the first) and in which to look for copies, too (all): pixels, efficientnet-lite0, "
-        "a network of torch-fidelity, or a TorchScript file; may be repeated (default: pixels for tiny images, or "
-        "else Inception if its weights are on disk, or else efficientnet-lite0)",
+        "a network of torch-fidelity, or a TorchScript or ONNX file; may be repeated (default: pixels for tiny images, "
+        "or else Inception if its weights are on disk, or else efficientnet-lite0)",
     )
     parser.add_argument(
         "--no-quality", action="store_true", help="measure copies only; by default they are looked for in pixels"
@@ -578,8 +578,8 @@ def _add_audit(verbs: "_Verbs") -> None:
         type=_share,
         metavar="SHARE",
         help="exit with status 1 if a larger share of samples, by its lower limit, is below the calibrated cut in "
-        "pixels or in any feature space, such as 0.02, of which 0.01 is chance, or, of a TorchScript extractor, above "
-        "the calibrated cut on similarity; or where the held-out images cannot tell",
+        "pixels or in any feature space, such as 0.02, of which 0.01 is chance, or, of a TorchScript or ONNX "
+        "file, above the calibrated cut on similarity; or where the held-out images cannot tell",
     )
 
 

@@ -54,8 +54,8 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a TorchScript network that the audit used; it is loaded only if it has the SHA-256 that is told of it; "
-        "may be repeated",
+        help="a TorchScript or ONNX network that the audit used; it is loaded only if it has the SHA-256 that is told "
+        "of it; may be repeated",
     )
     parser.add_argument(
         "--digest", type=_digest, metavar="SHA256", help="that 'iet-agc pack' told: the pack has to be that one"

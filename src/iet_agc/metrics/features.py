@@ -21,6 +21,7 @@ from iet_agc.metrics.neighbors import check_images
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import sha256
 from iet_agc.runtime.fixed_rows import fixed_rows
+from iet_agc.runtime.paths import network_file
 from iet_agc.runtime.seeds import kept_generators
 
 __all__ = [
@@ -45,6 +46,7 @@ _SCRIPT_SUFFIXES, _SCRIPT_SIDE = {".pt", ".ts"}, 288
 _SCRIPT_CONVENTION = (
     "RGB, short side resized to 288 (bilinear, antialiased), ImageNet mean and deviation; scaled to length 1"
 )
+_ONNX_SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Extractor:
         sha256: of the file with the weights; None for "pixels" and where others registered the extractor.
         dimensions: D; None for "pixels", where it is the number of values of an image.
         convention: what happens to an image, in words.
-        copy_detection: whether its features are descriptors made to find copies, as those of a TorchScript file are.
+        copy_detection: whether its features are descriptors made to find copies, as those of a TorchScript or ONNX file
+            are.
         stands_in: whether it was taken by default in the place of Inception, whose weights are not there.
     """
 
@@ -170,7 +173,7 @@ def load_default_extractor(
 
 
 def extractor_names() -> tuple[str, ...]:
-    """Names that `load_extractor` knows; the path of a TorchScript file is the other choice."""
+    """Names that `load_extractor` knows; the path of a TorchScript or ONNX file is the other choice."""
     from iet_agc.metrics.torch_fidelity_networks import names
 
     return ("pixels", _LITE0, *names())
@@ -190,6 +193,8 @@ def load_extractor(name: str, device: torch.device | str = "cpu", download: bool
             - the path of a TorchScript file (.pt, .ts) that takes ImageNet-normalised RGB, short side 288, and gives
               descriptors (N, D), such as SSCD (Pizzi et al., CVPR 2022); they are scaled to length 1. A
               TorchScript file is a program: name one that you trust.
+            - the path of an ONNX file (.onnx), for such descriptors as well; see `metrics.onnx_network` for what may
+              stand behind the path, and what is refused.
         device: where the network runs.
         download: fetch weights of torch-fidelity's networks, and DINOv2's code, where they are missing.
 
@@ -204,8 +209,9 @@ def load_extractor(name: str, device: torch.device | str = "cpu", download: bool
         network, file, convention = _network(name, device, download)
     with torch.inference_mode(), _exact_convolutions():
         features, _ = network(torch.full((2, 3, 32, 32), 127, dtype=torch.uint8, device=device))
-    hashed, scripted = sha256(file) if file and file.is_file() else None, convention == _SCRIPT_CONVENTION
-    return Extractor(name, hashed, features.shape[1], convention, device, network, scripted)
+    hashed = sha256(file) if file and file.is_file() else None
+    of_a_file = name not in extractor_names()
+    return Extractor(name, hashed, features.shape[1], convention, device, network, of_a_file)
 
 
 def _network(name: str, device: torch.device, download: bool) -> tuple[_Network, Path | None, str]:
@@ -216,10 +222,15 @@ def _network(name: str, device: torch.device, download: bool) -> tuple[_Network,
         from iet_agc.metrics.torch_fidelity_networks import load_network
 
         return load_network(name, device, download)
+    if network_file(name).suffix == _ONNX_SUFFIX:
+        from iet_agc.metrics.onnx_network import load_onnx
+
+        described = load_onnx(name)
+        return described, described.file, described.convention
     if Path(name).suffix in _SCRIPT_SUFFIXES or Path(name).is_file():
         return _torchscript(name, device)
     known = ", ".join(extractor_names())
-    raise UserError(f"unknown extractor {name!r}: use the path of a TorchScript file (.pt) or one of {known}")
+    raise UserError(f"unknown extractor {name!r}: use the path of a TorchScript or ONNX file, or one of {known}")
 
 
 def _rows_at_a_time(device: torch.device) -> int:

@@ -23,6 +23,8 @@ __all__ = [
     "check_reported_places",
     "check_settings_place",
     "is_watch",
+    "network_file",
+    "network_options",
 ]
 
 #: What makes a folder that of a watch on any loop, see `iet_agc.training.watched`.
@@ -94,6 +96,17 @@ def check_audit_place(folder: Path) -> None:
 def is_watch(folder: Path) -> bool:
     """Whether a folder is that of a watch on any loop, an `iet_agc.MemorizationWatch`."""
     return (folder / WATCH).is_file()
+
+
+def network_file(name: str) -> Path:
+    """The file that a feature network is named by, without the options that may stand behind an ONNX file."""
+    path, dot, _ = name.partition(".onnx?")
+    return Path(path + dot.removesuffix("?"))
+
+
+def network_options(name: str) -> str:
+    """What stands behind it, such as "size=224x224"; nothing of other files."""
+    return name.partition(".onnx?")[2]
 
 
 def check_reported_places(folders: Sequence[Path]) -> None:
