@@ -67,6 +67,10 @@ COMMANDS = {
     "duplicates": ["duplicates", "{}/pictures", "--out", "OUT", "--keep-list", "OUT/kept.txt"],
     "shards": ["shards", "{}/pictures", "--members", "2", "--keep-together", "near", "--out", "OUT"],
     "average": ["average", "{}/run/raw", "{}/run/ema", "--out", "OUT"],
+    "pack": ["pack", "{}/audit", "--out", "OUT"],
+    "membership": [
+        *("membership", "{}/run", "--out", "OUT", "--num", "20", "--draws", "2", "--device", "cpu"),
+    ],
     "card": ["card", "{}/run", "--audit", "{}/audit", "--out", "OUT/card.md"],
 }
 

@@ -15,7 +15,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
 from tests.tiny_runs import settings
 
-FUNCTIONS = "train", "sample", "audit", "report", "card", "shards", "average"
+FUNCTIONS = "train", "sample", "audit", "report", "card", "shards", "average", "pack", "verify", "membership"
 #: 497 real images are held out.
 NUM_TRAIN = 1300
 
@@ -92,6 +92,22 @@ def test_an_audit_in_memory_has_the_numbers_of_one_on_disk(
     assert found.record.names is not None
     assert found.record.names.held_out == "a tensor of 497 images"
     assert (again.folder / "samples.csv").read_bytes() == (found.folder / "samples.csv").read_bytes()
+
+
+def test_losses_are_compared_in_memory_as_on_disk(run: iet_agc.Run, digits: torch.Tensor, tmp_path: Path) -> None:
+    found = iet_agc.membership(run, held_out=digits[NUM_TRAIN:], out=tmp_path / "m", num=40, draws=4, quiet=True)
+    assert (found.record.num_train, found.record.num_held_out, found.record.draws) == (40, 40, 4)
+    np.save(tmp_path / "train.npy", digits[:NUM_TRAIN].numpy())
+    np.save(tmp_path / "real.npy", digits[NUM_TRAIN:].numpy())
+    parts = tmp_path / "train.npy", tmp_path / "real.npy"
+    again = iet_agc.membership(run.folder, *parts, out=tmp_path / "again", num=40, draws=4, quiet=True)
+    assert again.record == found.record
+    table = found.to_pandas()
+    assert len(table) == 80
+    assert table["score"].is_monotonic_decreasing
+    assert "area under the curve" in found._repr_html_()
+    with pytest.raises(iet_agc.UserError, match="other held-out images"):
+        iet_agc.membership(run, held_out=digits[-60:], out=found, num=40, draws=4, quiet=True)
 
 
 def test_a_run_tells_the_audit_what_it_saw(found: iet_agc.Audit) -> None:

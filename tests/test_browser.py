@@ -10,10 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import iet_agc
 from iet_agc.config.board import plan
 from iet_agc.metrics.curve import Losses, recommend
+from iet_agc.metrics.membership import correlation, membership, scores
 from iet_agc.reporting.audit_page import write_report
 from iet_agc.reporting.board import Failure, board_record, standing
 from iet_agc.reporting.board_page import board_page
@@ -21,6 +24,7 @@ from iet_agc.reporting.comparison import compare, differences_from_first
 from iet_agc.reporting.comparison_page import write_comparison
 from iet_agc.reporting.curve_page import write_curve
 from iet_agc.reporting.duplicates_page import ShownGroup, ShownImage, render_duplicates
+from iet_agc.reporting.membership_page import render_membership
 from tests.audit_folders import noise, write_audit
 from tests.boards import MINIATURE, board, result
 from tests.compared_runs import numbers, seeds, write
@@ -89,6 +93,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     written["board"] = benched(out / "board")
     written["duplicates"] = duplicates(out / "duplicates.html")
     written["curve"] = curve(out / "curve")
+    written["membership"] = membership_page(out / "membership.html")
+    written |= of_groups(out)
     several = {LONG + "1": long.path, LONG + "2": audits["plain"].path, "third": audits["few"].path}
     return written | {"several": write_report(several, out / "several.html", title=LONG)}
 
@@ -120,6 +126,31 @@ def curve(out: Path) -> Path:
     return Path(files["html"])
 
 
+def membership_page(file: Path) -> Path:
+    rng = np.random.default_rng(0)
+    mine, real = rng.normal(0.9, 0.1, (120, 20)), rng.normal(1, 0.1, (150, 20))
+    timesteps = [25 + 50 * number for number in range(20)]
+    own, others = scores(mine, real)
+    skips = correlation(own.tolist(), rng.random(120).tolist())
+    facts = {"model": "ema", "run": LONG}
+    page = render_membership(membership(mine, real, timesteps, 1000), skips, own, others, facts)
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def of_groups(out: Path) -> dict[str, Path]:
+    """An audit by groups of copies, and the page of a pack of it."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (160, 8, 8, 3), dtype=np.uint8)
+    near = np.clip(images[:1].astype(int) + rng.integers(-2, 3, (60, 8, 8, 3)), 0, 255).astype(np.uint8)
+    real = rng.integers(0, 256, (120, 8, 8, 3), dtype=np.uint8)
+    for name, array in (("train", np.concatenate([images, near])), ("samples", near[:9] ^ 1), ("real", real)):
+        np.savez(out / f"{name}.npz", images=array)
+    parts = [str(out / f"{name}.npz") for name in ("train", "samples", "real")]
+    audit = iet_agc.audit(*parts, out=out / "grouped", groups=True, extractors=["pixels"], quiet=True)
+    return {"groups": iet_agc.report(audit), "pack": iet_agc.pack(audit, out=out / "pack").folder / "index.html"}
+
+
 def duplicates(file: Path) -> Path:
     images = [
         ShownImage(f"{LONG}/{n}.png", "differs by 0.3 %, mirrored", n == 0, noise(1, (3, 16, 16), n)[0])
@@ -135,7 +166,8 @@ def duplicates(file: Path) -> Path:
     return file
 
 
-KINDS = ["full", "plain", "few", "warned", "large", "several", "comparison", "board", "duplicates", "curve"]
+KINDS = ["full", "plain", "few", "warned", "large", "several", "comparison", "board", "duplicates", "curve", "groups"]
+KINDS += ["membership", "pack"]
 
 
 @pytest.fixture(scope="module", params=KINDS)

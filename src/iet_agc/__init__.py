@@ -8,6 +8,7 @@ The verbs of the command line, from Python, on paths and on images in memory:
     found.check(fail_above=0.02)
     iet_agc.report(found)
     iet_agc.card(run, found)
+    iet_agc.membership(run, out="runs/a/membership").record.auc
     iet_agc.verify(iet_agc.pack(found, out="pack")).check()
     iet_agc.bench("small", out="board")
     parts = iet_agc.shards("photos", 4, out="shards")
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iet_agc.api.memorization_watch import MemorizationWatch
-    from iet_agc.api.results import Audit, Bench, Pack, Run, SampleSet, Shards, Verification
-    from iet_agc.api.verbs import audit, average, bench, card, pack, report, sample, shards, train, verify
+    from iet_agc.api.results import Audit, Bench, Membership, Pack, Run, SampleSet, Shards, Verification
+    from iet_agc.api.verbs import audit, average, bench, card, membership, pack, report, sample, shards, train, verify
     from iet_agc.method.agc import AntiGradientControl, mean_of_kept
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
@@ -37,6 +38,7 @@ _HOMES = {
     "Audit": "api.results",
     "Bench": "api.results",
     "CheckFailed": "runtime.errors",
+    "Membership": "api.results",
     "MemorizationWatch": "api.memorization_watch",
     "Pack": "api.results",
     "Run": "api.results",
@@ -50,6 +52,7 @@ _HOMES = {
     "bench": "api.verbs",
     "card": "api.verbs",
     "mean_of_kept": "method.agc",
+    "membership": "api.verbs",
     "pack": "api.verbs",
     "partition": "method.sharding",
     "report": "api.verbs",
@@ -64,6 +67,7 @@ __all__ = [
     "Audit",
     "Bench",
     "CheckFailed",
+    "Membership",
     "MemorizationWatch",
     "Pack",
     "Run",
@@ -78,6 +82,7 @@ __all__ = [
     "bench",
     "card",
     "mean_of_kept",
+    "membership",
     "pack",
     "partition",
     "report",

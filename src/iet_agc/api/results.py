@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from iet_agc.data.image_set import ImageSet
     from iet_agc.metrics.gate import Gate
     from iet_agc.metrics.intervals import Proportion
+    from iet_agc.metrics.membership import Correlation
+    from iet_agc.metrics.membership import Membership as MembershipRecord
     from iet_agc.reporting.board import BoardRecord
 
-__all__ = ["Audit", "Bench", "Pack", "Run", "SampleSet", "Shards", "Verification"]
+__all__ = ["Audit", "Bench", "Membership", "Pack", "Run", "SampleSet", "Shards", "Verification"]
 
 #: Pairs of sample and training image that an audit shows.
 _PAIRS = 3
@@ -348,6 +350,63 @@ class Verification:
         if not self.sound:
             odd = [*(f"{name} {how}" for name, how in self.changed.items()), *self.differences]
             raise CheckFailed(f"the pack is not sound: {odd[0]}; {len(odd)} in all")
+
+
+@dataclass(frozen=True)
+class Membership(_Result):
+    """How well a model's losses give away which images it was trained on."""
+
+    @property
+    def record(self) -> "MembershipRecord":
+        """All numbers: the area under the curve, and what is found at each rate of false alarms."""
+        from iet_agc.auditing.membership import read_membership
+
+        return read_membership(self.folder)[0]
+
+    @property
+    def skips(self) -> "Correlation | None":
+        """Rank correlation of the images' scores with how often AGC skipped them; None where none was skipped."""
+        from iet_agc.auditing.membership import read_membership
+
+        return read_membership(self.folder)[1]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """images.csv: a row per image, the highest score first.
+
+        Raises:
+            UserError: pandas is not installed, or the folder is damaged.
+        """
+        pandas = _pandas()
+        from iet_agc.auditing.membership import read_membership
+        from iet_agc.runtime.reading import read_text
+
+        read_membership(self.folder, ["images.csv"])  # refuses a table that is not as it was written
+        text = io.StringIO(read_text(self.folder / "images.csv"))
+        return pandas.read_csv(text, keep_default_na=False, engine="python")  # which reads floats exactly
+
+    def _title(self) -> str:
+        return "Whether losses give away training images"
+
+    def _figures(self) -> list[tuple[str, str]]:
+        from iet_agc.metrics.intervals import three_digits
+        from iet_agc.metrics.membership import Found
+
+        record = self.record
+        low, high = record.auc.ci95
+        found = [
+            (f"found at {three_digits(each.false_alarm)} false alarms", f"{each.count:,}, {three_digits(each.share)}")
+            for each in record.found
+            if isinstance(each, Found)
+        ]
+        return [
+            ("area under the curve", f"{record.auc.value:.3f}, by chance 0.5"),
+            ("95 % interval", f"{low:.3f} to {high:.3f}"),
+            *found,
+            ("page", str(self.folder / "membership.html")),
+        ]
+
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        return []
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from iet_agc.api.images import Images, Place, named, sources
-from iet_agc.api.results import Audit, Bench, Pack, Run, SampleSet, Shards, Verification
+from iet_agc.api.results import Audit, Bench, Membership, Pack, Run, SampleSet, Shards, Verification
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.paths import check_reported_places, is_watch
 from iet_agc.runtime.silence import silenced
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from iet_agc.auditing.sources import Part
     from iet_agc.config.settings import Settings
 
-__all__ = ["audit", "average", "bench", "card", "pack", "report", "sample", "shards", "train", "verify"]
+__all__ = ["audit", "average", "bench", "card", "membership", "pack", "report", "sample", "shards", "train", "verify"]
 
 
 def train(
@@ -191,6 +191,56 @@ def audit(
         if finished_audit(asked, given=fingerprints(given)) is None:
             audit_sources(**vars(asked), download=download, given=given)
     return Audit(Path(out))
+
+
+def membership(
+    source: Place,
+    train: "Images | None" = None,
+    held_out: "Images | None" = None,
+    *,
+    out: Place,
+    num: int = 1000,
+    draws: int = 100,
+    weights: Literal["raw", "ema"] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    quiet: bool = False,
+) -> Membership:
+    """Tell whether losses give away which images a model was trained on; see `iet-agc membership`.
+
+    Args:
+        source: a finished run, or a diffusers pipeline folder of a model over pixels.
+        train: the training images, see `audit`; by default those of the run.
+        held_out: real images of the same kind that were not trained on; by default those that the run, or `train`,
+            holds out.
+        out: folder of the result. The same call again goes on from there, and leaves a whole one as it is.
+        num: at most so many images of either kind.
+        draws: losses of each image, by as much noise.
+        weights: of a run; by default those that it samples with.
+        device: where to compute.
+        quiet: show no progress.
+
+    Raises:
+        UserError: no such model, images that do not fit it, fewer than 20 of either kind, or `out` holds something
+            else.
+    """
+    from iet_agc.auditing.membership import infer_members
+
+    if train is None and isinstance(source, Run):
+        train = source  # which brings images along that it was given in memory
+    names, given = sources({"train": train, "held-out": held_out})
+    with silenced(quiet):
+        infer_members(
+            Path(source),
+            Path(out),
+            names.get("train"),
+            names.get("held-out"),
+            num_images=num,
+            draws=draws,
+            weights=weights,
+            device=device,
+            given=given,
+        )
+    return Membership(Path(out))
 
 
 def report(audits: Place | Sequence[Place], out: Place | None = None) -> Path:

@@ -336,13 +336,34 @@ def _table(sets: _Sets, mine: Sequence[float], real: Sequence[float]) -> str:
     return table_text(rows)
 
 
-def _summary(out: Path) -> dict[str, object]:
-    file = out / MEMBERSHIP_FILES["json"]
-    content = unsealed(file, read_object(file, "infer again"), "infer again")
+def read_membership(folder: Path, files: Sequence[str] = ()) -> tuple[Membership, Correlation | None]:
+    """What a folder says.
+
+    Args:
+        folder: that `infer_members` wrote.
+        files: beside membership.json, which have to be as they were written, too.
+
+    Returns:
+        How well losses tell training images from others; the correlation of scores with the shares that AGC skipped.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    found = _read(folder, files)
+    return found.membership, found.skips
+
+
+def _read(folder: Path, files: Sequence[str] = ()) -> _Content:
+    file = folder / MEMBERSHIP_FILES["json"]
+    content = unsealed(file, read_object(file, "infer again"), "infer again", files)
     try:
-        found = _Content.model_validate_json(json.dumps(content))
+        return _Content.model_validate_json(json.dumps(content))
     except ValidationError:
         raise UserError(f"{shown(file)} is damaged: remove it, or choose another output", "out") from None
+
+
+def _summary(out: Path) -> dict[str, object]:
+    found = _read(out)
     told = found.model_dump(mode="json", include={"membership", "skips"})
     return {
         "membership": str(out),
