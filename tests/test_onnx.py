@@ -100,9 +100,11 @@ def test_a_size_that_the_file_does_not_take_is_refused(tmp_path: Path) -> None:
 
 
 GRAPH = descriptor()
-NESTED = b""
-for _ in range(200):  # a graph in an attribute of a node of a graph, and so on
-    NESTED = field(1, field(5, field(6, NESTED)))
+
+
+def nested(depth: int) -> bytes:
+    """A graph in an attribute of a node of a graph, and so on."""
+    return field(1, field(5, field(6, nested(depth - 1)))) if depth else b""
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ for _ in range(200):  # a graph in an attribute of a node of a graph, and so on
         (descriptor(external=True), "has weights in other files"),
         (descriptor(domain="com.example"), "needs operators of 'com.example'"),
         (descriptor(domain="com.microsoft"), "needs operators of 'com.microsoft'"),
-        (field(7, NESTED), "is no ONNX model"),
+        (field(7, nested(200)), "is no ONNX model"),
         (GRAPH[:-9], "is no ONNX model"),
         (GRAPH[:40], "is no ONNX model"),
         (b"\x80" * 30, "is no ONNX model"),

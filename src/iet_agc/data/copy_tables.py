@@ -87,7 +87,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
         rows = tables.read_table(file)
     except csv.Error as error:
         raise UserError(f"{shown(file)} is no table: {one_line(str(error))}", "groups") from None
-    if any(None in row or None in row.values() for row in rows):
+    if any({*map(type, [*row, *row.values()])} != {str} for row in rows):  # csv puts None where a cell is missing
         raise UserError(f"{shown(file)} is damaged: a row has fewer columns, or more, than the header", "groups")
     return rows
 

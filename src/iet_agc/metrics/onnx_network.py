@@ -88,7 +88,7 @@ class OnnxNetwork:
         self._input, self._one, size = self._input_of()
         if size and options.get("size") not in (None, size):
             raise UserError(f"{name}: the file takes images of {size[0]} x {size[1]} only: leave size out", "extractor")
-        self.options = _Options(**({"size": size} | options))
+        self.options = _Options(**({**options, "size": size} if size else options))
 
     @property
     def convention(self) -> str:
