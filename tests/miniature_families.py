@@ -146,7 +146,8 @@ def save_dit(folder: Path, seed: int = 0, names: dict[int, str] | None = CLASS_N
         "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2,
         "sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 3, "norm_num_groups": 4,
     }  # fmt: skip
-    pipeline: Any = DiTPipeline(DiTTransformer2DModel(**(transformer | changes)), AutoencoderKL(**VAE), DDIMScheduler())
+    stock: Any = DiTPipeline
+    pipeline = stock(DiTTransformer2DModel(**(transformer | changes)), AutoencoderKL(**VAE), DDIMScheduler())
     if names is not None:
         pipeline.register_to_config(id2label={str(number): name for number, name in names.items()})
     pipeline.save_pretrained(folder)

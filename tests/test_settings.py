@@ -341,11 +341,10 @@ def test_presets_of_one_image_set_see_as_many_images(name):
     Those of the paper are in test_parity.py. A rival may take another network, or leave out the planted copies.
     """
     preset = load_preset(name)
-    full = load_preset(f"{preset.data.name}-iet-agc")
+    full = load_preset(f"{preset.data.name}{'-dit' if '-dit-' in name else ''}-iet-agc")
     share = full.method.members if name.endswith("early-stop") else 4 if "-finetune-" in name else 1
     assert preset.total_steps * preset.train.batch_size == full.total_steps * full.train.batch_size // share
     assert preset.data == (full.data.without_copies() if name.endswith("-deduplicated") else full.data)
     own = {"dropout", "channels"} if name.endswith(("-dropout", "-small-network", "-dp")) else set()
-    network = load_preset(f"{preset.data.name}-dit-iet-agc").model if "-dit-" in name else full.model
-    assert preset.model.model_dump(exclude=own) == network.model_dump(exclude=own)
+    assert preset.model.model_dump(exclude=own) == full.model.model_dump(exclude=own)
     assert (preset.init.model == "") == ("-finetune-" in name)

@@ -126,7 +126,8 @@ class Projection:
         """Of a sample of the references, evenly spaced; a range finder in three passes (Halko et al., 2011)."""
         sample = references[_evenly_spaced(len(references), _SAMPLE)]
         some = sample.split(_at_once(sample))
-        mean = (sum(part.sum(0, dtype=torch.int64) for part in some) / len(sample)).round().float()
+        sums = torch.stack([part.sum(0, dtype=torch.int64) for part in some])
+        mean = (sums.sum(0) / len(sample)).round().float()
         square = _square(sample.shape[1:])
         rows = torch.cat([_averaged(part.float() - mean, square) for part in some])
         generator = torch.Generator().manual_seed(0)
