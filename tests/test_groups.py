@@ -41,7 +41,7 @@ def test_only_the_nearest_image_of_each_group_counts() -> None:
     queries, references = noise(20, 5), noise(40, 6)
     labels = labels_of(40, [(0, 3), (0, 17), (8, 9), (9, 8), (12, 12)])
     assert representatives_of(labels).tolist() == [place for place in range(40) if place not in (3, 17, 9)]
-    assert group_sizes(labels)[[0, 3, 17, 8, 12]].tolist() == [3, 3, 3, 2, 1]
+    assert group_sizes(labels, torch.ones_like(labels))[[0, 3, 17, 8, 12]].tolist() == [3, 3, 3, 2, 1]
     assert group_sizes(labels, torch.full((40,), 2))[[17, 12]].tolist() == [6, 2]
     distances, indices = nearest_groups(lambda rows, k: nearest(queries[rows], references, k), 20, labels, 10)
     every, order = nearest(queries, references, 40)

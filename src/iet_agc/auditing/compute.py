@@ -50,7 +50,7 @@ from iet_agc.metrics.calibration import (
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.duplicates import MOST_UNASKED, duplicate_groups
 from iet_agc.metrics.features import Extractor, Features, load_default_extractor, load_extractor, nearest_features
-from iet_agc.metrics.groups import labels_of, nearest_groups, representatives_of
+from iet_agc.metrics.groups import first_of_groups, labels_of, nearest_groups, representatives_of
 from iet_agc.metrics.intervals import Count, Record, calibration_rank
 from iet_agc.metrics.memorization import FALSE_ALARM, cells, is_near_copy
 from iet_agc.metrics.near_copies import CANDIDATES, same_pictures
@@ -741,14 +741,11 @@ def _search_features(
 def _smaller(found: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
     """Merge lists of neighbours of the same references, each of which counts once; ties go to the lowest index."""
     both = [torch.cat(parts, dim=1) for parts in zip(*found, strict=True)]
-    for key in (0, 1):  # by distance, then by index: as sorting is stable, of equal indices the nearer comes first
+    for key in (1, 0):  # by index, then by distance: as sorting is stable, of equal distances the lowest index is first
         order = both[key].argsort(dim=1, stable=True)
         both = [part.gather(1, order) for part in both]
     distances, indices = both
-    again = torch.zeros_like(indices, dtype=torch.bool)
-    again[:, 1:] = indices[:, 1:] == indices[:, :-1]
-    order = distances.masked_fill(again, torch.inf).argsort(dim=1, stable=True)[:, :k]
-    return distances.gather(1, order), indices.gather(1, order)
+    return first_of_groups(distances, indices, indices, k)
 
 
 # Numbers ----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from iet_agc.metrics.duplicates import group_links
 from iet_agc.metrics.intervals import share
 from iet_agc.metrics.records import CROWD, Crowded
 
-__all__ = ["crowded", "group_sizes", "labels_of", "nearest_groups", "representatives_of"]
+__all__ = ["crowded", "first_of_groups", "group_sizes", "labels_of", "nearest_groups", "representatives_of"]
 
 
 def labels_of(total: int, links: Sequence[tuple[int, int]]) -> Tensor:
@@ -48,15 +48,14 @@ def representatives_of(labels: Tensor) -> Tensor:
     return (labels == torch.arange(len(labels))).nonzero()[:, 0]
 
 
-def group_sizes(labels: Tensor, multiplicities: Tensor | None = None) -> Tensor:
+def group_sizes(labels: Tensor, multiplicities: Tensor) -> Tensor:
     """How many images are in the group of each image, int64 (N,).
 
     Args:
         labels: see `labels_of`.
-        multiplicities: how many images each of them stands for, int64 (N,); by default one.
+        multiplicities: how many images each of them stands for, int64 (N,).
     """
-    times = torch.ones_like(labels) if multiplicities is None else multiplicities
-    return torch.zeros_like(labels).index_add(0, labels, times)[labels]
+    return torch.zeros_like(labels).index_add(0, labels, multiplicities)[labels]
 
 
 def nearest_groups(
@@ -78,16 +77,30 @@ def nearest_groups(
     """
     enough = min(len(labels), k + len(labels) - len(representatives_of(labels)))
     most, waiting = min(2 * k, enough), torch.arange(total)
-    distances, indices = _first_of_groups(*search(waiting, most), labels, k)
+    distances, indices = _of_groups(search(waiting, most), labels, k)
     while most < enough and len(waiting := distances[:, -1].isinf().nonzero()[:, 0]):
         most = min(4 * most, enough)
-        distances[waiting], indices[waiting] = _first_of_groups(*search(waiting, most), labels, k)
+        distances[waiting], indices[waiting] = _of_groups(search(waiting, most), labels, k)
     return distances, indices
 
 
-def _first_of_groups(distances: Tensor, indices: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Of the images of one group the first only; k of them, infinitely far where there are fewer."""
-    groups = labels[indices]
+def _of_groups(found: tuple[Tensor, Tensor], labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    distances, indices = found
+    return first_of_groups(distances, indices, labels[indices], k)
+
+
+def first_of_groups(distances: Tensor, indices: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Of the neighbours of one group the first only.
+
+    Args:
+        distances: of neighbours, ascending, (N, m).
+        indices: which they are, int64 (N, m).
+        groups: the group of each, int64 (N, m).
+        k: how many are kept, at most m; infinitely far where there are fewer groups.
+
+    Returns:
+        distances and indices, (N, k), in the order in which they were given.
+    """
     order = groups.argsort(dim=1, stable=True)
     in_order = groups.gather(1, order)
     again = torch.zeros_like(order, dtype=torch.bool)
