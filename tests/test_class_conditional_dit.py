@@ -31,8 +31,8 @@ from iet_agc.training.captioned import Captioned
 from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
 from tests.miniature import captioned
-from tests.miniature_families import CLASS_NAMES, save_dit
-from tests.tiny_runs import CPU, assert_same, with_changes
+from tests.miniature_families import CLASS_NAMES, assert_alike, save_dit
+from tests.tiny_runs import CPU, assert_same, killed_after, with_changes
 
 CLASSES = ["hound", "bird", "2"]
 
@@ -68,8 +68,9 @@ def pipeline(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    train(chosen(folder), classed(), tmp_path_factory.mktemp("runs") / "run", CPU)
-    return next(iter(tmp_path_factory.getbasetemp().glob("runs*/run")))
+    place = tmp_path_factory.mktemp("runs") / "run"
+    train(chosen(folder), classed(), place, CPU)
+    return place
 
 
 def stock(folder: Path) -> Any:
@@ -91,14 +92,6 @@ def drawn_by_stock(pipe: Any, ours: ClassConditionalDiT, guidance: float, monkey
     images = pipe(labels, guidance, num_inference_steps=3, output_type="np").images
     monkeypatch.undo()
     return (torch.from_numpy(images).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
-
-
-def assert_alike(ours: Tensor, theirs: Tensor) -> None:
-    """Equal but for a rounding of the last bit of a few pixels."""
-    off = (ours.int() - theirs.int()).abs()
-    assert off.max() <= 1
-    assert (off > 0).float().mean() < 0.01
-    assert ours.float().std() > 10
 
 
 def test_images_are_those_of_stock_diffusers(folder: Path, pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,15 +152,7 @@ def test_with_agc_off_it_is_a_plain_loop_bitwise(folder: Path, tmp_path: Path) -
 
 
 def test_a_killed_run_resumes_bitwise(folder: Path, run: Path, tmp_path: Path) -> None:
-    steps: list[object] = []
-
-    def dies(count: object) -> None:
-        steps.append(count)
-        if len(steps) == 7:  # of 8, after 0
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(chosen(folder), classed(), tmp_path / "run", CPU, dies)
+    killed_after(7, chosen(folder), classed(), tmp_path / "run")  # of 8, after 0
     assert not (tmp_path / "run" / "raw").exists()
     train(chosen(folder), classed(), tmp_path / "run", CPU)
     for kind in ("raw", "ema"):

@@ -34,8 +34,8 @@ from iet_agc.training.loop import train
 from iet_agc.training.tasks import TextTask
 from iet_agc.training.timesteps import density_of
 from tests.miniature import captioned
-from tests.miniature_families import save_flux, save_sd3, save_xl
-from tests.tiny_runs import CPU, assert_same, with_changes
+from tests.miniature_families import assert_alike, save_flux, save_sd3, save_xl
+from tests.tiny_runs import CPU, assert_same, killed_after, with_changes
 
 SAVED = {"xl": save_xl, "sd3": save_sd3, "flux": save_flux}
 STOCK = {"xl": "StableDiffusionXLPipeline", "sd3": "StableDiffusion3Pipeline", "flux": "FluxPipeline"}
@@ -100,14 +100,6 @@ def drawn_by_stock(family: str, pipe: Any, ours: TextPipeline, guidance: float, 
 
 def drawn(ours: TextPipeline, guidance: float) -> Tensor:
     return draw(ours, [3, 4], PROMPTS, 3, guidance, sampler=sampler_of(ours.scheduler))
-
-
-def assert_alike(ours: Tensor, theirs: Tensor) -> None:
-    """Equal but for a rounding of the last bit of a few pixels."""
-    off = (ours.int() - theirs.int()).abs()
-    assert off.max() <= 1
-    assert (off > 0).float().mean() < 0.01
-    assert ours.float().std() > 10
 
 
 # -- drawing
@@ -240,15 +232,7 @@ def test_with_agc_off_it_is_a_plain_loop_bitwise(family: str, folders: dict[str,
 def test_a_killed_run_resumes_bitwise(
     family: str, folders: dict[str, Path], runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    steps: list[object] = []
-
-    def dies(count: object) -> None:
-        steps.append(count)
-        if len(steps) == 7:  # of 8, after 0
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(chosen(folders[family]), captioned(), tmp_path / "run", CPU, dies)
+    killed_after(7, chosen(folders[family]), captioned(), tmp_path / "run")  # of 8, after 0
     assert not (tmp_path / "run" / "raw").exists()
     train(chosen(folders[family]), captioned(), tmp_path / "run", CPU)
     for kind in ("raw", "ema"):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import iet_agc
 from iet_agc.metrics.features import load_extractor
-from iet_agc.metrics.onnx_network import load_onnx
+from iet_agc.metrics.onnx_network import OnnxNetwork
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import sha256
 from tests.onnx_models import descriptor, field, model, node, port, saved
@@ -64,7 +64,7 @@ def test_rows_do_not_depend_on_other_images(tmp_path: Path) -> None:
 @needs_onnxruntime
 def test_options_stand_behind_the_path(tmp_path: Path) -> None:
     name = saved(tmp_path, descriptor())
-    network = load_onnx(f"{name}?size=16x24&mean=0.5,0.5,0.5&std=0.25,0.5,1")
+    network = OnnxNetwork(f"{name}?size=16x24&mean=0.5,0.5,0.5&std=0.25,0.5,1")
     assert network.convention == (
         "RGB, resized to 16 x 24 (bilinear, antialiased), mean 0.5, 0.5, 0.5, deviation 0.25, 0.5, 1; "
         "scaled to length 1"

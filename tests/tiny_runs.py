@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -39,6 +40,19 @@ def with_changes(content, changes):
         section, field = name.split("__")
         content.setdefault(section, {})[field] = value
     return validate(content)
+
+
+def killed_after(count, settings, data, out):
+    """Train until this many steps were told of, and die there."""
+    steps = []
+
+    def dies(step):
+        steps.append(step)
+        if len(steps) == count:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(settings, data, out, CPU, dies)
 
 
 def weights(out, kind="raw"):

@@ -235,12 +235,9 @@ class Audit(_Result):
         """
         pandas = _pandas()
         from iet_agc.auditing.schema import read_record
-        from iet_agc.runtime.reading import read_text
 
         read_record(self.folder / "audit.json", ["samples.csv"])  # refuses a table that is not as it was written
-        text = io.StringIO(read_text(self.folder / "samples.csv"))
-        table = pandas.read_csv(text, keep_default_na=False, engine="python")  # which reads floats exactly
-        return table.astype({"mirrored": bool})
+        return _table(pandas, self.folder / "samples.csv").astype({"mirrored": bool})
 
     def _title(self) -> str:
         from iet_agc.reporting.audit_page import verdict
@@ -378,11 +375,9 @@ class Membership(_Result):
         """
         pandas = _pandas()
         from iet_agc.auditing.membership import read_membership
-        from iet_agc.runtime.reading import read_text
 
         read_membership(self.folder, ["images.csv"])  # refuses a table that is not as it was written
-        text = io.StringIO(read_text(self.folder / "images.csv"))
-        return pandas.read_csv(text, keep_default_na=False, engine="python")  # which reads floats exactly
+        return _table(pandas, self.folder / "images.csv")
 
     def _title(self) -> str:
         return "Whether losses give away training images"
@@ -495,3 +490,10 @@ def _pandas() -> Any:
         return importlib.import_module("pandas")
     except ImportError:
         raise UserError("to_pandas needs the package 'pandas': pip install 'iet-agc[pandas]'") from None
+
+
+def _table(pandas: Any, file: Path) -> "pd.DataFrame":
+    """A table of ours, as it was written."""
+    from iet_agc.runtime.reading import read_text
+
+    return pandas.read_csv(io.StringIO(read_text(file)), keep_default_na=False, engine="python")  # reads floats exactly

@@ -7,7 +7,7 @@ pipeline there, as `DiTPipeline` has a VAE, too: its folder has the other two pa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -326,7 +326,11 @@ def is_text_pipeline(folder: Path) -> bool:
     index = pipeline_index(folder)
     if index.get("unet") == ["diffusers", "UNet2DConditionModel"] or "text_encoder" in index:
         return True
-    return index.get("_class_name") == "DiTPipeline" and bool((index.get("vae") or [None])[0])
+    return index.get("_class_name") == "DiTPipeline" and _has_vae(index)
+
+
+def _has_vae(index: Mapping[str, Any]) -> bool:
+    return bool((index.get("vae") or [None])[0])
 
 
 def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[Network, Scheduler]:
@@ -340,7 +344,7 @@ def load_pipeline(folder: Path, device: torch.device | str = "cpu") -> tuple[Net
     check_pipeline_place(folder)
     check_regular_below(folder)
     try:
-        if (pipeline_index(folder).get("vae") or [None])[0]:
+        if _has_vae(pipeline_index(folder)):
             raise UserError("it draws latents that a VAE decodes: only models over pixels are read")
         model = _load_network(_network_part(folder))
         place = _part(folder, "scheduler")

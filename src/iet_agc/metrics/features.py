@@ -223,9 +223,9 @@ def _network(name: str, device: torch.device, download: bool) -> tuple[_Network,
 
         return load_network(name, device, download)
     if network_file(name).suffix == _ONNX_SUFFIX:
-        from iet_agc.metrics.onnx_network import load_onnx
+        from iet_agc.metrics.onnx_network import OnnxNetwork
 
-        described = load_onnx(name)
+        described = OnnxNetwork(name)
         return described, described.file, described.convention
     if Path(name).suffix in _SCRIPT_SUFFIXES or Path(name).is_file():
         return _torchscript(name, device)

@@ -27,7 +27,7 @@ from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.paths import network_file, network_options
 from iet_agc.runtime.reading import read_bytes
 
-__all__ = ["SHORT_SIDE", "load_onnx"]
+__all__ = ["SHORT_SIDE", "OnnxNetwork"]
 
 #: The short side of images where neither file nor options say a size, as SSCD takes them.
 SHORT_SIDE = 288
@@ -129,11 +129,6 @@ class OnnxNetwork:
             told = ", ".join(map(str, shapes))
             raise UserError(f"{self.file} gives {told}: an extractor gives floats ({len(batch)}, D) once", "extractor")
         return torch.from_numpy(descriptors[0].copy()).float()
-
-
-def load_onnx(name: str) -> OnnxNetwork:
-    """The network of a file; see `OnnxNetwork`."""
-    return OnnxNetwork(name)
 
 
 def _session(file: Path, content: bytes) -> Any:

@@ -10,6 +10,7 @@ no sampler here takes the variance.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,12 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from iet_agc.diffusion.dit import with_classes_kept
-from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser
+from iet_agc.diffusion.process import Denoiser
 from iet_agc.runtime.errors import UserError
 from iet_agc.text_to_image.conditions import Conditions
 from iet_agc.text_to_image.family import TextPipeline
-from iet_agc.text_to_image.lora import factors
-from iet_agc.text_to_image.parts import config_of, read_noise_schedule
+from iet_agc.text_to_image.lora import FILE_NAME, factors
+from iet_agc.text_to_image.parts import config_of, misfit_of_schedule, read_noise_schedule
 
 __all__ = ["ClassConditionalDiT"]
 
@@ -86,7 +87,7 @@ class ClassConditionalDiT(TextPipeline):
 
     def misfit(self) -> str | None:
         """See `TextPipeline`."""
-        model, vae, schedule = (config_of(part) for part in (self.denoiser, self.vae, self.scheduler))
+        model, vae = config_of(self.denoiser), config_of(self.vae)
         channels, gives = vae.latent_channels, model.out_channels or model.in_channels
         checks = {
             f"its transformer takes {model.in_channels} channels and gives {gives}, its latents have {channels}": (
@@ -95,12 +96,7 @@ class ClassConditionalDiT(TextPipeline):
             "its transformer has no classes": not model.num_embeds_ada_norm,
             f"its model_index.json names class {max(self.names, default=0)}, its transformer has "
             f"{model.num_embeds_ada_norm}": max(self.names, default=-1) >= (model.num_embeds_ada_norm or 0),
-            f"it has {schedule.num_train_timesteps} timesteps, not {NUM_TIMESTEPS}": (
-                schedule.num_train_timesteps != NUM_TIMESTEPS
-            ),
-            f"it predicts {schedule.prediction_type!r}, not epsilon or v_prediction": (
-                schedule.prediction_type not in ("epsilon", "v_prediction")
-            ),
+            **misfit_of_schedule(self.scheduler),
         }
         return next((reason for reason, wrong in checks.items() if wrong), None)
 
@@ -119,7 +115,7 @@ class ClassConditionalDiT(TextPipeline):
             raise UserError(f"{odd[0]!r} is no class of the pipeline: give {known}")
         return torch.tensor([numbers[text] for text in texts], dtype=torch.int64).reshape(-1, 1)
 
-    @property
+    @cached_property
     def _numbers(self) -> dict[str, int]:
         """The class of each text that names one; a name before a number."""
         names = [(name.strip(), number) for number, names in self.names.items() for name in names.split(",")]
@@ -184,7 +180,7 @@ class ClassConditionalDiT(TextPipeline):
         """By the names that diffusers has for a transformer's; its DiT itself reads no LoRA. See `TextPipeline`."""
         if found := factors(self.denoiser):
             tensors = {f"{self.DENOISER}.{name}": value.contiguous() for name, value in found.items()}
-            save_file(tensors, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
+            save_file(tensors, folder / FILE_NAME, metadata={"format": "pt"})
 
 
 def _names(described: Any) -> dict[int, str]:

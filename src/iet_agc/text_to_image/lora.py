@@ -18,7 +18,10 @@ from iet_agc.runtime.seeds import seeded
 
 M = TypeVar("M", bound=nn.Module)
 
-__all__ = ["add_lora", "factors", "merged"]
+__all__ = ["FILE_NAME", "add_lora", "factors", "merged"]
+
+#: The file of factors that diffusers writes and reads.
+FILE_NAME = "pytorch_lora_weights.safetensors"
 
 
 def add_lora(model: nn.Module, projections: Sequence[str], rank: int, alpha: float, seed: int) -> None:

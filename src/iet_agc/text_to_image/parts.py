@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler
 
+from iet_agc.diffusion.process import NUM_TIMESTEPS
 from iet_agc.diffusion.unet import check_described, check_finite, checked_scheduler
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import kept_generators
 
-__all__ = ["check_vae", "config_of", "read_described", "read_noise_schedule", "read_whole"]
+__all__ = ["check_vae", "config_of", "misfit_of_schedule", "read_described", "read_noise_schedule", "read_whole"]
 
 
 def config_of(part: Any) -> Any:
@@ -54,3 +55,13 @@ def read_noise_schedule(folder: Path) -> DDIMScheduler:
         return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
 
     return checked_scheduler(folder / "scheduler", make)
+
+
+def misfit_of_schedule(scheduler: Any) -> dict[str, bool]:
+    """What may be wrong about a noise schedule, in words, and whether it is."""
+    schedule = config_of(scheduler)
+    count, predicts = schedule.num_train_timesteps, schedule.prediction_type
+    return {
+        f"it has {count} timesteps, not {NUM_TIMESTEPS}": count != NUM_TIMESTEPS,
+        f"it predicts {predicts!r}, not epsilon or v_prediction": predicts not in ("epsilon", "v_prediction"),
+    }

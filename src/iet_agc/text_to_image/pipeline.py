@@ -29,7 +29,7 @@ from iet_agc.text_to_image.caption_augmentation import UNCHANGED, Changes, chang
 from iet_agc.text_to_image.conditions import Conditions
 from iet_agc.text_to_image.families import family_of
 from iet_agc.text_to_image.family import TextPipeline
-from iet_agc.text_to_image.lora import merged
+from iet_agc.text_to_image.lora import FILE_NAME, merged
 from iet_agc.text_to_image.parts import config_of
 
 __all__ = [
@@ -151,7 +151,7 @@ def save_text_pipelines(
 def _link_frozen(folder: Path, files: Collection[str], target: Path, learnt: Collection[str]) -> None:
     """Have the files of a pipeline that were written, but for what was trained, in another one as well."""
     for file in map(Path, files):
-        if file.parts[0] not in (*learnt, "pytorch_lora_weights.safetensors"):
+        if file.parts[0] not in (*learnt, FILE_NAME):
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(folder / file, target / file)
 

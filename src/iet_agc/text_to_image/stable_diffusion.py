@@ -17,11 +17,11 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
-from iet_agc.diffusion.process import NUM_TIMESTEPS, Denoiser
+from iet_agc.diffusion.process import Denoiser
 from iet_agc.text_to_image.conditions import Conditions
 from iet_agc.text_to_image.family import TextPipeline
 from iet_agc.text_to_image.lora import factors
-from iet_agc.text_to_image.parts import config_of, read_noise_schedule
+from iet_agc.text_to_image.parts import config_of, misfit_of_schedule, read_noise_schedule
 
 __all__ = ["StableDiffusion", "UNetAndEncoder", "UNetPipeline"]
 
@@ -86,7 +86,7 @@ class UNetPipeline(TextPipeline):
 
     def misfit(self) -> str | None:
         """See `TextPipeline`."""
-        unet, vae, schedule = (config_of(part) for part in (self.denoiser, self.vae, self.scheduler))
+        unet, vae = config_of(self.denoiser), config_of(self.vae)
         checks = {
             f"its U-Net takes {unet.in_channels} channels and gives {unet.out_channels}, its latents have "
             f"{vae.latent_channels}": not unet.in_channels == unet.out_channels == vae.latent_channels,
@@ -94,12 +94,7 @@ class UNetPipeline(TextPipeline):
             "its tokenizer does not say how long texts may be": not all(
                 isinstance(self.parts[name].model_max_length, int) for name in self.TOKENIZERS.values()
             ),
-            f"it has {schedule.num_train_timesteps} timesteps, not {NUM_TIMESTEPS}": (
-                schedule.num_train_timesteps != NUM_TIMESTEPS
-            ),
-            f"it predicts {schedule.prediction_type!r}, not epsilon or v_prediction": (
-                schedule.prediction_type not in ("epsilon", "v_prediction")
-            ),
+            **misfit_of_schedule(self.scheduler),
         }
         return next((reason for reason, wrong in checks.items() if wrong), None)
 
