@@ -101,6 +101,12 @@ def test_a_size_that_the_file_does_not_take_is_refused(tmp_path: Path) -> None:
 
 GRAPH = descriptor()
 
+#: The runtime's own operator, in a file that defines another one under the same name of operators.
+BESIDE_A_FUNCTION = model(
+    [node("Tokenizer", ["images"], "rows", "com.microsoft")], [], [],
+    functions=[field(1, "Same") + field(10, "com.microsoft")],
+)  # fmt: skip
+
 
 def nested(depth: int) -> bytes:
     """A graph in an attribute of a node of a graph, and so on."""
@@ -113,13 +119,14 @@ def nested(depth: int) -> bytes:
         (descriptor(external=True), "has weights in other files"),
         (descriptor(domain="com.example"), "needs operators of 'com.example'"),
         (descriptor(domain="com.microsoft"), "needs operators of 'com.microsoft'"),
+        (BESIDE_A_FUNCTION, "needs operators of 'com.microsoft'"),
         (field(7, nested(200)), "is no ONNX model"),
         (GRAPH[:-9], "is no ONNX model"),
         (GRAPH[:40], "is no ONNX model"),
         (b"\x80" * 30, "is no ONNX model"),
         (b"PK\x03\x04 a zip", "is no ONNX model"),
     ],
-    ids=["external", "custom", "microsoft", "nested", "cut", "short", "varint", "zip"],
+    ids=["external", "custom", "microsoft", "behind a function", "nested", "cut", "short", "varint", "zip"],
 )
 def test_hostile_and_damaged_files_are_refused_before_they_are_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, why: str

@@ -195,8 +195,9 @@ _INSIDE: Mapping[str, Mapping[int, str]] = {
 #: Fields: where a node's operators come from, and a function's; where a tensor's data are, and that they are elsewhere.
 _NODE_DOMAIN, _FUNCTION_DOMAIN, _EXTERNAL_DATA, _DATA_LOCATION = 7, 10, 13, 14
 
-#: Domains of ONNX's own operators.
-_OWN = {"", "ai.onnx", "ai.onnx.ml"}
+#: Domains of ONNX's own operators; and how those begin in which onnxruntime has further ones. A function that a file
+#: defines there would let these through.
+_OWN, _RESERVED = {"", "ai.onnx", "ai.onnx.ml"}, ("ai.onnx.", "com.microsoft", "com.ms.")
 
 #: Messages in messages, deeper than any model has them.
 _DEEPEST = 100
@@ -217,7 +218,7 @@ def _check_model(file: Path, content: bytes) -> None:
         raise UserError(f"{file} is no ONNX model: it is damaged, or something else", "extractor") from None
     if external:
         raise UserError(f"{file} has weights in other files: save it as one file, without external data", "extractor")
-    if foreign := used - defined - _OWN:
+    if foreign := used - {domain for domain in defined if not domain.startswith(_RESERVED)} - _OWN:
         raise UserError(f"{file} needs operators of {min(foreign)!r:.60}: only ONNX's own are run", "extractor")
 
 
