@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from iet_agc import metrics
+from iet_agc.auditing import compute
 from iet_agc.auditing import run as audits
 from iet_agc.auditing.compute import audit
 from iet_agc.auditing.run import audit_sources, save_audit
@@ -25,6 +26,7 @@ from iet_agc.auditing.verdict import check_audit, said
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import claim_folder
 from iet_agc.config.settings import validate
+from iet_agc.data import arrays
 from iet_agc.data.conversion import convert
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
@@ -32,6 +34,7 @@ from iet_agc.metrics.gate import sentence
 from iet_agc.metrics.quality import no_quality
 from iet_agc.metrics.records import StandsIn
 from iet_agc.reporting.audit_page import render
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seal import sealed
 from tests.commands import run_in
 from tests.image_sets import load_named
@@ -495,6 +498,47 @@ def test_files_are_named_in_the_tables(tmp_path):
     assert [(row["file"], row["nearest_file"]) for row in rows] == [("000.png", "007.png"), ("001.png", "009.png")]
     images = list(csv.DictReader((tmp_path / "a" / "training-images.csv").open()))
     assert images[7]["file"] == "007.png"
+
+
+# -- sets that are more than memory
+
+
+def test_an_audit_of_mapped_arrays_is_that_of_arrays_that_are_read(tmp_path, monkeypatch):
+    read = run("a", tmp_path)
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 1000)
+    assert run("b", tmp_path) == read
+    assert content(tmp_path / "b")[1:] == content(tmp_path / "a")[1:]
+
+
+def test_an_array_that_changes_while_it_is_audited_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 1000)
+
+    def touched(*given, **options):
+        os.utime("train.npy", (0, 0))
+        return audit(*given, **options)
+
+    monkeypatch.setattr(audits, "audit", touched)
+    with pytest.raises(UserError, match="changed while it was audited"):
+        run("a", tmp_path)
+    assert not (tmp_path / "a" / "audit.json").exists()
+    monkeypatch.setattr(audits, "audit", audit)
+    run("a", tmp_path)
+
+
+def test_references_that_do_not_fit_are_searched_for_in_longer_parts(tmp_path, monkeypatch):
+    short = run("a", tmp_path)
+    monkeypatch.setattr(compute, "most_quickly", lambda references, memory: 30)
+    lengths, honest = [], audits.compute_parts
+
+    def watched(folder, name, total, length, *others):
+        lengths.append((total, length))
+        honest(folder, name, total, length, *others)
+
+    monkeypatch.setattr(audits, "compute_parts", watched)
+    assert run("b", tmp_path) == short
+    assert (105, 35) in lengths  # held-out images
+    assert (24, 24) in lengths  # samples
+    assert all(length >= min(total, 30) for total, length in lengths)
 
 
 # -- the audit before

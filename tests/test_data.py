@@ -5,6 +5,7 @@ import os
 import pickle
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, functional
 
-from iet_agc.data import conversion
+from iet_agc.data import arrays, conversion
 from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import fashion_mnist
 from iet_agc.data.datasets.registry import split
@@ -786,6 +787,43 @@ def test_headers_that_lie_are_refused_before_memory_is_taken(
     with pytest.raises(ValueError, match=rf"odd\.{suffix} .*{message}") as error:
         load_images(file)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4, 6), (5, 6, 7)])
+def test_a_large_array_is_mapped_and_holds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    np.save(tmp_path / "a.npy", _pixels(*shape))
+    read = load_images(tmp_path / "a.npy")
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 100)
+    mapped = load_images(tmp_path / "a.npy")
+    assert torch.equal(mapped.images, read.images)
+    assert mapped.fingerprint == read.fingerprint
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tmp_path / "a.npy") in maps.read_text()
+    mapped.images.zero_()
+    assert torch.equal(load_images(tmp_path / "a.npy").images, read.images)  # the file is as it was
+
+
+@pytest.mark.parametrize("turn", [np.asfortranarray, lambda pixels: pixels.transpose(0, 2, 3, 1)])
+def test_pixels_in_another_order_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    pixels = _pixels(5, 3, 4, 6)
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 100)
+    np.save(tmp_path / "a.npy", turn(pixels))
+    found = load_images(tmp_path / "a.npy").images
+    assert found.is_contiguous()
+    assert np.array_equal(found.numpy(), pixels)
+
+
+def test_a_large_array_that_is_cut_short_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 100)
+    np.save(tmp_path / "a.npy", _pixels(5, 3, 4, 6))
+    os.truncate(tmp_path / "a.npy", 128 + 359)
+    with pytest.raises(ValueError, match=r"a\.npy .*holds 359 bytes of pixels, its header says 360"):
+        load_images(tmp_path / "a.npy")
 
 
 def test_a_changed_pixel_in_an_archive_is_found_by_its_checksum(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ from iet_agc.metrics.groups import first_of_groups, labels_of, nearest_groups, r
 from iet_agc.metrics.intervals import Count, Record, calibration_rank
 from iet_agc.metrics.memorization import FALSE_ALARM, cells, is_near_copy
 from iet_agc.metrics.near_copies import CANDIDATES, same_pictures
-from iet_agc.metrics.neighbors import References, mirror
+from iet_agc.metrics.neighbors import References, mirror, most_quickly
 from iet_agc.metrics.quality import no_quality, quality
 from iet_agc.metrics.records import Alignment, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
@@ -512,9 +512,20 @@ _Find = Callable[[Tensor, int, Callable[[float], object]], tuple[Tensor, Tensor]
 
 
 def _searched(
-    work: Work, name: str, queries: Tensor, total: int, groups: Tensor | None, k: int, weight: float, find: _Find
+    work: Work,
+    name: str,
+    queries: Tensor,
+    total: int,
+    groups: Tensor | None,
+    k: int,
+    weight: float,
+    find: _Find,
+    together: int = 1,
 ) -> Nearest:
-    """The nearest references, of `total`, or the nearest one of each group; a query counts as `weight` of progress."""
+    """The nearest references, of `total`, or the nearest one of each group; a query counts as `weight` of progress.
+
+    For `together` see `Compute`.
+    """
 
     def done(count: float) -> None:
         work.on_done(weight * count)
@@ -529,7 +540,7 @@ def _searched(
             done(len(rows))
         return {"distances": distances, "indices": indices}
 
-    return Nearest(**work.compute(name, len(queries), search, done))
+    return Nearest(**work.compute(name, len(queries), search, done, together))
 
 
 def _untold(count: float) -> None:
@@ -548,7 +559,8 @@ def _search(work: Work, name: str, images: Tensor, sets: _Sets, k: int, weight: 
     def find(rows: Tensor, most: int, done: Callable[[float], object]) -> tuple[Tensor, Tensor]:
         return laid_out(most).nearest(rows, sets.flips, done)
 
-    return _searched(work, name, images, len(references), sets.groups, k, weight, find)
+    together = most_quickly(references, work.memory)
+    return _searched(work, name, images, len(references), sets.groups, k, weight, find, together)
 
 
 def _search_pixels(sets: _Sets, work: Work) -> Neighbors:

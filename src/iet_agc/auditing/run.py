@@ -19,11 +19,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +41,7 @@ from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Nam
 from iet_agc.auditing.scores import as_arrays
 from iet_agc.auditing.sources import Part, load_part, read_record, resize_of, trained_with_flips
 from iet_agc.auditing.work import Arrays, Kept, Maker, Work
+from iet_agc.data.arrays import may_be_mapped
 from iet_agc.data.copy_tables import Pairs, read_pairs
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
@@ -56,6 +58,7 @@ from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import is_sealed, unsealed, write_sealed
+from iet_agc.runtime.stamps import stamps
 
 __all__ = ["audit_sources", "fingerprints", "save_audit", "settle_audit"]
 
@@ -134,6 +137,7 @@ def audit_sources(
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
     networks_for = _networks_for(asked, where, download)
     judge = load_clip(clip, where) if clip else None
+    mapped = _mapped(train, samples, held_out)
     with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
         read = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending, given)
     if judge:
@@ -167,6 +171,8 @@ def audit_sources(
                 groups=copies,
                 work=Work(parts.compute, parts.once, memory, where, on_done),
             )
+            if _mapped(train, samples, held_out) != mapped:
+                raise UserError("a file of images changed while it was audited: audit it again when it is written")
         numbers = _described(result.numbers, asked, read, made_of, where)
         distributed.barrier()  # others may still be reading parts
         bar.name_phase("audit: files")
@@ -205,6 +211,11 @@ class _Read:
 def fingerprints(given: Mapping[Part, ImageSet]) -> dict[str, str]:
     """What tells sets in memory from others, for `inputs_of`: pixels and captions."""
     return {part: digest([images.fingerprint, images.captions]) for part, images in given.items()}
+
+
+def _mapped(*sources: str | None) -> list[tuple[str, int, int]]:
+    """What tells files of images that are read while they are audited from others, see `array_images`."""
+    return stamps([path for path in map(Path, filter(None, sources)) if may_be_mapped(path)])
 
 
 def _networks_for(
@@ -347,12 +358,15 @@ class _Parts:
     folder: Path
     on_phase: Callable[[str], object]
 
-    def compute(self, name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
+    def compute(
+        self, name: str, total: int, make: Maker, on_done: Callable[[int], object], together: int = 1
+    ) -> Arrays:
         """`Work.compute`."""
         self.on_phase(f"audit: {shown(name)}")
-        length = max(_SHORTEST_PART, min(_LONGEST_PART, -(-total // _LEAST_PARTS)))
-        compute_parts(self.folder, _file(name), total, length, make, on_done)
-        return read_parts(self.folder, _file(name), total, length)
+        length = _length_of_parts(total, together)
+        file = f"{_file(name)}-{length}"  # with more memory parts may be shorter: those are others
+        compute_parts(self.folder, file, total, length, make, on_done)
+        return read_parts(self.folder, file, total, length)
 
     def once(self, name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
         """`Work.once`."""
@@ -362,6 +376,12 @@ class _Parts:
             write_sealed(file, make().model_dump(mode="json"))
         distributed.barrier()
         return _record(file, kind)
+
+
+def _length_of_parts(total: int, together: int) -> int:
+    """How many items make a part; of those that are quicker `together` the parts are no shorter, and nearly equal."""
+    length = max(_SHORTEST_PART, min(_LONGEST_PART, -(-total // _LEAST_PARTS)))
+    return length if length >= together else -(-total // max(1, total // together))
 
 
 def _is_whole(file: Path, kind: type[Record]) -> bool:
@@ -420,10 +440,10 @@ def save_audit(
     shown_names = Names(**{part: shown(name) for part, name in names.items()})
     numbers = result.numbers.model_copy(update={"names": shown_names})
     table = _per_unique_image(result)
-    images = _training_rows(result, table)
     _write_table(out / "samples.csv", _sample_rows(result, table))
-    _write_table(out / "training-images.csv", [row | {"samples": " ".join(map(str, row["samples"]))} for row in images])
-    replace_text(out / "training-images.json", json.dumps(images) + "\n")
+    listed = (row | {"samples": " ".join(map(str, row["samples"]))} for row in _training_rows(result, table))
+    _write_table(out / "training-images.csv", listed)
+    _write_list(out / "training-images.json", _training_rows(result, table))
     with replacing(out / "pictures.npz") as unfinished, unfinished.open("wb") as stream:
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in _pictures(result, table, most).items()}
         np.savez_compressed(stream, **arrays)
@@ -574,21 +594,15 @@ def _per_unique_image(result: AuditResult) -> dict[str, Tensor]:
     return table
 
 
-def _training_rows(result: AuditResult, table: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """The table by rows, with the numbers of the samples that copied each image."""
+def _training_rows(result: AuditResult, table: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
+    """The table by rows, with the numbers of the samples that copied each image; one at a time, as they may be many."""
     copies = (result.ratios < result.numbers.cut).nonzero()[:, 0]
     copied_by: dict[int, list[int]] = {}
     for sample, place in zip(copies.tolist(), result.place[result.nearest[copies]].tolist(), strict=True):
         copied_by.setdefault(place, []).append(sample)
-    rows = zip(*(column.tolist() for column in table.values()), strict=True)
-    return [
-        {
-            **dict(zip(table, row, strict=True)),
-            "file": _file_of(result.train, row[0]),
-            "samples": copied_by.get(place, []),
-        }
-        for place, row in enumerate(rows)
-    ]
+    for place, row in enumerate(zip(*(column.tolist() for column in table.values()), strict=True)):
+        known = dict(zip(table, row, strict=True))
+        yield {**known, "file": _file_of(result.train, row[0]), "samples": copied_by.get(place, [])}
 
 
 def _file_of(images: ImageSet, index: int) -> str:
@@ -650,8 +664,19 @@ def _most_alike(result: AuditResult, sample: int) -> dict[str, Any]:
     return found
 
 
-def _write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_table(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """CSV; there is at least one row."""
+    left = iter(rows)
+    first = next(left)
     with replacing(file) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(stream, list(first), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(chain([first], left))
+
+
+def _write_list(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON, as `json.dumps` writes the list of all."""
+    with replacing(file) as unfinished, unfinished.open("w", encoding="utf-8") as stream:
+        for number, row in enumerate(rows):
+            stream.write(f"{', ' if number else '['}{json.dumps(row)}")
+        stream.write("]\n")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,16 +11,32 @@ from iet_agc.metrics.calibration import Kept, Once, at_once
 
 __all__ = ["Arrays", "Compute", "Kept", "Maker", "Once", "Work"]
 
-#: Tensors by name, one row per item; what makes them for some of the items; and who has them made for all: it takes
-#: the name of the work, the number of items, the maker, and whom to tell the number of items that were found made.
+#: Tensors by name, one row per item; and what makes them for some of the items.
 Arrays = Mapping[str, Tensor]
 Maker = Callable[[slice], Arrays]
-Compute = Callable[[str, int, Maker, Callable[[int], object]], Arrays]
 
 
-def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object]) -> Arrays:
+class Compute(Protocol):
+    """Who has rows made for all items."""
+
+    def __call__(
+        self, name: str, total: int, make: Maker, on_done: Callable[[int], object], together: int = 1
+    ) -> Arrays:
+        """Have them made, or find them made.
+
+        Args:
+            name: of the work.
+            total: how many items there are.
+            make: the maker.
+            on_done: told the number of items that were found made.
+            together: fewer items than this at a time take the maker more time for each.
+        """
+        ...
+
+
+def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object], together: int = 1) -> Arrays:
     """Make all rows here and now, which needs no name and finds nothing done."""
-    del name, on_done
+    del name, on_done, together
     return make(slice(0, total))
 
 

@@ -18,15 +18,23 @@ from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import check_regular
 
-__all__ = ["array_images", "as_planes"]
+__all__ = ["array_images", "as_planes", "may_be_mapped"]
 
 _PIECE = 2**20
+
+#: An .npy file of at least so many pixels is mapped into memory, not read, where these lie in the order of images.
+MAPPED_FROM = 2**29
 
 _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def array_images(path: Path) -> Tensor:
-    """Images of one .npz or .npy file, uint8 (N, C, H, W)."""
+    """Images of one .npz or .npy file, uint8 (N, C, H, W).
+
+    Those of a large .npy file of (N, C, H, W) or (N, H, W) are mapped: the machine reads what is looked at and forgets
+    it again, so that they may be more than its memory. Writing to them does not change the file; who looks at them for
+    long asks in the end whether another program did, see `may_be_mapped`.
+    """
     check_regular(path)
     try:
         with path.open("rb") as file:
@@ -39,9 +47,20 @@ def array_images(path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
+def may_be_mapped(path: Path) -> bool:
+    """Whether a file is as large as those whose images `array_images` maps."""
+    return path.is_file() and path.stat().st_size >= MAPPED_FROM
+
+
 def _read_npy(path: Path) -> np.ndarray:
     with path.open("rb") as file:
-        return _read_pixels(file, os.fstat(file.fileno()).st_size)
+        shape, columns_first = _shape(file, os.fstat(file.fileno()).st_size)
+        axes = _axes(shape, np.dtype(np.uint8))
+        if math.prod(shape) >= MAPPED_FROM and not columns_first and axes in (None, (0, 1, 2, 3)):
+            return as_planes(
+                np.memmap(file, np.uint8, "c", file.tell(), shape)
+            )  # copy on write: torch has no read-only
+        return _read_pixels(file, shape, columns_first)
 
 
 def _read_npz(path: Path) -> np.ndarray:
@@ -52,11 +71,14 @@ def _read_npz(path: Path) -> np.ndarray:
             raise UnfitError(f"has no array named 'images', and not one alone (it has {there}): name it 'images'")
         member = archive.getinfo("images.npy" if "images.npy" in names else names[0])
         with archive.open(member) as file:
-            return _read_pixels(file, member.file_size)
+            return _read_pixels(file, *_shape(file, member.file_size))
 
 
-def _read_pixels(file: IO[bytes], size: int) -> np.ndarray:
-    """uint8 (N, C, H, W) of an .npy file of `size` bytes; its header may ask for no more memory than it fills."""
+def _shape(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool]:
+    """Shape of the pixels of an .npy file of `size` bytes, and whether the first axis is the fastest.
+
+    Its header may ask for no more memory than it fills.
+    """
     version = npy.read_magic(file)
     if version not in _NPY_HEADERS:
         raise UnfitError(f"is an .npy file of version {version}, not of plain uint8 pixels: save it as uint8")
@@ -67,6 +89,11 @@ def _read_pixels(file: IO[bytes], size: int) -> np.ndarray:
     _axes(shape, dtype)  # refuses before memory is taken
     if math.prod(shape) != size - file.tell():
         raise UserError(f"it holds {size - file.tell()} bytes of pixels, its header says {math.prod(shape)}")
+    return shape, columns_first
+
+
+def _read_pixels(file: IO[bytes], shape: tuple[int, ...], columns_first: bool) -> np.ndarray:
+    """uint8 (N, C, H, W), from where the pixels begin."""
     pixels = room((math.prod(shape),), "its pixels")
     for at in range(0, len(pixels), _PIECE):  # by pieces, so that memory holds one copy
         place = pixels[at : at + _PIECE]

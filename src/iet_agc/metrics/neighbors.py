@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from iet_agc.metrics.pruned import LEAST_QUERIES, Projection, Pruned, is_enough, most_at_once
 from iet_agc.runtime.torch_internals import cpu_has, has_integer_product, integer_product
 
-__all__ = ["References", "check_images", "mirror", "nearest"]
+__all__ = ["References", "check_images", "mirror", "most_quickly", "nearest"]
 
 #: Pixels are 0 .. 255; distances are on the [0, 1] scale.
 _UNIT = 255.0**2
@@ -43,6 +43,13 @@ _STEP = 16
 
 #: Rows of queries at a time: enough to use each reference often, few enough for the cache of a CPU.
 _ROWS = {"cpu": 512, "cuda": 8192}
+
+#: Queries that are searched for together where references are laid out anew for each search. By bounds, that takes as
+#: long as the search for about a thousand.
+_TOGETHER = 4096
+
+#: Bytes of a reference that is laid out for the search by bounds, beyond its pixels: coordinates.
+_BESIDE = 2048
 
 
 def mirror(images: Tensor) -> Tensor:
@@ -88,6 +95,21 @@ def nearest(
     """
     device = torch.device(device or queries.device)
     return References(references, k, memory, device).nearest(queries, flips, on_queries)
+
+
+def most_quickly(references: Tensor, memory: int) -> int:
+    """How many queries, or more, should be searched for together: fewer take more time each, with the same result.
+
+    It depends on sizes alone, not on the machine: all processes that share a search find the same.
+
+    Args:
+        references, memory: see `nearest`.
+
+    Returns:
+        1 where the references fit into memory; or else they are laid out anew for each search.
+    """
+    fits = len(references) * (references[0].numel() + _BESIDE) <= memory // 2
+    return 1 if fits else _TOGETHER
 
 
 class References:
