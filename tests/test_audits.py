@@ -30,6 +30,7 @@ from iet_agc.data import arrays
 from iet_agc.data.conversion import convert
 from iet_agc.data.grids import save_image
 from iet_agc.data.image_set import ImageSet
+from iet_agc.metrics.features import Extractor
 from iet_agc.metrics.gate import sentence
 from iet_agc.metrics.quality import no_quality
 from iet_agc.metrics.records import StandsIn
@@ -498,6 +499,70 @@ def test_files_are_named_in_the_tables(tmp_path):
     assert [(row["file"], row["nearest_file"]) for row in rows] == [("000.png", "007.png"), ("001.png", "009.png")]
     images = list(csv.DictReader((tmp_path / "a" / "training-images.csv").open()))
     assert images[7]["file"] == "007.png"
+
+
+# -- features that are kept for other audits
+
+
+@pytest.fixture
+def seen(tmp_path, monkeypatch):
+    """A network, and how many images it looked at."""
+    torch.jit.script(_Channels(False)).save("net.pt")
+    looked, honest = [], Extractor.extract
+
+    def counted(self, images, on_images=lambda count: None):
+        looked.append(len(images))
+        return honest(self, images, on_images)
+
+    monkeypatch.setattr(Extractor, "extract", counted)
+    return looked
+
+
+def in_features(out, tmp_path, **options):
+    return run(out, tmp_path, extractors=["net.pt"], flips=True, **options)
+
+
+def test_a_second_audit_against_a_set_extracts_its_samples_only(tmp_path, seen):
+    without = in_features("without", tmp_path)
+    count = sum(seen)
+    cache = tmp_path / "cache"
+    assert in_features("first", tmp_path, cache=cache) == without
+    assert sum(seen) == 2 * count
+    seen.clear()
+    assert in_features("second", tmp_path, cache=cache) == without
+    known = 2 * 130 + 105  # training images as they are and mirrored, and held-out ones
+    assert sum(seen) == count - known
+    assert content(tmp_path / "second") == content(tmp_path / "without")
+    np.save("samples.npy", noise(24, 4).numpy())
+    seen.clear()
+    other = in_features("other", tmp_path, cache=cache)
+    assert sum(seen) == count - known
+    assert other == in_features("other-without", tmp_path)
+    assert len([*cache.glob("*.safetensors")]) == 3
+
+
+def test_other_weights_or_images_have_entries_of_their_own(tmp_path, seen):
+    in_features("a", tmp_path, cache=tmp_path / "cache")
+    torch.jit.script(_Channels(True)).save("net.pt")
+    assert in_features("b", tmp_path, cache=tmp_path / "cache").feature_spaces["net.pt"].dimensions == 32
+    np.save("train.npy", noise(131, 1).numpy())
+    assert in_features("c", tmp_path, cache=tmp_path / "cache") == in_features("d", tmp_path)
+    assert len([*(tmp_path / "cache").glob("*.safetensors")]) == 3 + 3 + 2
+
+
+def test_a_damaged_entry_is_computed_again(tmp_path, seen, capsys):
+    whole = in_features("a", tmp_path, cache=tmp_path / "cache")
+    count = sum(seen)
+    for entry in (tmp_path / "cache").glob("*.safetensors"):
+        entry.write_bytes(entry.read_bytes()[:-1] + b"?")
+    capsys.readouterr()
+    seen.clear()
+    assert in_features("b", tmp_path, cache=tmp_path / "cache") == whole
+    assert sum(seen) == count
+    assert capsys.readouterr().err.count("is damaged: what it holds is computed again") == 3
+    seen.clear()
+    in_features("c", tmp_path, cache=tmp_path / "cache")
+    assert sum(seen) < count
 
 
 # -- sets that are more than memory

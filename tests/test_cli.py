@@ -73,7 +73,7 @@ def test_the_options_are_these(capsys):
         },
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
-            "--convert-to", "--memory", "--device", "--fail-above", "--clip", "--download",
+            "--convert-to", "--memory", "--cache", "--device", "--fail-above", "--clip", "--download",
             "--orient", "--background", "--on-bad", "--resize", "--crop", "--no-quality", "--groups",
         },
         "detect": {

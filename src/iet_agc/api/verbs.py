@@ -137,6 +137,7 @@ def audit(
     on_bad: Literal["fail", "skip"] = "fail",
     clip: str | None = None,
     groups: bool | Place = False,
+    cache: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     download: bool = False,
     quiet: bool = False,
@@ -161,6 +162,8 @@ def audit(
         groups: neighbours are groups of exact and near copies among the training images, so that a copy of an image
             with many near copies is found: True, those that are found here; or a folder of `iet-agc duplicates`, or a
             table of imagededup (.json) or fastdup (.csv).
+        cache: folder in which the features of training and held-out images are kept, by their pixels and the network's
+            weights: another audit against them computes those of its samples only.
         device: where to compute.
         download: fetch weights of published networks where they are missing.
         quiet: show no progress.
@@ -189,7 +192,8 @@ def audit(
     )
     with silenced(quiet):
         if finished_audit(asked, given=fingerprints(given)) is None:
-            audit_sources(**vars(asked), download=download, given=given)
+            kept = None if cache is None else Path(cache)
+            audit_sources(**vars(asked), cache=kept, download=download, given=given)
     return Audit(Path(out))
 
 

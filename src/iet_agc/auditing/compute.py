@@ -540,7 +540,7 @@ def _searched(
             done(len(rows))
         return {"distances": distances, "indices": indices}
 
-    return Nearest(**work.compute(name, len(queries), search, done, together))
+    return Nearest(**work.compute(name, len(queries), search, done, together=together))
 
 
 def _untold(count: float) -> None:
@@ -622,11 +622,12 @@ def _in_features(extractor: Extractor, sets: _Sets, pixels: Neighbors, work: Wor
     def extract(images: Tensor, name: str) -> Features:
         return _extracted(extractor, name, images, work)
 
-    train = extract(sets.unique.images, "train")
-    held_out = None if sets.real is None else extract(sets.real, "held-out")
+    train = _extracted(extractor, "train", sets.unique.images, work, of=sets.unique)
+    held_out = None if sets.real is None else _extracted(extractor, "held-out", sets.real, work, of=sets.held_out)
     references = [train.features]
     if sets.flips:
-        references += [_extracted(extractor, "mirrored", sets.unique.images, work, mirror).features]
+        mirrored = _extracted(extractor, "mirrored", sets.unique.images, work, mirror, of=sets.unique)
+        references += [mirrored.features]
 
     def search(name: str, rows: Tensor, k: int, weight: float = 1) -> Nearest:
         return _search_features(work, f"{extractor.name}-near-{name}", rows, references, sets.groups, k, weight)
@@ -719,13 +720,19 @@ def _extracted(
     name: str,
     images: Tensor,
     work: Work,
-    turn: Callable[[Tensor], Tensor] = lambda images: images,
+    turn: Callable[[Tensor], Tensor] | None = None,
+    of: ImageSet | None = None,
 ) -> Features:
+    """What an extractor makes of images, turned first if they are to be; `of` a set that other audits may meet."""
+
     def extract(items: slice) -> Arrays:
-        found = extractor.extract(turn(images[items]), on_images=work.on_done)
+        some = images[items]
+        found = extractor.extract(turn(some) if turn else some, on_images=work.on_done)
         return {"features": found.features} | ({} if found.logits is None else {"logits": found.logits})
 
-    rows = work.compute(f"{extractor.name}-{name}", len(images), extract, work.on_done)
+    known = None if of is None else extractor.follows_from
+    key = None if of is None or known is None else [of.fingerprint, turn is not None, *known]
+    rows = work.compute(f"{extractor.name}-{name}", len(images), extract, work.on_done, key=key)
     return Features(rows["features"], rows.get("logits"))
 
 

@@ -53,6 +53,7 @@ from iet_agc.metrics.records import NoQuality, StandsIn
 from iet_agc.runtime import distributed
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
+from iet_agc.runtime.kept_tensors import KeptTensors
 from iet_agc.runtime.parts import compute_parts, read_parts
 from iet_agc.runtime.progress import progress_bar, say
 from iet_agc.runtime.reading import read_object
@@ -94,6 +95,7 @@ def audit_sources(
     download: bool = False,
     measure_quality: bool = True,
     groups: bool | str = False,
+    cache: Path | None = None,
     on_done: Callable[[float], object] | None = None,
     given: Mapping[Part, ImageSet] = MappingProxyType({}),
 ) -> AuditRecord:
@@ -117,6 +119,8 @@ def audit_sources(
         measure_quality: see `audit`.
         groups: neighbours are groups of copies among training images: True, those that are found here; or the path of a
             table of them, see `data.copy_tables.read_pairs`.
+        cache: folder in which the features of training and held-out images are kept, by their pixels and the network's
+            weights, so that another audit against them computes those of its samples only.
         on_done: see `Work`; in place of the progress bar.
         given: sets that are in memory, which are not read; their names are those of what they are then, or the run that
             was trained on them.
@@ -155,7 +159,7 @@ def audit_sources(
         on_done = on_done or (lambda share: bar.update(100 * share))
         if distributed.rank() == 0:
             settle_audit(out)
-        parts = _Parts(folder.parts, bar.name_phase)
+        parts = _Parts(folder.parts, bar.name_phase, KeptTensors(cache) if cache else None)
         with _unless_refused(folder.parts):
             result = audit(
                 read.train,
@@ -353,16 +357,44 @@ def _unless_refused(parts: Path) -> Generator[None]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Finished work in a folder, which all processes share; `on_phase` is told what comes next."""
+    """Finished work in a folder, which all processes share.
+
+    Attributes:
+        folder: of the audit's parts.
+        on_phase: told what comes next.
+        kept: what other audits made, if it is to be used.
+    """
 
     folder: Path
     on_phase: Callable[[str], object]
+    kept: KeptTensors | None
 
     def compute(
-        self, name: str, total: int, make: Maker, on_done: Callable[[int], object], together: int = 1
+        self,
+        name: str,
+        total: int,
+        make: Maker,
+        on_done: Callable[[int], object],
+        *,
+        together: int = 1,
+        key: object = None,
     ) -> Arrays:
         """`Work.compute`."""
         self.on_phase(f"audit: {shown(name)}")
+        if key is None or self.kept is None:
+            return self._in_parts(name, total, make, on_done, together)
+        found = self.kept.find(key)
+        if all(distributed.gather(found is not None)) and found is not None:  # all processes go the same way
+            on_done(total)
+            return found
+        rows = self._in_parts(name, total, make, on_done, together)
+        if distributed.rank() == 0:
+            self.kept.keep(key, rows)
+        return rows
+
+    def _in_parts(
+        self, name: str, total: int, make: Maker, on_done: Callable[[int], object], together: int
+    ) -> dict[str, Tensor]:
         length = _length_of_parts(total, together)
         file = f"{_file(name)}-{length}"  # with more memory parts may be shorter: those are others
         compute_parts(self.folder, file, total, length, make, on_done)

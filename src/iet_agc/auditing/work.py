@@ -20,7 +20,14 @@ class Compute(Protocol):
     """Who has rows made for all items."""
 
     def __call__(
-        self, name: str, total: int, make: Maker, on_done: Callable[[int], object], together: int = 1
+        self,
+        name: str,
+        total: int,
+        make: Maker,
+        on_done: Callable[[int], object],
+        *,
+        together: int = 1,
+        key: object = None,
     ) -> Arrays:
         """Have them made, or find them made.
 
@@ -30,13 +37,22 @@ class Compute(Protocol):
             make: the maker.
             on_done: told the number of items that were found made.
             together: fewer items than this at a time take the maker more time for each.
+            key: all that the rows follow from, JSON values: where it is known, they may be kept for other audits.
         """
         ...
 
 
-def _at_once(name: str, total: int, make: Maker, on_done: Callable[[int], object], together: int = 1) -> Arrays:
+def _at_once(
+    name: str,
+    total: int,
+    make: Maker,
+    on_done: Callable[[int], object],
+    *,
+    together: int = 1,
+    key: object = None,
+) -> Arrays:
     """Make all rows here and now, which needs no name and finds nothing done."""
-    del name, on_done, together
+    del name, on_done, together, key
     return make(slice(0, total))
 
 

@@ -572,6 +572,13 @@ def _add_audit(verbs: "_Verbs") -> None:
     parser.add_argument(
         "--memory", type=_bytes, default="2", metavar="GIB", help="working memory of a search (default: %(default)s)"
     )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep the features of training and held-out images in this folder, by their pixels and the network's "
+        "weights: another audit against them computes those of its samples only",
+    )
     _add_device(parser, "compute")
     parser.add_argument(
         "--fail-above",
@@ -648,7 +655,11 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.runtime import distributed
 
     numbers = audit_sources(
-        **vars(asked), fail_above=arguments.fail_above, memory=arguments.memory, download=arguments.download
+        **vars(asked),
+        fail_above=arguments.fail_above,
+        memory=arguments.memory,
+        cache=arguments.cache,
+        download=arguments.download,
     )
     if not distributed.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result

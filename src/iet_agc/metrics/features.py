@@ -5,12 +5,14 @@ images is the squared L2 between their features; between descriptors of length 1
 """
 
 import math
+import platform
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +86,19 @@ class Extractor:
     _network: _Network | None = None
     copy_detection: bool = False
     stands_in: bool = False
+
+    @property
+    def follows_from(self) -> list[str] | None:
+        """What its features follow from besides the images; None where it is not known, or where they cost nothing.
+
+        Another processor, or a library of another version, may round differently.
+        """
+        if self.sha256 is None:
+            return None
+        on_cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        where = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else on_cpu
+        versions = [version(name) if find_spec(name) else "" for name in ("torch", "onnxruntime")]
+        return [PurePath(self.name).name, self.sha256, self.convention, self._device.type, where, *versions]
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Refuse images of a shape (C, H, W) that it cannot take, before any work is done.
