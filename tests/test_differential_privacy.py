@@ -85,8 +85,9 @@ def test_a_run_is_a_loop_over_single_images(tmp_path, changes, shape):
     labels = images().labels if shape.get("classes") else None
     expected, clipped = literal(initial, images().images, labels, chosen, steps=3)
     assert clipped == {True, False} or clipped == {True}
+    found = weights(tmp_path / "run")
     for name, value in expected.items():
-        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=2e-4, atol=2e-6)
+        torch.testing.assert_close(found[name], value, rtol=2e-4, atol=2e-6)
 
 
 def test_gradients_are_clipped_one_by_one_and_noise_is_of_the_sum():

@@ -78,8 +78,9 @@ def test_a_weighted_run_is_a_plain_loop_with_weights(tmp_path: Path) -> None:
         return (losses * torch.minimum((1 - abar) / abar * 2.5, torch.ones(8)).float()).mean()
 
     train(settings(**ONE, method__skip_below=0.0, train__min_snr=2.5), images(), tmp_path / "run", CPU)
+    found = weights(tmp_path / "run")
     for name, value in literal(images().images, weighted).items():
-        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
     assert not torch.equal(
         weights(tmp_path / "run")["conv_in.weight"],
         literal(images().images, lambda losses, batch: losses.mean())["conv_in.weight"],

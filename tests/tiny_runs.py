@@ -8,7 +8,6 @@ import torch
 
 from iet_agc.config.settings import validate
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.unet import load_pipeline
 from iet_agc.runtime import distributed
 from iet_agc.training import loop
 from tests.processes import in_processes
@@ -56,7 +55,8 @@ def killed_after(count, settings, data, out):
 
 
 def weights(out, kind="raw"):
-    return load_pipeline(out / kind)[0].state_dict()
+    (file,) = (out / kind).rglob("*.safetensors")
+    return safetensors.torch.load_file(file)
 
 
 def assert_same(first, second):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -217,7 +218,7 @@ def check_described(kind: Any, folder: Path, call: Callable[[Any], object]) -> N
     Args:
         kind: the class of diffusers that the model is to be.
         folder: with its config.json and safetensors.
-        call: calls such a model with tensors that it makes.
+        call: a function that calls such a model with tensors that it makes.
 
     Raises:
         UserError: its config.json is damaged, or describes more weights than its files hold. Whatever else making or
@@ -229,8 +230,14 @@ def check_described(kind: Any, folder: Path, call: Callable[[Any], object]) -> N
         most = next((most for part, most in _MOST.items() if part in name), size)
         if odd := [number for number in _numbers(value) if abs(number) > most]:
             raise UserError(f"its config.json has {name} {odd[0]:g}, more than its weights can be of")
+    _check_called(kind, json.dumps(config), size, call)
+
+
+@lru_cache(maxsize=64)
+def _check_called(kind: Any, config: str, size: int, call: Callable[[Any], object]) -> None:
+    """Make and call a model without memory; once for each description, as this takes tenths of a second."""
     with torch.device("meta"), torch.no_grad():
-        model = kind.from_config(config)
+        model = kind.from_config(json.loads(config))
         if (needed := sum(weight.numel() for weight in model.parameters())) > size:
             raise UserError(f"its config.json describes {needed:,} weights, its files have {size:,} bytes")
         call(model.eval())
