@@ -1,6 +1,8 @@
 """An audit against more training images than its working memory holds: time by part, and what the process took.
 
-    python benchmarks/large_sets.py FOLDER [--train 1000000] [--samples 10000] [--size 32] [--memory 1] [--seed 0]
+    python benchmarks/large_sets.py [FOLDER] [--train 100000] [--samples 1000] [--size 32] [--memory 1] [--seed 0]
+    python benchmarks/large_sets.py --train 1000000 --samples 10000
+    python benchmarks/large_sets.py --train 20000 --samples 2000 --size 256 --memory 1.4
 
 Training images are crops of two photographs (scikit-learn's) at random places and scales, in an .npy file that is
 mapped, not read. Half of the samples are such crops with noise, so copies; the others and the held-out images are crops
@@ -101,17 +103,18 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=int, default=1_000_000)
-    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/large-sets"))
+    parser.add_argument("--train", type=int, default=100_000)
+    parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--memory", type=float, default=1.0, help="GiB")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    make(asked.folder, asked.train, asked.samples, asked.size, asked.seed)
-    out = asked.folder / "audit"
+    folder = asked.folder / f"{asked.train}-{asked.samples}-{asked.size}-{asked.seed}"
+    make(folder, asked.train, asked.samples, asked.size, asked.seed)
+    out = folder / "audit"
     shutil.rmtree(out, ignore_errors=True)
-    sets = [f"--{name}={asked.folder / name}.npy" for name in ("train", "samples", "held-out")]
+    sets = [f"--{name}={folder / name}.npy" for name in ("train", "samples", "held-out")]
     command = [sys.executable, "-m", "iet_agc", "audit", *sets, "--out", str(out), "--no-quality"]
     seconds, most = measured([*command, "--memory", f"{asked.memory:g}"])
     record = json.loads((out / "audit.json").read_text(encoding="utf-8"))

@@ -10,8 +10,12 @@ instead, 65,536 x 50,000, with and without flips.
 photographs at 32 and 64 pixels, and noise, of which bounds say nothing. Each way lays its references out and searches,
 then searches once more.
 
+`--growth` shows how the cost grows with references, dimensions, k, and with how many pairs the bounds leave: seconds of
+one core, so that other work on the machine counts little. What it would be for more references is computed from that.
+
     pip install 'iet-agc[faiss,fast]'
-    python benchmarks/neighbors.py [--samples 6554] [--train 5000] [--repeats 5] [--threads 2] [--full | --real]
+    python benchmarks/neighbors.py [--samples 6554] [--train 5000] [--repeats 5] [--threads 2] [--full | --real |
+    --growth]
 """
 
 import argparse
@@ -39,6 +43,7 @@ from iet_agc.config.data_settings import EmojiData
 from iet_agc.data.datasets.emoji import read_emoji
 from iet_agc.metrics import nearest
 from iet_agc.metrics.neighbors import References
+from iet_agc.metrics.pruned import Projection, Pruned
 
 
 def images(num_samples: int, num_train: int) -> tuple[Tensor, Tensor]:
@@ -181,8 +186,8 @@ class FaissFlat:
 class BruteForce(References):
     """`nearest` without bounds."""
 
-    def _by_bounds(self, queries: Tensor) -> None:
-        return None
+    def _decided(self, queries: Tensor) -> None:
+        del queries
 
 
 def real(queries: int, repeats: int) -> dict[str, Any]:
@@ -216,6 +221,87 @@ def _laid_out(lay_out: Callable[[Tensor], Any], train: Tensor, samples: Tensor) 
     return laid_out
 
 
+#: Queries whose search is measured, and references, sides and numbers of neighbours for which it is.
+GROWTH_QUERIES, GROWTH_REFERENCES = 256, (5000, 10_000, 20_000, 40_000)
+GROWTH_SIDES, GROWTH_K = (16, 32, 64), (1, 50, 200)
+
+#: References and samples for which the cost is computed.
+LARGER, ASKED = (10**6, 10**7, 10**8), 10_000
+
+
+def growth() -> dict[str, Any]:
+    """A row for each size, and the cost of more references."""
+    torch.set_num_threads(1)
+    pixels = crops(max(GROWTH_REFERENCES) + GROWTH_QUERIES, 32)
+    _measure(pixels[:4000], 50)  # compiles
+    usual = 10_000
+    some = pixels[: usual + GROWTH_QUERIES]
+    rows = {f"{count:,} references": _measure(pixels[: count + GROWTH_QUERIES], 50) for count in GROWTH_REFERENCES}
+    for side in GROWTH_SIDES:
+        rows[f"3 x {side} x {side}"] = _measure(crops(usual + GROWTH_QUERIES, side), 50)
+    rows |= {f"k = {k}": _measure(some, k) for k in GROWTH_K}
+    grain = torch.Generator().manual_seed(0)
+    for most in (8, 32, 128):
+        noise = torch.randint(-most, most + 1, some.shape, generator=grain)
+        rows[f"grain of {most} levels"] = _measure((some + noise).clamp(0, 255).to(torch.uint8), 50)
+    largest = rows[f"{max(GROWTH_REFERENCES):,} references"]
+    larger = {f"{count:,}": _hours(largest, count) for count in LARGER}
+    return {"sizes": rows, "hours_of_one_core": larger}
+
+
+def _measure(images: Tensor, k: int) -> dict[str, float]:
+    """Microseconds to lay a reference out; nanoseconds of a pair; the share of pairs that bounds leave."""
+    queries, references = images[-GROWTH_QUERIES:], images[:-GROWTH_QUERIES]
+    pairs = len(queries) * len(references)
+    began = time.process_time()
+    project = Projection.of(references)
+    laid_out = Pruned(references, k, project)
+    ready = time.process_time()
+    keys = torch.full((len(queries), k), torch.iinfo(torch.int64).max)
+    laid_out.update(keys, [queries], lambda count: None)
+    done = time.process_time()
+    BruteForce(references, k, 2 * 1024**3, references.device).nearest(queries[:64])
+    end = time.process_time()
+    radius = (keys.amax(1) // len(references)).double().sqrt()[:, None]
+    (mine, off), (theirs, also_off) = project(queries), project(references)
+    last = torch.cat([torch.arange(63), torch.arange(64, mine.shape[1])])
+    left = torch.cdist(mine[:, last].double(), theirs[:, last].double()) <= radius + off + also_off
+    return {
+        "references": len(references),
+        "dimensions": references[0].numel(),
+        "k": k,
+        "layout_us": 1e6 * (ready - began) / len(references),
+        "pair_ns": 1e9 * (done - ready) / pairs,
+        "pair_by_brute_force_ns": 1e9 * (end - done) / (64 * len(references)),
+        "left": float(left.double().mean()),
+    }
+
+
+def _hours(row: dict[str, float], count: int) -> dict[str, float]:
+    """Hours of one core for `ASKED` samples: references laid out, and searched; by brute force."""
+    pairs = ASKED * count / 3600e9
+    return {
+        "layout": row["layout_us"] * count / 3600e6,
+        "search": row["pair_ns"] * pairs,
+        "brute_force": row["pair_by_brute_force_ns"] * pairs,
+    }
+
+
+def growth_table(measured: dict[str, Any]) -> str:
+    lines = [
+        "| | layout, us a reference | ns a pair | by brute force | pairs left |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, row in measured["sizes"].items():
+        times = f"{row['layout_us']:.0f} | {row['pair_ns']:.1f} | {row['pair_by_brute_force_ns']:.0f}"
+        lines.append(f"| {name} | {times} | {100 * row['left']:.2f} % |")
+    lines += ["", "| references | layout, hours | search, hours | by brute force, hours |", "| --- " * 4 + "|"]
+    for name, hours in measured["hours_of_one_core"].items():
+        cells = (f"{hours[key]:,.2f}" for key in ("layout", "search", "brute_force"))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=6554)
@@ -225,8 +311,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--real", action="store_true")
+    parser.add_argument("--growth", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.growth:
+        measured = growth()
+        print(growth_table(measured), file=sys.stderr)
+        print(json.dumps({"processor": platform.processor(), "torch": torch.__version__} | measured, indent=1))
+        return
     if arguments.real:
         rows = real(min(arguments.samples, 10_000), arguments.repeats)
         print(json.dumps({"processor": platform.processor(), "torch": torch.__version__, "sets": rows}, indent=1))

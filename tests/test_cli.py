@@ -486,6 +486,31 @@ def test_documented_commands_are_understood_behind_torchrun_too(capsys):
         assert parsed.verb in ("train", "pipeline") or not rest, words
 
 
+def test_the_files_for_clusters_start_verbs_that_there_are(capsys):
+    """torchrun and the program understand the examples in them; torchrun knows the options that they give."""
+    from torch.distributed.run import get_args_parser
+
+    folder = Path(__file__).parent.parent / "examples" / "cluster"
+    for file in (folder / "slurm.sbatch", folder / "two_hosts.sh"):
+        text = file.read_text(encoding="utf-8")
+        subprocess.run(["bash", "-n", file], check=True)
+        shown = re.sub(r"\\\n#", " ", text)
+        typed = rf"^# +(?:sbatch|bash) examples/cluster/{re.escape(file.name)} (?:first-host )?(.*)$"
+        commands = [shlex.split(found) for found in re.findall(typed, shown, re.MULTILINE)]
+        assert {"audit", "train"} <= {words[0] for words in commands}
+        for words in commands:
+            assert through_torchrun(words) == words, capsys.readouterr().err
+            parsed, rest = cli._parser().parse_known_args(words)
+            assert parsed.verb == "train" or not rest, words
+        (given,) = re.findall(r"torchrun \\\n(.*)-m iet_agc \"\$@\"\n", text, re.DOTALL)
+        options = [word.replace('"', "").replace("$processes", "2") for word in given.replace("\\\n", " ").split()]
+        options = [f"{option.split('=')[0]}=2" if "$" in option else option for option in options]
+        started = get_args_parser().parse_args([*options, "-m", "iet_agc", "presets"])
+        assert (started.nnodes, started.nproc_per_node, started.rdzv_backend) == ("2", "2", "c10d")
+        assert started.module
+        assert started.training_script == "iet_agc"
+
+
 def test_every_option_has_a_name_that_torchrun_lets_through(capsys):
     """The name that help shows first. `--num` is the older name of one, and the reason for this test."""
     from iet_agc.config.presets import load_preset
