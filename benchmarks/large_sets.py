@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +38,26 @@ EVERY = 0.05
 AT_ONCE, HELD_OUT = 1000, 1000
 
 
+@cache
+def photographs() -> list[Tensor]:
+    """scikit-learn's two, uint8 (3, H, W)."""
+    return [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
+
+
 def crops(count: int, size: int, rng: torch.Generator) -> Tensor:
     """Square parts of the photographs, 1 to 4 times as large as they become, uint8 (count, 3, size, size)."""
-    photographs = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
-    largest = min(min(image.shape[1:]) for image in photographs)
+    largest = min(min(image.shape[1:]) for image in photographs())
     out = torch.empty(count, 3, size, size, dtype=torch.uint8)
     for group in range(8):  # of one scale and photograph each
         mine = range(group, count, 8)
-        image = photographs[group % 2]
+        image = photographs()[group % 2]
         edge = min(largest, round(size * (1 + 3 * (group // 2) / 3)))
         small = interpolate(image[None].float(), scale_factor=size / edge, mode="bilinear", antialias=True)[0]
-        parts = small.round().to(torch.uint8).unfold(1, size, 1).unfold(2, size, 1)
+        parts = small.round().to(torch.int16).unfold(1, size, 1).unfold(2, size, 1)
         rows = torch.randint(parts.shape[1], (len(mine),), generator=rng)
         columns = torch.randint(parts.shape[2], (len(mine),), generator=rng)
-        grain = torch.randint(-6, 7, (len(mine), 3, size, size), generator=rng)
-        out[group::8] = (parts[:, rows, columns].transpose(0, 1) + grain).clamp(0, 255).to(torch.uint8)
+        grain = torch.randint(-6, 7, (len(mine), 3, size, size), generator=rng, dtype=torch.int16)
+        out[group::8] = grain.add_(parts[:, rows, columns].transpose(0, 1)).clamp_(0, 255).to(torch.uint8)
     return out
 
 

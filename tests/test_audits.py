@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import iet_agc
 from iet_agc import metrics
 from iet_agc.auditing import compute
 from iet_agc.auditing import run as audits
@@ -37,7 +38,7 @@ from iet_agc.metrics.records import StandsIn
 from iet_agc.reporting.audit_page import render
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seal import sealed
-from tests.commands import run_in
+from tests.commands import call, run_in
 from tests.image_sets import load_named
 
 
@@ -539,6 +540,14 @@ def test_a_second_audit_against_a_set_extracts_its_samples_only(tmp_path, seen):
     assert sum(seen) == count - known
     assert other == in_features("other-without", tmp_path)
     assert len([*cache.glob("*.safetensors")]) == 3
+
+
+def test_the_verb_and_the_function_keep_features_for_each_other(tmp_path, capsys, seen):
+    given = ["--train", "train.npy", "--samples", "samples.npy", "--extractor", "net.pt", "--no-quality"]
+    assert call(capsys, "audit", *given, "--out", "a", "--cache", "cache")[0] == 0
+    assert sum(seen) == 130 + 24
+    iet_agc.audit("train.npy", "samples.npy", out="b", extractors=["net.pt"], cache="cache", quiet=True)
+    assert sum(seen) == 130 + 24 + 24
 
 
 def test_other_weights_or_images_have_entries_of_their_own(tmp_path, seen):
