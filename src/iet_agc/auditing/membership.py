@@ -19,13 +19,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from iet_agc.auditing.sources import Part, load_part, read_record
-from iet_agc.config.overrides import override
-from iet_agc.config.run_folder import is_run, read_settings
-from iet_agc.data.image_set import ImageSet, unique_images
+from iet_agc.auditing.pixel_models import check_fit, load_apart, pixel_pipeline
+from iet_agc.auditing.sources import Part, read_record
+from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, per_sample_loss, to_float
 from iet_agc.diffusion.samplers import described, rows_at_a_time
-from iet_agc.diffusion.unet import image_shape, is_text_pipeline, load_pipeline, num_classes, weight_files
+from iet_agc.diffusion.unet import image_shape, load_pipeline, num_classes, weight_files
 from iet_agc.metrics.intervals import Record
 from iet_agc.metrics.membership import Correlation, Membership, attacked, correlation, membership, scores
 from iet_agc.reporting.membership_page import MEMBERSHIP_FILES, render_membership
@@ -40,7 +39,6 @@ from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
 from iet_agc.runtime.seeds import generator
 from iet_agc.runtime.tables import table_text
-from iet_agc.training.identity import check_pipeline, weights_of
 
 __all__ = ["infer_members", "losses_of"]
 
@@ -180,13 +178,11 @@ def infer_members(
     began = time.perf_counter()
     _check_number("num_images", num_images, _LEAST)
     _check_number("draws", draws, 1)
-    folder = _pipeline(source, weights)
-    if train is None and not is_run(source):
-        raise UserError(f"{shown(source)} does not say what it was trained on: give the training images", "train")
+    folder = pixel_pipeline(source, weights, "membership is inferred of", train)
     where = distributed.choose_device(device)
     model, scheduler = load_pipeline(folder, where)
     sets = _sets(train or str(source), held_out or train or str(source), num_images, given or {})
-    _check_fit(model, sets)
+    check_fit(model, sets.train, sets.held_out)
     made = _made(folder, scheduler, sets, draws, where, rows_at_a_time(image_shape(model), where))
     words = {"train_sha256": "training images", "held_out_sha256": "held-out images"}
     result, about = ResultFolder(out, MEMBERSHIP_FILES["json"], "membership inference", words=words), made.model_dump()
@@ -210,41 +206,18 @@ def _check_number(name: str, value: int, least: int) -> None:
         raise UserError(f"{name} is {least} or more, not {value}", name)
 
 
-def _pipeline(source: Path, weights: str | None) -> Path:
-    """The folder of the model."""
-    run = is_run(source)
-    if not run and weights is not None:
-        raise UserError(f"{shown(source)} is no run, and has one kind of weights: leave out which", "weights")
-    asked = {} if weights is None else {"sample.weights": weights}
-    folder = weights_of(source, override(read_settings(source), asked).sample.weights) if run else source
-    check_pipeline(folder)
-    if is_text_pipeline(folder):
-        raise UserError(f"{shown(folder)} is text-to-image: membership is inferred of models over pixels")
-    return folder
-
-
 def _sets(train: str, held_out: str, most: int, given: Mapping[Part, ImageSet]) -> _Sets:
-    own = load_part(train, "train", given=given.get("train"))[0]
-    real = load_part(held_out, "held-out", given=given.get("held-out"))[0]
-    if own.shape != real.shape:
-        raise UserError(f"held-out images are {real.size}, training images {own.size}: sizes must agree", "held_out")
-    first, place = unique_images(own.images)
-    unique = own.take(first)
-    apart = unique_images(torch.cat([unique.images, real.images]))[0]
-    outside = apart[apart >= len(unique)] - len(unique)
-    for count, what in ((len(first), "different training images"), (len(outside), "held-out images not trained on")):
-        if count < _LEAST:
-            raise UserError(f"{count} {what} are too few to tell anything: give {_LEAST} or more")
-    chosen, others = _some(len(first), "train", most), outside[_some(len(outside), "held-out", most)]
-    record = read_record(train, len(own))
+    apart = load_apart(train, held_out, _LEAST, given)
+    chosen, others = _some(len(apart.train), "train", most), _some(len(apart.held_out), "held-out", most)
+    record = read_record(train, len(apart.inverse))
     return _Sets(
-        train=unique.take(chosen),
-        held_out=real.take(others),
-        places=first[chosen].tolist(),
-        held_out_places=others.tolist(),
-        multiplicity=place.bincount()[chosen].tolist(),
-        seen=None if record is None else _sums(record.seen, place)[chosen].tolist(),
-        skipped=None if record is None else _sums(record.skipped, place)[chosen].tolist(),
+        train=apart.train.take(chosen),
+        held_out=apart.held_out.take(others),
+        places=apart.places[chosen].tolist(),
+        held_out_places=apart.held_out_places[others].tolist(),
+        multiplicity=apart.multiplicity[chosen].tolist(),
+        seen=None if record is None else _sums(record.seen, apart.inverse)[chosen].tolist(),
+        skipped=None if record is None else _sums(record.skipped, apart.inverse)[chosen].tolist(),
     )
 
 
@@ -269,18 +242,6 @@ def _made(folder: Path, scheduler: Any, sets: _Sets, draws: int, where: torch.de
         device=where.type,
         rows=rows,
     )
-
-
-def _check_fit(model: Any, sets: _Sets) -> None:
-    shape, classes = image_shape(model), num_classes(model)
-    if sets.train.shape != shape:
-        size = " x ".join(map(str, shape))
-        raise UserError(f"the training images are {sets.train.size}, the model draws {size}: sizes must agree", "train")
-    for images, what in ((sets.train, "training"), (sets.held_out, "held-out")):
-        if classes is not None and images.labels is None:
-            raise UserError(f"the model is class-conditional, and the {what} images have no classes: give a run's")
-        if classes is not None and images.labels is not None and int(images.labels.max()) >= classes:
-            raise UserError(f"the {what} images have class {int(images.labels.max())}, the model {classes} classes")
 
 
 def _losses(
