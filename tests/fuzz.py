@@ -127,6 +127,12 @@ KINDS = {
         weight=2,
         copied="member",
     ),
+    "attack": Kind(
+        ("attacked/attack.json",),
+        ("attack run --out OUT --budget 20 --steps 1 --device cpu",),
+        weight=2,
+        copied="attacked",
+    ),
     "watch": Kind(
         ("watch/watch.jsonl", "watch/memorization-watch.json"),
         ("curve watch --out OUT", "report watch --out OUT/page.html"),
@@ -170,6 +176,8 @@ _VALUES = (
     "verify {}",
     "membership {} --out OUT --num 20 --draws 1",
     "membership run --out OUT --num {}",
+    "attack {} --out OUT --budget 20 --steps 1",
+    "attack run --out OUT --steps {}",
     "shards images --out OUT --members {}",
     "shards images --out OUT --members 2 --seed {}",
     "average unet {} --out OUT",
@@ -238,6 +246,7 @@ class Workshop:
         _samples(Path("samples"))
         write_audit(Path("audit"))
         _run("membership run --out member --num 20 --draws 2 --device cpu")
+        _run("attack run --out attacked --budget 20 --steps 1 --device cpu")
         _run("audit --train run --samples run --out made --extractor pixels --device cpu")
         _run("pack made --out pack")
         write_watch(Path("watch"))

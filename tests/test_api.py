@@ -15,7 +15,7 @@ from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
 from tests.tiny_runs import settings
 
-FUNCTIONS = "train", "sample", "audit", "report", "card", "shards", "average", "pack", "verify", "membership"
+FUNCTIONS = "train", "sample", "audit", "report", "card", "shards", "average", "pack", "verify", "membership", "attack"
 #: 497 real images are held out.
 NUM_TRAIN = 1300
 
@@ -108,6 +108,24 @@ def test_losses_are_compared_in_memory_as_on_disk(run: iet_agc.Run, digits: torc
     assert "area under the curve" in found._repr_html_()
     with pytest.raises(iet_agc.UserError, match="other held-out images"):
         iet_agc.membership(run, held_out=digits[-60:], out=found, num=40, draws=4, quiet=True)
+
+
+def test_an_attack_in_memory_has_the_numbers_of_one_on_disk(
+    run: iet_agc.Run, digits: torch.Tensor, tmp_path: Path
+) -> None:
+    found = iet_agc.attack(run, held_out=digits[NUM_TRAIN:], out=tmp_path / "a", budget=20, steps=1, quiet=True)
+    np.save(tmp_path / "train.npy", digits[:NUM_TRAIN].numpy())
+    np.save(tmp_path / "real.npy", digits[NUM_TRAIN:].numpy())
+    parts = tmp_path / "train.npy", tmp_path / "real.npy"
+    again = iet_agc.attack(run.folder, *parts, out=tmp_path / "again", budget=20, steps=1, quiet=True)
+    shares = [(each.way, each.cut, each.train, each.held_out) for each in found.record.attacks]
+    assert shares == [(each.way, each.cut, each.train, each.held_out) for each in again.record.attacks]
+    table = found.to_pandas()
+    assert [*table["set"]].count("train") == shares[1][2].total
+    assert table["redrawing_score"].is_monotonic_increasing
+    assert "targets noised and redrawn" in found._repr_html_()
+    with pytest.raises(iet_agc.UserError, match="other held-out images"):
+        iet_agc.attack(run, held_out=digits[-300:], out=found, budget=20, steps=1, quiet=True)
 
 
 def test_a_run_tells_the_audit_what_it_saw(found: iet_agc.Audit) -> None:

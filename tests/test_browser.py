@@ -15,8 +15,10 @@ import pytest
 
 import iet_agc
 from iet_agc.config.board import plan
+from iet_agc.metrics.attacks import Attacks, Drawn, against_sampling, attack
 from iet_agc.metrics.curve import Losses, recommend
 from iet_agc.metrics.membership import correlation, membership, scores
+from iet_agc.reporting.attack_page import Shown, render_attack
 from iet_agc.reporting.audit_page import write_report
 from iet_agc.reporting.board import Failure, board_record, standing
 from iet_agc.reporting.board_page import board_page
@@ -94,6 +96,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     written["duplicates"] = duplicates(out / "duplicates.html")
     written["curve"] = curve(out / "curve")
     written["membership"] = membership_page(out / "membership.html")
+    written["attack"] = attack_page(out / "attack.html")
     written |= of_groups(out)
     several = {LONG + "1": long.path, LONG + "2": audits["plain"].path, "third": audits["few"].path}
     return written | {"several": write_report(several, out / "several.html", title=LONG)}
@@ -138,6 +141,22 @@ def membership_page(file: Path) -> Path:
     return file
 
 
+def attack_page(file: Path) -> Path:
+    rng = np.random.default_rng(0)
+    mine, real = rng.uniform(0.05, 1, 300), rng.uniform(0.2, 1, 400)
+    mine[:4] = 0
+    of_train, of_others = (Drawn(np.arange(len(each)), each, len(each)) for each in (mine, real))
+    plain = attack("sampling", of_train, of_others, 0.15, 25_000, 40.0, 50)
+    redrawing = against_sampling(attack("redrawing", of_train, of_others, 0.3, 1200, 2.0, 50), plain)
+    found = Attacks(num_train=300, num_held_out=400, audit_cut=0.3, unit="CPU", attacks=(plain, redrawing))
+    pixels = rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
+    pair = Shown(image=7, multiplicity=40, score=0.0123, trained=pixels[0], drawn=pixels[1])
+    facts: dict[str, str | int] = {"model": "ema", "run": LONG, "steps": 50, "draws": 1, "redraw_steps": 4}
+    page = render_attack(found, (mine, real), {"sampling": [], "redrawing": [pair] * 5}, facts)
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
 def of_groups(out: Path) -> dict[str, Path]:
     """An audit by groups of copies, and the page of a pack of it."""
     rng = np.random.default_rng(0)
@@ -168,7 +187,7 @@ def duplicates(file: Path) -> Path:
 
 KINDS = [
     *("full", "plain", "few", "warned", "large", "several", "comparison", "board", "duplicates", "curve", "groups"),
-    *("membership", "pack"),
+    *("membership", "attack", "pack"),
 ]
 
 

@@ -23,6 +23,7 @@ VERBS = (
     "check",
     "detect",
     "membership",
+    "attack",
     "duplicates",
     "report",
     "compare",

@@ -28,6 +28,7 @@ TORCHLESS = [
     "iet_agc.cli.presentation",
     "iet_agc.cli.summary",
     "iet_agc.cli.train_help",
+    "iet_agc.metrics.attacks",
     "iet_agc.metrics.curve",
     "iet_agc.metrics.frontier",
     "iet_agc.metrics.gate",

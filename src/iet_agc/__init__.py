@@ -9,6 +9,7 @@ The verbs of the command line, from Python, on paths and on images in memory:
     iet_agc.report(found)
     iet_agc.card(run, found)
     iet_agc.membership(run, out="runs/a/membership").record.auc
+    iet_agc.attack(run, out="runs/a/attack").record.attacks
     iet_agc.verify(iet_agc.pack(found, out="pack")).check()
     iet_agc.bench("small", out="board")
     parts = iet_agc.shards("photos", 4, out="shards")
@@ -25,8 +26,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iet_agc.api.memorization_watch import MemorizationWatch
-    from iet_agc.api.results import Audit, Bench, Membership, Pack, Run, SampleSet, Shards, Verification
-    from iet_agc.api.verbs import audit, average, bench, card, membership, pack, report, sample, shards, train, verify
+    from iet_agc.api.results import Attack, Audit, Bench, Membership, Pack, Run, SampleSet, Shards, Verification
+    from iet_agc.api.verbs import (
+        attack,
+        audit,
+        average,
+        bench,
+        card,
+        membership,
+        pack,
+        report,
+        sample,
+        shards,
+        train,
+        verify,
+    )
     from iet_agc.method.agc import AntiGradientControl, mean_of_kept
     from iet_agc.method.averaging import average_states
     from iet_agc.method.sharding import partition
@@ -35,6 +49,7 @@ if TYPE_CHECKING:
 #: Where each public name stands.
 _HOMES = {
     "AntiGradientControl": "method.agc",
+    "Attack": "api.results",
     "Audit": "api.results",
     "Bench": "api.results",
     "CheckFailed": "runtime.errors",
@@ -46,6 +61,7 @@ _HOMES = {
     "Shards": "api.results",
     "UserError": "runtime.errors",
     "Verification": "api.results",
+    "attack": "api.verbs",
     "audit": "api.verbs",
     "average": "api.verbs",
     "average_states": "method.averaging",
@@ -64,6 +80,7 @@ _HOMES = {
 
 __all__ = [
     "AntiGradientControl",
+    "Attack",
     "Audit",
     "Bench",
     "CheckFailed",
@@ -76,6 +93,7 @@ __all__ = [
     "UserError",
     "Verification",
     "__version__",
+    "attack",
     "audit",
     "average",
     "average_states",

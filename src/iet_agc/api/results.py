@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from iet_agc.auditing.schema import AuditRecord, Verdict
     from iet_agc.config.settings import Settings
     from iet_agc.data.image_set import ImageSet
+    from iet_agc.metrics.attacks import Attacks
     from iet_agc.metrics.gate import Gate
     from iet_agc.metrics.intervals import Proportion
     from iet_agc.metrics.membership import Correlation
     from iet_agc.metrics.membership import Membership as MembershipRecord
     from iet_agc.reporting.board import BoardRecord
 
-__all__ = ["Audit", "Bench", "Membership", "Pack", "Run", "SampleSet", "Shards", "Verification"]
+__all__ = ["Attack", "Audit", "Bench", "Membership", "Pack", "Run", "SampleSet", "Shards", "Verification"]
 
 #: Pairs of sample and training image that an audit shows.
 _PAIRS = 3
@@ -399,6 +400,46 @@ class Membership(_Result):
             *found,
             ("page", str(self.folder / "membership.html")),
         ]
+
+    def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
+        return []
+
+
+@dataclass(frozen=True)
+class Attack(_Result):
+    """How many training images are recovered from a model, and how many held-out images."""
+
+    @property
+    def record(self) -> "Attacks":
+        """All numbers: of plain sampling, then of targets redrawn."""
+        from iet_agc.auditing.attack import read_attacks
+
+        return read_attacks(self.folder)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """images.csv: a row per image that was redrawn, the lowest score first.
+
+        Raises:
+            UserError: pandas is not installed, or the folder is damaged.
+        """
+        pandas = _pandas()
+        from iet_agc.auditing.attack import read_attacks
+
+        read_attacks(self.folder, ["images.csv"])  # refuses a table that is not as it was written
+        return _table(pandas, self.folder / "images.csv")
+
+    def _title(self) -> str:
+        return "Training images that a model gives back"
+
+    def _figures(self) -> list[tuple[str, str]]:
+        from iet_agc.metrics.attacks import WAYS
+
+        found = []
+        for each in self.record.attacks:
+            mine, others = each.train, each.held_out
+            told = f"{mine.count:,} of {mine.total:,} training images, {others.count:,} of {others.total:,} held-out"
+            found.append((WAYS[each.way], told))
+        return [*found, ("page", str(self.folder / "attack.html"))]
 
     def _pictures(self) -> "list[tuple[str, Sequence[NDArray[np.uint8]]]]":
         return []

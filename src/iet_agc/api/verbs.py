@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from iet_agc.api.images import Images, Place, named, sources
-from iet_agc.api.results import Audit, Bench, Membership, Pack, Run, SampleSet, Shards, Verification
+from iet_agc.api.results import Attack, Audit, Bench, Membership, Pack, Run, SampleSet, Shards, Verification
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.paths import check_reported_places, is_watch
 from iet_agc.runtime.silence import silenced
@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from iet_agc.auditing.sources import Part
     from iet_agc.config.settings import Settings
 
-__all__ = ["audit", "average", "bench", "card", "membership", "pack", "report", "sample", "shards", "train", "verify"]
+__all__ = [
+    "attack",
+    "audit",
+    "average",
+    "bench",
+    "card",
+    "membership",
+    "pack",
+    "report",
+    "sample",
+    "shards",
+    "train",
+    "verify",
+]
 
 
 def train(
@@ -245,6 +258,55 @@ def membership(
             given=given,
         )
     return Membership(Path(out))
+
+
+def attack(
+    source: Place,
+    train: "Images | None" = None,
+    held_out: "Images | None" = None,
+    *,
+    out: Place,
+    budget: int = 2000,
+    steps: int | None = None,
+    weights: Literal["raw", "ema"] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    quiet: bool = False,
+) -> Attack:
+    """Look for copies as an adversary would, with held-out images as the control; see `iet-agc attack`.
+
+    Args:
+        source: a finished run, or a diffusers pipeline folder of a model over pixels.
+        train: the training images, see `audit`; by default those of the run.
+        held_out: real images of the same kind that were not trained on, at least 198; by default those that the run, or
+            `train`, holds out.
+        out: folder of the result. The same call again goes on from there, and leaves a whole one as it is.
+        budget: plain samples. Targets are redrawn with at most as many evaluations of the model.
+        steps: of a plain sample; by default those of the run, or 50.
+        weights: of a run; by default those that it samples with.
+        device: where to compute.
+        quiet: show no progress.
+
+    Raises:
+        UserError: no such model, images that do not fit it, too few of either kind, or `out` holds something else.
+    """
+    from iet_agc.auditing.attack import attack_model
+
+    if train is None and isinstance(source, Run):
+        train = source  # which brings images along that it was given in memory
+    names, given = sources({"train": train, "held-out": held_out})
+    with silenced(quiet):
+        attack_model(
+            Path(source),
+            Path(out),
+            names.get("train"),
+            names.get("held-out"),
+            budget=budget,
+            steps=steps,
+            weights=weights,
+            device=device,
+            given=given,
+        )
+    return Attack(Path(out))
 
 
 def report(audits: Place | Sequence[Place], out: Place | None = None) -> Path:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 #: Verbs whose work processes share; of any other, the first one does all.
-_SHARED = {"train", "sample", "audit", "detect", "membership"}
+_SHARED = {"train", "sample", "audit", "detect", "membership", "attack"}
 
 #: Verbs that show progress.
 _LONG = {"demo", "init", "pipeline", "curve", "duplicates", "bench", "verify", "shards", "average", *_SHARED}
@@ -197,8 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     order = _add_demo, _add_init, _add_pipeline, _add_train, _add_curve, _add_sample, _add_audit, _add_check
-    others = _add_detect, _add_membership, _add_duplicates, _add_report, _add_compare, _add_bench, _add_card
-    for add in (*order, *others, _add_pack, _add_verify, _add_shards, _add_average, _add_presets, _add_completion):
+    others = _add_detect, _add_membership, _add_attack, _add_duplicates, _add_report, _add_compare, _add_bench
+    last = _add_card, _add_pack, _add_verify, _add_shards, _add_average, _add_presets, _add_completion
+    for add in (*order, *others, *last):
         add(verbs)
     for name, verb in verbs.choices.items():
         verb.set_defaults(quiet=False)
@@ -800,14 +801,7 @@ def _add_membership(verbs: "_Verbs") -> None:
     parser = _verb(
         verbs, "membership", _membership, "tell whether losses give away which images a model was trained on", _IN_PARTS
     )
-    parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
-    parser.add_argument("--train", metavar="SOURCE", help="training images (default: those of RUN)")
-    parser.add_argument(
-        "--held-out",
-        metavar="SOURCE",
-        help="real images of the same kind that were not trained on (default: those that RUN, or --train, holds out)",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the result")
+    _add_model_and_images(parser)
     parser.add_argument(
         "--num-images",
         "--num",
@@ -820,14 +814,30 @@ def _add_membership(verbs: "_Verbs") -> None:
     parser.add_argument(
         "--draws", type=int, default=100, metavar="T", help="losses of each image, by as much noise (default: 100)"
     )
-    parser.add_argument("--weights", choices=["raw", "ema"], help="of a run (default: the run's sample.weights)")
+    _add_weights(parser)
     _add_device(parser, "compute")
 
 
-def _membership(arguments: argparse.Namespace) -> tuple[int, object]:
-    from iet_agc.cli.paths import check_membership
+def _add_model_and_images(parser: argparse.ArgumentParser) -> None:
+    """A model over pixels, the two kinds of images that are compared in it, and where the result goes."""
+    parser.add_argument("source", type=Path, metavar="RUN", help="a finished run, or a diffusers pipeline folder")
+    parser.add_argument("--train", metavar="SOURCE", help="training images (default: those of RUN)")
+    parser.add_argument(
+        "--held-out",
+        metavar="SOURCE",
+        help="real images of the same kind that were not trained on (default: those that RUN, or --train, holds out)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the result")
 
-    check_membership(arguments)
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", choices=["raw", "ema"], help="of a run (default: the run's sample.weights)")
+
+
+def _membership(arguments: argparse.Namespace) -> tuple[int, object]:
+    from iet_agc.cli.paths import check_model_and_images
+
+    check_model_and_images(arguments)
 
     from iet_agc.auditing.membership import infer_members
     from iet_agc.runtime import distributed
@@ -839,6 +849,46 @@ def _membership(arguments: argparse.Namespace) -> tuple[int, object]:
         arguments.held_out,
         num_images=arguments.num,
         draws=arguments.draws,
+        weights=arguments.weights,
+        device=arguments.device,
+    )
+    return 0, summary if distributed.is_first() else None
+
+
+def _add_attack(verbs: "_Verbs") -> None:
+    parser = _verb(
+        verbs, "attack", _attack, "look for copies as an adversary would, with held-out images as control", _IN_PARTS
+    )
+    _add_model_and_images(parser)
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="plain samples; targets are redrawn with at most as many evaluations of the model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="of a plain sample (default: the run's sample.steps; of a pipeline 50)"
+    )
+    _add_weights(parser)
+    _add_device(parser, "compute")
+
+
+def _attack(arguments: argparse.Namespace) -> tuple[int, object]:
+    from iet_agc.cli.paths import check_model_and_images
+
+    check_model_and_images(arguments)
+
+    from iet_agc.auditing.attack import attack_model
+    from iet_agc.runtime import distributed
+
+    summary = attack_model(
+        arguments.source,
+        arguments.out,
+        arguments.train,
+        arguments.held_out,
+        budget=arguments.budget,
+        steps=arguments.steps,
         weights=arguments.weights,
         device=arguments.device,
     )

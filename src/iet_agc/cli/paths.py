@@ -29,7 +29,7 @@ __all__ = [
     "check_curve",
     "check_detect",
     "check_init",
-    "check_membership",
+    "check_model_and_images",
     "check_report",
     "check_sample",
     "check_source",
@@ -92,7 +92,7 @@ def check_detect(arguments: Namespace) -> None:
             check_regular(file)
 
 
-def check_membership(arguments: Namespace) -> None:
+def check_model_and_images(arguments: Namespace) -> None:
     """The model, then the two sets of images.
 
     Raises:

@@ -86,6 +86,7 @@ _LINES: dict[str, Callable[[Namespace, Any], list[str]]] = {
     "card": lambda _, result: summary.card(result),
     "detect": lambda _, result: summary.detect(result, terminal.width()),
     "membership": lambda _, result: summary.membership(result),
+    "attack": lambda _, result: summary.attack(result),
     "duplicates": lambda given, result: summary.duplicates(result, str(given.out)),
     "report": lambda _, result: summary.report(result),
     "compare": lambda _, result: summary.compare(result, terminal.width()),

@@ -388,6 +388,46 @@ class Inferred(TypedDict):
     page: str
 
 
+class _Share(TypedDict):
+    count: int
+    total: int
+    share: float
+    ci95: Sequence[float]
+
+
+class _Rate(TypedDict):
+    value: float
+    ci95: Sequence[float]
+
+
+class _Difference(TypedDict):
+    ci95: Sequence[float]
+
+
+class Way(TypedDict):
+    """One way to look for copies."""
+
+    way: str
+    evaluations: int
+    train: _Share
+    held_out: _Share
+    beyond_chance: _Difference
+    per_1000_samples: _Rate
+    per_hour: _Rate
+    sampling_by_then: int | None
+
+
+class Attacked(TypedDict):
+    """Of `attack`."""
+
+    attack: str
+    num_train: int
+    num_held_out: int
+    unit: str
+    attacks: Sequence[Way]
+    page: str
+
+
 class _Redundant(TypedDict):
     count: int
     share: float

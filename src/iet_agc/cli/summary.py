@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from iet_agc.cli import results
 
 __all__ = [
+    "attack",
     "audit",
     "average",
     "bench",
@@ -461,6 +462,28 @@ def membership(result: "results.Inferred") -> list[str]:
     return [*lines, _figure("page", result["page"]), _next("open the page in a browser")]
 
 
+def attack(result: "results.Attacked") -> list[str]:
+    """How many training images each way recovers.
+
+    Args:
+        result: of `iet_agc.auditing.attack.attack_model`.
+    """
+    beyond = any(each["beyond_chance"]["ci95"][0] > 0 for each in result["attacks"])
+    none = "Training images are not shown to be recovered more often than held-out images"
+    lines = ["Training images are recovered" if beyond else none]
+    for each in result["attacks"]:
+        mine, others = each["train"], each["held_out"]
+        limits = " to ".join(_percent(limit) for limit in mine["ci95"])
+        found = f"{mine['count']:,} of {mine['total']:,} training images, {_percent(mine['share'])} ({limits})"
+        lines.append(_figure(each["way"], f"{found}; {others['count']:,} of {others['total']:,} held-out"))
+        rates = f"{_rate(each['per_1000_samples']['value'])} for 1,000 samples, {_rate(each['per_hour']['value'])}"
+        lines.append(_figure("", f"{rates} per {result['unit']} hour"))
+        if each["sampling_by_then"] is not None:
+            lines.append(_figure("", f"plain sampling with as many evaluations: {each['sampling_by_then']:,}"))
+    images = f"{result['num_train']:,} training, {result['num_held_out']:,} held-out"
+    return [*lines, _figure("images", images), _figure("page", result["page"]), _next("open the page in a browser")]
+
+
 def duplicates(result: "results.Deduplicated", out: str) -> list[str]:
     """The duplicates of an image set.
 
@@ -590,6 +613,10 @@ def _time(seconds: float) -> str:
 
 def _percent(share: float) -> str:
     return "<0.01 %" if 0 < share < 1e-4 else f"{100 * share:.3g} %"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _mean(value: "float | results.Mean | None") -> float | None:
