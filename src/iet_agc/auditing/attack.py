@@ -454,9 +454,9 @@ def _known(apart: Apart, targets: _Targets) -> list[dict[str, object]]:
     copies = apart.multiplicity[targets.places].tolist() if trained else [None] * len(places)
     half = [None] * len(places) if trained else [1 if first else 2 for first in halves(len(places)).tolist()]
     files = targets.images.files or [None] * len(places)
-    columns = zip(places, files, copies, half, strict=True)
-    names = "image", "file", "multiplicity", "half"
-    return [{"set": targets.kind} | dict(zip(names, row, strict=True)) for row in columns]
+    names = "set", "image", "file", "multiplicity", "half"
+    columns = [targets.kind] * len(places), places, files, copies, half
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 # What is read -----------------------------------------------------------------------------------------------

@@ -101,6 +101,6 @@ def _last_steps(scheduler: Scheduler, steps: int) -> Any:
 def _noised(schedule: Any, clean: Tensor, noise: Tensor) -> Tensor:
     """Images at the first level of a schedule."""
     if is_flow(schedule):
-        sigma = float(schedule.sigmas[0])
+        sigma = float(torch.as_tensor(schedule.sigmas)[0])
         return sigma * noise + (1 - sigma) * clean
     return schedule.add_noise(clean, noise, schedule.timesteps[:1].expand(len(clean)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from iet_agc.metrics.attacks import WAYS, Attack, Attacks, Way
@@ -90,7 +91,7 @@ def _found_after(found: Attacks) -> Drawing:
         axes.step(reached, counts, line, where="post", color=_COLOURS[each.way], linewidth=1.5, label=WAYS[each.way])
     axes.set(xlim=(0, most), xlabel="evaluations of the model", ylabel="training images recovered")
     axes.set_ylim(bottom=0)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.locator_params(axis="x", nbins=5)
     axes.legend(fontsize=8)
