@@ -4,9 +4,10 @@ Samples of each kind are made from real training images: exact, mirrored, noised
 Unrelated ones are real images, neither trained on nor used to calibrate: what is detected among them is false
 alarm. For each kind: the share below ratio 0.15, below d1/d2 1/3, below the calibrated cut and below the cut on the
 distance to the nearest training image ("near"; both cuts at most 1 % false alarms), AuthPct, C_T, and how often the
-nearest training image is the one that was copied. Then the same of sets with a known share of copies.
+nearest training image is the one that was copied. "transformed", by groups, counts those below the one cut of all ways
+of being a copy, as `audit --groups --transformed` does. Then the same of sets with a known share of copies.
 
-    python benchmarks/detection.py [--data digits fashion-mnist] [--seeds 0 1 2] [--spaces pixels groups EXTRACTOR]
+    python benchmarks/detection.py [--data digits fashion-mnist] [--seeds 0 1 2] [--spaces pixels transformed EXTRACTOR]
 
 Tables go to stderr as Markdown, all numbers to stdout as JSON. Each seed splits, plants and draws anew. Data that are
 not on this machine are named and left out.
@@ -30,14 +31,15 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as change
 
+from iet_agc.auditing.copies import Scores, joined
 from iet_agc.config.settings import validate
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.duplicates import plant_duplicates
 from iet_agc.data.image_set import ImageSet, unique_images
-from iet_agc.metrics.calibration import NEIGHBORS
+from iet_agc.metrics.calibration import NEIGHBORS, Neighbors
 from iet_agc.metrics.duplicates import duplicate_groups
 from iet_agc.metrics.features import load_extractor, nearest_features
-from iet_agc.metrics.groups import labels_of, nearest_groups
+from iet_agc.metrics.groups import labels_of, nearest_groups, representatives_of
 from iet_agc.metrics.intervals import share
 from iet_agc.metrics.memorization import (
     CUTS,
@@ -50,6 +52,7 @@ from iet_agc.metrics.memorization import (
     statistics,
 )
 from iet_agc.metrics.neighbors import mirror, nearest
+from iet_agc.metrics.transformed import TrainingIndex
 from iet_agc.runtime.seeds import generator
 
 
@@ -71,6 +74,9 @@ ONE_IN, COPIES = 500, 50
 
 #: At most so many cells of C_T, and so many samples of a kind for each.
 CELLS, PER_CELL = 10, 100
+
+#: What is shown of the first space besides.
+RULES = ("below 0.15", "d1/d2", "authentic", "c_t", "near")
 
 #: Planted shares of copies, and the kind that is planted.
 SHARES, PLANTED = (0.0, 0.01, 0.05, 0.20, 1.0), "noise, sd 10"
@@ -215,23 +221,21 @@ class Found:
         distances, places: squared distances to the nearest training images, and their places; (N, k).
         own: from the nearest of them to its nearest other one, (N,).
         cells: of C_T, (N,).
+        statistics: of transformed copies, and the training image by each, (N, 4); empty where these are not looked for.
     """
 
     distances: Tensor
     places: Tensor
     own: Tensor
     cells: Tensor
+    statistics: Tensor
+    references: Tensor
 
     def of(self, rows: slice | Tensor) -> "Found":
-        return Found(self.distances[rows], self.places[rows], self.own[rows], self.cells[rows])
+        return Found(**{name: values[rows] for name, values in vars(self).items()})
 
     def joined(self, other: "Found") -> "Found":
-        return Found(
-            torch.cat([self.distances, other.distances]),
-            torch.cat([self.places, other.places]),
-            torch.cat([self.own, other.own]),
-            torch.cat([self.cells, other.cells]),
-        )
+        return Found(**{name: torch.cat([values, vars(other)[name]]) for name, values in vars(self).items()})
 
 
 def search_in(space: str, train: Tensor) -> Search:
@@ -239,10 +243,8 @@ def search_in(space: str, train: Tensor) -> Search:
     extractor."""
     if space in {"pixels", "flips"}:
         return lambda queries, references, k: nearest(queries, references, k, flips=space == "flips")
-    if space == "groups":
-        copies = [group.members for group in duplicate_groups(train, flips=False)]
-        links = [(members[0].image, other.image) for members in copies for other in members[1:]]
-        labels = labels_of(len(train), links)
+    if space in {"groups", "transformed"}:
+        labels = groups_in(train)
         return lambda queries, references, k: nearest_groups(
             lambda rows, most: nearest(queries[rows], references, most), len(queries), labels, k
         )
@@ -255,6 +257,12 @@ def search_in(space: str, train: Tensor) -> Search:
     return lambda queries, references, k: nearest_features(features(queries), features(references), k)
 
 
+def groups_in(train: Tensor) -> Tensor:
+    """The group of copies of each training image, see `labels_of`."""
+    copies = [group.members for group in duplicate_groups(train, flips=False)]
+    return labels_of(len(train), [(members[0].image, other.image) for members in copies for other in members[1:]])
+
+
 def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
     """All numbers of one seed in one space."""
     where = split(data, seed, sizes)
@@ -265,7 +273,11 @@ def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
     cut = calibrated_cut(distance_ratio(calibrate.distances)[~is_near_copy(calibrate.distances)])
     assert cut is not None, "too few held-out images"
     rows = [
-        {"kind": kind, **counts(each, cut, calibrate), "named": int(named(each, originals, where.owner).sum())}
+        {
+            "kind": kind,
+            **counts(each, cut, calibrate),
+            "named": int(named(each, calibrate, originals, where.owner).sum()),
+        }
         for (kind, _, originals), each in zip(kinds, found, strict=True)
     ]
     rows.append({"kind": "unrelated", **counts(unrelated, cut, calibrate), "named": None})
@@ -291,7 +303,12 @@ def find(where: Split, space: str, parts: Sequence[Tensor], num_cells: int) -> I
     distances, places = search(images, where.train, NEIGHBORS)
     own = search(where.train, where.train, 2)[0][:, 1]
     cell_of, _ = cells(where.train, images, images[:1], num_cells)
-    everything = Found(distances, places, own[places[:, 0]], cell_of)
+    statistics = references = places[:, :0]
+    if space == "transformed":
+        among = representatives_of(groups_in(where.train))
+        compared = TrainingIndex(where.train[among]).compare(images)
+        statistics, references = compared.statistics, among[compared.references]
+    everything = Found(distances, places, own[places[:, 0]], cell_of, statistics, references)
     start = 0
     for part in parts:
         yield everything.of(slice(start, start + len(part)))
@@ -302,9 +319,11 @@ def counts(found: Found, cut: float, calibrate: Found) -> dict[str, Any]:
     """How many samples each rule of the audit detects, and C_T of all of them."""
     ratios = distance_ratio(found.distances)
     fresh = ~is_near_copy(calibrate.distances)
+    joint = joined(scores_of(found, calibrate))
     entry = statistics(found.distances, found.own, calibrate.distances, (found.cells, calibrate.cells[fresh]), fresh)
     return {
         "samples": len(ratios),
+        **({"transformed": int((joint.samples < joint.cut).sum())} if joint else {}),
         "calibrated": share_below(ratios, cut).count,
         "below 0.15": share_below(ratios, CUTS[0]).count,
         "d1/d2": entry.d1_d2.count,
@@ -314,9 +333,20 @@ def counts(found: Found, cut: float, calibrate: Found) -> dict[str, Any]:
     }
 
 
-def named(found: Found, originals: Tensor, owner: Tensor) -> Tensor:
-    """Whether the nearest training image is one that the sample was made from, or a near copy of it; (N,)."""
-    return (owner[found.places[:, :1]] == owner[originals]).any(dim=1)
+def scores_of(found: Found, calibrate: Found) -> Scores:
+    """As an audit counts them."""
+    near = Neighbors(found.distances, found.places, found.own, calibrate.distances, calibrate.own)
+    if not found.statistics.shape[1]:
+        return Scores(found=near)
+    return Scores(found=near, transformed=found.statistics, transformed_held_out=calibrate.statistics)
+
+
+def named(found: Found, calibrate: Found, originals: Tensor, owner: Tensor) -> Tensor:
+    """Whether the training image that is found is one that the sample was made from, or a near copy of it; (N,)."""
+    nearest, joint = found.places[:, :1], joined(scores_of(found, calibrate))
+    if joint:
+        nearest = torch.cat([nearest, found.references], dim=1).gather(1, joint.by[:, None])
+    return (owner[nearest] == owner[originals]).any(dim=1)
 
 
 def mixed(planted_share: float, copies: Found, unrelated: Found) -> Found:
@@ -350,8 +380,8 @@ def pooled(results: Sequence[dict[str, Any]], part: str) -> list[dict[str, Any]]
 def table(by_space: dict[str, list[dict[str, Any]]]) -> str:
     """One row per kind or planted share, as Markdown; percent but for C_T. Of the first space all rules."""
     first, *others = by_space
-    columns = [(first, rule) for rule in ("below 0.15", "d1/d2", "authentic", "c_t", "near", "calibrated", "named")]
-    columns += [(space, rule) for space in others for rule in ("calibrated", "named")]
+    columns = [(first, rule) for rule in (*RULES, "calibrated", "transformed", "named")]
+    columns += [(space, rule) for space in others for rule in ("calibrated", "transformed", "named")]
     columns = [(space, rule) for space, rule in columns if rule in by_space[space][0]]
     lines = [["", *(f"{space}: {rule}" for space, rule in columns)], ["---"] * (len(columns) + 1)]
     for number, row in enumerate(by_space[first]):
@@ -366,7 +396,7 @@ def _shown(row: dict[str, Any], rule: str) -> str:
     if rule not in row:
         return ""
     low, high = row[rule]["ci95"]
-    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if rule == "calibrated" else ""
+    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if rule in {"calibrated", "transformed"} else ""
     return f"{100 * row[rule]['share']:.1f}{interval}"
 
 
@@ -384,7 +414,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--spaces", nargs="+", default=["pixels", "flips"], help="pixels, flips, groups, or extractors")
+    parser.add_argument(
+        "--spaces", nargs="+", default=["pixels", "flips"], help="pixels, flips, groups, transformed, or extractors"
+    )
     parser.add_argument("--sizes", nargs=4, type=int, metavar=("TRAIN", "CALIBRATE", "UNRELATED", "SAMPLES"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()

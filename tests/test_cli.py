@@ -75,7 +75,7 @@ def test_the_options_are_these(capsys):
         "audit": {
             "--train", "--samples", "--held-out", "--out", "--flips", "--extractor",
             "--convert-to", "--memory", "--cache", "--device", "--fail-above", "--clip", "--download",
-            "--orient", "--background", "--on-bad", "--resize", "--crop", "--no-quality", "--groups",
+            "--orient", "--background", "--on-bad", "--resize", "--crop", "--no-quality", "--groups", "--transformed",
         },
         "detect": {
             "--prompts", "--prompt", "--planted", "--memorized", "--seeds", "--steps", "--first-steps", "--guidance",

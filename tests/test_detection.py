@@ -25,7 +25,7 @@ def found() -> dict[str, dict[str, Any]]:
     """Of each space, the counts by kind."""
     return {
         space: {row["kind"]: row for row in detection.look("digits", 0, space, SIZES)["kinds"]}
-        for space in ("pixels", "flips", "groups")
+        for space in ("pixels", "flips", "transformed")
     }
 
 
@@ -86,10 +86,35 @@ def test_near_copies_in_the_training_set_hide_a_copy_from_all_but_nearness_and_c
 
 
 def test_groups_find_it_again_and_all_else_as_well(found: Any) -> None:
-    row = found["groups"]["has 49 near copies; noise, sd 5"]
+    row = found["transformed"]["has 49 near copies; noise, sd 5"]
     assert [row[rule] for rule in ("calibrated", "below 0.15", "near", "named")] == [100] * 4
     for kind in ("exact", "noise, sd 10", "stands 50 times; noise, sd 5", "unrelated"):
-        assert found["groups"][kind]["calibrated"] == pytest.approx(found["pixels"][kind]["calibrated"], abs=2)
+        assert found["transformed"][kind]["calibrated"] == pytest.approx(found["pixels"][kind]["calibrated"], abs=2)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "mirrored",
+        "noise, sd 10",
+        "contrast halved",
+        "shifted by 1 px",
+        "shifted by 4 px",
+        "cropped to 90 %",
+        "half of an image",
+        "blend 50 : 50 of two",
+        "has 49 near copies; noise, sd 5",
+    ],
+)
+def test_what_hides_from_pixels_is_detected_where_transformed_copies_are_looked_for(found: Any, kind: str) -> None:
+    row = found["transformed"][kind]
+    assert row["transformed"] >= 95
+    assert row["named"] >= 95
+
+
+def test_one_cut_of_all_ways_raises_one_false_alarm_in_a_hundred(found: Any) -> None:
+    row = found["transformed"]["unrelated"]
+    assert share(row["transformed"], row["samples"]).ci95[0] <= 0.01
 
 
 def test_planted_shares_come_back() -> None:

@@ -34,6 +34,7 @@ AUDIT: Any = {
     "gate": None,
     "train_copies": None,
     "groups": None,
+    "transformed": None,
     "verdict": {"outcome": "undecided", "by": [], "reasons": []},
     "warnings": [],
     "quality": {
@@ -378,3 +379,12 @@ def test_neighbours_that_are_groups_are_told() -> None:
     assert "  neighbours        1,234 groups of copies; 12.5 % in crowded neighbourhoods" in told
     told = summary.audit(AUDIT | {"groups": groups | {"crowded": None}}, "a", "Undecided")
     assert "  neighbours        1,234 groups of copies" in told
+
+
+def test_transformed_copies_are_told() -> None:
+    share = {"count": 30, "total": 100, "share": 0.3, "ci95": [0.2, 0.4]}
+    joint = share | {"cut": -2.1, "false_alarm": 0.01}
+    lines = summary.audit(AUDIT | {"transformed": {"calibrated": joint, "others": share}}, "audit", "verdict")
+    assert any(
+        "30 % copied as they are or transformed, 1 % by chance; 30 % not by distance ratio" in each for each in lines
+    )

@@ -151,6 +151,7 @@ def audit(
     clip: str | None = None,
     groups: bool | Place = False,
     cache: Place | None = None,
+    transformed: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     download: bool = False,
     quiet: bool = False,
@@ -177,6 +178,8 @@ def audit(
             table of imagededup (.json) or fastdup (.csv).
         cache: folder in which the features of training and held-out images are kept, by their pixels and the network's
             weights: another audit against them computes those of its samples only.
+        transformed: look for copies that were mirrored, shifted, cropped or made brighter or flatter, for halves and
+            for blends of two, too; one cut for all of them, which needs `held_out`.
         device: where to compute.
         download: fetch weights of published networks where they are missing.
         quiet: show no progress.
@@ -202,6 +205,7 @@ def audit(
         clip,
         device,
         groups=groups if isinstance(groups, bool) else os.fspath(groups),
+        transformed=transformed,
     )
     with silenced(quiet):
         if finished_audit(asked, given=fingerprints(given)) is None:

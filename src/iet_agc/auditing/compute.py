@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from iet_agc.auditing.copies import (
+    ALTERATIONS,
     Scores,
     check_similarity,
     copies_of,
     copy_groups,
     crowding,
     group_counts,
+    joined,
     judged_far,
     no_cut,
     samples_to_confirm,
+    transformed_of,
 )
 from iet_agc.auditing.prompt_following import Told, aligned, check_prompts, coverage, read_told, score_prompts
 from iet_agc.auditing.schema import (
@@ -59,14 +62,32 @@ from iet_agc.metrics.quality import no_quality, quality
 from iet_agc.metrics.records import Alignment, Quality, Similarity
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
 from iet_agc.metrics.soundness import Unsound
+from iet_agc.metrics.transformed import Compared, TrainingIndex
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import shown
 
-__all__ = ["AuditResult", "audit", "calibrate", "choose_networks", "check_sets", "too_few"]
+__all__ = ["Altered", "AuditResult", "audit", "calibrate", "choose_networks", "check_sets", "too_few"]
 
 #: Images that are mirrored at a time.
 _SLICE = 1024
+
+
+@dataclass(frozen=True)
+class Altered:
+    """By what each sample is most likely a copy, as it is or transformed.
+
+    Attributes:
+        scores: joint ones, float64 (N,), see `metrics.records.Transformed`.
+        by: index into `ALTERATIONS`, int64 (N,).
+        nearest: the training image, an index into the training set, int64 (N,).
+        how: how that image has to be transformed, in words.
+    """
+
+    scores: Tensor
+    by: Tensor
+    nearest: Tensor
+    how: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +110,7 @@ class AuditResult:
         scores: what the numbers were counted from, in pixels and in each of `numbers.feature_spaces`, in this order.
         groups: where neighbours are groups of training images, the group of each unique one, int64 (U,): the place of
             its first image among the unique ones.
+        altered: by what each sample is most likely a copy, where transformed copies were looked for and told.
     """
 
     numbers: AuditRecord
@@ -106,6 +128,7 @@ class AuditResult:
     similar: Mapping[str, Similar] = field(default_factory=dict)
     scores: Sequence[Scores] = ()
     groups: Tensor | None = None
+    altered: Altered | None = None
 
 
 #: Pairs of training images that are copies, by their places in the set.
@@ -125,6 +148,7 @@ def audit(
     clip: str | Clip | None = None,
     measure_quality: bool = True,
     groups: bool | Links = False,
+    transformed: bool = False,
     work: Work | None = None,
 ) -> AuditResult:
     """Measure copies and quality, and where samples have prompts, how closely they follow them.
@@ -146,6 +170,8 @@ def audit(
         measure_quality: False: copies only; then no extractor is taken by default.
         groups: neighbours are groups of training images that are exact or near copies of one another: True, those that
             are found here; or pairs that were found before. See `iet_agc.metrics.groups`.
+        transformed: also look for copies that were moved, mirrored, cropped, made brighter or flatter, for halves and
+            for blends; see `iet_agc.metrics.transformed`. Held-out images that are too few are refused.
         work: how long work is done.
 
     Raises:
@@ -160,13 +186,14 @@ def audit(
     clip = load_clip(clip, work.device) if isinstance(clip, str) else clip
     networks = _networks(extractors, train.shape, measure_quality, work.device)
     sets = _sets(train, samples, held_out, flips, measure_quality, groups, work)
-    if fail_above is not None:
+    if fail_above is not None or transformed:
         _check_calibration(sets.counts)
-    work = _shared_out(work, sets, networks, clip)
+    work = _shared_out(work, sets, networks, clip, transformed)
     pixels = _search_pixels(sets, work)
     found = [_in_features(one, sets, pixels, work) for one in networks]
     where = _cells(pixels, sets.unique.images, samples.images, sets.real)
     scores = Scores(found=pixels, cells=where, probe=sets.probe)
+    compared, scores = _compared(sets, scores, work) if transformed else (None, scores)
     copies = copies_of(scores, sets.prompts)
     scores = replace(scores, confirmed=_confirmed(samples_to_confirm(copies, pixels), pixels, sets, work))
     copies = judged_far(copies, scores.confirmed)
@@ -185,6 +212,7 @@ def audit(
         clip=score_prompts(clip, samples, sets.told.prompts, work) if clip else None,
         train_copies=_training_copies(sets, work),
         groups=sets.groups if sets.groups is None else _told_groups(sets, pixels, copies.cut, groups is True),
+        transformed=transformed_of(scores, copies.calibrated, sets.prompts),
     )
     judged = None if fail_above is None else check_share(numbers, fail_above)
     numbers = numbers.model_copy(update={"verdict": verdict(numbers), "gate": judged})
@@ -206,6 +234,7 @@ def audit(
         similar={name: replace(one, nearest=sets.first[one.nearest]) for name, one in similar.items()},
         scores=(scores, *(each.scores for each in found if each.scores)),
         groups=sets.groups,
+        altered=compared and _altered(compared, scores, sets),
     )
 
 
@@ -492,12 +521,12 @@ def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet,
 # Search -----------------------------------------------------------------------------------------------------
 
 
-def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Clip | None) -> Work:
+def _shared_out(work: Work, sets: _Sets, networks: Sequence[Extractor], clip: Clip | None, transformed: bool) -> Work:
     """The same work, whose progress counts images and comes to 1 in the end."""
     looked_at = len(sets.samples) + (len(sets.held_out) if sets.held_out else 0)
     probed, altered = (len(sets.probe.drawn), sets.probe.num_images) if sets.probe else (0, 0)
     trained = len(sets.unique) * (3 if sets.flips else 2)  # extracted as they are and mirrored, and searched for
-    total = 2 * looked_at + probed + altered + (len(sets.samples) if clip else 0)
+    total = (3 if transformed else 2) * looked_at + probed + altered + (len(sets.samples) if clip else 0)
     for one in networks:
         if one.name == "pixels":
             total += looked_at
@@ -599,6 +628,42 @@ def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Ten
     parts = zip(samples.split(_SLICE), closest.split(_SLICE), strict=True)
     plain = [(part.double() - train[own].double()).flatten(1).square().sum(1) / 255.0**2 for part, own in parts]
     return torch.cat(plain) > distances
+
+
+# Transformed copies -----------------------------------------------------------------------------------------
+
+
+def _compared(sets: _Sets, scores: Scores, work: Work) -> tuple[Compared, Scores]:
+    """Samples compared with transformed training images, of each group the first; the scores with what came of it."""
+    assert sets.real is not None, "without held-out images this was refused"
+    among = torch.arange(len(sets.unique)) if sets.groups is None else representatives_of(sets.groups)
+
+    @cache
+    def index() -> TrainingIndex:
+        images = sets.unique.images
+        return TrainingIndex(images if sets.groups is None else images[among])
+
+    def compare(name: str, images: Tensor) -> Compared:
+        def make(items: slice) -> Arrays:
+            return vars(index().compare(images[items], work.on_done))
+
+        return Compared(**work.compute(f"transformed-{name}", len(images), make, work.on_done))
+
+    samples, real = compare("samples", sets.samples.images), compare("held-out", sets.real)
+    scores = replace(scores, transformed=samples.statistics, transformed_held_out=real.statistics)
+    return replace(samples, references=among[samples.references], second=among[samples.second]), scores
+
+
+def _altered(found: Compared, scores: Scores, sets: _Sets) -> Altered | None:
+    """See `AuditResult.altered`."""
+    joint = joined(scores)
+    if joint is None:
+        return None
+    by = joint.by
+    nearest = torch.column_stack([scores.found.indices[:, 0], found.references]).gather(1, by[:, None])[:, 0]
+    partners = replace(found, second=sets.first[found.second])
+    how = [partners.in_words(row, ALTERATIONS[at], sets.unique.shape) for row, at in enumerate(by.tolist())]
+    return Altered(joint.samples, by, sets.first[nearest], how)
 
 
 # Feature spaces ---------------------------------------------------------------------------------------------

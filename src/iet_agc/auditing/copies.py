@@ -6,6 +6,7 @@ An audit counts by these functions when it is made, and whoever checks it later 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from iet_agc.auditing.schema import (
@@ -22,7 +23,8 @@ from iet_agc.auditing.schema import (
 from iet_agc.auditing.verdict import outcome
 from iet_agc.metrics.calibration import Neighbors, Probe, check_cut
 from iet_agc.metrics.groups import crowded
-from iet_agc.metrics.intervals import calibration_rank
+from iet_agc.metrics.intervals import calibration_rank, share
+from iet_agc.metrics.joint_cut import joint_scores
 from iet_agc.metrics.memorization import (
     FALSE_ALARM,
     calibrated_cut,
@@ -32,21 +34,30 @@ from iet_agc.metrics.memorization import (
     share_below,
     statistics,
 )
-from iet_agc.metrics.records import Calibrated, Crowded, Similarity
+from iet_agc.metrics.records import Alteration, Calibrated, Crowded, Similarity, Transformed
 from iet_agc.metrics.similarity import Similar
 from iet_agc.metrics.soundness import HeldOutCheck, check_held_out
 
 __all__ = [
+    "ALTERATIONS",
+    "Joint",
     "Scores",
     "check_similarity",
     "copies_of",
     "copy_groups",
     "crowding",
     "group_counts",
+    "joined",
     "judged_far",
     "no_cut",
     "samples_to_confirm",
+    "transformed_of",
 ]
+
+#: Ways of being a copy, in the order of their statistics, and of the false alarms that all may raise the part of each.
+#: What is moved, or a half, stands out far more than what is noisy in its place.
+_WEIGHTS: dict[Alteration, float] = {"as_it_is": 1, "in_place": 3, "moved": 1, "half": 1, "blend": 1}
+ALTERATIONS = tuple(_WEIGHTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,8 @@ class Scores:
         cells: of C_T, those of the samples and of the held-out images that are no near copies; None without these.
         probe: which training images were drawn, and how near copies were made; None where held-out images are too few.
         confirmed: how many samples below the cut prove to be near copies, where that was looked at; in pixels only.
+        transformed, transformed_held_out: statistics of transformed copies, see `metrics.transformed`, (N, 4) and
+            (H, 4); None where these were not looked for.
         similar: cosine similarities; None in pixels.
         similar_altered: squared L2 between directions of the near copies and their nearest, (n,), of descriptors that
             are made to find copies.
@@ -67,6 +80,8 @@ class Scores:
     cells: tuple[Tensor, Tensor] | None = None
     probe: Probe | None = None
     confirmed: int | None = None
+    transformed: Tensor | None = None
+    transformed_held_out: Tensor | None = None
     similar: Similar | None = None
     similar_altered: Tensor | None = None
 
@@ -143,6 +158,63 @@ def check_similarity(scores: Scores, similarity: Similarity) -> HeldOutCheck | N
         above,
         in_features=True,
         left_out=None if found.left_out is None else found.left_out.tolist(),
+    )
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What all ways of being a copy say of each sample together.
+
+    Attributes:
+        held_out: of each held-out image that may set a cut the joint score, float64 (F,).
+        samples: of each sample, (N,).
+        cut: the joint score below which a sample is called a copy.
+        by: the first of `ALTERATIONS` by which a sample is below the cut, or else the rarest, int64 (N,).
+    """
+
+    held_out: Tensor
+    samples: Tensor
+    cut: float
+    by: Tensor
+
+
+def joined(scores: Scores) -> Joint | None:
+    """All ways of being a copy together; None where transformed ones were not looked for, or nothing sets a cut."""
+    found, fresh, others = scores.found, scores.found.fresh, scores.transformed_held_out
+    if scores.transformed is None or others is None or fresh is None or found.held_out_ratios is None:
+        return None
+    if calibration_rank(FALSE_ALARM, int(fresh.sum())) == 0:
+        return None
+    real = torch.column_stack([found.held_out_ratios, others.double()])[fresh]
+    samples = torch.column_stack([found.ratios, scores.transformed.double()])
+    held_out, ways = joint_scores(real, samples, [*_WEIGHTS.values()])
+    cut = calibrated_cut(held_out.amin(dim=1))
+    assert cut is not None
+    below = ways < cut
+    by = torch.where(below.any(1), below.to(torch.uint8).argmax(dim=1), ways.argmin(dim=1))
+    return Joint(held_out.amin(dim=1), ways.amin(dim=1), cut, by)
+
+
+def transformed_of(scores: Scores, plain: Calibrated | None, prompts: Sequence[str] | None) -> Transformed | None:
+    """How much is copied, as it is and under transformations, by one cut.
+
+    Args:
+        scores: in pixels.
+        plain: the share below the cut on distance ratios.
+        prompts: of the samples, or None.
+    """
+    if scores.transformed is None:
+        return None
+    joint = joined(scores)
+    if joint is None:
+        return Transformed(calibrated=None, others=None, by={})
+    below = joint.samples < joint.cut
+    others = below if plain is None else below & (scores.found.ratios >= plain.cut)
+    counts = joint.by[below].bincount(minlength=len(ALTERATIONS)).tolist()
+    return Transformed(
+        calibrated=calibrated_share(joint.samples, joint.held_out, prompts=prompts),
+        others=share(int(others.sum()), len(others)),
+        by=dict(zip(ALTERATIONS, counts, strict=True)),
     )
 
 

@@ -58,6 +58,7 @@ class Asked:
     device: str = "auto"
     measure_quality: bool = True
     groups: bool | str = False
+    transformed: bool = False
 
 
 def inputs_of(asked: Asked, given: Mapping[str, str] = MappingProxyType({})) -> str | None:
@@ -95,6 +96,7 @@ def inputs_of(asked: Asked, given: Mapping[str, str] = MappingProxyType({})) -> 
                 asked.measure_quality,
                 *([dict(given)] if given else []),
                 *([{"groups": asked.groups}] if asked.groups else []),
+                *(["transformed"] if asked.transformed else []),
             ],
             "default": _default_networks() if asked.measure_quality and not asked.extractors else None,
             "versions": [version("iet-agc"), version("torch"), version("pillow")],

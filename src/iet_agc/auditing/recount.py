@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iet_agc.auditing.copies import Scores, check_similarity, copies_of, copy_groups, crowding, judged_far
+from iet_agc.auditing.copies import (
+    ALTERATIONS,
+    Scores,
+    check_similarity,
+    copies_of,
+    copy_groups,
+    crowding,
+    joined,
+    judged_far,
+    transformed_of,
+)
 from iet_agc.auditing.schema import (
     AuditRecord,
     Copies,
@@ -187,7 +197,9 @@ def _expected(kept: _Kept) -> tuple[dict[str, Any], list[Scores]]:
         name: _space(scores, record.feature_spaces[name], prompts)
         for name, scores in zip(record.feature_spaces, spaces[1:], strict=True)
     }
-    counted = record.model_copy(update={**dict(copies), "feature_spaces": found, "verdict": None, "gate": None})
+    transformed = transformed_of(pixels, copies.calibrated, prompts)
+    again = {**dict(copies), "feature_spaces": found, "transformed": transformed, "verdict": None, "gate": None}
+    counted = record.model_copy(update=again)
     gate = record.gate and check_share(counted, record.gate.fail_above)
     told = (*copies.warnings, *(one for one in record.warnings if isinstance(one, _OF_SOURCES)))
     exact = times[times > 1].tolist()
@@ -200,6 +212,8 @@ def _expected(kept: _Kept) -> tuple[dict[str, Any], list[Scores]]:
         **_dumped(copies.model_copy(update={"warnings": told})),
         "feature_spaces": {name: _dumped_space(space) for name, space in found.items()},
     }
+    if transformed:
+        expected["transformed"] = _dumped(transformed)
     if record.verdict:
         expected["verdict"] = _dumped(verdict(counted))
     if gate:
@@ -243,12 +257,21 @@ def _compare_tables(folder: Path, kept: _Kept, spaces: Sequence[Scores], result:
     """Columns of the tables, and arrays of the pictures, that follow from the scores."""
     pixels = spaces[0]
     columns = {"ratio": distance_ratio(pixels.found.distances), "distance": pixels.found.distances[:, 0]}
+    if joint := joined(pixels):
+        columns["joint_score"] = joint.samples
     for number, scores in enumerate(spaces[1:]):
         if scores.similar:
             columns[f"similarity_{number}"] = scores.similar.samples
     for name, values in columns.items():
         told = np.array([float(row[name]) for row in kept.samples])
         _compare_arrays(f"{folder.name}/samples.csv: {name}", told, values.numpy(), result)
+    if joint:
+        found = [ALTERATIONS[at] for at in joint.by.tolist()]
+        told_by = [row["copied_by"] for row in kept.samples]
+        result.counted += len(found)
+        if odd := [row for row, pair in enumerate(zip(told_by, found, strict=True)) if pair[0] != pair[1]]:
+            where = f"{folder.name}/samples.csv: copied_by, row {odd[0]}"
+            result.differences.append(Difference(where, told_by[odd[0]], found[odd[0]]))
     _compare_copied(folder, kept, columns["ratio"].numpy(), result)
     if kept.record.groups:
         _compare_groups(folder, kept, result)

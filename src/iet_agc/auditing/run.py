@@ -35,6 +35,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from iet_agc.auditing.compute import AuditResult, audit, check_sets, choose_networks
+from iet_agc.auditing.copies import ALTERATIONS
 from iet_agc.auditing.finished import FILES, INPUTS, SCORES, WATCH, Asked, files_of, inputs_of, remember
 from iet_agc.auditing.prompt_following import check_prompts
 from iet_agc.auditing.schema import FLAT, AuditRecord, AuditWarning, Mended, Names, Provenance
@@ -96,6 +97,7 @@ def audit_sources(
     measure_quality: bool = True,
     groups: bool | str = False,
     cache: Path | None = None,
+    transformed: bool = False,
     on_done: Callable[[float], object] | None = None,
     given: Mapping[Part, ImageSet] = MappingProxyType({}),
 ) -> AuditRecord:
@@ -121,6 +123,7 @@ def audit_sources(
             table of them, see `data.copy_tables.read_pairs`.
         cache: folder in which the features of training and held-out images are kept, by their pixels and the network's
             weights, so that another audit against them computes those of its samples only.
+        transformed: see `audit`.
         on_done: see `Work`; in place of the progress bar.
         given: sets that are in memory, which are not read; their names are those of what they are then, or the run that
             was trained on them.
@@ -133,7 +136,19 @@ def audit_sources(
             else, or another process is at work in it.
     """
     asked = Asked(
-        train, samples, held_out, out, flips, extractors, convert_to, mending, clip, device, measure_quality, groups
+        train,
+        samples,
+        held_out,
+        out,
+        flips,
+        extractors,
+        convert_to,
+        mending,
+        clip,
+        device,
+        measure_quality,
+        groups,
+        transformed,
     )
     inputs = inputs_of(asked, fingerprints(given))
     folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
@@ -149,7 +164,7 @@ def audit_sources(
     record = read_record(train, len(read.train))
     copies = read_pairs(Path(groups), read.train) if isinstance(groups, str) else groups
     flips = flips or trained_with_flips(train)
-    made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality, copies)
+    made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality, copies, transformed)
     folder.check(made_of)
     with (
         distributed.processes(where),
@@ -173,6 +188,7 @@ def audit_sources(
                 clip=judge,
                 measure_quality=measure_quality,
                 groups=copies,
+                transformed=transformed,
                 work=Work(parts.compute, parts.once, memory, where, on_done),
             )
             if _mapped(train, samples, held_out) != mapped:
@@ -303,6 +319,7 @@ def _inputs(
     clip: Clip | None,
     measure_quality: bool,
     copies: bool | Pairs,
+    transformed: bool,
 ) -> dict[str, Any]:
     """What an audit is made of: another one in its place would be another audit."""
     said = {name: digest(images.captions) for name, images in sets.items() if images.captions}
@@ -314,6 +331,7 @@ def _inputs(
         "clip": clip.sha256 if clip else None,
         **({} if measure_quality else {"quality": False}),
         **({} if copies is False else {"groups": copies if copies is True else digest(copies)}),
+        **({"transformed": True} if transformed else {}),
     }
 
 
@@ -664,6 +682,7 @@ def _sample_rows(result: AuditResult, table: Mapping[str, Tensor]) -> list[Mappi
             **({"prompt": result.samples.captions[number][0]} if result.samples.captions else {}),
             **_caption_of(result, number, index, "nearest_caption"),
             **_most_alike(result, number),
+            **_transformed(result, number),
         }
         for number, (ratio, index, distance, mirrored) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
     ]
@@ -694,6 +713,20 @@ def _most_alike(result: AuditResult, sample: int) -> dict[str, Any]:
         found |= {f"nearest_file_{number}": _file_of(result.train, nearest)}
         found |= _caption_of(result, sample, nearest, f"nearest_caption_{number}")
     return found
+
+
+def _transformed(result: AuditResult, sample: int) -> dict[str, Any]:
+    """By what a sample is most likely a copy, as it is or transformed, and of which training image."""
+    if result.altered is None:
+        return {}
+    found, nearest = result.altered, int(result.altered.nearest[sample])
+    return {
+        "joint_score": repr(float(found.scores[sample])),
+        "copied_by": ALTERATIONS[int(found.by[sample])],
+        "transformed_nearest": nearest,
+        "transformed_nearest_file": _file_of(result.train, nearest),
+        "transformed_how": found.how[sample],
+    }
 
 
 def _write_table(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from iet_agc.metrics.records import (
     Similarity,
     Statistics,
     StatisticsOfReal,
+    Transformed,
     Warned,
 )
 from iet_agc.metrics.soundness import Farther, HeldOutCheck
@@ -428,6 +429,10 @@ class Groups(Record):
     crowded: Crowded | None
 
 
+#: The cut on joint scores, which the same held-out images set as that in pixels.
+_TRANSFORMED = Way(None, "transformed")
+
+
 class _Sets(Record):
     """What was audited: how many images, and which."""
 
@@ -458,6 +463,7 @@ class AuditRecord(Copies, _Sets):
         mending: None where it was not asked for and no file needed it.
         train_copies: None of audits of before it was counted.
         groups: None where neighbours are single training images.
+        transformed: None where transformed copies were not looked for.
         made_of: what the audit follows from, to tell it from another one; None of one that was not made from folders.
         names: None likewise.
         provenance: None likewise, and of audits that were made before it was kept.
@@ -472,6 +478,7 @@ class AuditRecord(Copies, _Sets):
     mending: Mended | None = None
     train_copies: TrainingCopies | None = None
     groups: Groups | None = None
+    transformed: Transformed | None = None
     made_of: dict[str, JsonValue] | None = None
     names: Names | None = None
     provenance: Provenance | None = None
@@ -500,6 +507,9 @@ class AuditRecord(Copies, _Sets):
         for copies in (self, *self.feature_spaces.values()):
             yield "samples", copies.mq[CUT].total
             yield "held-out images", copies.total_held_out
+        joint = self.transformed and self.transformed.calibrated
+        if joint:
+            yield "samples", joint.total
         for space in self.feature_spaces.values():
             found = space.similarity
             yield "samples", found.samples.above.total
@@ -509,6 +519,8 @@ class AuditRecord(Copies, _Sets):
     def ways(self) -> dict[Way, Calibrated | None]:
         """The share beyond the cut by each way of copying, pixels first; similarity where it is made to find copies."""
         found = {Way(None): self.calibrated}
+        if self.transformed:
+            found[_TRANSFORMED] = self.transformed.calibrated
         for name, space in self.feature_spaces.items():
             found[Way(name)] = space.calibrated
             if space.similarity.copy_detection:
@@ -517,7 +529,7 @@ class AuditRecord(Copies, _Sets):
 
     def checks(self) -> dict[Way, HeldOutCheck | None]:
         """By the same ways, whether held-out images may set the cut."""
-        found = {Way(None): self.held_out_check}
+        found = {Way(None): self.held_out_check, _TRANSFORMED: self.held_out_check}
         for name, space in self.feature_spaces.items():
             found |= {Way(name): space.held_out_check, Way(name, "similarity"): space.similarity_check}
         return {way: found[way] for way in self.ways()}

@@ -9,6 +9,8 @@ drawn, kinds                which unique training images were drawn; how near co
 left_out, same              see `Neighbors`; `same` as two counts
 cells, held_cells           of C_T
 confirmed                   see `Scores`; one number
+transformed, transformed_held_out
+                            see `Scores`; float32
 similar, similar_train, similar_held_out, similar_altered
                             cosine similarities with the most similar training image; see `Scores.similar_altered`
 
@@ -51,6 +53,8 @@ _LAYOUT = {
     "cells": ("N", "i"),
     "held_cells": ("F", "i"),
     "confirmed": ("1", "i"),
+    "transformed": ("Nw", "f"),
+    "transformed_held_out": ("Hw", "f"),
     "similar": ("N", "f"),
     "similar_train": ("U", "f"),
     "similar_held_out": ("H", "f"),
@@ -88,6 +92,8 @@ def _arrays(scores: Scores) -> dict[str, NDArray[Any]]:
         "cells": cells,
         "held_cells": held_cells,
         "confirmed": None if scores.confirmed is None else torch.tensor([scores.confirmed]),
+        "transformed": scores.transformed,
+        "transformed_held_out": scores.transformed_held_out,
         "similar": similar and similar.samples,
         "similar_train": similar and similar.train,
         "similar_held_out": similar and similar.held_out,
@@ -127,6 +133,8 @@ def from_arrays(arrays: SpaceArrays, space: int, in_train: int, repeated: float)
         cells=(kept["cells"], kept["held_cells"]) if "cells" in kept else None,
         probe=_probe(own, kept, in_train, repeated),
         confirmed=int(kept["confirmed"]) if "confirmed" in kept else None,
+        transformed=kept.get("transformed"),
+        transformed_held_out=kept.get("transformed_held_out"),
         similar=similar,
         similar_altered=kept.get("similar_altered"),
     )
@@ -172,6 +180,7 @@ def _check_whole(own: SpaceArrays) -> None:
         ("held_out", {"held_own"}),
         ("drawn", {"kinds", "others", "altered", "held_out"}),
         ("cells", {"held_cells"}),
+        ("transformed", {"transformed_held_out", "held_out"}),
         ("similar", {"similar_train"}),
     ):
         needed |= further if first in own else set()

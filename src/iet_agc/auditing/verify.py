@@ -299,6 +299,7 @@ def _audit_again(folder: Path, record: AuditRecord, images: Images, out: Path) -
         fail_above=record.gate.fail_above if record.gate else None,
         measure_quality=names is not None and record.quality.extractor is not None,
         groups=record.groups is not None and (record.groups.origin == "searched" or str(folder / _IMAGES)),
+        transformed=record.transformed is not None,
         given=images.given,
     )
 
@@ -343,6 +344,8 @@ def _compare_audit(
             each.pop("verdict")
             each.pop("gate")
     of_networks = {name: expected.pop(name) for name in ("quality", "feature_spaces") if whole}
+    if record.transformed:
+        of_networks["transformed"] = expected.pop("transformed")  # rounded as theirs
     file = f"audits/{folder.name}/audit.json, measured again"
     rest = compare_leaves(file, printed, expected, result)
     for path, value in rest.items():
@@ -356,7 +359,7 @@ def _compare_audit(
 
 
 def _compare_npz(folder: Path, again: Path, name: str, result: Recount, whole: bool) -> None:
-    """Arrays: of pixels bit by bit, of networks up to rounding."""
+    """Arrays: of pixels bit by bit, of networks and of what was resampled up to rounding."""
     printed, made = (read_arrays(each / name, MOST_ARRAYS) for each in (folder, again))
     for array in sorted({*printed, *made}):
         if not whole and array.startswith(("features", "similar")):
@@ -365,7 +368,7 @@ def _compare_npz(folder: Path, again: Path, name: str, result: Recount, whole: b
         result.counted += 0 if second is None else second.size
         if first is None or second is None or first.shape != second.shape or first.dtype.kind != second.dtype.kind:
             same = False
-        elif second.dtype.kind == "f" and array.startswith(("features", "similar")):
+        elif second.dtype.kind == "f" and array.startswith(("features", "similar", "pixels_transformed")):
             same = bool(np.allclose(first, second, rtol=_ROUNDING, atol=_ROUNDING))
         else:
             same = bool(np.array_equal(first, second))
@@ -389,6 +392,7 @@ def _compare_table(folder: Path, again: Path, name: str, result: Recount) -> Non
             "copied",
             "group",
             "group_images",
+            "transformed_nearest",
         )
         if each in made[0]
     ]

@@ -568,6 +568,12 @@ def _add_audit(verbs: "_Verbs") -> None:
         help="neighbours are groups of exact and near copies among the training images: those that are found here, or "
         "of a folder of 'iet-agc duplicates', or a table of imagededup (.json) or fastdup (.csv)",
     )
+    parser.add_argument(
+        "--transformed",
+        action="store_true",
+        help="look for copies that were mirrored, shifted, cropped or made brighter or flatter, for halves and for "
+        "blends of two, too; one cut for all of them, which needs --held-out",
+    )
     _add_mending(parser)
     _add_sizes(parser)
     parser.add_argument(
@@ -648,6 +654,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         arguments.device,
         not arguments.no_quality,
         arguments.groups,
+        arguments.transformed,
     )
     if done := finished_audit(asked, arguments.fail_above):
         return _judged(arguments, done)

@@ -226,6 +226,13 @@ class Groups(TypedDict):
     crowded: _Crowded | None
 
 
+class Transformed(TypedDict):
+    """Copies as they are, and under transformations."""
+
+    calibrated: _Calibrated | None
+    others: _Share | None
+
+
 class Audited(TypedDict):
     """Of `audit`: audit.json."""
 
@@ -236,6 +243,7 @@ class Audited(TypedDict):
     gate: Gate | None
     train_copies: TrainingCopies | None
     groups: Groups | None
+    transformed: Transformed | None
     verdict: _Verdict | None
     warnings: Sequence[object]
 

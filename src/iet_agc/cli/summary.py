@@ -199,6 +199,7 @@ def audit(result: "results.Audited", out: str, verdict: str) -> list[str]:
         lines.append(_figure("Fréchet distance", f"{words} ({PurePath(quality['extractor']).name})"))
     lines += [_figure("training copies", again)] if (again := _repeats(result["train_copies"])) else []
     lines += [_figure("neighbours", _neighbours(result["groups"]))] if result["groups"] else []
+    lines += [_figure("transformed", _transformed(result["transformed"]))] if result["transformed"] else []
     lines += [_figure("quality", _no_quality(quality))] if quality["extractor"] is None else []
     lines += [_figure("check", _least(gate))] if gate and gate["checks"] else []
     lines += [_figure("held-out", reason) for reason in result["verdict"]["reasons"]] if result["verdict"] else []
@@ -237,6 +238,15 @@ def _neighbours(groups: "results.Groups") -> str:
     told = f"{groups['num_groups']:,} groups of copies"
     crowded = groups["crowded"]
     return f"{told}; {_percent(crowded['train']['share'])} in crowded neighbourhoods" if crowded else told
+
+
+def _transformed(copies: "results.Transformed") -> str:
+    """Copies under transformations."""
+    found, others = copies["calibrated"], copies["others"]
+    if found is None or others is None:
+        return "held-out images are too few to set a cut"
+    told = f"{_percent(found['share'])} copied as they are or transformed, {_percent(found['false_alarm'])} by chance"
+    return f"{told}; {_percent(others['share'])} not by distance ratio"
 
 
 def _no_quality(quality: "results.Quality") -> str:

@@ -29,15 +29,21 @@ _CONVENTION = (
 )
 
 
+#: By which number copies are told: distance ratios, similarity, or ratios and what transformations are left, joined.
+By = Literal["ratio", "similarity", "transformed"]
+
+
 class Way(NamedTuple):
     """A way of copying: in whose features, or, None, in pixels; and by which number."""
 
     space: str | None
-    by: Literal["ratio", "similarity"] = "ratio"
+    by: By = "ratio"
 
     def __str__(self) -> str:
         if self.by == "similarity":
             return f"on similarity by {self.space}"
+        if self.by == "transformed":
+            return "in pixels, transformed"
         return "in pixels" if self.space is None else f"in the features of {self.space}"
 
 
@@ -50,7 +56,7 @@ class Check(Record):
 
     Attributes:
         space: the name of a network; None: pixels.
-        by: samples are below the cut on distance ratios, or above that on similarity.
+        by: samples are below the cut on distance ratios or on joint scores, or above that on similarity.
         count, total, share: samples beyond the calibrated cut, of how many.
         least: the lower limit of the share, by the draws of samples and of the cut.
         fails_from: from so many samples on it fails; `total` + 1 where it never does.
@@ -61,7 +67,7 @@ class Check(Record):
     """
 
     space: str | None
-    by: Literal["ratio", "similarity"] = "ratio"
+    by: By = "ratio"
     count: Count
     total: Count
     share: Portion

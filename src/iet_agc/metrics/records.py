@@ -88,6 +88,38 @@ class Calibrated(Proportion):
         return float(betaincinv(rank, self.num_held_out + 1 - rank, 0.975))
 
 
+#: By what a sample is a copy, see `iet_agc.metrics.transformed`; as it is, by its distance ratio.
+Alteration = Literal["as_it_is", "in_place", "moved", "half", "blend"]
+
+
+class Transformed(Record):
+    """Copies as they are, and under transformations, by one cut for all of them.
+
+    Attributes:
+        calibrated: samples whose joint score is below the cut; None where held-out images are too few.
+        others: those of them that the cut on distance ratios does not call copies.
+        by: of those below the cut, how many are copies by what; by the first of these that is below the cut.
+    """
+
+    calibrated: Calibrated | None
+    others: Proportion | None
+    by: dict[Alteration, Count]
+    score: str = (
+        "decadic logarithm of the smallest of five tail probabilities among held-out images, each over its weight: of "
+        "the distance ratio, and of what is left over of the variance, over that of other candidates, in_place, moved, "
+        "half and blend"
+    )
+    unit: str = "log10 of a probability"
+    direction: str = "lower is rarer among held-out images"
+
+    @model_validator(mode="after")
+    def _counts_each_once(self) -> Self:
+        count = self.calibrated.count if self.calibrated else 0
+        if sum(self.by.values()) != count or (self.others.count if self.others else 0) > count:
+            raise ValueError(f"copies by each transformation are {sum(self.by.values())}, of {count}")
+        return self
+
+
 class NearCopies(Proportion):
     """The share of images that are near copies by d1/d2."""
 

@@ -301,6 +301,7 @@ def _command(numbers: AuditRecord, out: str) -> str:
     words += [] if numbers.quality.extractor else ["--no-quality"]
     if numbers.groups:
         words += ["--groups"] if numbers.groups.origin == "searched" else ["--groups", f"{out}/training-images.csv"]
+    words += ["--transformed"] if numbers.transformed else []
     words += ["--clip", place(numbers.clip.model)] if numbers.clip else []
     words += ["--convert-to", conventions.convert_to] if conventions.convert_to else []
     if numbers.mending:
