@@ -396,11 +396,8 @@ class Inferred(TypedDict):
     page: str
 
 
-class _Share(TypedDict):
-    count: int
+class _Recovered(_Share):
     total: int
-    share: float
-    ci95: Sequence[float]
 
 
 class _Rate(TypedDict):
@@ -417,8 +414,8 @@ class Way(TypedDict):
 
     way: str
     evaluations: int
-    train: _Share
-    held_out: _Share
+    train: _Recovered
+    held_out: _Recovered
     beyond_chance: _Difference
     per_1000_samples: _Rate
     per_hour: _Rate
