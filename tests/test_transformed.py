@@ -13,11 +13,14 @@ from torch import Tensor
 import iet_agc
 from iet_agc.auditing.compute import audit
 from iet_agc.auditing.copies import Scores, transformed_of
+from iet_agc.auditing.schema import read_record
+from iet_agc.auditing.verdict import verdict
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.joint_cut import joint_scores
 from iet_agc.metrics.memorization import calibrated_cut
 from iet_agc.metrics.neighbors import mirror
 from iet_agc.metrics.registration import resample
+from iet_agc.metrics.soundness import SameImages
 from iet_agc.metrics.transformed import STATISTICS, Compared, TrainingIndex
 from iet_agc.metrics.views import shrunk
 from iet_agc.runtime.errors import UserError
@@ -285,6 +288,15 @@ def test_mirrored_copies_are_told_by_the_record_the_table_and_the_page(audited: 
     page = iet_agc.report(audited).read_text()
     assert "are copies as they are or transformed" in page
     assert "--transformed" in page
+
+
+def test_a_doubt_of_the_held_out_images_is_told_once(audited: Path) -> None:
+    record = read_record(audited / "audit.json")
+    doubt = SameImages(exact=True, count=50, total=100, among_train=0.0)
+    assert record.held_out_check is not None
+    doubted = record.held_out_check.model_copy(update={"reasons": (doubt,)})
+    found = verdict(record.model_copy(update={"held_out_check": doubted}))
+    assert found.reasons == (f"In pixels: {doubt.sentence}",)
 
 
 def test_without_being_asked_for_no_number_changes(parts: list[str], audited: Path, tmp_path: Path) -> None:

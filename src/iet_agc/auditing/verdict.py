@@ -5,7 +5,7 @@ do not set a cut that can be trusted, the verdict is "cannot tell"; but copies t
 that is too low stay found, by one that may be too high they do not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -70,20 +70,21 @@ def _of_set(reason: Unsound) -> bool:
 def verdict(numbers: AuditRecord) -> Verdict:
     """What an audit allows to say, by all ways of copying that it measured; by pixels where these can tell."""
     shares, known = numbers.ways(), reasons(numbers)
-    told = [f"{_capital(str(way))}: {reason.sentence}" for way, each in known.items() for reason in each]
+    told = _told(known)
     if copied := [str(way) for way, found in shares.items() if found and outcome(found, known[way]) == "copies"]:
         return Verdict(outcome="copies", by=tuple(copied), reasons=tuple(told))
     able = [way for way in decisive(known) if shares[way]]
     if not able:
         missing = [_no_cut(numbers).sentence] * (shares[PIXELS] is None)
-        of_set = [
-            f"{_capital(str(way))}: {reason.sentence}"
-            for way, each in known.items()
-            for reason in each
-            if _of_set(reason)
-        ]
+        of_set = _told({way: tuple(filter(_of_set, each)) for way, each in known.items()})
         return Verdict(outcome="cannot_tell", by=(), reasons=(*missing, *(of_set or told)))
     return Verdict(outcome=outcome(shares[able[0]]), by=(str(able[0]),), reasons=tuple(told))
+
+
+def _told(known: Mapping[Way, Sequence[Unsound]]) -> list[str]:
+    """Reasons in words; those of transformed copies are those in pixels, and are told there."""
+    own = {way: each for way, each in known.items() if way.by != "transformed"}
+    return [f"{_capital(str(way))}: {reason.sentence}" for way, each in own.items() for reason in each]
 
 
 def sentence(found: Verdict) -> str:
