@@ -87,7 +87,7 @@ def measured(command: list[str]) -> tuple[float, dict[str, float]]:
     began, most = time.perf_counter(), {"own": 0.0, "all": 0.0}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            text = Path(f"/proc/{process.pid}/status").read_text()
+            text = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
             for name, key in (("own", "RssAnon"), ("all", "VmRSS")):
                 if found := re.search(rf"{key}:\s+(\d+) kB", text):
                     most[name] = max(most[name], int(found[1]) / 2**20)

@@ -345,7 +345,7 @@ def completed(*words: str) -> set[str]:
 
 
 def test_bash_completes_verbs_options_choices_presets_and_settings() -> None:
-    assert completed("a") == {"audit", "average"}
+    assert completed("a") == {"attack", "audit", "average"}
     assert completed("audit", "--fl") == {"--flips"}
     assert completed("sample", "run", "--weights", "") == {"raw", "ema"}
     assert completed("train", "digits-iet") == {"digits-iet", "digits-iet-agc", "digits-iet-agc-exchange"}
