@@ -49,10 +49,7 @@ class Whitening:
             power: 1 gives components equal variances, 0 leaves them; fewer components tell more in between.
         """
         mean = features.mean(0)
-        with num_threads(1):  # so that sums have one order
-            centred = (features - mean).double()
-            variances, vectors = torch.linalg.eigh(centred.T @ centred / len(features))
-        variances, vectors = variances.flip(0)[:components].clamp(min=0), vectors.flip(1)[:, :components]
+        variances, vectors = _principal(features - mean, components)
         scale = (variances + _RIDGE * variances[0] + 1e-12) ** (power / 2)
         return Whitening(mean, (vectors / scale).float())
 
@@ -75,15 +72,23 @@ class Denoising:
     @staticmethod
     def of(features: Tensor, components: int, deviation: float) -> "Denoising":
         """Of the features of training images, (M, F), against noise of so many grey levels."""
-        with num_threads(1):
-            centred = (_level(features) - _level(features).mean(0)).double()
-            variances, vectors = torch.linalg.eigh(centred.T @ centred / len(features))
-        variances, vectors = variances.flip(0)[:components].clamp(min=0), vectors.flip(1)[:, :components]
+        level = _level(features)
+        with num_threads(1):  # so that sums have one order
+            mean = level.mean(0)
+        variances, vectors = _principal(level - mean, components)
         return Denoising((vectors * (variances / (variances + deviation**2))).float())
 
     def __call__(self, features: Tensor) -> Tensor:
         """Of features, (N, F), less the mean of each image; (N, d)."""
         return _level(features) @ self.turn
+
+
+def _principal(centred: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """The largest variances of centred features, (M, F), descending, and their directions, (F, d); float64."""
+    with num_threads(1):  # so that sums have one order
+        exact = centred.double()
+        variances, vectors = torch.linalg.eigh(exact.T @ exact / len(exact))
+    return variances.flip(0)[:components].clamp(min=0), vectors.flip(1)[:, :components]
 
 
 def _level(features: Tensor) -> Tensor:
