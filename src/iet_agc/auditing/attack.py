@@ -12,7 +12,7 @@ targets are given the same noise, so a difference is one of images.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from iet_agc.auditing.pixel_models import Apart, check_fit, load_apart, pixel_pipeline
+from iet_agc.auditing.pixel_models import Apart, check_fit, load_apart, pixel_pipeline, some_places
 from iet_agc.auditing.sources import Part, trained_with_flips
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.image_set import ImageSet
@@ -234,14 +234,7 @@ def _without_near_copies(apart: Apart, flips: bool) -> tuple[Apart, float]:
             f"each half sets the cut by which the other is counted; give {LEAST_HELD_OUT} or more",
             "held_out",
         )
-    fresh = Apart(
-        train=apart.train,
-        held_out=apart.held_out.take(kept),
-        places=apart.places,
-        held_out_places=apart.held_out_places[kept],
-        inverse=apart.inverse,
-        in_train=apart.in_train,
-    )
+    fresh = replace(apart, held_out=apart.held_out.take(kept), held_out_places=apart.held_out_places[kept])
     return fresh, found.cut
 
 
@@ -253,14 +246,9 @@ def _draws(evaluations: int, num_train: int) -> int:
 def _targets(apart: Apart, evaluations: int, draws: int) -> tuple[_Targets, _Targets]:
     """At most as many of either kind as the budget allows, drawn at random; of held-out images as many as needed."""
     most = max(1, evaluations // (REDRAW_STEPS * draws))
-    own = _some(len(apart.train), "train", most)
-    real = _some(len(apart.held_out), "held-out", max(most, LEAST_HELD_OUT))
+    own = some_places(len(apart.train), most, "attack", "train")
+    real = some_places(len(apart.held_out), max(most, LEAST_HELD_OUT), "attack", "held-out")
     return _Targets("train", apart.train.take(own), own), _Targets("held_out", apart.held_out.take(real), real)
-
-
-def _some(count: int, name: str, most: int) -> Tensor:
-    """At most so many of a number of places, drawn at random, ascending; int64 (n,)."""
-    return torch.randperm(count, generator=generator("attack", name))[:most].sort().values
 
 
 def _make(attacked: _Attacked, out: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from iet_agc.auditing.pixel_models import check_fit, load_apart, pixel_pipeline
+from iet_agc.auditing.pixel_models import check_fit, load_apart, pixel_pipeline, some_places
 from iet_agc.auditing.sources import Part, read_record
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, per_sample_loss, to_float
@@ -208,7 +208,8 @@ def _check_number(name: str, value: int, least: int) -> None:
 
 def _sets(train: str, held_out: str, most: int, given: Mapping[Part, ImageSet]) -> _Sets:
     apart = load_apart(train, held_out, _LEAST, given)
-    chosen, others = _some(len(apart.train), "train", most), _some(len(apart.held_out), "held-out", most)
+    chosen = some_places(len(apart.train), most, "membership", "train")
+    others = some_places(len(apart.held_out), most, "membership", "held-out")
     record = read_record(train, len(apart.inverse))
     return _Sets(
         train=apart.train.take(chosen),
@@ -224,11 +225,6 @@ def _sets(train: str, held_out: str, most: int, given: Mapping[Part, ImageSet]) 
 def _sums(counts: Tensor, place: Tensor) -> Tensor:
     """Of each unique image, the sum over its copies, int64 (U,)."""
     return torch.zeros(int(place.max()) + 1, dtype=torch.int64).index_add_(0, place, counts)
-
-
-def _some(count: int, name: str, most: int) -> Tensor:
-    """At most so many of a number of places, drawn at random, ascending; int64 (n,)."""
-    return torch.randperm(count, generator=generator("membership", name))[:most].sort().values
 
 
 def _made(folder: Path, scheduler: Any, sets: _Sets, draws: int, where: torch.device, rows: int) -> _Made:

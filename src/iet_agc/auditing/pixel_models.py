@@ -15,9 +15,10 @@ from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.diffusion.unet import image_shape, is_text_pipeline, num_classes
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.seeds import generator
 from iet_agc.training.identity import check_pipeline, weights_of
 
-__all__ = ["Apart", "check_fit", "load_apart", "pixel_pipeline"]
+__all__ = ["Apart", "check_fit", "load_apart", "pixel_pipeline", "some_places"]
 
 
 def pixel_pipeline(source: Path, weights: str | None, what: str, train: str | None) -> Path:
@@ -93,6 +94,11 @@ def load_apart(train: str, held_out: str, least: int, given: Mapping[Part, Image
             raise UserError(f"{count} {what} are too few to tell anything: give {least} or more")
     in_train = int((place[len(unique) :] < len(unique)).sum())
     return Apart(unique, real.take(outside), first, outside, inverse, in_train)
+
+
+def some_places(count: int, most: int, *key: str) -> Tensor:
+    """At most so many of a number of places, drawn at random, ascending, int64 (n,); `key` as of `generator`."""
+    return torch.randperm(count, generator=generator(*key))[:most].sort().values
 
 
 def check_fit(model: Any, train: ImageSet, held_out: ImageSet) -> None:
