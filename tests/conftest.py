@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "pipeline"
     save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_networks() -> Iterator[None]:
+    """TorchScript is shown images of 32 pixels a side, not of 288; tests/test_features.py has the real size."""
+    from iet_agc.metrics import features
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "SCRIPT_SIDE", 32)
+        yield
 
 
 @pytest.fixture
