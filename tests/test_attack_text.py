@@ -78,7 +78,8 @@ def attacked(folder: Path, images: ImageSet, latents: torch.Tensor, monkeypatch:
         embeds = pipeline.embed(pipeline.tokens([images.captions[n][0] for n in held])).embeds  # pyright: ignore[reportOptionalSubscript]
         unet = Told(pipeline.denoiser, pipeline.scheduler, embeds, latents[held] * 0.18215)
         monkeypatch.setattr(attacked_text, "load_text_pipeline", lambda folder: pipeline.with_trained(unet))
-        return attack_model(folder, out, "own", "others", given=parts(images), **({"budget": 40, "steps": 5} | how))
+        how = {"budget": 40, "steps": 5} | how
+        return attack_model(folder, out, "own", "others", given=parts(images), **how)
 
     return attack
 

@@ -197,13 +197,13 @@ def _make(attacked: Attacked, made: _Made, out: Path) -> None:
 
 def _write(result: ResultFolder, attacked: Attacked, made: _Made, ways: Sequence[Found]) -> None:
     found = _counted(attacked, ways)
-    by_way = {each.way: each for each in ways}
+    by_way: dict[Way, Found] = {each.way: each for each in ways}
     replace_text(result.place / ATTACK_FILES["csv"], _table(attacked.apart, found, by_way))
     facts: dict[str, str | int] = {"model": Path(made.pipeline).name, "run": Path(made.pipeline).parent.name}
     facts |= {"steps": made.steps, "per_sample": attacked.model.per_sample}
     facts |= {"draws": made.draws, "redraw_steps": REDRAW_STEPS}
     own, real = by_way["redrawing"].drawn
-    pictures = {each.way: _pictures(attacked.apart, each, found) for each in ways}
+    pictures: dict[Way, list[Shown]] = {each.way: _pictures(attacked.apart, each, found) for each in ways}
     page = render_attack(found, (own.scores, real.scores), pictures, facts, made.text)
     replace_text(result.place / ATTACK_FILES["html"], page)
     content = _Content(**made.model_dump(), found=found)

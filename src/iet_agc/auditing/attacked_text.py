@@ -106,7 +106,7 @@ class TextModel:
         """See `attack_ways.Model`."""
         return rows_at_a_time(self.pipeline.image_shape, self.device)
 
-    @cached_property
+    @property
     def per_sample(self) -> int:
         """See `attack_ways.Model`."""
         steps = len(self.pipeline.sampling_scheduler(self.sampler, self.asked.steps).timesteps)
@@ -172,11 +172,14 @@ class TextModel:
     def about(self, attacked: Attacked) -> dict[str, object]:
         """See `attack_ways.Model`."""
         told = self.asked.model_dump(include={"guidance", "precision", "embedding_noise"}) | self.asked.changes()
-        captions = {"train_captions_sha256": digest(attacked.apart.train.captions)}
-        captions |= {"held_out_captions_sha256": digest(attacked.apart.held_out.captions)}
-        about = told | {"sampler": SAMPLERS[self.sampler], "evaluations": self.per_sample} | captions
         single = has_single_encoder(self.pipeline)
-        return about | {"ranking": asdict(_Ranking(self, attacked).numbers) if single else None}
+        return {
+            **told,
+            "sampler": SAMPLERS[self.sampler],
+            "train_captions_sha256": digest(attacked.apart.train.captions),
+            "held_out_captions_sha256": digest(attacked.apart.held_out.captions),
+            "ranking": asdict(_Ranking(self, attacked).numbers) if single else None,
+        }
 
 
 # Ranking ----------------------------------------------------------------------------------------------------

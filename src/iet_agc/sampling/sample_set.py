@@ -489,7 +489,7 @@ def _captions_of(run: Path, first: bool) -> list[str]:
     check_files(run, [file])
     content = read_json(file, "give prompts")
     each = content if isinstance(content, list) and all(isinstance(some, list) for some in content) else []
-    captions = in_turn(each, first)
+    captions: list[Any] = in_turn(each, first)
     if not captions or not all(isinstance(text, str) for text in captions):
         raise UserError(f"{file} holds no captions: give prompts", "prompts")
     return captions
