@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from iet_agc.auditing.attack_ways import Attacked, Found, Model, Targets
+from iet_agc.auditing.attack_ways import Attacked, Found, Model, Plan, Targets, redrawing, sampling
 from iet_agc.auditing.attacked_pixels import open_pixels
-from iet_agc.auditing.attacked_text import open_text
+from iet_agc.auditing.attacked_text import TextModel, open_text
 from iet_agc.auditing.pixel_models import Apart, load_apart, trained_pipeline
 from iet_agc.auditing.sources import Part, trained_with_flips
+from iet_agc.auditing.text_ways import text_about, text_plans
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import Settings
 from iet_agc.data.image_set import ImageSet
@@ -148,7 +149,7 @@ def _made(attacked: Attacked, folder: Path, steps: int) -> _Made:
         flips=attacked.flips,
         device=model.device.type,
         rows=model.rows,
-        text=model.about(attacked),
+        text=text_about(model, attacked) if isinstance(model, TextModel) else None,
     )
 
 
@@ -178,7 +179,7 @@ def _make(attacked: Attacked, made: _Made, out: Path) -> None:
     words |= {"text": "captions, or settings of sampling"}
     result, about = ResultFolder(out, ATTACK_FILES["json"], "attack", words=words), made.model_dump()
     result.check(about)
-    plans = attacked.model.plans(attacked)
+    plans = _plans(attacked)
     total = sum(plan.total for plan in plans)
     with (
         distributed.processes(attacked.model.device),
@@ -190,6 +191,12 @@ def _make(attacked: Attacked, made: _Made, out: Path) -> None:
             distributed.barrier()  # others may still be reading parts
             if distributed.rank() == 0:
                 _write(result, attacked, made, found)
+
+
+def _plans(attacked: Attacked) -> list[Plan]:
+    """The ways to go, plain sampling first."""
+    further = text_plans(attacked.model, attacked) if isinstance(attacked.model, TextModel) else ()
+    return [sampling(attacked), redrawing(attacked), *further]
 
 
 # What is counted and written --------------------------------------------------------------------------------

@@ -107,14 +107,6 @@ class Model(Protocol):
         """Images drawn again, each from the noise of a draw, uint8 (N, C, H, W)."""
         ...
 
-    def plans(self, attacked: "Attacked") -> "Sequence[Plan]":
-        """The ways to attack it, plain sampling first."""
-        ...
-
-    def about(self, attacked: "Attacked") -> dict[str, object] | None:
-        """What drawings follow from beside the files, images, budget and steps, JSON values; None: nothing."""
-        ...
-
 
 @dataclass(frozen=True)
 class Targets:
@@ -258,11 +250,11 @@ def nearest_rows(attacked: Attacked, drawn: Tensor, kind: Kind) -> tuple[Tensor,
 
 
 def in_parts(
-    parts: Path, name: str, total: int, model: Model, make: Callable[[slice], dict[str, Tensor]], on_images: OnImages
+    parts: Path, name: str, total: int, rows: int, make: Callable[[slice], dict[str, Tensor]], on_images: OnImages
 ) -> Rows:
-    """Make what is not there yet, over all processes, and read all of it."""
-    compute_parts(parts, name, total, _PART * model.rows, make, on_images)
-    return read_parts(parts, name, total, _PART * model.rows)
+    """Make what is not there yet, over all processes, and read all of it; `rows` are in a batch of it."""
+    compute_parts(parts, name, total, _PART * rows, make, on_images)
+    return read_parts(parts, name, total, _PART * rows)
 
 
 def as_drawn(targets: Tensor, ratios: Tensor, count: int) -> Drawn:
@@ -288,7 +280,10 @@ def _sampling(attacked: Attacked, parts: Path, on_images: OnImages) -> Found:
         found = {"train": near, "train_ratio": ratios, "held_out": other, "held_out_ratio": other_ratios}
         return found | {"seconds": seconds}
 
-    rows, targets = in_parts(parts, "sampled", attacked.budget, model, make, on_images), all_targets(attacked.apart)
+    rows, targets = (
+        in_parts(parts, "sampled", attacked.budget, model.rows, make, on_images),
+        all_targets(attacked.apart),
+    )
     own, real = (as_drawn(rows[each.kind], rows[f"{each.kind}_ratio"], len(each.places)) for each in targets)
     seconds = float(rows["seconds"].sum())
     return Found("sampling", targets, (own, real), attacked.evaluations, seconds, model.sampled)
@@ -330,7 +325,7 @@ def _redrawn(attacked: Attacked, targets: Targets, parts: Path, on_images: OnIma
         return {"ratio": ratios, "seconds": seconds}
 
     name = "redrawn-" + targets.kind.replace("_", "-")
-    return in_parts(parts, name, attacked.draws * count, model, make, on_images)
+    return in_parts(parts, name, attacked.draws * count, model.rows, make, on_images)
 
 
 def _of_each(rows: Rows, targets: Targets) -> Drawn:

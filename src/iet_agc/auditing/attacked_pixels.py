@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iet_agc.auditing.attack_ways import Attacked, OnImages, Plan, redrawing, sampling
+from iet_agc.auditing.attack_ways import OnImages
 from iet_agc.auditing.pixel_models import Apart, check_fit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import Scheduler
@@ -62,10 +62,3 @@ class PixelModel:
         labels = None if num_classes(self.model) is None else images.labels
         each = torch.stack([noise[draw] for draw in draws])
         return redraw(self.model, self.scheduler, images.images, each, labels, on_images)  # pyright: ignore[reportArgumentType]
-
-    def plans(self, attacked: Attacked) -> Sequence[Plan]:
-        """See `attack_ways.Model`."""
-        return sampling(attacked), redrawing(attacked)
-
-    def about(self, attacked: Attacked) -> None:
-        """See `attack_ways.Model`."""

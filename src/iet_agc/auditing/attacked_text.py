@@ -1,61 +1,33 @@
-"""A text-to-image pipeline, to be attacked: with captions, and by ways that only captions allow.
+"""A text-to-image pipeline, to be attacked with captions; the ways that only these allow are in `text_ways`.
 
-ranking    captions are ranked by how far they move the first predicted noise, see `memorized_prompts`, and only the
-           most suspicious ones are sampled, several times each. Of held-out captions the same share is.
-
-An adversary knows captions, but not how often each stands in the training set: plain sampling and the ranking are
-given each once. What stands first in a training set must not count either, so they are in random order.
+An adversary knows captions, but not how often each stands in the training set: each is given once before any comes
+again. What stands first in a training set must not count either, so they are in random order.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from iet_agc.auditing.attack_ways import (
-    Attacked,
-    Found,
-    Kind,
-    OnImages,
-    Plan,
-    Rows,
-    all_targets,
-    as_drawn,
-    in_parts,
-    nearest_rows,
-    redrawing,
-    sampling,
-    timed,
-)
-from iet_agc.auditing.memorized_prompts import prompt_magnitudes
+from iet_agc.auditing.attack_ways import OnImages
 from iet_agc.auditing.pixel_models import Apart
 from iet_agc.config.settings import SampleSettings, Settings
 from iet_agc.data.captions import in_turn
 from iet_agc.data.image_set import ImageSet
-from iet_agc.diffusion.samplers import SAMPLERS, Sampler, rows_at_a_time
+from iet_agc.diffusion.samplers import Sampler, rows_at_a_time
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import digest
 from iet_agc.runtime.precision import resolved
-from iet_agc.runtime.progress import say
 from iet_agc.runtime.seeds import generator
 from iet_agc.sampling.sample_set import text_sampler
 from iet_agc.text_to_image.caption_augmentation import Changes
-from iet_agc.text_to_image.families import for_single_encoder, has_single_encoder
 from iet_agc.text_to_image.family import TextPipeline
 from iet_agc.text_to_image.pipeline import compares, draw, load_text_pipeline, text_weight_files
 from iet_agc.text_to_image.redrawing import redraw_captioned
 
 __all__ = ["TextModel", "open_text"]
-
-#: A suspicious caption is sampled with so many seeds.
-_SEEDS = 4
-
-#: Evaluations that rank a caption: with and without it, at the first step of one seed.
-_PER_CAPTION = 2
 
 
 def open_text(folder: Path, settings: Settings, steps: int, device: torch.device) -> "TextModel":
@@ -160,131 +132,3 @@ class TextModel:
         each = torch.stack([noise[number] for number in draws])
         how = self.asked.guidance, on_images, self.asked.precision
         return redraw_captioned(self.pipeline, images.images, captions, each, *how)
-
-    def plans(self, attacked: Attacked) -> Sequence[Plan]:
-        """See `attack_ways.Model`."""
-        both = sampling(attacked), redrawing(attacked)
-        if has_single_encoder(self.pipeline):
-            return *both, _Ranking(self, attacked).plan
-        say(f"{for_single_encoder(self.pipeline, 'ranking captions')}: it is left out")
-        return both
-
-    def about(self, attacked: Attacked) -> dict[str, object]:
-        """See `attack_ways.Model`."""
-        told = self.asked.model_dump(include={"guidance", "precision", "embedding_noise"}) | self.asked.changes()
-        single = has_single_encoder(self.pipeline)
-        return {
-            **told,
-            "sampler": SAMPLERS[self.sampler],
-            "train_captions_sha256": digest(attacked.apart.train.captions),
-            "held_out_captions_sha256": digest(attacked.apart.held_out.captions),
-            "ranking": asdict(_Ranking(self, attacked).numbers) if single else None,
-        }
-
-
-# Ranking ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    """How many captions.
-
-    Attributes:
-        ranked, sampled: training captions, held_out_ranked, held_out_sampled: held-out ones.
-        seeds: with how many each of these is sampled.
-    """
-
-    ranked: int
-    sampled: int
-    held_out_ranked: int
-    held_out_sampled: int
-    seeds: int = _SEEDS
-
-
-@dataclass(frozen=True)
-class _Ranking:
-    """Captions of a model, ranked; at most half of the evaluations rank."""
-
-    model: TextModel
-    attacked: Attacked
-
-    @cached_property
-    def captions(self) -> dict[Kind, list[str]]:
-        """All, of both kinds, in random order."""
-        apart = self.attacked.apart
-        return {"train": [*self.model.prompts], "held_out": self.model.prompts_of(apart.held_out)}
-
-    @cached_property
-    def numbers(self) -> _Numbers:
-        """How many of them; of held-out captions the same shares."""
-        own, real = (len(each) for each in self.captions.values())
-        ranked = min(own, max(1, self.attacked.evaluations // 2 // _PER_CAPTION))
-        left = (self.attacked.evaluations - _PER_CAPTION * ranked) // (_SEEDS * self.model.per_sample)
-        sampled = min(ranked, max(1, left))
-        others = max(1, round(ranked / own * real))
-        return _Numbers(ranked, sampled, others, min(others, max(1, round(sampled / own * real))))
-
-    @property
-    def plan(self) -> Plan:
-        """The whole of it."""
-        numbers = self.numbers
-        drawn = numbers.seeds * (numbers.sampled + numbers.held_out_sampled)
-        return Plan(numbers.ranked + numbers.held_out_ranked + drawn, self._find)
-
-    def _find(self, parts: Path, on_images: OnImages) -> Found:
-        numbers, before = self.numbers, _PER_CAPTION * self.numbers.ranked
-        chosen, ranking = self._ranked("train", numbers.ranked, numbers.sampled, parts, on_images)
-        others, _ = self._ranked("held_out", numbers.held_out_ranked, numbers.held_out_sampled, parts, on_images)
-        own = self._sampled("train", chosen, parts, on_images)
-        real = self._sampled("held_out", others, parts, on_images)
-        targets, evaluations = all_targets(self.attacked.apart), before + len(own["near"]) * self.model.per_sample
-        drawn = [as_drawn(rows["near"], rows["ratio"], len(each.places)) for rows, each in zip((own, real), targets)]  # noqa: B905
-        return Found(
-            way="ranking",
-            targets=targets,
-            drawn=(drawn[0], drawn[1]),
-            evaluations=evaluations,
-            seconds=ranking + float(own["seconds"].sum()),
-            again=lambda drawings: self._drawn(chosen, drawings),
-            before=before,
-        )
-
-    def _ranked(
-        self, kind: Kind, ranked: int, sampled: int, parts: Path, on_images: OnImages
-    ) -> tuple[list[str], float]:
-        """The most suspicious captions of a kind, the most suspicious first, and the seconds of ranking."""
-        texts, model = self.captions[kind][:ranked], self.model
-
-        def measure(prompts: Sequence[str]) -> Tensor:
-            how = model.asked.steps, model.asked.guidance, 1, on_images, model.asked.precision
-            return prompt_magnitudes(model.pipeline, [0] * len(prompts), prompts, *how)[:, 0]
-
-        def make(items: slice) -> dict[str, Tensor]:
-            magnitudes, seconds = timed(model, lambda: measure(texts[items]))
-            return {"magnitude": magnitudes, "seconds": seconds}
-
-        rows = in_parts(parts, f"ranked-{_named(kind)}", ranked, model, make, on_images)
-        order = rows["magnitude"].argsort(descending=True, stable=True)[:sampled]
-        return [texts[place] for place in order], float(rows["seconds"].sum())
-
-    def _sampled(self, kind: Kind, chosen: Sequence[str], parts: Path, on_images: OnImages) -> Rows:
-        """Every chosen caption with the first seed, then with the second, and so on: what is nearest, and its ratio."""
-
-        def make(items: slice) -> dict[str, Tensor]:
-            drawings = range(items.start, items.stop)
-            drawn, seconds = timed(self.model, lambda: self._drawn(chosen, drawings, on_images))
-            near, ratios = nearest_rows(self.attacked, drawn, kind)
-            return {"near": near, "ratio": ratios, "seconds": seconds}
-
-        name, total = f"suspicious-{_named(kind)}", _SEEDS * len(chosen)
-        return in_parts(parts, name, total, self.model, make, on_images)
-
-    def _drawn(
-        self, chosen: Sequence[str], drawings: Sequence[int], on_images: OnImages = lambda count: None
-    ) -> Tensor:
-        prompts = [chosen[drawing % len(chosen)] for drawing in drawings]
-        return self.model.drawn([drawing // len(chosen) for drawing in drawings], prompts, on_images)
-
-
-def _named(kind: Kind) -> str:
-    return kind.replace("_", "-")
