@@ -315,9 +315,9 @@ def test_a_fitted_embedding_is_the_literal_one_whatever_its_company(tmp_path: Pa
         encoded: Any = pipeline.vae.encode(to_float(some.images[9:]))
         z = encoded.latent_dist.mean * pipeline.vae.config.scaling_factor  # pyright: ignore[reportAttributeAccessIssue]
         embedding = pipeline.text_encoder(pipeline.tokens(texts[9:]))[0]
-    abar, first, second = pipeline.scheduler.alphas_cumprod, 0.0, 0.0
+    abar, (first, second) = pipeline.scheduler.alphas_cumprod, torch.zeros(2, *embedding.shape)
     for step in range(3):
-        rng, gradient = generator("embedding", step), 0.0
+        rng, gradient = generator("embedding", step), torch.zeros_like(embedding)
         times, noise = torch.randint(1000, (4,), generator=rng), torch.randn(4, 4, 8, 8, generator=rng)
         for t, e in zip(times, noise, strict=True):
             free = embedding.clone().requires_grad_()
