@@ -129,7 +129,7 @@ def test_captions_that_hold_images_are_ranked_first(attacked: Any, tmp_path: Pat
     assert (ranking.evaluations, ranking.drawings) == (2 * 60 + 28 * 10, 28)
     assert ranking.sampling_by_then == by_way["sampling"]["train"]["count"]
     assert [*ranking.found_after] == [120 + 10 * (place + 1) for place in range(6)]  # the most suspicious first
-    about = json.loads((tmp_path / "a" / "attack.json").read_text(encoding="utf-8"))["text"]
+    about = json.loads((tmp_path / "a" / "attack.json").read_text(encoding="utf-8"))["text_to_image"]
     assert about["ranking"] == {
         "ranked": 60, "sampled": 7, "held_out_ranked": 240, "held_out_sampled": 28, "seeds": 4,
     }  # fmt: skip

@@ -52,7 +52,7 @@ _STEPS, _MOST_STEPS = 50, 500
 
 
 class _Made(Record):
-    """What was drawn from what; `text` is None of models over pixels, and left out."""
+    """What was drawn from what; `text_to_image` is None of models over pixels, and left out."""
 
     format: Literal["iet-agc attack"] = "iet-agc attack"
     version: Literal[1] = 1
@@ -67,12 +67,12 @@ class _Made(Record):
     flips: bool
     device: str
     rows: int
-    text: dict[str, object] | None = None
+    text_to_image: dict[str, object] | None = None
 
     @model_serializer(mode="wrap")
     def _unless_pixels(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
         found: dict[str, object] = plain(self)
-        return {key: value for key, value in found.items() if key != "text" or value is not None}
+        return {key: value for key, value in found.items() if key != "text_to_image" or value is not None}
 
 
 class _Content(_Made):
@@ -149,7 +149,7 @@ def _made(attacked: Attacked, folder: Path, steps: int) -> _Made:
         flips=attacked.flips,
         device=model.device.type,
         rows=model.rows,
-        text=text_about(model, attacked) if isinstance(model, TextModel) else None,
+        text_to_image=text_about(model, attacked) if isinstance(model, TextModel) else None,
     )
 
 
@@ -176,7 +176,7 @@ def _without_near_copies(apart: Apart, flips: bool) -> tuple[Apart, float]:
 def _make(attacked: Attacked, made: _Made, out: Path) -> None:
     """Draw what is not drawn yet, and write the folder."""
     words = {"train_sha256": "training images", "held_out_sha256": "held-out images"}
-    words |= {"text": "captions, or settings of sampling"}
+    words |= {"text_to_image": "captions, or settings of sampling"}
     result, about = ResultFolder(out, ATTACK_FILES["json"], "attack", words=words), made.model_dump()
     result.check(about)
     plans = _plans(attacked)
@@ -211,7 +211,7 @@ def _write(result: ResultFolder, attacked: Attacked, made: _Made, ways: Sequence
     facts |= {"draws": made.draws, "redraw_steps": REDRAW_STEPS}
     own, real = by_way["redrawing"].drawn
     pictures: dict[Way, list[Shown]] = {each.way: _pictures(attacked.apart, each, found) for each in ways}
-    page = render_attack(found, (own.scores, real.scores), pictures, facts, made.text)
+    page = render_attack(found, (own.scores, real.scores), pictures, facts, made.text_to_image)
     replace_text(result.place / ATTACK_FILES["html"], page)
     content = _Content(**made.model_dump(), found=found)
     result.finish(content.model_dump(mode="json"), [ATTACK_FILES["csv"], ATTACK_FILES["html"]])

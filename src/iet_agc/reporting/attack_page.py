@@ -51,7 +51,7 @@ def render_attack(
     scores: tuple[NDArray[np.float64], NDArray[np.float64]],
     pictures: Mapping[Way, Sequence[Shown]],
     facts: Mapping[str, str | int],
-    text: Mapping[str, object] | None = None,
+    prompting: Mapping[str, object] | None = None,
 ) -> str:
     """Lay out what was found.
 
@@ -61,7 +61,7 @@ def render_attack(
         pictures: of each way, those recovered.
         facts: names of "run" and "model"; "steps" and evaluations ("per_sample") of a plain sample, "draws" of each
             target, "redraw_steps" of each.
-        text: of text-to-image, how its captions were used: "guidance", and numbers of each further way by its name.
+        prompting: of text-to-image, how it was prompted: "guidance", and numbers of each further way by its name.
 
     Returns:
         A whole HTML document, with charts and pictures inside it.
@@ -75,7 +75,7 @@ def render_attack(
             ways=WAYS,
             pictures=pictures,
             facts=facts,
-            text=text,
+            prompting=prompting,
             beyond=[each for each in found.attacks if each.is_beyond_chance],
             charts=[_found_after(found), _histogram(scores, found.attacks[1])],
         )
