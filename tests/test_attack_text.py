@@ -337,12 +337,12 @@ def test_what_captions_do_not_bring_back_embeddings_do(
     attacked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The embedding that an image is drawn by lies beside that of its caption."""
-    monkeypatch.setattr(text_ways, "_Fit", FIT)
-    found = attacked([*range(20)], tmp_path / "a", budget=390, shift=0.3)
+    monkeypatch.setattr(text_ways, "_Fit", partial(FIT, steps=12, batch=4))
+    found = attacked([*range(20)], tmp_path / "a", budget=115, shift=0.3)
     by_way = {each["way"]: each for each in found["attacks"]}
     assert by_way["sampling"]["train"]["count"] <= 2
     fitted = by_way["embeddings"]
     held = sum(1 for place in some_places(NUM_TRAIN, 7, "attack", "train").tolist() if place < 20)
     assert held <= fitted["train"]["count"] <= held + 1
     assert fitted["held_out"]["share"] <= 0.02
-    assert fitted["evaluations"] == fitted["train"]["total"] * (20 * 8 * 3 + 2 * 10)
+    assert fitted["evaluations"] == fitted["train"]["total"] * (12 * 4 * 3 + 2 * 10)

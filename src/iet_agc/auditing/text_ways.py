@@ -127,13 +127,14 @@ class Ranking:
         others, _ = self._ranked("held_out", numbers.held_out_ranked, numbers.held_out_sampled, parts, on_images)
         own = self._sampled("train", chosen, parts, on_images)
         real = self._sampled("held_out", others, parts, on_images)
-        targets, evaluations = all_targets(self.attacked.apart), before + len(own["near"]) * self.model.per_sample
-        drawn = [as_drawn(rows["near"], rows["ratio"], len(each.places)) for rows, each in zip((own, real), targets)]  # noqa: B905
+        targets = all_targets(self.attacked.apart)
+        both = zip((own, real), targets, strict=True)
+        mine, others_drawn = (as_drawn(rows["near"], rows["ratio"], len(each.places)) for rows, each in both)
         return Found(
             way="ranking",
             targets=targets,
-            drawn=(drawn[0], drawn[1]),
-            evaluations=evaluations,
+            drawn=(mine, others_drawn),
+            evaluations=before + len(own["near"]) * self.model.per_sample,
             seconds=ranking + float(own["seconds"].sum()),
             again=lambda drawings: self._drawn(chosen, drawings),
             before=before,
