@@ -19,6 +19,7 @@ if "PYTEST_DEBUG_TEMPROOT" not in os.environ and os.path.isdir("/dev/shm") and s
 #: them out.
 SLOW = {
     "test_agc_auto", "test_agc_checkpoints", "test_agc_processes", "test_alignment", "test_amg", "test_api",
+    "test_attack_text",
     "test_audits", "test_bench", "test_differential_privacy", "test_generalization_gap", "test_heap",
     "test_browser", "test_captions", "test_classes", "test_cli",
     "test_curve_of_a_run", "test_datasets", "test_detection", "test_dist", "test_duplicates", "test_e2e",
