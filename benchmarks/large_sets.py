@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -82,8 +83,8 @@ def make(folder: Path, num_train: int, num_samples: int, size: int, seed: int) -
     (folder / "done").touch()
 
 
-def measured(command: list[str]) -> tuple[float, dict[str, float]]:
-    """Seconds, and the most GiB that the process held."""
+def measured(command: list[str]) -> tuple[float, float, dict[str, float]]:
+    """Seconds, those of the processor, and the most GiB that the process held."""
     began, most = time.perf_counter(), {"own": 0.0, "all": 0.0}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -94,7 +95,8 @@ def measured(command: list[str]) -> tuple[float, dict[str, float]]:
             time.sleep(EVERY)
         if process.returncode:
             raise SystemExit(process.returncode)
-    return time.perf_counter() - began, most
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter() - began, spent.ru_utime + spent.ru_stime, most
 
 
 def machine() -> str:
@@ -122,7 +124,7 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     sets = [f"--{name}={folder / name}.npy" for name in ("train", "samples", "held-out")]
     command = [sys.executable, "-m", "iet_agc", "audit", *sets, "--out", str(out), "--no-quality"]
-    seconds, most = measured([*command, "--memory", f"{asked.memory:g}"])
+    seconds, of_processor, most = measured([*command, "--memory", f"{asked.memory:g}"])
     record = json.loads((out / "audit.json").read_text(encoding="utf-8"))
     found = {
         "train": asked.train,
@@ -130,6 +132,7 @@ def main() -> None:
         "shape": [3, asked.size, asked.size],
         "memory_gib": asked.memory,
         "seconds": round(seconds, 1),
+        "processor_seconds": round(of_processor, 1),
         "most_gib": {name: round(value, 2) for name, value in most.items()},
         "copied": record["calibrated"]["share"],
         "machine": machine(),

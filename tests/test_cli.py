@@ -213,7 +213,7 @@ def test_presets_are_listed_with_their_meaning(capsys):
         (["sample", "nowhere", "--out", "y", "--guard", "nowhere", "--held-out", "digits"], "nowhere is not a folder"),
         (["curve", "nowhere"], "nowhere is not a run: it has no config.json"),
         (["curve", "nowhere", "--steps", "5"], "--steps are of the images that are drawn: give --num-images N as well"),
-        (["duplicates", "nowhere", "--out", "d"], "nowhere is not a folder of images, nor an .npz or .npy file"),
+        (["duplicates", "nowhere", "--out", "d"], "nowhere is not a folder of images, nor an .npz, .npy, .tar or"),
         (["duplicates", "digits"], "the following arguments are required: --out"),
         (
             ["duplicates", "digits", "--out", "d", "--fail-above", "2"],

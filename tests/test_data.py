@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, functional
 
-from iet_agc.data import arrays, conversion
+from iet_agc.data import arrays, conversion, room
 from iet_agc.data.conversion import convert
 from iet_agc.data.datasets import fashion_mnist
 from iet_agc.data.datasets.registry import split
@@ -503,7 +503,7 @@ def test_folders_without_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no images \(\.apng, .*\.jpg, .*\.png, .*\.webp\)"):
         load_images(tmp_path)
     for missing in (tmp_path / "missing", tmp_path / ("x" * 300), Path("a\0b")):
-        with pytest.raises(ValueError, match=r"is not a folder of images, nor an .npz or .npy file"):
+        with pytest.raises(ValueError, match=r"is not a folder of images, nor an .npz, .npy, .tar or .parquet file"):
             load_images(missing)
 
 
@@ -511,7 +511,7 @@ def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path: Path, monk
     for i in range(3):
         _save(tmp_path / f"{i}.png", _pixels(4, 4, seed=i))
     np.save(tmp_path / "a.npy", _pixels(3, 1, 4, 4))
-    monkeypatch.setattr(conversion, "_memory", lambda: 47)
+    monkeypatch.setattr(room, "_memory", lambda: 47)
     for read in (
         lambda: load_images(tmp_path),
         lambda: load_images(tmp_path / "a.npy"),
@@ -519,7 +519,7 @@ def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path: Path, monk
     ):
         with pytest.raises(ValueError, match=r"need 0\.0 GiB, this machine has 0\.0: give fewer or smaller images"):
             read()
-    monkeypatch.setattr(conversion, "_memory", lambda: 48)
+    monkeypatch.setattr(room, "_memory", lambda: 48)
     assert len(load_images(tmp_path)) == len(load_images(tmp_path / "a.npy")) == 3
 
 
@@ -839,7 +839,7 @@ def test_a_changed_pixel_in_an_archive_is_found_by_its_checksum(tmp_path: Path) 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((200, 1, 128, 128), np.uint8))
     assert (tmp_path / "bomb.npz").stat().st_size < 200 * 128 * 128 // 100  # the condition under test
-    monkeypatch.setattr(conversion, "_memory", lambda: 2**20)
+    monkeypatch.setattr(room, "_memory", lambda: 2**20)
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"bomb\.npz cannot be read as an array: its pixels need 0\.0 GiB"):

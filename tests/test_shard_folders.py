@@ -235,7 +235,7 @@ def test_sizes_are_read_and_changed_ones_refused(photos: Path, tmp_path: Path) -
 def test_bad_input_gets_one_line_and_leaves_nothing(photos: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "empty").mkdir()
     cases = {
-        ("nowhere", "--members", 2): "nowhere is not a folder of images, nor an .npz or .npy file",
+        ("nowhere", "--members", 2): "nowhere is not a folder of images, nor an .npz, .npy, .tar or .parquet file",
         (tmp_path / "empty", "--members", 2): "empty holds no images",
         (photos, "--members", 31): "cannot cut 30 images into 31 shards: use 1 to 30",
         (photos, "--members", 30, "--keep-together", "exact"): "cannot cut 29 groups into 30 shards: use 1 to 29",

@@ -1,8 +1,9 @@
 """What stands for a set of images wherever one is asked for: a path, a name, a result, or images in memory.
 
-A path is that of a folder, an .npz or .npy file, a run or a sample set; a name that of an image set, such as "digits";
-a result what the verbs return; and images in memory what `data.datasets.in_memory` takes: uint8 tensors and NumPy
-arrays, lists of PIL images, torch and Hugging Face datasets.
+A path is that of a folder, of tar archives or parquet tables (a folder, a file or a pattern such as DIR/*.tar), of an
+.npz or .npy file, a run or a sample set; a name that of an image set, such as "digits"; a result what the verbs return;
+and images in memory what `data.datasets.in_memory` takes: uint8 tensors and NumPy arrays, lists of PIL images, torch
+and Hugging Face datasets.
 """
 
 import os

@@ -39,7 +39,7 @@ from iet_agc.auditing.schema import (
 )
 from iet_agc.auditing.verdict import check_share, verdict
 from iet_agc.auditing.work import Arrays, Work
-from iet_agc.data.image_set import ImageSet, digests, unique_images
+from iet_agc.data.image_set import ImageSet, Rows, digests, in_memory, unique_images
 from iet_agc.metrics import calibration
 from iet_agc.metrics.calibration import (
     NEIGHBORS,
@@ -69,8 +69,8 @@ from iet_agc.runtime.files import shown
 
 __all__ = ["Altered", "AuditResult", "audit", "calibrate", "choose_networks", "check_sets", "too_few"]
 
-#: Images that are mirrored at a time.
-_SLICE = 1024
+#: Images that are compared at a time, and values of these.
+_SLICE, _MOST_VALUES = 1024, 2**24
 
 
 @dataclass(frozen=True)
@@ -423,8 +423,8 @@ def _sets(
     work: Work,
 ) -> _Sets:
     first, place = unique_images(train.images)
-    unique = _unique(train, first)
-    real, in_train = _fresh(held_out, unique, flips) if held_out else (None, 0)
+    unique = _unique(train, first, work.rows)
+    real, in_train = _fresh(held_out, unique, flips, work.rows) if held_out else (None, 0)
     groups = None if asked is False else _groups(asked, unique, place, flips, work)
     among = None if groups is None else representatives_of(groups)
     return _Sets(
@@ -442,11 +442,11 @@ def _sets(
     )
 
 
-def _unique(train: ImageSet, first: Tensor) -> ImageSet:
+def _unique(train: ImageSet, first: Tensor, rows: Rows = in_memory) -> ImageSet:
     """The unique training images; the very set where all are."""
     if len(first) == 1:
         raise UserError(f"the training set {train.name} holds one image only, repeated: an audit needs 2 that differ")
-    return train if len(first) == len(train) else train.take(first)
+    return train if len(first) == len(train) else train.take(first, rows)
 
 
 class _Linked(Record):
@@ -499,7 +499,7 @@ def _training_copies(sets: _Sets, work: Work) -> TrainingCopies:
     return TrainingCopies(exact=exact, near=copies)
 
 
-def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet, int]:
+def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool, rows: Rows = in_memory) -> tuple[ImageSet, int]:
     """The held-out images that do not stand in the training set, each once, and how many do stand there.
 
     With flips, mirrored ones stand there, too.
@@ -515,7 +515,7 @@ def _fresh(held_out: ImageSet, unique: ImageSet, flips: bool) -> tuple[ImageSet,
     if not first:
         raise UserError(f"every held-out image of {held_out.name} stands in the training set: give other images")
     kept = torch.tensor([*first.values()])
-    return held_out if len(kept) == len(held_out) else held_out.take(kept), in_train
+    return held_out if len(kept) == len(held_out) else held_out.take(kept, rows), in_train
 
 
 # Search -----------------------------------------------------------------------------------------------------
@@ -625,7 +625,8 @@ def _is_mirrored(samples: Tensor, train: Tensor, closest: Tensor, distances: Ten
     """Where the plain difference is larger than the distance found, the mirror image was the nearer one."""
     if not flips:
         return torch.zeros(len(samples), dtype=torch.bool)
-    parts = zip(samples.split(_SLICE), closest.split(_SLICE), strict=True)
+    length = max(1, min(_SLICE, _MOST_VALUES // samples[0].numel()))
+    parts = zip(samples.split(length), closest.split(length), strict=True)
     plain = [(part.double() - train[own].double()).flatten(1).square().sum(1) / 255.0**2 for part, own in parts]
     return torch.cat(plain) > distances
 

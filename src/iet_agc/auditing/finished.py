@@ -20,6 +20,7 @@ from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.mending import Mending
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, only_one, replace_text, shown
+from iet_agc.runtime.packed_files import packed_files
 from iet_agc.runtime.paths import network_file
 from iet_agc.runtime.progress import say
 from iet_agc.runtime.reading import read_object
@@ -121,7 +122,7 @@ def _places(source: str) -> list[Path] | None:
     path = Path(source)
     if not path.exists():
         named = found_by_name(source)
-        return None if named is None else _roots(named)
+        return _packed(path) if named is None else _roots(named)
     if not is_run(path):
         return [path]
     try:
@@ -129,6 +130,14 @@ def _places(source: str) -> list[Path] | None:
     except UserError:
         return None
     return None if roots is None else [path, *roots]
+
+
+def _packed(pattern: Path) -> list[Path] | None:
+    """The files of a pattern; None where it fits none."""
+    try:
+        return packed_files(pattern) or None
+    except UserError:
+        return None
 
 
 def _roots(data: DataSettings) -> list[Path] | None:

@@ -10,6 +10,7 @@ scores.npz              what was measured of each image: all that the numbers we
 curves.json             the training curves of an audited run
 .inputs.json            what it was made from, told without reading it: the same command again is over at once
 .parts                  while it is at work
+.decoded                meanwhile, pixels that are not held in memory
 .written, .whole        a new audit's files, while they are written, and while they take the place of the one before
 """
 
@@ -46,6 +47,7 @@ from iet_agc.data.arrays import may_be_mapped
 from iet_agc.data.copy_tables import Pairs, read_pairs
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, counts, in_short, write_list
+from iet_agc.data.pixel_store import PixelStore
 from iet_agc.metrics.clip import Clip, load_clip
 from iet_agc.metrics.features import Extractor, load_extractor
 from iet_agc.metrics.groups import group_sizes
@@ -66,6 +68,9 @@ __all__ = ["audit_sources", "fingerprints", "save_audit", "settle_audit"]
 
 #: Where files of a new audit are written; it is renamed when all are whole, and emptied file by file into the folder.
 _WRITTEN, _WHOLE = ".written", ".whole"
+
+#: Where pixels of large sets are kept while they are audited.
+_DECODED = ".decoded"
 
 #: What an audit is made of, in words.
 _SETS = ("train", "samples", "held_out")
@@ -151,56 +156,58 @@ def audit_sources(
         transformed,
     )
     inputs = inputs_of(asked, fingerprints(given))
-    folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS})
+    folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS, _DECODED})
     folder.check({})
     where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
     networks_for = _networks_for(asked, where, download)
     judge = load_clip(clip, where) if clip else None
     mapped = _mapped(train, samples, held_out)
-    with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-        read = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending, given)
-    if judge:
-        check_prompts(read.samples)
-    record = read_record(train, len(read.train))
-    copies = read_pairs(Path(groups), read.train) if isinstance(groups, str) else groups
-    flips = flips or trained_with_flips(train)
-    made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality, copies, transformed)
-    folder.check(made_of)
-    with (
-        distributed.processes(where),
-        folder.at_work(made_of | _surroundings(read.networks, where), anew=True),
-        progress_bar("audit", 100, unit="", shown=shown_bar) as bar,
-    ):
-        on_done = on_done or (lambda share: bar.update(100 * share))
-        if distributed.rank() == 0:
-            settle_audit(out)
-        parts = _Parts(folder.parts, bar.name_phase, KeptTensors(cache) if cache else None)
-        with _unless_refused(folder.parts):
-            result = audit(
-                read.train,
-                read.samples,
-                read.held_out,
-                flips=flips,
-                extractors=read.networks,
-                seeds=read.seeds,
-                record=record,
-                fail_above=fail_above,
-                clip=judge,
-                measure_quality=measure_quality,
-                groups=copies,
-                transformed=transformed,
-                work=Work(parts.compute, parts.once, memory, where, on_done),
-            )
-            if _mapped(train, samples, held_out) != mapped:
-                raise UserError("a file of images changed while it was audited: audit it again when it is written")
-        numbers = _described(result.numbers, asked, read, made_of, where)
-        distributed.barrier()  # others may still be reading parts
-        bar.name_phase("audit: files")
-        if distributed.rank() == 0:
-            names = {"train": train, "samples": samples, "held_out": held_out or ""}
-            save_audit(replace(result, numbers=numbers), out, names, treated=read.treated)
-            remember(out, inputs)
-            folder.drop_parts()
+    store = PixelStore(out / _DECODED)
+    with _until_done(store):
+        with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
+            read = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending, given, store)
+        if judge:
+            check_prompts(read.samples)
+        record = read_record(train, len(read.train))
+        copies = read_pairs(Path(groups), read.train) if isinstance(groups, str) else groups
+        flips = flips or trained_with_flips(train)
+        made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality, copies, transformed)
+        folder.check(made_of)
+        with (
+            distributed.processes(where),
+            folder.at_work(made_of | _surroundings(read.networks, where), anew=True),
+            progress_bar("audit", 100, unit="", shown=shown_bar) as bar,
+        ):
+            on_done = on_done or (lambda share: bar.update(100 * share))
+            if distributed.rank() == 0:
+                settle_audit(out)
+            parts = _Parts(folder.parts, bar.name_phase, KeptTensors(cache) if cache else None)
+            with _unless_refused(folder.parts):
+                result = audit(
+                    read.train,
+                    read.samples,
+                    read.held_out,
+                    flips=flips,
+                    extractors=read.networks,
+                    seeds=read.seeds,
+                    record=record,
+                    fail_above=fail_above,
+                    clip=judge,
+                    measure_quality=measure_quality,
+                    groups=copies,
+                    transformed=transformed,
+                    work=Work(parts.compute, parts.once, memory, where, on_done, store.rows),
+                )
+                if _mapped(train, samples, held_out) != mapped:
+                    raise UserError("a file of images changed while it was audited: audit it again when it is written")
+            numbers = _described(result.numbers, asked, read, made_of, where)
+            distributed.barrier()  # others may still be reading parts
+            bar.name_phase("audit: files")
+            if distributed.rank() == 0:
+                names = {"train": train, "samples": samples, "held_out": held_out or ""}
+                save_audit(replace(result, numbers=numbers), out, names, treated=read.treated)
+                remember(out, inputs)
+                folder.drop_parts()
     if distributed.is_first():
         _say_treated(read, out)
     return numbers
@@ -296,12 +303,13 @@ def _read(
     on_images: Callable[[int], object],
     mending: Mending,
     given: Mapping[Part, ImageSet],
+    store: PixelStore,
 ) -> _Read:
     """Read the sets of an audit; networks for images of a shape, which may be refused, before samples are read."""
     warn = _Warnings()
 
     def load(source: str, part: Part) -> tuple[ImageSet, list[int] | None]:
-        how = convert_to, on_images, resize_of(train), warn, mending, given.get(part)
+        how = convert_to, on_images, resize_of(train), warn, mending, given.get(part), store
         return load_part(source, part, *how)
 
     training, _ = load(train, "train")
@@ -357,6 +365,22 @@ def _surroundings(networks: Sequence[Extractor], device: torch.device) -> dict[s
         "device": device.type,
         "parts": [_LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART, _CONTENT],
     }
+
+
+@contextmanager
+def _until_done(store: PixelStore) -> Generator[None]:
+    """Keep pixels until the audit is made or refused; a kill, or a full disk, leaves them to the same command.
+
+    Of several processes that are refused the others may still be reading them: there they stay.
+    """
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("WORLD_SIZE", "1") == "1" and not isinstance(error, WriteError):
+            store.remove()
+        raise
+    if distributed.is_first():
+        store.remove()
 
 
 @contextmanager
@@ -519,7 +543,7 @@ def _check_folder(out: Path) -> None:
         check_ours(
             out,
             "audit.json",
-            {*FILES, SCORES, WATCH, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN, INPUTS},
+            {*FILES, SCORES, WATCH, "audit.json", "report.html", LIST_NAME, ".parts", _WRITTEN, INPUTS, _DECODED},
             "audit",
         )
 

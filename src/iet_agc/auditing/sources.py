@@ -13,6 +13,7 @@ from iet_agc.data.conversion import Resize, convert
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import Mending
+from iet_agc.data.pixel_store import PixelStore
 from iet_agc.runtime.curves import read_curve
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.exposure import TrainingRecord, read_telemetry
@@ -41,11 +42,13 @@ def load_part(
     warn: Callable[[AuditWarning], object] = _say,
     mending: Mending | None = Mending(),  # noqa: B008 (frozen)
     given: ImageSet | None = None,
+    store: PixelStore | None = None,
 ) -> tuple[ImageSet, list[int] | None]:
-    """Images of a run, a sample set, a folder, an array or a named image set.
+    """Images of a run, a sample set, a folder, archives, tables, an array or a named image set.
 
     Args:
-        source: a path, or the name of an image set that needs no root, such as "digits".
+        source: a path or a pattern, see `load_images`, or the name of an image set that needs no root, such as
+            "digits".
         part: of a run or a named image set, what it trains on or what it holds out; "samples" are those in RUN/samples,
             and any other images as they are.
         shape: bring every image to this (C, H, W); see `load_images`.
@@ -54,6 +57,7 @@ def load_part(
         warn: told what could not be compared with what the run says of itself, and what was left out of a folder.
         mending: of a folder, see `load_images`; the images of a run are mended as the run says.
         given: the images, in memory already; `source` is then their name, or the run that was trained on them.
+        store: see `load_images`; what a run trains on or holds out, and named image sets, are held in memory.
 
     Returns:
         The images and, of a sample set, their seeds.
@@ -79,7 +83,7 @@ def load_part(
     else:
         if part == "samples":
             _check_origin(path, warn)
-        found, seeds = load_samples(path, shape, on_images, resize, mending)
+        found, seeds = load_samples(path, shape, on_images, resize, mending, store)
         if found.left_out:
             warn(LeftOut(source=shown(source), images=part, num=len(found.left_out)))
         return found, seeds

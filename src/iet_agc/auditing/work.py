@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from iet_agc.data.image_set import Rows, in_memory
 from iet_agc.metrics.calibration import Kept, Once, at_once
 
 __all__ = ["Arrays", "Compute", "Kept", "Maker", "Once", "Work"]
@@ -66,6 +67,7 @@ class Work:
         memory: bytes of working memory for each search, beyond images and results.
         device: where to search and to extract features.
         on_done: called with a share of all the work, in [0, 1], for progress.
+        rows: copies the pixels of some images of a set. It may keep them on disk.
     """
 
     compute: Compute = _at_once
@@ -73,3 +75,4 @@ class Work:
     memory: int = 2 * 1024**3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_done: Callable[[float], object] = lambda share: None
+    rows: Rows = in_memory

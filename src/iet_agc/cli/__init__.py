@@ -518,15 +518,26 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
     return 0, summary if distributed.is_first() else None
 
 
+#: What a set of images may be given as.
+_KINDS_OF_IMAGES = (
+    "a run, a folder of images, tar archives or parquet tables (a folder, a file, or a pattern such as 'DIR/*.tar'), "
+    "an .npz or .npy file, or the name of an image set"
+)
+
+
 def _add_audit(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "audit", _audit, "measure how much of a sample set is copied from a training set", _IN_PARTS)
-    kinds = "a run, a folder of images, an .npz or .npy file, or the name of an image set"
-    parser.add_argument("--train", required=True, metavar="X", help=f"the training images: {kinds}")
+    parser.add_argument("--train", required=True, metavar="X", help=f"the training images: {_KINDS_OF_IMAGES}")
     parser.add_argument(
-        "--samples", required=True, metavar="Y", help="the generated images: a sample set, a folder, or an array file"
+        "--samples",
+        required=True,
+        metavar="Y",
+        help="the generated images: a sample set, a folder, archives, tables, or an array file",
     )
     parser.add_argument(
-        "--held-out", metavar="Z", help=f"real images that were not trained on: {kinds}; of a run, what it holds out"
+        "--held-out",
+        metavar="Z",
+        help=f"real images that were not trained on: {_KINDS_OF_IMAGES}; of a run, what it holds out",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="AUDIT", help="folder of the audit")
     parser.add_argument("--flips", action="store_true", help="look for mirrored copies, too")
@@ -904,9 +915,7 @@ def _attack(arguments: argparse.Namespace) -> tuple[int, object]:
 
 def _add_duplicates(verbs: "_Verbs") -> None:
     parser = _verb(verbs, "duplicates", _duplicates, "find the images that stand in a set more than once")
-    parser.add_argument(
-        "source", metavar="SOURCE", help="a run, a folder of images, an .npz or .npy file, or the name of an image set"
-    )
+    parser.add_argument("source", metavar="SOURCE", help=_KINDS_OF_IMAGES)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for page, table and counts")
     parser.add_argument("--exact", action="store_true", help="only copies that are equal pixel by pixel")
     parser.add_argument("--no-flips", action="store_true", help="do not take mirrored images for copies")

@@ -11,18 +11,18 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from iet_agc.data.conversion import room
 from iet_agc.data.decoding import UnfitError
 from iet_agc.data.image_set import MOST_NAMED
+from iet_agc.data.room import room
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import check_regular
 
-__all__ = ["array_images", "as_planes", "may_be_mapped"]
+__all__ = ["array_images", "as_planes", "is_large", "may_be_mapped"]
 
 _PIECE = 2**20
 
-#: An .npy file of at least so many pixels is mapped into memory, not read, where these lie in the order of images.
+#: So many pixels are mapped into memory, not held there, where they lie in the order of images.
 MAPPED_FROM = 2**29
 
 _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -47,16 +47,21 @@ def array_images(path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
+def is_large(num_pixels: int) -> bool:
+    """Whether so many pixels are to be mapped."""
+    return num_pixels >= MAPPED_FROM
+
+
 def may_be_mapped(path: Path) -> bool:
     """Whether a file is as large as those whose images `array_images` maps."""
-    return path.is_file() and path.stat().st_size >= MAPPED_FROM
+    return path.is_file() and is_large(path.stat().st_size)
 
 
 def _read_npy(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         shape, columns_first = _shape(file, os.fstat(file.fileno()).st_size)
         axes = _axes(shape, np.dtype(np.uint8))
-        if math.prod(shape) >= MAPPED_FROM and not columns_first and axes in (None, (0, 1, 2, 3)):
+        if is_large(math.prod(shape)) and not columns_first and axes in (None, (0, 1, 2, 3)):
             return as_planes(
                 np.memmap(file, np.uint8, "c", file.tell(), shape)
             )  # copy on write: torch has no read-only

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from iet_agc.data.datasets.captioned_folder import paths_by_their_ends
-from iet_agc.data.folders import is_image_name
+from iet_agc.data.image_names import is_image_name
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import link_or_copy, replace_text, shown
 from iet_agc.runtime.reading import parse_json, read_bytes

@@ -2,21 +2,21 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
-import torch
+import PIL
 from PIL import Image, ImageOps
 
 from iet_agc.data.decoding import UnfitError
 from iet_agc.data.image_set import ImageSet
+from iet_agc.data.pixel_store import PixelStore, pixels_for
 from iet_agc.runtime.errors import UserError
 
-__all__ = ["Item", "Resize", "Result", "check_target", "convert", "fit", "in_order", "planes", "room"]
+__all__ = ["IN_FLIGHT", "Item", "Resize", "Result", "check_target", "convert", "fit", "in_order", "planes"]
 
 #: How images are brought to a size, see `convert`.
 Resize = Literal["bicubic", "bilinear"]
@@ -26,12 +26,18 @@ _MOST_COVERED = 64
 
 _NUM_THREADS = min(16, os.cpu_count() or 1)
 
+#: Items that a thread takes at a time, at most; and how far items that are at work are apart.
+_LONGEST = 64
+IN_FLIGHT = _NUM_THREADS * _LONGEST
+
 Item = TypeVar("Item")
 
 Result = TypeVar("Result")
 
 
-def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bicubic") -> ImageSet:
+def convert(
+    images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bicubic", store: PixelStore | None = None
+) -> ImageSet:
     """Bring all images to one shape; `load_images(path, shape)` gives the same pixels.
 
     Colour becomes grey by Pillow's luma (ITU-R 601-2), grey three equal channels. The largest centred part with
@@ -44,6 +50,7 @@ def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bic
         resize: "bicubic" takes the exact part, to fractions of a pixel, and the filter sees nothing else. "bilinear" is
             torchvision's Resize(S) and CenterCrop(S) of PIL images, pixel by pixel where H = W = S: the whole image is
             resized, its longer edge cut to whole pixels, and then cropped.
+        store: for the pixels of large sets; None: these are held in memory.
 
     Raises:
         UserError: another shape, number of channels or way to resize, or more than the machine's memory holds.
@@ -55,16 +62,18 @@ def convert(images: ImageSet, shape: tuple[int, int, int], resize: Resize = "bic
 
     if images.shape[0] not in (1, 3):
         raise UserError(f"{images.name} has images of {images.shape[0]} channels: only 1 or 3 can be converted")
-    out = room((len(images), *shape), f"{len(images)} images of {images.name}")
+    what = f"{len(images)} images of {images.name}"
+    with pixels_for((len(images), *shape), what, store, lambda: ["converted", PIL.__version__, resize]) as pixels:
 
-    def fill(at: int) -> None:
-        out[at] = planes(fit(to_pil_image(images.images[at]), shape, resize))
+        def fill(at: int) -> None:
+            if not pixels.has(at):
+                pixels.put(at, planes(fit(to_pil_image(images.images[at]), shape, resize)), keep=True)
 
-    try:
-        in_order(fill, range(len(images)))
-    except UnfitError as error:
-        raise UserError(f"{images.name}: each image {error}") from None
-    return replace(images, images=torch.from_numpy(out))
+        try:
+            in_order(fill, range(len(images)))
+        except UnfitError as error:
+            raise UserError(f"{images.name}: each image {error}") from None
+        return replace(images, images=pixels.images())
 
 
 def check_target(shape: tuple[int, int, int], resize: Resize) -> None:
@@ -109,7 +118,7 @@ def in_order(
     work: Callable[[Item], Result], items: Sequence[Item], on_images: Callable[[int], object] = lambda count: None
 ) -> list[Result]:
     """The work on every item, done by threads; results in the order of the items."""
-    length = max(1, min(64, len(items) // (4 * _NUM_THREADS)))
+    length = max(1, min(_LONGEST, len(items) // (4 * _NUM_THREADS)))
     results: list[Result] = []
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         starts = range(0, len(items), length)
@@ -117,23 +126,3 @@ def in_order(
             results += part
             on_images(len(part))
     return results
-
-
-def room(shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Memory for uint8 pixels; pages are taken as they are filled."""
-    needed = math.prod(shape)
-    try:
-        if needed > _memory():
-            raise MemoryError
-        return np.empty(shape, np.uint8)
-    except MemoryError:
-        sizes = f"{needed / 2**30:.1f} GiB, this machine has {_memory() / 2**30:.1f}"
-        raise UserError(f"{what} need {sizes}: give fewer or smaller images") from None
-
-
-def _memory() -> int:
-    """Bytes of memory that the machine has; where it does not tell, no limit."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return sys.maxsize

@@ -1,37 +1,33 @@
 """Images of a folder: which files count, and what is wrong with the others."""
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 
 import numpy as np
-import torch
+import PIL
 from PIL import Image
+from torch import Tensor
 
 from iet_agc.data.arrays import array_images
-from iet_agc.data.conversion import Item, Resize, Result, check_target, convert, fit, in_order, planes, room
+from iet_agc.data.conversion import Item, Resize, Result, check_target, convert, fit, in_order, planes
 from iet_agc.data.decoding import Opener, UnfitError, decode, explain, look, strict_pillow
+from iet_agc.data.image_names import IMAGE_SUFFIXES, is_image_name, other_format
 from iet_agc.data.image_set import MOST_NAMED, ImageSet
 from iet_agc.data.mending import LEAST_IMAGES, Kind, Mending, TreatedFile, UnusableFilesError
+from iet_agc.data.packed import packed_images
+from iet_agc.data.pixel_store import Pixels, PixelStore, pixels_for
 from iet_agc.runtime.errors import UserError
-from iet_agc.runtime.files import shown
+from iet_agc.runtime.files import WriteError, shown
+from iet_agc.runtime.packed_files import packed_files, packed_in
 from iet_agc.runtime.paths import check_images_place
 
-__all__ = ["image_files", "image_sizes", "is_image_name", "load_images", "read_images"]
-
-_SUFFIXES = set(
-    ".apng .bmp .dib .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
-)
-
-
-#: Images that are not read: they are named, so that nobody takes them for counted.
-_OTHER_SUFFIXES = set(
-    ".arw .avif .avifs .cr2 .cr3 .dds .dng .eps .exr .hdr .heic .heif .hif .ico .j2k .jp2 .jpf .jpx .jxl "  # noqa: SIM905
-    ".jxr .nef .orf .pcx .pfm .psd .qoi .raf .rw2 .sgi .svg .tga .xcf".split()
-)
+__all__ = ["image_files", "image_sizes", "load_images", "packed_of", "read_images"]
 
 
 def load_images(
@@ -41,8 +37,9 @@ def load_images(
     in_colour: bool = False,
     resize: Resize = "bicubic",
     mending: Mending | None = Mending(),  # noqa: B008 (frozen)
+    store: PixelStore | None = None,
 ) -> ImageSet:
-    """Images of a folder (any depth), or of one .npz or .npy file.
+    """Images of a folder (any depth), of tar archives or parquet tables, or of one .npz or .npy file.
 
     Folders: PNG, JPEG, WebP, BMP, GIF, TIFF and netpbm files in the order of their paths, whatever the number of
     threads; other files are no images. Links are followed, and a file with two paths counts twice. A set is grey
@@ -52,17 +49,22 @@ def load_images(
     bits or of other colours than grey and RGB is an error. With `mending` the set is that of a folder in which such
     files were mended or are not there, pixel by pixel, and `ImageSet.treated` lists them.
 
+    Archives and tables: the images in tar archives in webdataset's layout, or in parquet tables in Hugging Face's, see
+    `packed_images`, by the same rules; they are read where they lie. A folder without image files is that of the
+    archives or tables in it.
+
     Arrays: uint8 (N, C, H, W), (N, H, W, C) or grey (N, H, W); of an .npz the array "images", or the only one.
     Nothing is unpickled.
 
     Args:
-        path: the folder or the file.
+        path: the folder or the file, or a pattern of archives or tables, see `packed_files`.
         shape: (C, H, W) to bring every image to, as `convert` does; None takes images of one size as they are.
         on_images: called with a number of images that were read, for progress.
         in_colour: whether a grey file in a folder is an error.
         resize: how images are brought to `shape`, see `convert`.
         mending: what to do about files that cannot be used; None refuses them, where nothing else can be asked for.
             Of an array file, no effect.
+        store: for the pixels of large sets; None: these are held in memory.
 
     Raises:
         UnusableFilesError: files that cannot be used (what is wrong with the first five, how many of each kind, and
@@ -71,28 +73,46 @@ def load_images(
     """
     if shape is not None:
         check_target(shape, resize)
-    if os.path.isdir(path):
-        return _folder_images(path, shape, on_images, in_colour, resize, mending)
+    packed = packed_files(path)
+    if packed or os.path.isdir(path):
+        openers, bad = _found_in(path, packed) if packed else _openers(path)
+        store = store and store.of(packed or [path])
+        return read_images(openers, shown(path), shape, bad, on_images, in_colour, resize, mending, store)
     check_images_place(path)
     images = ImageSet(array_images(path), name=shown(path))
     on_images(len(images))
-    return convert(images, shape, resize) if shape else images
+    return convert(images, shape, resize, store and store.of([path])) if shape else images
 
 
-def _folder_images(
-    folder: Path,
-    shape: tuple[int, int, int] | None,
-    on_images: Callable[[int], object],
-    in_colour: bool,
-    resize: Resize,
-    mending: Mending | None,
-) -> ImageSet:
+def packed_of(path: Path) -> list[Path]:
+    """The archives or tables that `load_images` reads; nothing where it reads image files or an array."""
+    if os.path.isdir(path):
+        return packed_in(path) if not any(_list_images(path)) else []
+    return packed_files(path)
+
+
+#: What opens each image, by its name; and what cannot be an image.
+_Found = tuple[dict[PurePath, Opener], dict[PurePath, UnfitError]]
+
+
+def _openers(folder: Path) -> _Found:
+    """Of the image files of a folder; where it has none, of the archives or tables in it."""
     files, bad = _list_images(folder)
     if not files and not bad:
+        if packed := packed_in(folder):
+            return _found_in(folder, packed)
         raise _no_images(folder)
-    openers: dict[PurePath, Opener] = {file.relative_to(folder): partial(open, file, "rb") for file in files}
-    reasons: dict[PurePath, UnfitError] = {file.relative_to(folder): reason for file, reason in bad.items()}
-    return read_images(openers, shown(folder), shape, reasons, on_images, in_colour, resize, mending)
+    return (
+        {file.relative_to(folder): partial(open, file, "rb") for file in files},
+        {file.relative_to(folder): reason for file, reason in bad.items()},
+    )
+
+
+def _found_in(path: Path, files: Sequence[Path]) -> _Found:
+    openers, bad = packed_images(files)
+    if not openers and not bad:
+        raise _no_images(path)
+    return openers, bad
 
 
 def read_images(
@@ -104,6 +124,7 @@ def read_images(
     in_colour: bool = False,
     resize: Resize = "bicubic",
     mending: Mending | None = Mending(),  # noqa: B008 (frozen)
+    store: PixelStore | None = None,
 ) -> ImageSet:
     """Image files from anywhere, decoded by the rules of `load_images`.
 
@@ -114,7 +135,7 @@ def read_images(
         bad: what is there and cannot be an image, by its name, with the reason.
         on_images: see `load_images`.
         in_colour: whether a grey file is an error.
-        resize, mending: see `load_images`.
+        resize, mending, store: see `load_images`.
 
     Raises:
         UserError: see `load_images`.
@@ -126,7 +147,7 @@ def read_images(
             option = "resize" if how.resize else "crop"
             raise UserError(f"images are brought to a size by convert_to and by {option}: leave one out", option)
     bad, count, files = dict(bad or {}), len(files) + len(bad or {}), dict(files)
-    reading = _Reading(where, shape, in_colour, resize, how, mending is not None)
+    reading = _Reading(where, shape, in_colour, resize, how, mending is not None, store)
     with strict_pillow():
         out, found = reading.attempt(files, bad, on_images)
         # what is left out has no say in the common shape, and leaves no gap: what remains is read for itself
@@ -137,7 +158,7 @@ def read_images(
     treated = [*found, *(_treated(path, bad[path].kind, "left out", str(bad[path])) for path in bad)]
     names = tuple(shown(file) for file in files)
     treated.sort(key=lambda file: file.path)
-    return ImageSet(torch.from_numpy(out), name=where, files=names, treated=tuple(treated))
+    return ImageSet(out, name=where, files=names, treated=tuple(treated))
 
 
 def image_sizes(folder: Path, mending: Mending = Mending()) -> dict[str, tuple[int, int, int]]:  # noqa: B008 (frozen)
@@ -154,10 +175,7 @@ def image_sizes(folder: Path, mending: Mending = Mending()) -> dict[str, tuple[i
     """
     if not os.path.isdir(folder):
         raise UserError(f"{shown(folder)} is no folder: give the folder that holds the images")
-    files, bad = _list_images(folder)
-    if not files and not bad:
-        raise _no_images(folder)
-    openers: dict[PurePath, Opener] = {file.relative_to(folder): partial(open, file, "rb") for file in files}
+    openers, _ = _openers(folder)
     with strict_pillow():
         found = _attempt(partial(look, mending=mending), openers, {})
     return {shown(file): shape for file, shape in found.items()}
@@ -193,7 +211,7 @@ def image_files(
 
 
 def _no_images(folder: Path) -> UserError:
-    return UserError(f"{shown(folder)} holds no images ({', '.join(sorted(_SUFFIXES))})")
+    return UserError(f"{shown(folder)} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
 
 @dataclass(frozen=True)
@@ -206,13 +224,14 @@ class _Reading:
     resize: Resize
     mending: Mending
     can_be_asked: bool
+    store: PixelStore | None
 
     def attempt(
         self,
         files: dict[PurePath, Opener],
         bad: dict[PurePath, UnfitError],
         on_images: Callable[[int], object] = lambda count: None,
-    ) -> tuple[np.ndarray | None, list[TreatedFile]]:
+    ) -> tuple[Tensor | None, list[TreatedFile]]:
         """The pixels of all files, uint8 (N, C, H, W), and what was mended; no pixels where more files proved bad.
 
         Bad files go from `files` to `bad`. Those that are known beforehand do not count where they are left out.
@@ -221,35 +240,67 @@ class _Reading:
         before = {file for file in bad if self.mending.leaves_out(bad[file].kind)}
         known = list(files) if self.shape else list(looks)
         # with bad files nothing is kept; the others are decoded all the same, to name all that is wrong at once
-        out, odd = None, None
+        shape, odd = None, None
         if known and not bad.keys() - before:
             try:
                 shape = self.shape or self._one_shape(looks)
-                out = room((len(known), *shape), f"{len(known)} images of {self.where}")
             except UnusableFilesError as error:
                 if self.mending.on_bad == "fail":
                     raise
                 odd = error  # unless those of another size are left out
-        places = {file: at for at, file in enumerate(known)}
-
-        def fill(file: PurePath) -> dict[Kind, str]:
-            image, mended = decode(files[file], self.mending)
-            if self.mending.size and image.size != self.mending.size[::-1]:
-                image, mended["other-size"] = self._sized(image, *self.mending.size)
-            if self.in_colour and image.mode != "RGB":
-                raise UnfitError("is grey, where three channels are expected: give the set's own files", "grey")
-            if out is not None:
-                fitted = fit(image, self.shape, self.resize) if self.shape else image
-                _put(planes(fitted), out[places[file]])
-            return mended
-
-        done = _attempt(fill, {file: file for file in known}, bad, on_images)
+        del looks
+        with self._place(known, shape) as pixels:
+            done = self._decoded(known, files, pixels, shape, bad, on_images)
         for file in bad.keys() & files.keys():
             del files[file]
         if odd and not bad.keys() - before:
             raise odd
-        found = [_treated(file, kind, how, f"was {kind}") for file in done for kind, how in done[file].items()]
-        return (None if bad.keys() - before else out), found
+        found = [
+            _treated(file, kind, how, f"was {kind}") for file, mended in done.items() for kind, how in mended.items()
+        ]
+        return (None if pixels is None or bad.keys() - before else pixels.images()), found
+
+    @contextmanager
+    def _place(self, known: Sequence[PurePath], shape: tuple[int, int, int] | None) -> Generator[Pixels | None]:
+        """Where the pixels of files are put; None where their shape is not known."""
+        if shape is None:
+            yield None
+            return
+
+        def key() -> object:
+            names = hashlib.sha256(b"\0".join(os.fsencode(file) for file in known)).hexdigest()
+            return ["decoded", PIL.__version__, names, self.resize, self.mending.asked]
+
+        what = f"{len(known)} images of {self.where}"
+        with pixels_for((len(known), *shape), what, self.store, key) as pixels:
+            yield pixels
+
+    def _decoded(
+        self,
+        known: Sequence[PurePath],
+        files: Mapping[PurePath, Opener],
+        pixels: Pixels | None,
+        shape: tuple[int, int, int] | None,
+        bad: dict[PurePath, UnfitError],
+        on_images: Callable[[int], object],
+    ) -> dict[PurePath, dict[Kind, str]]:
+        """Decode files into their places; what was mended, by file. Those that cannot be used go to `bad`."""
+
+        def fill(at: int) -> dict[Kind, str]:
+            if pixels is not None and pixels.has(at):
+                return {}  # what is mended is not kept
+            image, mended = decode(files[known[at]], self.mending)
+            if self.mending.size and image.size != self.mending.size[::-1]:
+                image, mended["other-size"] = self._sized(image, *self.mending.size)
+            if self.in_colour and image.mode != "RGB":
+                raise UnfitError("is grey, where three channels are expected: give the set's own files", "grey")
+            if pixels is not None and shape is not None:
+                fitted = fit(image, self.shape, self.resize) if self.shape else image
+                pixels.put(at, _checked(planes(fitted), shape), keep=not mended)
+            return mended
+
+        done = _attempt(fill, {file: at for at, file in enumerate(known)}, bad, on_images)
+        return {file: mended for file, mended in done.items() if mended}
 
     def _one_shape(self, looks: dict[PurePath, tuple[int, int, int]]) -> tuple[int, int, int]:
         """The (C, H, W) of a set whose images have one size, or get one; grey among colours counts as colour."""
@@ -292,11 +343,6 @@ def _treated(path: PurePath, kind: str, done: str, reason: str) -> TreatedFile:
     return TreatedFile(shown(path), kind, done, reason)
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file of that name is read as an image."""
-    return PurePath(name).suffix.lower() in _SUFFIXES
-
-
 def _list_images(folder: Path) -> tuple[list[Path], dict[Path, UnfitError]]:
     """Image files under a folder, in the order of their paths; and what cannot be one, with the reason."""
     files: list[Path] = []
@@ -319,19 +365,18 @@ def _list_images(folder: Path) -> tuple[list[Path], dict[Path, UnfitError]]:
                     todo.append((path, (*chain, real)))
             elif reason := _not_a_file(path):
                 bad[path] = reason
-            elif path.suffix.lower() in _SUFFIXES:
+            elif is_image_name(path.name):
                 files.append(path)
     return sorted(files), bad
 
 
 def _not_a_file(path: Path) -> UnfitError | None:
     """Why something cannot be opened that is named like an image, or may have been a folder of them."""
-    suffix = path.suffix.lower()
-    if suffix in _OTHER_SUFFIXES:
-        return UnfitError(f"is {suffix[1:].upper()}, which is not read: convert it to PNG", "other-format")
+    if reason := other_format(path.name):
+        return reason
     if not os.path.exists(path):
         return UnfitError("is a link to nothing: mend the link or remove it", "no-file")
-    if suffix in _SUFFIXES and not os.path.isfile(path):
+    if is_image_name(path.name) and not os.path.isfile(path):
         return UnfitError("is a pipe, a socket or a device, no file: remove it", "no-file")
     return None
 
@@ -347,6 +392,8 @@ def _attempt(
     def outcome(item: Item) -> Result | UnfitError:
         try:
             return work(item)
+        except WriteError:
+            raise
         except Exception as error:  # damaged files make decoders raise nearly anything
             return explain(error)
 
@@ -372,7 +419,8 @@ def _complaint(where: str, bad: dict[PurePath, UnfitError], count: int, mending:
     return UnusableFilesError.of(problem, "; ".join(named), where, refused, mending)
 
 
-def _put(planes: np.ndarray, place: np.ndarray) -> None:
-    if planes.shape[0] > place.shape[0] or planes.shape[1:] != place.shape[1:]:
+def _checked(planes: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """The planes of an image of that shape, or of a grey one among colours."""
+    if planes.shape[0] > shape[0] or planes.shape[1:] != shape[1:]:
         raise UnfitError("is not what its header says, or changed while it was read: try again")
-    place[...] = planes
+    return planes

@@ -11,12 +11,21 @@ from torch import Tensor
 from iet_agc.data.mending import TreatedFile
 from iet_agc.runtime.errors import UserError
 
-__all__ = ["ImageSet", "MOST_NAMED", "Parts", "digests", "unique_images"]
+__all__ = ["ImageSet", "MOST_NAMED", "Parts", "Rows", "digests", "in_memory", "unique_images"]
 
 #: So many things that are wrong with a set are named.
 MOST_NAMED = 5
 #: Images that are hashed at a time.
 _SLICE = 1024
+
+
+#: Copies the pixels of some images of a set: the set, places int64 (M,) -> uint8 (M, C, H, W).
+Rows = Callable[["ImageSet", Tensor], Tensor]
+
+
+def in_memory(images: "ImageSet", indices: Tensor) -> Tensor:
+    """A copy of the pixels of some images; see `Rows`."""
+    return images.images[indices]
 
 
 @dataclass(frozen=True)
@@ -71,13 +80,13 @@ class ImageSet:
         digest.update(self.images.contiguous().numpy().data)
         return digest.hexdigest()
 
-    def take(self, indices: Tensor) -> "ImageSet":
-        """The images at `indices`, int64 (M,), in that order."""
+    def take(self, indices: Tensor, rows: Rows = in_memory) -> "ImageSet":
+        """The images at `indices`, int64 (M,), in that order; `rows` copies their pixels."""
         labels = None if self.labels is None else self.labels[indices]
         places = indices.tolist()
         files = None if self.files is None else tuple(self.files[place] for place in places)
         captions = None if self.captions is None else tuple(self.captions[place] for place in places)
-        return replace(self, images=self.images[indices], labels=labels, files=files, captions=captions)
+        return replace(self, images=rows(self, indices), labels=labels, files=files, captions=captions)
 
 
 def digests(images: Tensor, turn: Callable[[Tensor], Tensor] = lambda images: images) -> list[bytes]:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from iet_agc.config.run_folder import is_run
 from iet_agc.data.companions import Companions, find_companions
-from iet_agc.data.folders import image_files, is_image_name, load_images
+from iet_agc.data.folders import image_files, load_images
+from iet_agc.data.image_names import is_image_name
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.data.mending import LIST_NAME, Mending, TreatedFile, in_short, write_list
 from iet_agc.method.sharding import partition

@@ -8,9 +8,11 @@ from typing import Literal
 
 import torch
 
-from iet_agc.data.folders import image_sizes, load_images
+from iet_agc.data.folders import image_sizes, load_images, packed_of
 from iet_agc.data.image_set import ImageSet, unique_images
 from iet_agc.data.mending import Mending
+from iet_agc.data.packed import packed_texts
+from iet_agc.data.tar_files import key_of
 from iet_agc.metrics.duplicates import MOST_UNASKED, Group, duplicate_groups
 
 __all__ = ["Copies", "Looked", "Survey", "captions_of", "look_at", "num_classes", "survey_folder"]
@@ -128,6 +130,7 @@ def survey_folder(folder: Path, looked: Looked, on_compared: Callable[[float], o
     """
     images, real, files = looked.images, looked.held_out, looked.images.files or ()
     together = images.images if real is None else torch.cat([images.images, real.images])
+    packed = packed_of(folder)
     near = len(together) <= MOST_UNASKED
     groups = duplicate_groups(together, near, near, on_compared)
     return Survey(
@@ -137,8 +140,8 @@ def survey_folder(folder: Path, looked: Looked, on_compared: Callable[[float], o
         copies=_copies(groups, images, "near" if near else "exact"),
         held_out=real,
         held_out_copies=sum(_leaked(group, len(images)) for group in groups),
-        captions=captions_of(folder, files),
-        classes=num_classes(files),
+        captions=captions_in(packed, files) if packed else captions_of(folder, files),
+        classes=0 if packed else num_classes(files),
     )
 
 
@@ -168,6 +171,17 @@ def captions_of(folder: Path, files: Sequence[str]) -> str | None:
     if len(found := sorted(folder.glob("*.json"))) == 1:
         return found[0].name
     return "txt" if all((folder / file).with_suffix(".txt").is_file() for file in files) else None
+
+
+def captions_in(packed: Sequence[Path], files: Sequence[str]) -> str | None:
+    """The same of archives: "txt" for a .txt member of each image's key.
+
+    Args:
+        packed: the archives, or tables.
+        files: names of their images.
+    """
+    texts = packed_texts(packed)
+    return "txt" if all(f"{key_of(file)}.txt" in texts for file in files) else None
 
 
 def num_classes(files: Sequence[str]) -> int:

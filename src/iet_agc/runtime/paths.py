@@ -10,6 +10,7 @@ from pathlib import Path
 
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.packed_files import is_packed_name, packed_files
 from iet_agc.runtime.reading import check_regular
 
 __all__ = [
@@ -34,15 +35,19 @@ _ARRAYS = {".npz", ".npy"}
 
 
 def check_images_place(path: Path) -> None:
-    """Refuse what is neither a folder nor named as an array file.
+    """Refuse what is neither a folder nor named as an array file, an archive, a table or a pattern of these.
 
     Raises:
-        UserError: it is neither, or there is no such array file.
+        UserError: it is none of them, or there is no such file.
     """
     if os.path.isdir(path):
         return
+    if is_packed_name(path):
+        for file in packed_files(path):
+            check_regular(file)
+        return
     if path.suffix.lower() not in _ARRAYS:
-        raise UserError(f"{shown(path)} is not a folder of images, nor an .npz or .npy file")
+        raise UserError(f"{shown(path)} is not a folder of images, nor an .npz, .npy, .tar or .parquet file")
     check_regular(path)
 
 

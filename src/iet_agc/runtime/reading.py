@@ -22,6 +22,7 @@ from iet_agc.runtime.files import shown
 __all__ = [
     "check_regular",
     "check_regular_below",
+    "decoded_text",
     "open_file",
     "parse_json",
     "parse_toml",
@@ -106,7 +107,21 @@ def read_text(file: Path, mend: str = "save it as UTF-8") -> str:
     Raises:
         UserError: see `read_bytes`, or it is not UTF-8; what is to be done then.
     """
-    return _utf8(read_bytes(file), shown(file), mend).removeprefix("\ufeff")
+    return decoded_text(read_bytes(file), shown(file), mend)
+
+
+def decoded_text(content: bytes, where: str, mend: str = "save it as UTF-8") -> str:
+    """Text in UTF-8 from anywhere; see `read_text`.
+
+    Args:
+        content: all of it.
+        where: it stands, for people.
+        mend: what is to be done where it is not UTF-8.
+
+    Raises:
+        UserError: it is not.
+    """
+    return _utf8(content, where, mend).removeprefix("\ufeff")
 
 
 def _utf8(content: bytes, where: str, mend: str) -> str:

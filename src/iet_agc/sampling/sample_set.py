@@ -31,6 +31,7 @@ from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import Mending
+from iet_agc.data.pixel_store import PixelStore
 from iet_agc.diffusion.guidance import TrainingImages, fit_thresholds, guided
 from iet_agc.diffusion.process import is_flow, predict_noise
 from iet_agc.diffusion.samplers import (
@@ -515,12 +516,13 @@ def load_samples(
     on_images: Callable[[int], object] = lambda count: None,
     resize: Resize = "bicubic",
     mending: Mending | None = Mending(),  # noqa: B008 (frozen)
+    store: PixelStore | None = None,
 ) -> tuple[ImageSet, list[int] | None]:
     """The images of a sample set, with their classes if it has any, and their seeds; of other images, None.
 
     Args:
         folder: of the sample set, or what else `load_images` reads.
-        shape, on_images, resize: see `load_images`.
+        shape, on_images, resize, store: see `load_images`.
         mending: see `load_images`; a sample set of ours needs none.
 
     Raises:
@@ -528,10 +530,10 @@ def load_samples(
     """
     _check_finished(folder)
     if not (folder / "samples.json").is_file():
-        return load_images(folder, shape, on_images, resize=resize, mending=mending), None
+        return load_images(folder, shape, on_images, resize=resize, mending=mending, store=store), None
     about = _read_about(folder / "samples.json", check_images=True)
     place = folder / ("samples.npz" if about["file_format"] == "npz" else "images")
-    images = load_images(place, shape, on_images, resize=resize, mending=None)
+    images = load_images(place, shape, on_images, resize=resize, mending=None, store=store)
     if len(images) != about["num"]:
         raise UserError(f"{folder} holds {len(images)} images, its samples.json says {about['num']}: sample again")
     turned_down = {*about.get("turned_down", [])}

@@ -9,7 +9,8 @@ from zipfile import ZipFile, ZipInfo
 from iet_agc.config.data_settings import AfhqDogData
 from iet_agc.data.conversion import Resize
 from iet_agc.data.decoding import Opener, UnfitError
-from iet_agc.data.folders import is_image_name, load_images, read_images
+from iet_agc.data.folders import load_images, read_images
+from iet_agc.data.image_names import is_image_name
 from iet_agc.data.image_set import Parts
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import shown

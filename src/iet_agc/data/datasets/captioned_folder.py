@@ -10,11 +10,14 @@ from iet_agc.config.data_settings import FolderData, Laion10kData
 from iet_agc.data.captions import is_caption, texts_of
 from iet_agc.data.conversion import Resize
 from iet_agc.data.datasets.reader import mending_of
-from iet_agc.data.folders import load_images
+from iet_agc.data.folders import load_images, packed_of
 from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.data.mending import Mending
+from iet_agc.data.packed import packed_texts
+from iet_agc.data.tar_files import key_of
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import shown
+from iet_agc.runtime.packed_files import packed_files
 from iet_agc.runtime.reading import parse_json, read_bytes, read_text
 
 __all__ = ["LAION_SHAPE", "captioned_origin", "paths_by_their_ends", "read_captioned", "read_laion"]
@@ -54,7 +57,8 @@ def captioned_origin(data: Laion10kData | FolderData) -> list[Path]:
     root = data.root_path
     if root is None:
         return []
-    places = [root, Path(data.held_out)] if isinstance(data, FolderData) and data.held_out else [root]
+    roots = [root, Path(data.held_out)] if isinstance(data, FolderData) and data.held_out else [root]
+    places = [place for each in roots for place in packed_files(each) or [each]]
     return [*places, _captions_file(root, data.captions)] if data.captions and data.captions != "txt" else places
 
 
@@ -77,22 +81,28 @@ def read_captioned(
     """The images of a folder, with captions as data in UTF-8; those of images that are left out are left out as well.
 
     Args:
-        root: the folder of images, at any depth.
+        root: the folder of images, at any depth; with "txt" also tar archives, see `load_images`.
         captions: a file (in `root`, or else its path), or "txt":
             .jsonl: in each line an object with `file_name`, a path below `root`, and `text`, a caption or a list of
             them (the layout of Hugging Face's imagefolder);
             any other: a JSON object: path of an image -> a caption, or a list of captions. Paths may be those of
             another machine: an image has the captions of the only path that ends with its own path below `root`, or
             has its name;
-            "txt": beside each image a .txt file of its name, with a caption in each line.
+            "txt": beside each image a .txt file of its name, with a caption in each line; in tar archives, a .txt
+            member of its key, what stands before the first dot.
         shape, resize, mending: see `folders.load_images`.
 
     Raises:
         UserError: images without captions, captions without an image, an empty caption, a file that is not there or
             not of that form, and what `load_images` refuses.
     """
+    if captions == "txt" and (packed := packed_of(root)):
+        images = load_images(root, shape, resize=resize, mending=mending)
+        texts = {name: _lines(text, name) for name, text in packed_texts(packed).items()}
+        found = {path: [name] if (name := f"{key_of(path)}.txt") in texts else [] for path in _paths(images)}
+        return replace(images, captions=_match(images, texts, found, "their .txt members"))
     if not root.is_dir():
-        raise UserError(f"{shown(root)} is no folder: data.captions is for a folder of images")
+        raise UserError(f"{shown(root)} is no folder: data.captions is for a folder of images, or txt for tar archives")
     if captions == "txt":
         images = load_images(root, shape, resize=resize, mending=mending)
         beside = {path: str(PurePath(path).with_suffix(".txt")) for path in _paths(images)}
@@ -156,13 +166,15 @@ def _read_beside(root: Path) -> dict[str, tuple[str, ...]]:
     """Captions by path below the folder of the .txt file that holds them."""
     folders = os.walk(root, followlinks=True)
     files = [Path(folder, name) for folder, _, names in folders for name in names if name.endswith(".txt")]
-    texts: dict[str, tuple[str, ...]] = {}
-    for file in sorted(files):
-        lines = read_text(file).removesuffix("\n").split("\n")
-        if empty := [number for number, line in enumerate(lines, 1) if not is_caption(line)]:
-            raise UserError(f"{shown(file)} has no caption in line {empty[0]}: write one in every line")
-        texts[str(file.relative_to(root))] = tuple(line.strip() for line in lines)
-    return texts
+    return {str(file.relative_to(root)): _lines(read_text(file), shown(file)) for file in sorted(files)}
+
+
+def _lines(text: str, where: str) -> tuple[str, ...]:
+    """The captions of one image, one in each line."""
+    lines = text.removesuffix("\n").split("\n")
+    if empty := [number for number, line in enumerate(lines, 1) if not is_caption(line)]:
+        raise UserError(f"{where} has no caption in line {empty[0]}: write one in every line")
+    return tuple(line.strip() for line in lines)
 
 
 def paths_by_their_ends(images: Sequence[str], texts: Collection[str]) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ import torch
 from iet_agc.config.data_settings import FolderData
 from iet_agc.data.datasets.captioned_folder import read_captioned
 from iet_agc.data.datasets.reader import mending_of
-from iet_agc.data.folders import load_images
+from iet_agc.data.folders import load_images, packed_of
 from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.data.mending import Mending
 from iet_agc.runtime.errors import UserError
@@ -30,7 +30,8 @@ def read_folder(data: FolderData) -> Parts:
     if (root := data.root_path) is None:
         raise UserError("data.name is 'folder', but data.root does not say which: set data.root")
     mending = mending_of(data)
-    if mending.asked and root.is_file():
+    packed = packed_of(root)
+    if mending.asked and root.is_file() and not packed:
         option = f"data.{next(iter(mending.asked))}"
         raise UserError(f"{shown(root)} is an array file, on which {option} has no effect: leave it out", option)
     if data.captions:
@@ -38,6 +39,10 @@ def read_folder(data: FolderData) -> Parts:
     else:
         images = load_images(root, data.shape, resize=data.resize, mending=mending)
     held_out = _held_out(data, images.shape, mending) if data.held_out else None
+    if data.classes == "folders" and packed:
+        raise UserError(
+            f"{images.name} is no folder of images: data.classes 'folders' needs a subfolder for each class"
+        )
     return (_with_classes(images, root) if data.classes == "folders" else images), held_out
 
 
@@ -45,7 +50,8 @@ def _held_out(data: FolderData, shape: tuple[int, int, int], mending: Mending) -
     """The images of another folder, brought to the size of those that are trained on."""
     place = Path(data.held_out or "")
     check_held_out_place(place, Path(data.root or ""))
-    return load_images(place, data.shape or shape, resize=data.resize, mending=mending if place.is_dir() else Mending())
+    mending = Mending() if place.is_file() and not packed_of(place) else mending
+    return load_images(place, data.shape or shape, resize=data.resize, mending=mending)
 
 
 def _with_classes(images: ImageSet, root: Path) -> ImageSet:

@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 from iet_agc.data.arrays import as_planes
-from iet_agc.data.conversion import planes, room
+from iet_agc.data.conversion import planes
 from iet_agc.data.datasets.hugging_face import table_images
 from iet_agc.data.decoding import UnfitError, orientation
 from iet_agc.data.image_set import ImageSet
+from iet_agc.data.room import room
 from iet_agc.runtime.errors import UserError
 
 __all__ = ["InMemory", "is_in_memory", "load_in_memory"]
