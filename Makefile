@@ -61,9 +61,12 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	touch $@
+# One installation, not the package and then its extras: pip resolves all of it each time. Of what is installed tests
+# import a part, which is compiled then.
+$(VENV)/installed-dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	touch $(VENV)/installed $@
 
 clean:
 	rm -rf $(VENV) build dist runs site htmlcov .coverage

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ if "PYTEST_DEBUG_TEMPROOT" not in os.environ and os.path.isdir("/dev/shm") and s
 #: them out.
 SLOW = {
     "test_agc_auto", "test_agc_checkpoints", "test_agc_processes", "test_alignment", "test_amg", "test_api",
+    "test_attack_text",
     "test_audits", "test_bench", "test_differential_privacy", "test_generalization_gap", "test_heap",
     "test_browser", "test_captions", "test_classes", "test_cli",
     "test_curve_of_a_run", "test_datasets", "test_detection", "test_dist", "test_duplicates", "test_e2e",
@@ -60,6 +62,16 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "pipeline"
     save_pipeline(build_unet(8, 1, 8, (1, 2), 1, (), 0.0, 4), make_scheduler(), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_networks() -> Iterator[None]:
+    """TorchScript is shown images of 32 pixels a side, not of 288; tests/test_features.py has the real size."""
+    from iet_agc.metrics import features
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "SCRIPT_SIDE", 32)
+        yield
 
 
 @pytest.fixture

@@ -484,6 +484,15 @@ def test_times_that_are_continuous_are_refused_where_there_are_no_bins() -> None
     assert torch.equal(agc.mean_loss, torch.zeros(10))
 
 
+@pytest.mark.parametrize("wrong", [-1, 10, 999])
+def test_timesteps_that_have_no_entry_are_refused(wrong: int) -> None:
+    agc = AntiGradientControl(10)
+    for call in (agc.keep, agc.update, agc.accumulate, agc):
+        with pytest.raises(ValueError, match=rf"timestep {wrong} is not in \[0, 10\): give num_timesteps"):
+            call(torch.ones(3), torch.tensor([0, wrong, 9]))
+    assert torch.equal(agc.mean_loss, torch.zeros(10))
+
+
 def test_the_bank_learns_in_eval_and_without_gradients_unless_only_asked() -> None:
     agc = _trained().eval()
     before = agc.mean_loss.clone()

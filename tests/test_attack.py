@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from iet_agc.auditing import attack as attacking
+from iet_agc.auditing import attack_ways, attacked_pixels
 from iet_agc.auditing.attack import attack_model, read_attacks
 from iet_agc.cli import summary
 from iet_agc.data.image_set import ImageSet
@@ -216,7 +217,7 @@ def oracle(run: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def attacked(known: torch.Tensor | None, out: Path) -> Any:
         scheduler = make_scheduler()
         model = Oracle(known, scheduler).eval()
-        monkeypatch.setattr(attacking, "load_pipeline", lambda folder, device: (model, scheduler))
+        monkeypatch.setattr(attacked_pixels, "load_pipeline", lambda folder, device: (model, scheduler))
         given: Any = {"train": ImageSet(TRAIN, "own"), "held-out": ImageSet(HELD_OUT, "others")}
         return attack_model(run / "ema", out, "own", "others", budget=80, steps=10, given=given)
 
@@ -286,7 +287,7 @@ def test_killed_and_given_again_it_is_the_same(
     run: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     parts: list[str] = []
-    plain = attacking.compute_parts
+    plain = attack_ways.compute_parts
 
     def dies(folder: Any, name: str, total: int, length: int, work: Any, on_done: Any) -> None:
         def counts(items: slice) -> Any:
@@ -297,11 +298,11 @@ def test_killed_and_given_again_it_is_the_same(
 
         plain(folder, name, total, length, counts, on_done)
 
-    monkeypatch.setattr(attacking, "compute_parts", dies)
+    monkeypatch.setattr(attack_ways, "compute_parts", dies)
     with pytest.raises(KeyboardInterrupt):
         attack_model(run, tmp_path / "killed", **IN_PARTS)
     assert len(list((tmp_path / "killed" / ".parts").glob("*.npz"))) == kept
-    monkeypatch.setattr(attacking, "compute_parts", plain)
+    monkeypatch.setattr(attack_ways, "compute_parts", plain)
     attack_model(run, tmp_path / "killed", **IN_PARTS)
     assert untimed(tmp_path / "killed") == untimed(whole)
 
@@ -333,13 +334,13 @@ def test_classes_are_those_of_the_targets(tmp_path: Path, monkeypatch: pytest.Mo
         "sample__num": 1,
     }
     loop.start(settings(data__name="digits", data__num_train=300, **changes), out)
-    seen, plain = [], attacking.redraw
+    seen, plain = [], attacked_pixels.redraw
 
     def told(model: Any, scheduler: Any, pixels: Any, noise: Any, labels: Any, *rest: Any) -> Any:
         seen.append((pixels, labels))
         return plain(model, scheduler, pixels, noise, labels, *rest)
 
-    monkeypatch.setattr(attacking, "redraw", told)
+    monkeypatch.setattr(attacked_pixels, "redraw", told)
     attack_model(out, tmp_path / "a", budget=20, steps=1)
     own = attacking.load_apart(str(out), str(out), 1, {}).train
     assert own.labels is not None

@@ -41,6 +41,8 @@ from iet_agc.runtime.seal import sealed
 from tests.commands import call, run_in
 from tests.image_sets import load_named
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 def noise(count, seed):
     rng = torch.Generator().manual_seed(seed)

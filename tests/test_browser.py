@@ -151,7 +151,14 @@ def attack_page(file: Path) -> Path:
     found = Attacks(num_train=300, num_held_out=400, audit_cut=0.3, unit="CPU", attacks=(plain, redrawing))
     pixels = rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
     pair = Shown(image=7, multiplicity=40, score=0.0123, trained=pixels[0], drawn=pixels[1])
-    facts: dict[str, str | int] = {"model": "ema", "run": LONG, "steps": 50, "draws": 1, "redraw_steps": 4}
+    facts: dict[str, str | int] = {
+        "model": "ema",
+        "run": LONG,
+        "steps": 50,
+        "per_sample": 50,
+        "draws": 1,
+        "redraw_steps": 4,
+    }
     page = render_attack(found, (mine, real), {"sampling": [], "redrawing": [pair] * 5}, facts)
     file.write_text(page, encoding="utf-8")
     return file

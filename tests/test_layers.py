@@ -253,9 +253,8 @@ def test_the_check_can_pass() -> None:
 
 def _loaded_by(modules: list[str]) -> list[str]:
     """Which of the heavy libraries a fresh process has after importing some modules."""
-    program = (
-        f"import sys, {', '.join(modules)}; print(*[n for n in ('torch', 'diffusers', 'sklearn') if n in sys.modules])"
-    )
+    heavy = "'torch', 'diffusers', 'sklearn'"
+    program = f"import sys, {', '.join(modules)}; print(*[name for name in ({heavy}) if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.split()
 
@@ -267,12 +266,6 @@ def test_what_imports_no_torch() -> None:
 @pytest.mark.slow
 def test_that_proof_can_fail() -> None:
     assert _loaded_by(["iet_agc.runtime.seeds"]) == ["torch"]
-
-
-@pytest.mark.slow
-def test_auditors_need_no_diffusers() -> None:
-    """`iet_agc.metrics` takes images from anywhere."""
-    assert "diffusers" not in _loaded_by(["iet_agc.metrics.neighbors", "iet_agc.metrics.quality"])
 
 
 def test_files_that_are_slow_are_there_and_no_test_file_imports_another() -> None:

@@ -411,7 +411,7 @@ class Attack(_Result):
 
     @property
     def record(self) -> "Attacks":
-        """All numbers: of plain sampling, then of targets redrawn."""
+        """All numbers: of plain sampling, then of targets redrawn, then of what only captions allow."""
         from iet_agc.auditing.attack import read_attacks
 
         return read_attacks(self.folder)

@@ -278,13 +278,15 @@ def attack(
 ) -> Attack:
     """Look for copies as an adversary would, with held-out images as the control; see `iet-agc attack`.
 
+    Of text-to-image captions are ranked, and embeddings fitted to images, too, where the pipeline has one text encoder.
+
     Args:
-        source: a finished run, or a diffusers pipeline folder of a model over pixels.
+        source: a finished run, or a diffusers pipeline folder; one of text-to-image takes images with captions.
         train: the training images, see `audit`; by default those of the run.
         held_out: real images of the same kind that were not trained on, at least 198; by default those that the run, or
             `train`, holds out.
         out: folder of the result. The same call again goes on from there, and leaves a whole one as it is.
-        budget: plain samples. Targets are redrawn with at most as many evaluations of the model.
+        budget: plain samples. Every other way takes at most as many evaluations of the model, or those of one target.
         steps: of a plain sample; by default those of the run, or 50.
         weights: of a run; by default those that it samples with.
         device: where to compute.

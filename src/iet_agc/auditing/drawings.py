@@ -8,6 +8,7 @@ Of each way, as WAY_NAME:
 train_places, held_out_places      which of all unique images of its kind each image is that was looked for, ascending
 train_targets, held_out_targets    which of these each drawn image is of, in the order of drawing
 train_ratios, held_out_ratios      see `iet_agc.metrics.attacks.Drawn`, float64
+before                             evaluations of the model before the first drawing, where there were some
 shown, shown_scores                of the pictures: which training image each is, and how often it stands in the set;
                                    its score
 shown_trained, shown_drawn         the pictures, uint8 (n, C, H, W)
@@ -48,11 +49,13 @@ class WayDrawings:
         places: of training and held-out images, which of all unique ones each is that was looked for.
         drawn: what was drawn of these.
         pictures: those on the page.
+        before: evaluations of the model before the first drawing.
     """
 
     places: tuple[NDArray[np.int64], NDArray[np.int64]]
     drawn: tuple[Drawn, Drawn]
     pictures: list[Shown]
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ def _arrays(drawings: Drawings) -> Iterator[tuple[str, NDArray[Any]]]:
             yield f"{way}_{kind}_places", places
             yield f"{way}_{kind}_targets", drawn.targets
             yield f"{way}_{kind}_ratios", drawn.ratios
+        if each.before:
+            yield f"{way}_before", np.array([each.before])
         if pictures := each.pictures:
             yield f"{way}_shown", np.array([(one.image, one.multiplicity) for one in pictures])
             yield f"{way}_shown_scores", np.array([one.score for one in pictures])
@@ -126,7 +131,8 @@ def _way(arrays: Mapping[str, NDArray[Any]], way: Way) -> WayDrawings:
         for kind in KINDS
     )
     places = arrays[f"{way}_train_places"], arrays[f"{way}_held_out_places"]
-    return WayDrawings(places, (own, real), _pictures(arrays, way))
+    before = int(arrays[f"{way}_before"][0]) if f"{way}_before" in arrays else 0
+    return WayDrawings(places, (own, real), _pictures(arrays, way), before)
 
 
 def _pictures(arrays: Mapping[str, NDArray[Any]], way: Way) -> list[Shown]:
@@ -145,7 +151,7 @@ def _check(arrays: Mapping[str, NDArray[Any]], ways: tuple[Way, ...]) -> None:
     known = {"totals", *(f"{kind}_images" for kind in KINDS)}
     for way in ways:
         known |= {f"{way}_{kind}_{name}" for kind in KINDS for name in ("places", "targets", "ratios")}
-        known |= {f"{way}_{name}" for name in ("shown", "shown_scores", "shown_trained", "shown_drawn")}
+        known |= {f"{way}_{name}" for name in ("before", "shown", "shown_scores", "shown_trained", "shown_drawn")}
     if further := {*arrays} - known:
         raise ValueError(f"there is no array {min(further)!r:.60}")
     _check_integers(arrays, "totals", 2, _MOST_IMAGES)
@@ -164,6 +170,8 @@ def _check_way(arrays: Mapping[str, NDArray[Any]], way: Way) -> None:
         if ratios.ndim != 1 or ratios.dtype.kind != "f" or not len(ratios) or not (ratios >= 0).all():
             raise ValueError(f"{way}_{kind}_ratios are not ratios of drawn images")
         _check_integers(arrays, f"{way}_{kind}_targets", len(ratios), len(places))
+    if f"{way}_before" in arrays:
+        _check_integers(arrays, f"{way}_before", 1, None)
     if (about := arrays.get(f"{way}_shown")) is not None:
         trained, drawn = (arrays[f"{way}_shown_{name}"] for name in ("trained", "drawn"))
         usable = (

@@ -1,4 +1,4 @@
-"""Which model over pixels a verb is given, which images it is tried on, and whether these fit it."""
+"""Which model a verb is given, which images it is tried on, and whether these fit a model over pixels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,20 +18,35 @@ from iet_agc.runtime.files import shown
 from iet_agc.runtime.seeds import generator
 from iet_agc.training.identity import check_pipeline, weights_of
 
-__all__ = ["Apart", "check_fit", "load_apart", "pixel_pipeline", "some_places"]
+__all__ = ["Apart", "check_fit", "load_apart", "pixel_pipeline", "some_places", "trained_pipeline"]
 
 
 def pixel_pipeline(source: Path, weights: str | None, what: str, train: str | None) -> Path:
     """The folder of a model over pixels.
 
     Args:
-        source: a finished run, or a diffusers pipeline folder.
-        weights: of a run, "raw" or "ema"; by default those of its sample.weights.
+        source, weights, train: see `trained_pipeline`.
         what: is done with such models only, for messages: "membership is inferred of".
-        train: the training images that were given, without which a pipeline folder is refused.
 
     Raises:
         UserError: no such model, or it is text-to-image.
+    """
+    folder = trained_pipeline(source, weights, train)
+    if is_text_pipeline(folder):
+        raise UserError(f"{shown(folder)} is text-to-image: {what} models over pixels")
+    return folder
+
+
+def trained_pipeline(source: Path, weights: str | None, train: str | None) -> Path:
+    """The folder of a model of which it is known what it was trained on.
+
+    Args:
+        source: a finished run, or a diffusers pipeline folder.
+        weights: of a run, "raw" or "ema"; by default those of its sample.weights.
+        train: the training images that were given, without which a pipeline folder is refused.
+
+    Raises:
+        UserError: no such model, or nothing says what it was trained on.
     """
     run = is_run(source)
     if not run and weights is not None:
@@ -39,8 +54,6 @@ def pixel_pipeline(source: Path, weights: str | None, what: str, train: str | No
     asked = {} if weights is None else {"sample.weights": weights}
     folder = weights_of(source, override(read_settings(source), asked).sample.weights) if run else source
     check_pipeline(folder)
-    if is_text_pipeline(folder):
-        raise UserError(f"{shown(folder)} is text-to-image: {what} models over pixels")
     if train is None and not run:
         raise UserError(f"{shown(source)} does not say what it was trained on: give the training images", "train")
     return folder

@@ -85,10 +85,13 @@ def _counted(record: AttackRecord, drawings: Drawings) -> Attacks:
     printed, found = record.found, list[Attack]()
     if min(each.drawn[1].num_targets for each in drawings.ways.values()) < LEAST_HELD_OUT:
         raise ValueError("too few held-out images were attacked")
+    first = printed.attacks[0]
+    per_sample = first.evaluations // first.drawings if record.text_to_image else record.steps
     for each in printed.attacks:
-        train, held_out = drawings.ways[each.way].drawn
-        evaluations = record.steps * len(train.ratios) if each.way == "sampling" else each.evaluations
-        one = attack(each.way, train, held_out, printed.audit_cut, evaluations, each.seconds, record.steps)
+        way = drawings.ways[each.way]
+        evaluations = per_sample * len(way.drawn[0].ratios) if each.way == "sampling" else each.evaluations
+        effort = evaluations, each.seconds, per_sample, way.before
+        one = attack(each.way, *way.drawn, printed.audit_cut, *effort)
         found.append(against_sampling(one, found[0]) if found else one)
     counts = dict(zip(("num_train", "num_held_out"), drawings.totals, strict=True))
     return printed.model_copy(update={**counts, "attacks": tuple(found)})

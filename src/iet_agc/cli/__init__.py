@@ -872,7 +872,7 @@ def _add_attack(verbs: "_Verbs") -> None:
         type=int,
         default=2000,
         metavar="N",
-        help="plain samples; targets are redrawn with at most as many evaluations of the model (default: %(default)s)",
+        help="plain samples; each other way takes at most as many evaluations of the model (default: %(default)s)",
     )
     parser.add_argument(
         "--steps", type=int, metavar="N", help="of a plain sample (default: the run's sample.steps; of a pipeline 50)"

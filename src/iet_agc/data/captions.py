@@ -9,7 +9,7 @@ from typing import TypeGuard
 from iet_agc.data.image_set import ImageSet
 from iet_agc.runtime.errors import UserError
 
-__all__ = ["captioned", "check_texts", "is_caption", "texts_of"]
+__all__ = ["captioned", "check_texts", "in_turn", "is_caption", "texts_of"]
 
 
 def is_caption(value: object) -> TypeGuard[str]:
@@ -62,3 +62,9 @@ def captioned(images: ImageSet, caption: str) -> ImageSet:
         return replace(images, captions=((caption,),) * len(images))
     folders = [PurePath(file).parts[0] for file in images.files or ()]
     return replace(images, captions=tuple((caption.replace("{class}", folder),) for folder in folders))
+
+
+def in_turn(captions: Sequence[Sequence[str]], first: bool) -> list[str]:
+    """The first caption of each image, in their order, then the second ones, and so on; `first`: no others."""
+    turns = range(1 if first else max(map(len, captions), default=0))
+    return [some[turn] for turn in turns for some in captions if turn < len(some)]

@@ -189,7 +189,8 @@ class AntiGradientControl(nn.Module):
             integer (B,): the timesteps themselves, or the numbers of their bins.
 
         Raises:
-            ValueError: timesteps that are not integers, where there are no bins.
+            ValueError: where there are no bins, timesteps that are not integers or, on a CPU, out of range; of a GPU
+                no value is waited for, and one out of range is an assertion of the device.
         """
         if self.edges is not None:
             return torch.bucketize(timesteps.to(self.edges.dtype), self.edges[1:-1], right=True)
@@ -198,6 +199,7 @@ class AntiGradientControl(nn.Module):
                 f"timesteps must be integers, not {timesteps.dtype}: for continuous times make the control by "
                 "AntiGradientControl.for_times(edges), such as torch.linspace(0, 1, 101) for t in [0, 1]"
             )
+        _check_range(timesteps, len(self.mean_loss))
         return timesteps
 
     @torch.no_grad()
@@ -410,6 +412,15 @@ def _sum_of_kept(losses: Tensor, keep: Tensor) -> Tensor:
 def _check_skip_below(value: object) -> None:
     if value != "auto" and not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
         raise ValueError(f"skip_below must be a finite number of at least 0, or 'auto', not {value!r}")
+
+
+def _check_range(timesteps: Tensor, count: int) -> None:
+    """Refuse timesteps that have no entry; a negative one would be taken for one from the end."""
+    if timesteps.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = next((timestep for timestep in timesteps.tolist() if not 0 <= timestep < count), None)
+    if wrong is not None:
+        raise ValueError(f"timestep {wrong} is not in [0, {count}): give num_timesteps as the noise schedule has it")
 
 
 def _check_batch(losses: Tensor, timesteps: Tensor) -> None:

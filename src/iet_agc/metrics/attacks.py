@@ -1,7 +1,8 @@
 """How many training images an attack recovers, with held-out images as its control. No torch here.
 
-Each drawn image is of a target: of the image that it was redrawn from, or in plain sampling of the nearest one. The
-score of a target is the smallest ratio r of the images drawn of it, see `metrics.target_ratios`. It is
+Each drawn image is of a target: of the image that it was redrawn from or that an embedding was fitted to, or of the
+nearest one where only a prompt, or nothing, said what to draw. The score of a target is the smallest ratio r of the
+images drawn of it, see `metrics.target_ratios`. It is
 
     recovered    where its score < min(cut of the audit, cut of the attack)
 
@@ -35,10 +36,15 @@ __all__ = [
 ]
 
 #: A way to look for copies.
-Way = Literal["sampling", "redrawing"]
+Way = Literal["sampling", "redrawing", "ranking", "embeddings"]
 
 #: What each is, in words.
-WAYS: dict[Way, str] = {"sampling": "plain sampling", "redrawing": "targets noised and redrawn"}
+WAYS: dict[Way, str] = {
+    "sampling": "plain sampling",
+    "redrawing": "targets noised and redrawn",
+    "ranking": "suspicious captions sampled",
+    "embeddings": "embeddings fitted to targets",
+}
 
 #: Share of held-out images that the cut of an attack may call recovered, and how many are needed: 99 in each half.
 _FALSE_ALARM, LEAST_HELD_OUT = 0.01, 198
@@ -67,7 +73,7 @@ class Attack(Record):
     Attributes:
         way: which.
         drawings: images that were drawn for training images; the control is not among them, and not in what follows.
-        evaluations: of the model, one for each image and step.
+        evaluations: of the model, one for each image and step; two with guidance, three where it is differentiated.
         seconds: of a CPU core, or of the GPU, drawing; without the search for copies.
         cut: of the scores of training images; the smaller of the audit's and the attack's.
         own_cut: that of the attack; None where not even 1 % of held-out images were drawn.
@@ -169,7 +175,14 @@ def halves(count: int) -> NDArray[np.bool_]:
 
 
 def attack(
-    way: Way, train: Drawn, held_out: Drawn, audit_cut: float, evaluations: int, seconds: float, steps: int
+    way: Way,
+    train: Drawn,
+    held_out: Drawn,
+    audit_cut: float,
+    evaluations: int,
+    seconds: float,
+    steps: int,
+    before: int = 0,
 ) -> Attack:
     """Count what one way recovers.
 
@@ -179,6 +192,7 @@ def attack(
         audit_cut: the distance ratio below which an audit calls an image a copy.
         evaluations, seconds: see `Attack`.
         steps: evaluations of the model for one plain sample.
+        before: those of `evaluations` that come before the first drawing.
 
     Raises:
         ValueError: fewer than `LEAST_HELD_OUT` held-out images.
@@ -206,7 +220,9 @@ def attack(
         beyond_chance=Difference(value=value, ci95=limits),
         per_1000_samples=_rate(mine, evaluations / steps / _SAMPLES),
         per_hour=_rate(mine, seconds / _HOUR),
-        found_after=tuple((drawing + 1) * evaluations // len(train.ratios) for drawing in found.values()),
+        found_after=tuple(
+            before + (drawing + 1) * (evaluations - before) // len(train.ratios) for drawing in found.values()
+        ),
     )
 
 

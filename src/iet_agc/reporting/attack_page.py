@@ -19,7 +19,13 @@ ATTACK_FILES = {"json": "attack.json", "csv": "images.csv", "html": "attack.html
 #: Pictures of each way are of at most so many images.
 MOST_SHOWN = 12
 
-_COLOURS: dict[Way, str] = {"sampling": PALETTE[1], "redrawing": PALETTE[0]}
+#: Colour and line of each way.
+_LINES: dict[Way, tuple[str, str]] = {
+    "sampling": (PALETTE[1], "--"),
+    "redrawing": (PALETTE[0], "-"),
+    "ranking": (PALETTE[2], "-"),
+    "embeddings": (PALETTE[3], "-."),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ def render_attack(
     scores: tuple[NDArray[np.float64], NDArray[np.float64]],
     pictures: Mapping[Way, Sequence[Shown]],
     facts: Mapping[str, str | int],
+    prompting: Mapping[str, object] | None = None,
 ) -> str:
     """Lay out what was found.
 
@@ -52,7 +59,9 @@ def render_attack(
         found: the numbers.
         scores: of redrawn training images and held-out images.
         pictures: of each way, those recovered.
-        facts: names of "run" and "model"; "steps" of a plain sample, "draws" of each target, "redraw_steps" of each.
+        facts: names of "run" and "model"; "steps" and evaluations ("per_sample") of a plain sample, "draws" of each
+            target, "redraw_steps" of each.
+        prompting: of text-to-image, how it was prompted: "guidance", and numbers of each further way by its name.
 
     Returns:
         A whole HTML document, with charts and pictures inside it.
@@ -66,6 +75,7 @@ def render_attack(
             ways=WAYS,
             pictures=pictures,
             facts=facts,
+            prompting=prompting,
             beyond=[each for each in found.attacks if each.is_beyond_chance],
             charts=[_found_after(found), _histogram(scores, found.attacks[1])],
         )
@@ -85,10 +95,11 @@ def _found_after(found: Attacks) -> Drawing:
     figure = Figure(figsize=(4.3, 2.9))
     axes = figure.add_subplot()
     most = max(each.evaluations for each in found.attacks)
-    for each, line in zip(found.attacks, ("--", "-"), strict=True):
+    for each in found.attacks:
+        colour, line = _LINES[each.way]
         reached = [0, *each.found_after, each.evaluations]
         counts = [*range(each.train.count + 1), each.train.count]
-        axes.step(reached, counts, line, where="post", color=_COLOURS[each.way], linewidth=1.5, label=WAYS[each.way])
+        axes.step(reached, counts, line, where="post", color=colour, linewidth=1.5, label=WAYS[each.way])
     axes.set(xlim=(0, most), xlabel="evaluations of the model", ylabel="training images recovered")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -25,7 +25,7 @@ from torch import Tensor
 from iet_agc.config.overrides import override
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import SampleSettings, Settings
-from iet_agc.data.captions import check_texts
+from iet_agc.data.captions import check_texts, in_turn
 from iet_agc.data.conversion import Resize
 from iet_agc.data.folders import load_images
 from iet_agc.data.grids import image_grid, save_image
@@ -61,7 +61,7 @@ from iet_agc.training.identity import check_files, check_pipeline, weights_of
 if TYPE_CHECKING:
     from iet_agc.text_to_image.family import TextPipeline
 
-__all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run"]
+__all__ = ["draw_samples", "load_samples", "read_origin", "read_prompts", "sample_run", "text_sampler"]
 
 _FORMAT, _VERSION = "iet-agc samples", 1
 
@@ -241,7 +241,7 @@ def _text_source(
     check_texts(conditioning.texts)
     changes = Changes(**asked.changes())
     parts = replace(text.load_text_pipeline(pipeline), cuts=conditioning.cuts)
-    sampler = _text_sampler(parts, asked, changes)
+    sampler = text_sampler(parts, asked, changes)
     parts.tokens(conditioning.texts)  # refuses those that are too long
     parts.vocabulary(changes)  # refuses a tokenizer without what they take
     parts.to(device)
@@ -272,8 +272,12 @@ def _text_source(
     return _Source(parts.image_shape, scheduler, files, about, draw, note)
 
 
-def _text_sampler(parts: "TextPipeline", asked: SampleSettings, changes: Changes) -> Sampler:
-    """What draws from a text-to-image pipeline, which can do all that is asked for."""
+def text_sampler(parts: "TextPipeline", asked: SampleSettings, changes: Changes) -> Sampler:
+    """What draws from a text-to-image pipeline.
+
+    Raises:
+        UserError: it cannot do all that is asked for.
+    """
     from iet_agc.text_to_image.families import check_single_encoder
 
     if changes.any:
@@ -485,8 +489,7 @@ def _captions_of(run: Path, first: bool) -> list[str]:
     check_files(run, [file])
     content = read_json(file, "give prompts")
     each = content if isinstance(content, list) and all(isinstance(some, list) for some in content) else []
-    turns = range(1 if first else max(map(len, each), default=0))
-    captions = [some[turn] for turn in turns for some in each if turn < len(some)]
+    captions: list[Any] = in_turn(each, first)
     if not captions or not all(isinstance(text, str) for text in captions):
         raise UserError(f"{file} holds no captions: give prompts", "prompts")
     return captions

@@ -12,7 +12,7 @@ from iet_agc.text_to_image.stable_diffusion import StableDiffusion
 from iet_agc.text_to_image.stable_diffusion_3 import StableDiffusion3
 from iet_agc.text_to_image.stable_diffusion_xl import StableDiffusionXL
 
-__all__ = ["FAMILIES", "check_single_encoder", "family_of"]
+__all__ = ["FAMILIES", "check_single_encoder", "family_of", "for_single_encoder", "has_single_encoder"]
 
 #: The first that fits is a pipeline's.
 FAMILIES: tuple[type[TextPipeline], ...] = (
@@ -55,6 +55,16 @@ def check_single_encoder(pipeline: TextPipeline, what: str) -> None:
     Raises:
         UserError: it has several, or none; the message names the kinds that can.
     """
-    if len(pipeline.TOKENIZERS) != 1:
-        able = ", ".join(family.NAME for family in FAMILIES if len(family.TOKENIZERS) == 1)
-        raise UserError(f"{what} is for {able}, not for {pipeline.NAME}: leave it out")
+    if not has_single_encoder(pipeline):
+        raise UserError(f"{for_single_encoder(pipeline, what)}: leave it out")
+
+
+def has_single_encoder(pipeline: TextPipeline) -> bool:
+    """Whether a pipeline has one text encoder, no more and no fewer."""
+    return len(pipeline.TOKENIZERS) == 1
+
+
+def for_single_encoder(pipeline: TextPipeline, what: str) -> str:
+    """That something is for other pipelines, which have one text encoder, in words."""
+    able = ", ".join(family.NAME for family in FAMILIES if len(family.TOKENIZERS) == 1)
+    return f"{what} is for {able}, not for {pipeline.NAME}"

@@ -35,7 +35,9 @@ from iet_agc.text_to_image.parts import config_of
 __all__ = [
     "changed_prompts",
     "check_size",
+    "compares",
     "draw",
+    "draw_embedded",
     "guided",
     "load_text_pipeline",
     "save_text_pipelines",
@@ -197,23 +199,63 @@ def draw(
     Returns:
         uint8 (N, C, H, W), on the CPU.
     """
-    device = pipeline.vae.device
-    precision = resolved(precision, device)
     generators = _generators(seeds, prompts)
     tokens = _changed(pipeline, prompts, changes, generators)
-    nothing = pipeline.unconditional(pipeline.embed(pipeline.tokens([""])))
     texts = {row.numpy().tobytes(): row for row in tokens}
     numbers = {text: number for number, text in enumerate(texts)}
-    embedded = pipeline.embed(torch.stack([*texts.values()])) if texts else nothing
+    embedded = pipeline.embed(torch.stack([*texts.values()]) if texts else pipeline.tokens([""]))
+
+    def conditions(places: Sequence[int], count: int) -> Conditions:
+        found = embedded[[numbers[tokens[place].numpy().tobytes()] for place in places]]
+        if embedding_noise > 0:
+            for embeds, place in zip(found.embeds, places[:count], strict=False):
+                embeds += embedding_noise * torch.randn(embeds.shape, generator=generators[place])
+        return found
+
+    return _drawn(pipeline, seeds, conditions, steps, guidance, on_images, precision, sampler)
+
+
+@torch.inference_mode()
+def draw_embedded(
+    pipeline: TextPipeline,
+    seeds: Sequence[int],
+    embedded: Conditions,
+    steps: int = 50,
+    guidance: float = 7.5,
+    *,
+    on_images: Callable[[float], object] = lambda count: None,
+    precision: Precision = "float32",
+    sampler: Sampler = "ddim",
+) -> Tensor:
+    """Draw one image per seed and row of `embedded`, on the CPU; all else as of `draw`."""
+
+    def conditions(places: Sequence[int], count: int) -> Conditions:
+        del count
+        return embedded[[*places]]
+
+    return _drawn(pipeline, seeds, conditions, steps, guidance, on_images, precision, sampler)
+
+
+def _drawn(
+    pipeline: TextPipeline,
+    seeds: Sequence[int],
+    conditions_of: Callable[[Sequence[int], int], Conditions],
+    steps: int,
+    guidance: float,
+    on_images: Callable[[float], object],
+    precision: Precision,
+    sampler: Sampler,
+) -> Tensor:
+    """See `draw`; the conditions are those of places, of which so many are new, see `fixed_rows`."""
+    device = pipeline.vae.device
+    precision = resolved(precision, device)
+    nothing = pipeline.unconditional(pipeline.embed(pipeline.tokens([""])))
     images = [torch.empty((0, *pipeline.image_shape), dtype=torch.uint8)]
     for places, count in fixed_rows(len(seeds), rows_at_a_time(pipeline.image_shape, device)):
         noise = initial_noise([seeds[place] for place in places], pipeline.latent_shape)
-        conditions = embedded[[numbers[tokens[place].numpy().tobytes()] for place in places]]
-        if embedding_noise > 0:
-            for embeds, place in zip(conditions.embeds, places[:count], strict=False):
-                embeds += embedding_noise * torch.randn(embeds.shape, generator=generators[place])
+        conditions = conditions_of(places, count)
         both = conditions
-        if guidance > 1 and pipeline.CLASSIFIER_FREE:
+        if compares(pipeline, guidance):
             both = Conditions.cat([nothing.expand(len(conditions)), conditions])
         scheduler = pipeline.sampling_scheduler(sampler, steps)  # of each batch: some look back
         share = count / len(scheduler.timesteps)
@@ -222,6 +264,11 @@ def draw(
             latents = denoise(predict, scheduler, noise.to(device), lambda s=share: on_images(s))
         images.append(pipeline.decode(latents)[:count].cpu())
     return torch.cat(images)
+
+
+def compares(pipeline: TextPipeline, guidance: float) -> bool:
+    """Whether guidance takes a second prediction at each step, without text."""
+    return guidance > 1 and pipeline.CLASSIFIER_FREE
 
 
 def changed_prompts(
