@@ -507,9 +507,7 @@ def main() -> None:
         sizes = Sizes(*arguments.sizes) if arguments.sizes else SIZES[data]
         if arguments.false_alarms:
             seeds = range(FIRST_SEED, FIRST_SEED + arguments.false_alarms)
-            by_space = {
-                space: [false_alarms(data, seed, space, sizes) for seed in seeds] for space in arguments.spaces
-            }
+            by_space = {space: [false_alarms(data, seed, space, sizes) for seed in seeds] for space in arguments.spaces}
             tables[data] = {space: alarms(rows) for space, rows in by_space.items()}
             results += [{"data": data, "space": space, "seeds": rows} for space, rows in by_space.items()]
             print(f"{data}, seeds {seeds}: {json.dumps(tables[data])}", file=sys.stderr, flush=True)

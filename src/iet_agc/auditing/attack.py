@@ -2,7 +2,8 @@
 
 attack.json    how many images of both kinds each way recovers; written last, with it the folder is whole
 images.csv     each image that was redrawn, those of the lowest scores first
-attack.html    both as a page
+drawings.npz   what both are counted from, and the pictures of the page
+attack.html    all as a page
 .parts         while it is at work
 
 An adversary who has candidates redraws each of them. The draws are the same for training and held-out images, and all
@@ -19,9 +20,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
+from iet_agc.auditing.drawings import DRAWINGS, Drawings, write_drawings
 from iet_agc.auditing.pixel_models import Apart, check_fit, load_apart, pixel_pipeline, some_places
 from iet_agc.auditing.sources import Part, trained_with_flips
 from iet_agc.config.run_folder import is_run, read_settings
@@ -47,7 +50,7 @@ from iet_agc.runtime.seal import unsealed
 from iet_agc.runtime.seeds import generator
 from iet_agc.runtime.tables import table_text
 
-__all__ = ["attack_model", "read_attacks"]
+__all__ = ["AttackRecord", "ImagesOf", "attack_model", "attack_page", "read_attack_record", "read_attacks"]
 
 #: A part on disk holds so many batches.
 _PART = 8
@@ -83,9 +86,17 @@ class _Made(Record):
     rows: int
 
 
-class _Content(_Made):
-    """The whole of attack.json, beside its seal."""
+class ImagesOf(Record):
+    """SHA-256 of shape and pixels of the training and held-out images as they came, as audits tell them."""
 
+    train: str
+    held_out: str
+
+
+class AttackRecord(_Made):
+    """The whole of attack.json, beside its seal; attacks before 2026-11-29 do not say `images`."""
+
+    images: ImagesOf | None = None
     found: Attacks
 
 
@@ -361,13 +372,32 @@ def _write(result: ResultFolder, attacked: _Attacked, plain: _Rows, own: _Rows, 
         attacks=(sampling, redrawing),
     )
     replace_text(result.place / ATTACK_FILES["csv"], _table(attacked, found, by_way))
-    facts = {"model": Path(made.pipeline).name, "run": Path(made.pipeline).parent.name, "steps": made.steps}
-    pictures = _pictures(attacked, found, by_way)
-    scores = by_way["redrawing"][0].scores, by_way["redrawing"][1].scores
-    page = render_attack(found, scores, pictures, facts | {"draws": made.draws, "redraw_steps": REDRAW_STEPS})
-    replace_text(result.place / ATTACK_FILES["html"], page)
-    content = _Content(**made.model_dump(), found=found)
-    result.finish(content.model_dump(mode="json"), [ATTACK_FILES["csv"], ATTACK_FILES["html"]])
+    drawings = Drawings(
+        by_way=by_way,
+        images=(_images(apart, attacked.train), _images(apart, attacked.held_out)),
+        places=(attacked.train.places.numpy(), attacked.held_out.places.numpy()),
+        pictures=_pictures(attacked, found, by_way),
+    )
+    write_drawings(result.place, drawings)
+    images = dict(zip(("train", "held_out"), apart.whole_sha256, strict=True))
+    content = AttackRecord(**made.model_dump(), images=ImagesOf(**images), found=found)
+    replace_text(result.place / ATTACK_FILES["html"], attack_page(content, drawings))
+    result.finish(content.model_dump(mode="json"), [ATTACK_FILES["csv"], DRAWINGS, ATTACK_FILES["html"]])
+
+
+def attack_page(record: AttackRecord, drawings: Drawings) -> str:
+    """The page of an attack, from what its folder keeps."""
+    pipeline, redrawn = Path(record.pipeline), drawings.by_way["redrawing"]
+    facts = {"model": pipeline.name, "run": pipeline.parent.name, "steps": record.steps}
+    scores = redrawn[0].scores, redrawn[1].scores
+    facts |= {"draws": record.draws, "redraw_steps": REDRAW_STEPS}
+    return render_attack(record.found, scores, drawings.pictures, facts)
+
+
+def _images(apart: Apart, targets: _Targets) -> NDArray[np.int64]:
+    """Where each target stands first in the set that it comes from."""
+    places = apart.places if targets.kind == "train" else apart.held_out_places
+    return places[targets.places].numpy()
 
 
 def _drawn(targets: Tensor, ratios: Tensor, count: int) -> Drawn:
@@ -438,7 +468,7 @@ def _table(attacked: _Attacked, found: Attacks, by_way: Mapping[Way, tuple[Drawn
 def _known(apart: Apart, targets: _Targets) -> list[dict[str, object]]:
     """Of each target, what is known without a model."""
     trained = targets.kind == "train"
-    places = (apart.places if trained else apart.held_out_places)[targets.places].tolist()
+    places = _images(apart, targets).tolist()
     copies = apart.multiplicity[targets.places].tolist() if trained else [None] * len(places)
     half = [None] * len(places) if trained else [1 if first else 2 for first in halves(len(places)).tolist()]
     files = targets.images.files or [None] * len(places)
@@ -450,8 +480,8 @@ def _known(apart: Apart, targets: _Targets) -> list[dict[str, object]]:
 # What is read -----------------------------------------------------------------------------------------------
 
 
-def read_attacks(folder: Path, files: Sequence[str] = ()) -> Attacks:
-    """What a folder says.
+def read_attack_record(folder: Path, files: Sequence[str] = ()) -> AttackRecord:
+    """All that a folder says.
 
     Args:
         folder: that `attack_model` wrote.
@@ -463,9 +493,14 @@ def read_attacks(folder: Path, files: Sequence[str] = ()) -> Attacks:
     file = folder / ATTACK_FILES["json"]
     content = unsealed(file, read_object(file, "attack again"), "attack again", files)
     try:
-        return _Content.model_validate_json(json.dumps(content)).found
+        return AttackRecord.model_validate_json(json.dumps(content))
     except ValidationError:
         raise UserError(f"{shown(file)} is damaged: remove it, or choose another output", "out") from None
+
+
+def read_attacks(folder: Path, files: Sequence[str] = ()) -> Attacks:
+    """The numbers of a folder; see `read_attack_record`."""
+    return read_attack_record(folder, files).found
 
 
 def _summary(out: Path) -> dict[str, object]:

@@ -1,0 +1,128 @@
+"""An attack's numbers, counted again from what its folder keeps of each drawn image, and compared with those it prints.
+
+Counted are shares, intervals, cuts, rates, what each way recovered and when, and the table of images, by the functions
+that the attack counted with. How many evaluations of the model a drawing took, and how long, only drawing tells.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from iet_agc.auditing.attack import AttackRecord, read_attack_record
+from iet_agc.auditing.drawings import DRAWINGS, KINDS, Drawings, read_drawings
+from iet_agc.auditing.recount import Difference, Recount, compare_leaves, read_table
+from iet_agc.metrics.attacks import LEAST_HELD_OUT, Attack, Attacks, Way, against_sampling, attack, halves
+from iet_agc.reporting.attack_page import ATTACK_FILES
+from iet_agc.runtime.errors import UserError, one_line
+from iet_agc.runtime.files import shown
+
+__all__ = ["ONLY_DRAWING", "recount_attack"]
+
+#: What is taken as it is told, in words.
+ONLY_DRAWING = "seconds, the evaluations of redrawn images and the cut of an audit are as told: only drawing tells them"
+
+
+def recount_attack(folder: Path) -> Recount:
+    """Count all numbers of an attack again that its folder allows to.
+
+    Args:
+        folder: of an attack that kept drawings.npz.
+
+    Raises:
+        UserError: a file is damaged, or does not fit the others.
+    """
+    record = read_attack_record(folder, [ATTACK_FILES["csv"], DRAWINGS])
+    ways = tuple(each.way for each in record.found.attacks)
+    if not ways or ways[0] != "sampling" or len({*ways}) < len(ways):
+        raise UserError(f"{shown(folder / ATTACK_FILES['json'])} does not begin with plain sampling: it is no attack's")
+    drawings = read_drawings(folder, ways)
+    result = Recount()
+    try:
+        again = _counted(record, drawings)
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise UserError(f"{shown(folder)}: what it keeps does not fit together: {one_line(str(error))}") from None
+    file = f"{folder.name}/{ATTACK_FILES['json']}"
+    compare_leaves(file, record.model_dump(mode="json"), _expected(record, again, drawings), result)
+    _compare_table(folder, again, drawings, result)
+    return result
+
+
+def _counted(record: AttackRecord, drawings: Drawings) -> Attacks:
+    """The numbers, from drawings, and from the effort that is told."""
+    printed, (own, real) = record.found, drawings.by_way["sampling"]
+    if min(each[1].num_targets for each in drawings.by_way.values()) < LEAST_HELD_OUT:
+        raise ValueError("too few held-out images were attacked")
+    found: list[Attack] = []
+    for each in printed.attacks:
+        train, held_out = drawings.by_way[each.way]
+        evaluations = record.steps * len(train.ratios) if each.way == "sampling" else each.evaluations
+        one = attack(each.way, train, held_out, printed.audit_cut, evaluations, each.seconds, record.steps)
+        found.append(against_sampling(one, found[0]) if found else one)
+    counts = {"num_train": own.num_targets, "num_held_out": real.num_targets}
+    return printed.model_copy(update={**counts, "attacks": tuple(found)})
+
+
+def _expected(record: AttackRecord, again: Attacks, drawings: Drawings) -> dict[str, Any]:
+    """What attack.json has to print, as far as it can be counted again."""
+    found = json.loads(again.model_dump_json())
+    for each in found["attacks"]:
+        each.pop("seconds")
+        if each["way"] != "sampling":
+            each.pop("evaluations")
+    expected = {"budget": len(drawings.by_way["sampling"][0].ratios)}
+    if "redrawing" in drawings.by_way:
+        own = drawings.by_way["redrawing"][0]
+        expected["draws"] = len(own.ratios) // own.num_targets
+    found.pop("unit")
+    found.pop("audit_cut")
+    return {**expected, "found": found}
+
+
+# The table --------------------------------------------------------------------------------------------------
+
+
+def _compare_table(folder: Path, again: Attacks, drawings: Drawings, result: Recount) -> None:
+    """Its rows, in whatever order: which image each is, its half, and by each way its score and what follows."""
+    printed = {(row["set"], row["image"]): row for row in read_table(folder / ATTACK_FILES["csv"])}
+    file = f"{folder.name}/{ATTACK_FILES['csv']}"
+    for (kind, image), row in _rows(again, drawings):
+        where = f"{file}: {kind} image {image}"
+        if (there := printed.pop((kind, image), None)) is None:
+            result.differences.append(Difference(where, "nothing", "a row"))
+            continue
+        _compare_row(where, there, row, result)
+    result.differences += [Difference(f"{file}: {kind} image {image}", "a row", "nothing") for kind, image in printed]
+
+
+def _rows(again: Attacks, drawings: Drawings) -> Iterator[tuple[tuple[str, str], dict[str, object]]]:
+    cuts: dict[Way, float] = {each.way: each.cut for each in again.attacks}
+    for side, kind in enumerate(KINDS):
+        images = drawings.images[side].tolist()
+        half = [1 if first else 2 for first in halves(len(images)).tolist()] if kind == "held_out" else None
+        scores = {way: drawings.scores(way, side).tolist() for way in cuts}
+        for number, image in enumerate(images):
+            row: dict[str, object] = {"half": "" if half is None else str(half[number])}
+            for way, found in scores.items():
+                row |= {f"{way}_score": found[number], f"{way}_recovered": str(found[number] < cuts[way])}
+            yield (kind, str(image)), row
+
+
+def _compare_row(where: str, printed: Mapping[str, str], found: Mapping[str, object], result: Recount) -> None:
+    for name, value in found.items():
+        result.counted += 1
+        there = printed.get(name, "nothing")
+        if not (_is_score(there, value) if isinstance(value, float) else there == value):
+            told = "" if value == math.inf else str(value)
+            result.differences.append(Difference(f"{where}: {name}", there, told))
+
+
+def _is_score(printed: str, score: float) -> bool:
+    """Whether a cell of the table has this score; of an image of which nothing was drawn it is empty."""
+    if not math.isfinite(score):
+        return not printed
+    try:
+        return math.isclose(float(printed), score, rel_tol=1e-9, abs_tol=1e-12)
+    except ValueError:
+        return False
