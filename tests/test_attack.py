@@ -266,7 +266,7 @@ def untimed(folder: Path) -> Any:
     for each in found["found"]["attacks"]:
         del each["seconds"], each["per_hour"], each["times_sampling"]
     del found["seal"]
-    return found, (folder / "images.csv").read_bytes()
+    return found, *((folder / name).read_bytes() for name in ("images.csv", "drawings.npz"))
 
 
 #: Two parts of plain samples, one of redrawn training images, two of redrawn held-out images.

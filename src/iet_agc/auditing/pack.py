@@ -1,4 +1,4 @@
-"""A pack of evidence: audits, attacks, what their runs tell, and documents about all, in a folder that anyone can check.
+"""A pack of evidence: audits, attacks, what runs tell, and documents about these, in a folder that anyone can check.
 
 See `iet_agc.auditing.pack_folder` for what lies there. Documents follow from the other files alone, so who checks a
 pack makes them again.
@@ -87,11 +87,10 @@ def pack_audits(audits: Sequence[Path], out: Path, attacks: Sequence[Path] = ())
     parts = _Parts(named, records, _runs(named, records), tried)
     about = {name: _told(record, bool(tried)) for name, record in records.items()}
     about_attacks = {name: _told_of_attack(folder, parts, about) for name, folder in tried.items()}
-    made_of = {
+    made_of = {  # packs of before attacks have no such key
         "audits": {name: sha256(folder / "audit.json") for name, folder in named.items()},
         "runs": {name: sha256(run / "identity.json") for name, run in parts.runs.items()},
-        "attacks": {name: sha256(_attack_file(folder)) for name, folder in tried.items()}
-        or None,  # packs before had none
+        "attacks": {name: sha256(_attack_file(folder)) for name, folder in tried.items()} or None,
     }
     folder = ResultFolder(out, MANIFEST, "pack", "made_of", {name: name for name in made_of})
     folder.check(made_of)
@@ -284,7 +283,7 @@ def is_of_audited(told: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 
 
 def _audited_weights(facts: Mapping[str, Any]) -> dict[str, list[set[str]]]:
-    """By audit, the SHA-256 of the files that drew its samples; where that is not known, of each pipeline of its run."""
+    """By audit, the SHA-256 of the files that drew its samples; where these are not known, those of its run."""
     found: dict[str, list[set[str]]] = {}
     for name, audit in facts["audits"].items():
         of_runs = [
