@@ -102,9 +102,15 @@ def nearer(arrays: Any) -> None:
         (ATTACK, lowered("found", "attacks", 1, "cut"), "found.attacks.1.cut"),
         (ATTACK, lambda record: record.update(budget=3000), f"{ATTACK}: budget"),
         (ATTACK, lambda record: record["found"].update(num_train=9), "found.num_train"),
+        (ATTACK, lowered("found", "audit_cut"), "attack.json: audit_cut"),
         (ATTACK, another_weight, "weights_sha256"),
         ("attacks/attack/images.csv", lambda text: re.sub(r"(\ntrain,\d+,.*?)0\.", r"\g<1>7.", text, count=1), "train"),
         ("attacks/attack/images.csv", lambda text: text.replace("\nheld_out,", "\ntrain,", 1), "images.csv: train"),
+        (
+            "attacks/attack/images.csv",
+            lambda text: re.sub(r"(\ntrain,\d+,[^,]*,)\d", r"\g<1>77", text, count=1),
+            "multiplicity",
+        ),
         (f"attacks/attack/{DRAWINGS}", nearer, "redrawing_score"),
         ("attacks/attack/attack.html", lambda text: text.replace("may recover", "recover"), "attack.html, line"),
         ("evidence.json", lambda found: found["facts"][-2].update(value=0.5), "evidence.json, line"),
@@ -131,8 +137,10 @@ def test_every_changed_byte_is_named(pack: Path, tmp_path: Path) -> None:
             (copy / name).write_bytes(written)
 
 
-def of_raw(run: iet_agc.Run, attacked: Path, place: Path) -> str:
-    attack_model(run.folder, place / "a", weights="raw", **HOW)
+def of_others(run: iet_agc.Run, attacked: Path, place: Path) -> str:
+    """Of the same run, the weights that no sample was drawn from."""
+    sampled = Path(read_attack_record(attacked).pipeline).name
+    attack_model(run.folder, place / "a", weights="ema" if sampled == "raw" else "raw", **HOW)
     return "is an attack on other weights than those that the audits are of"
 
 
@@ -154,11 +162,12 @@ def nothing(run: iet_agc.Run, attacked: Path, place: Path) -> str:
     return "attack.json is not there: give a folder that 'iet-agc attack' wrote"
 
 
-@pytest.mark.parametrize("made", [of_raw, of_before, damaged, nothing])
+@pytest.mark.parametrize("made", [of_others, of_before, damaged, nothing])
 def test_attacks_that_do_not_belong_are_refused_before_anything_is_written(
     run: iet_agc.Run, attacked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], made: Any
 ) -> None:
     told = made(run, attacked, tmp_path)
+    capsys.readouterr()
     audit = str(run.folder / "audit")
     status, out, err = call(capsys, "pack", audit, "--attack", str(tmp_path / "a"), "--out", str(tmp_path / "pack"))
     assert (status, out) == (2, "")

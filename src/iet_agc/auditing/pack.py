@@ -120,7 +120,7 @@ class _Parts:
 
 def _attack_file(folder: Path) -> Path:
     if not (file := folder / ATTACK_FILES["json"]).is_file():
-        raise UserError(f"{shown(file)} is not there: give a folder that 'iet-agc attack' wrote", "attacks")
+        raise UserError(f"{shown(file)} is not there: give a folder that 'iet-agc attack' wrote")
     return file
 
 
@@ -239,20 +239,19 @@ def _told_of_attack(folder: Path, parts: _Parts, audits: Mapping[str, Any]) -> d
     """
     from iet_agc.auditing.attack import read_attack_record
 
+    _attack_file(folder)
     record = read_attack_record(folder, OF_ATTACK)
     if record.images is None or not (folder / DRAWINGS).is_file():
         raise UserError(
             f"{shown(folder)} does not hold {DRAWINGS}, which older attacks lack: run the same 'iet-agc attack' with "
-            "another output",
-            "attacks",
+            "another output"
         )
     told = attack_told(record)
     runs = {name: {"weights": _exported(run), "audits": [*parts.of_run(name)]} for name, run in parts.runs.items()}
     if not is_of_audited(told, {"audits": audits, "runs": runs}):
         raise UserError(
             f"{shown(folder)} is an attack on other weights than those that the audits are of, or with other training "
-            "images: attack the model that was audited",
-            "attacks",
+            "images: attack the model that was audited"
         )
     return told
 

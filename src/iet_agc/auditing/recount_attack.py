@@ -13,15 +13,16 @@ from typing import Any
 from iet_agc.auditing.attack import AttackRecord, read_attack_record
 from iet_agc.auditing.drawings import DRAWINGS, KINDS, Drawings, read_drawings
 from iet_agc.auditing.recount import Difference, Recount, compare_leaves, read_table
+from iet_agc.auditing.schema import read_record
 from iet_agc.metrics.attacks import LEAST_HELD_OUT, Attack, Attacks, Way, against_sampling, attack, halves
 from iet_agc.reporting.attack_page import ATTACK_FILES
 from iet_agc.runtime.errors import UserError, one_line
 from iet_agc.runtime.files import shown
 
-__all__ = ["ONLY_DRAWING", "recount_attack"]
+__all__ = ["ONLY_DRAWING", "compare_with_audit", "recount_attack"]
 
 #: What is taken as it is told, in words.
-ONLY_DRAWING = "seconds, the evaluations of redrawn images and the cut of an audit are as told: only drawing tells them"
+ONLY_DRAWING = "seconds, and the evaluations of redrawn images, are as told: only drawing tells them"
 
 
 def recount_attack(folder: Path) -> Recount:
@@ -46,6 +47,36 @@ def recount_attack(folder: Path) -> Recount:
     file = f"{folder.name}/{ATTACK_FILES['json']}"
     compare_leaves(file, record.model_dump(mode="json"), _expected(record, again, drawings), result)
     _compare_table(folder, again, drawings, result)
+    return result
+
+
+def compare_with_audit(folder: Path, audit: Path) -> Recount | None:
+    """Compare what an attack took from an audit's search: its cut, and how often each image stands in the training set.
+
+    Args:
+        folder: of an attack.
+        audit: the folder of an audit.
+
+    Returns:
+        None where the audit is of other images, or searched them otherwise.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    attacked, record = read_attack_record(folder), read_record(audit / "audit.json")
+    told = {"train": record.sha256.train, "held_out": record.sha256.held_out}
+    alike = attacked.images is not None and attacked.images.model_dump() == told
+    if not alike or record.groups or record.calibrated is None or record.conventions.flips != attacked.flips:
+        return None
+    result, where = Recount(), f"{folder.name}/{ATTACK_FILES['json']}"
+    compare_leaves(where, {"audit_cut": attacked.found.audit_cut}, {"audit_cut": record.cut}, result)
+    times = {row["image"]: row["multiplicity"] for row in read_table(audit / "training-images.csv")}
+    for row in read_table(folder / ATTACK_FILES["csv"]):
+        if row["set"] == "train":
+            result.counted += 1
+            if row["multiplicity"] != (found := times.get(row["image"], "nothing")):
+                name = f"{folder.name}/{ATTACK_FILES['csv']}: train image {row['image']}: multiplicity"
+                result.differences.append(Difference(name, row["multiplicity"], found))
     return result
 
 

@@ -177,13 +177,16 @@ def _count(pack: Path, manifest: Mapping[str, Any], found: _Found) -> None:
 def _count_attack(pack: Path, name: str, manifest: Mapping[str, Any], found: _Found) -> None:
     """Numbers of an attack, and whether it is on what was audited."""
     from iet_agc.auditing.attack import read_attack_record
-    from iet_agc.auditing.recount_attack import ONLY_DRAWING, recount_attack
+    from iet_agc.auditing.recount_attack import ONLY_DRAWING, compare_with_audit, recount_attack
 
     folder = pack / "attacks" / name
-    result = recount_attack(folder)
-    found.counted += result.counted
-    found.differences += [replace(each, where=f"attacks/{each.where}") for each in result.differences]
+    compared = [compare_with_audit(folder, pack / "audits" / each) for each in _audits(manifest)]
+    for result in filter(None, [recount_attack(folder), *compared]):
+        found.counted += result.counted
+        found.differences += [replace(each, where=f"attacks/{each.where}") for each in result.differences]
     found.notes.append(f"attacks/{name}: {ONLY_DRAWING}")
+    if not any(compared):
+        found.notes.append(f"attacks/{name}: the audit's cut is as told, since no audit here is of the same images")
     record = read_attack_record(folder)
     if manifest["attacks"][name] != attack_told(record):
         found.differences.append(Difference(f"{MANIFEST}: attacks.{name}", "other digests", "the attack's"))
