@@ -61,6 +61,9 @@ _ROUNDING = 1.0
 #: Images at a time, of samples and of training images; and references that stand in a group when the best are picked.
 _ROWS, _IMAGES, _GROUP = 32, 1024, 32
 
+#: Moves by fewer pixels are not told.
+_MOVED = 0.05
+
 #: So many pairs of halves, the most promising by their descriptors, are compared in pixels.
 _HALVES = 2
 
@@ -140,9 +143,13 @@ class Compared:
         height, width = least_sides(shape[1], shape[2])
         zoom_y, shift_y, zoom_x, shift_x = self.placement[row].tolist()
         down, right = -shift_y / zoom_y * height / 2, -shift_x / zoom_x * width / 2
-        shown = f"{100 * zoom_y:.0f} % of its rows, {100 * zoom_x:.0f} % of its columns"
-        told = f"{shown}, moved {down:+.1f} down, {right:+.1f} right"
-        return f"mirrored; {told}" if self.mirrored[row] else told
+        rows, columns = f"{100 * zoom_y:.0f}", f"{100 * zoom_x:.0f}"
+        parts = ["mirrored"] if self.mirrored[row] else []
+        if (rows, columns) != ("100", "100"):
+            parts.append(f"{rows} % of its rows, {columns} % of its columns")
+        if max(abs(down), abs(right)) >= _MOVED:
+            parts.append(f"moved {round(down, 1) + 0.0:+.1f} down, {round(right, 1) + 0.0:+.1f} right")
+        return "; ".join(parts) or "where it is"
 
 
 class TrainingIndex:
