@@ -187,10 +187,11 @@ def test_a_pack_with_an_attack_is_another_one(run: iet_agc.Run, pack: Path, atta
 @pytest.mark.parametrize(
     ("name", "array", "told"),
     [
-        ("sampling_totals", np.array([2**40, 497]), "are not all below"),
+        ("totals", np.array([2**40, 497]), "are not all below"),
         ("sampling_train_targets", np.zeros(3, np.int64), "are not 30 whole numbers"),
         ("redrawing_train_ratios", np.full(15, np.nan), "are not ratios"),
-        ("train_places", np.full(15, 10**6), "are not all below"),
+        ("redrawing_train_places", np.arange(15) + 10**6, "are not all below"),
+        ("redrawing_train_places", np.zeros(15, np.int64), "are not ascending"),
         ("more", np.zeros(3), "there is no array 'more'"),
     ],
 )

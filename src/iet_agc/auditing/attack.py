@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from iet_agc.auditing.drawings import DRAWINGS, Drawings, write_drawings
+from iet_agc.auditing.drawings import DRAWINGS, Drawings, WayDrawings, write_drawings
 from iet_agc.auditing.pixel_models import Apart, check_fit, load_apart, pixel_pipeline, some_places
 from iet_agc.auditing.sources import Part, trained_with_flips
 from iet_agc.config.run_folder import is_run, read_settings
@@ -372,11 +372,15 @@ def _write(result: ResultFolder, attacked: _Attacked, plain: _Rows, own: _Rows, 
         attacks=(sampling, redrawing),
     )
     replace_text(result.place / ATTACK_FILES["csv"], _table(attacked, found, by_way))
+    pictures, everything = _pictures(attacked, found, by_way), (len(apart.train), len(apart.held_out))
+    places: dict[Way, tuple[NDArray[np.int64], NDArray[np.int64]]] = {
+        "sampling": (np.arange(everything[0]), np.arange(everything[1])),
+        "redrawing": (attacked.train.places.numpy(), attacked.held_out.places.numpy()),
+    }
     drawings = Drawings(
-        by_way=by_way,
+        totals=everything,
         images=(_images(apart, attacked.train), _images(apart, attacked.held_out)),
-        places=(attacked.train.places.numpy(), attacked.held_out.places.numpy()),
-        pictures=_pictures(attacked, found, by_way),
+        ways={way: WayDrawings(places[way], drawn, pictures[way]) for way, drawn in by_way.items()},
     )
     write_drawings(result.place, drawings)
     images = dict(zip(("train", "held_out"), apart.whole_sha256, strict=True))
@@ -387,11 +391,12 @@ def _write(result: ResultFolder, attacked: _Attacked, plain: _Rows, own: _Rows, 
 
 def attack_page(record: AttackRecord, drawings: Drawings) -> str:
     """The page of an attack, from what its folder keeps."""
-    pipeline, redrawn = Path(record.pipeline), drawings.by_way["redrawing"]
+    pipeline, redrawn = Path(record.pipeline), drawings.ways["redrawing"].drawn
     facts = {"model": pipeline.name, "run": pipeline.parent.name, "steps": record.steps}
     scores = redrawn[0].scores, redrawn[1].scores
     facts |= {"draws": record.draws, "redraw_steps": REDRAW_STEPS}
-    return render_attack(record.found, scores, drawings.pictures, facts)
+    pictures = {way: each.pictures for way, each in drawings.ways.items()}
+    return render_attack(record.found, scores, pictures, facts)
 
 
 def _images(apart: Apart, targets: _Targets) -> NDArray[np.int64]:

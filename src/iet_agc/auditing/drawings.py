@@ -1,18 +1,18 @@
 """drawings.npz of an attack: what its numbers are counted from, and what its page shows. No torch.
 
+totals                         how many unique training and held-out images there are, two numbers
+train_images, held_out_images  of each row of images.csv, in the order of what was redrawn, the number that it has there
+
 Of each way, as WAY_NAME:
 
-train_targets, held_out_targets    which image each drawn one is of, int64, in the order of drawing
+train_places, held_out_places      which of all unique images of its kind each image is that was looked for, ascending
+train_targets, held_out_targets    which of these each drawn image is of, in the order of drawing
 train_ratios, held_out_ratios      see `iet_agc.metrics.attacks.Drawn`, float64
-totals                             how many training and held-out images were attacked, two numbers
 shown, shown_scores                of the pictures: which training image each is, and how often it stands in the set;
                                    its score
 shown_trained, shown_drawn         the pictures, uint8 (n, C, H, W)
 
-Of the rows of images.csv, first training images, then held-out ones:
-
-train_images, held_out_images      the number that a row has there
-train_places, held_out_places      which of all images that plain sampling is counted by each is
+What counts or names images is int64.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from iet_agc.metrics.attacks import Drawn, Way
 from iet_agc.reporting.attack_page import Shown
 from iet_agc.runtime.array_files import read_arrays
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import replacing, shown
 
-__all__ = ["DRAWINGS", "KINDS", "Drawings", "read_drawings", "write_drawings"]
+__all__ = ["DRAWINGS", "KINDS", "Drawings", "WayDrawings", "read_drawings", "write_drawings"]
 
 DRAWINGS = "drawings.npz"
 
@@ -41,24 +41,39 @@ _MOST, _MOST_IMAGES = 2**29, 2**26
 
 
 @dataclass(frozen=True)
+class WayDrawings:
+    """What one way drew.
+
+    Attributes:
+        places: of training and held-out images, which of all unique ones each is that was looked for.
+        drawn: what was drawn of these.
+        pictures: those on the page.
+    """
+
+    places: tuple[NDArray[np.int64], NDArray[np.int64]]
+    drawn: tuple[Drawn, Drawn]
+    pictures: list[Shown]
+
+
+@dataclass(frozen=True)
 class Drawings:
     """All that an attack keeps of what it drew.
 
     Attributes:
-        by_way: of each way, what was drawn of training images and of held-out images.
-        images, places: of each kind in `KINDS`, see this module.
-        pictures: of each way, those on the page.
+        totals: how many unique images of each kind there are.
+        images: of each kind, see this module.
+        ways: by name.
     """
 
-    by_way: Mapping[Way, tuple[Drawn, Drawn]]
+    totals: tuple[int, int]
     images: tuple[NDArray[np.int64], NDArray[np.int64]]
-    places: tuple[NDArray[np.int64], NDArray[np.int64]]
-    pictures: Mapping[Way, list[Shown]]
+    ways: Mapping[Way, WayDrawings]
 
     def scores(self, way: Way, side: int) -> NDArray[np.float64]:
-        """The score of each row of images.csv of one kind, infinite where nothing was drawn of it."""
-        found = self.by_way[way][side].scores
-        return found[self.places[side]] if way == "sampling" else found
+        """The score of each row of images.csv of one kind: infinite where nothing was drawn of it, else NaN."""
+        found = np.full(self.totals[side], np.nan)
+        found[self.ways[way].places[side]] = self.ways[way].drawn[side].scores
+        return found[self.ways["redrawing"].places[side]]
 
 
 def write_drawings(folder: Path, drawings: Drawings) -> None:
@@ -69,19 +84,19 @@ def write_drawings(folder: Path, drawings: Drawings) -> None:
 
 
 def _arrays(drawings: Drawings) -> Iterator[tuple[str, NDArray[Any]]]:
-    for side, kind in enumerate(KINDS):
-        yield f"{kind}_images", drawings.images[side]
-        yield f"{kind}_places", drawings.places[side]
-    for way, drawn in drawings.by_way.items():
-        for kind, each in zip(KINDS, drawn, strict=True):
-            yield f"{way}_{kind}_targets", each.targets
-            yield f"{way}_{kind}_ratios", each.ratios
-        yield f"{way}_totals", np.array([each.num_targets for each in drawn])
-        if pictures := drawings.pictures[way]:
-            yield f"{way}_shown", np.array([(each.image, each.multiplicity) for each in pictures])
-            yield f"{way}_shown_scores", np.array([each.score for each in pictures])
-            yield f"{way}_shown_trained", np.stack([each.trained for each in pictures])
-            yield f"{way}_shown_drawn", np.stack([each.drawn for each in pictures])
+    yield "totals", np.array(drawings.totals)
+    for kind, images in zip(KINDS, drawings.images, strict=True):
+        yield f"{kind}_images", images
+    for way, each in drawings.ways.items():
+        for kind, places, drawn in zip(KINDS, each.places, each.drawn, strict=True):
+            yield f"{way}_{kind}_places", places
+            yield f"{way}_{kind}_targets", drawn.targets
+            yield f"{way}_{kind}_ratios", drawn.ratios
+        if pictures := each.pictures:
+            yield f"{way}_shown", np.array([(one.image, one.multiplicity) for one in pictures])
+            yield f"{way}_shown_scores", np.array([one.score for one in pictures])
+            yield f"{way}_shown_trained", np.stack([one.trained for one in pictures])
+            yield f"{way}_shown_drawn", np.stack([one.drawn for one in pictures])
 
 
 def read_drawings(folder: Path, ways: tuple[Way, ...]) -> Drawings:
@@ -98,22 +113,20 @@ def read_drawings(folder: Path, ways: tuple[Way, ...]) -> Drawings:
     arrays = read_arrays(file, _MOST)
     try:
         _check(arrays, ways)
-        return Drawings(
-            by_way={way: _drawn(arrays, way) for way in ways},
-            images=(arrays["train_images"], arrays["held_out_images"]),
-            places=(arrays["train_places"], arrays["held_out_places"]),
-            pictures={way: _pictures(arrays, way) for way in ways},
-        )
     except (LookupError, ValueError) as error:
-        raise UserError(f"{shown(file)} does not hold what an attack's does: {error}") from None
+        raise UserError(f"{shown(file)} does not hold what an attack's does: {in_words(error)}") from None
+    train, held_out = arrays["totals"].tolist()
+    images = arrays["train_images"], arrays["held_out_images"]
+    return Drawings((train, held_out), images, {way: _way(arrays, way) for way in ways})
 
 
-def _drawn(arrays: Mapping[str, NDArray[Any]], way: Way) -> tuple[Drawn, Drawn]:
-    train, held_out = (
-        Drawn(arrays[f"{way}_{kind}_targets"], arrays[f"{way}_{kind}_ratios"], int(total))
-        for kind, total in zip(KINDS, arrays[f"{way}_totals"].tolist(), strict=True)
+def _way(arrays: Mapping[str, NDArray[Any]], way: Way) -> WayDrawings:
+    own, real = (
+        Drawn(arrays[f"{way}_{kind}_targets"], arrays[f"{way}_{kind}_ratios"], len(arrays[f"{way}_{kind}_places"]))
+        for kind in KINDS
     )
-    return train, held_out
+    places = arrays[f"{way}_train_places"], arrays[f"{way}_held_out_places"]
+    return WayDrawings(places, (own, real), _pictures(arrays, way))
 
 
 def _pictures(arrays: Mapping[str, NDArray[Any]], way: Way) -> list[Shown]:
@@ -129,35 +142,34 @@ def _pictures(arrays: Mapping[str, NDArray[Any]], way: Way) -> list[Shown]:
 
 def _check(arrays: Mapping[str, NDArray[Any]], ways: tuple[Way, ...]) -> None:
     """Refuse arrays that do not fit together, before anything is counted."""
-    known = {f"{kind}_{name}" for kind in KINDS for name in ("images", "places")}
+    known = {"totals", *(f"{kind}_images" for kind in KINDS)}
     for way in ways:
-        known |= {f"{way}_{kind}_{name}" for kind in KINDS for name in ("targets", "ratios")}
-        known |= {f"{way}_{name}" for name in ("totals", "shown", "shown_scores", "shown_trained", "shown_drawn")}
+        known |= {f"{way}_{kind}_{name}" for kind in KINDS for name in ("places", "targets", "ratios")}
+        known |= {f"{way}_{name}" for name in ("shown", "shown_scores", "shown_trained", "shown_drawn")}
     if further := {*arrays} - known:
         raise ValueError(f"there is no array {min(further)!r:.60}")
+    _check_integers(arrays, "totals", 2, _MOST_IMAGES)
     for way in ways:
         _check_way(arrays, way)
-    for side, kind in enumerate(KINDS):
-        _check_integers(arrays, f"{kind}_images", len(arrays[f"{kind}_places"]), None)
-        total = int(arrays["sampling_totals"][side])
-        _check_integers(arrays, f"{kind}_places", len(arrays[f"{kind}_images"]), total)
+    for kind in KINDS:
+        _check_integers(arrays, f"{kind}_images", len(arrays[f"redrawing_{kind}_places"]), None)
 
 
 def _check_way(arrays: Mapping[str, NDArray[Any]], way: Way) -> None:
-    _check_integers(arrays, f"{way}_totals", 2, _MOST_IMAGES)
-    for side, kind in enumerate(KINDS):
-        ratios, total = arrays[f"{way}_{kind}_ratios"], int(arrays[f"{way}_totals"][side])
+    for kind, total in zip(KINDS, arrays["totals"].tolist(), strict=True):
+        places, ratios = arrays[f"{way}_{kind}_places"], arrays[f"{way}_{kind}_ratios"]
+        _check_integers(arrays, f"{way}_{kind}_places", places.size, total)
+        if (np.diff(places) <= 0).any():
+            raise ValueError(f"{way}_{kind}_places are not ascending")
         if ratios.ndim != 1 or ratios.dtype.kind != "f" or not len(ratios) or not (ratios >= 0).all():
             raise ValueError(f"{way}_{kind}_ratios are not ratios of drawn images")
-        _check_integers(arrays, f"{way}_{kind}_targets", len(ratios), total)
-        if way != "sampling" and total != len(arrays[f"{kind}_images"]):
-            raise ValueError(f"{way}_totals are not the numbers of images that were attacked")
+        _check_integers(arrays, f"{way}_{kind}_targets", len(ratios), len(places))
     if (about := arrays.get(f"{way}_shown")) is not None:
         trained, drawn = (arrays[f"{way}_shown_{name}"] for name in ("trained", "drawn"))
-        usable = about.shape == (len(trained), 2) and about.dtype.kind == "i" and trained.shape == drawn.shape
         usable = (
-            usable and trained.ndim == 4 and trained.shape[1] in (1, 3) and trained.dtype == drawn.dtype == np.uint8
+            about.shape == (len(trained), 2) and about.dtype.kind == "i" and trained.dtype == drawn.dtype == np.uint8
         )
+        usable = usable and trained.shape == drawn.shape and trained.ndim == 4 and trained.shape[1] in (1, 3)
         if not usable or arrays[f"{way}_shown_scores"].shape != (len(trained),):
             raise ValueError(f"{way}_shown are no pictures")
 

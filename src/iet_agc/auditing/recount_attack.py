@@ -36,8 +36,8 @@ def recount_attack(folder: Path) -> Recount:
     """
     record = read_attack_record(folder, [ATTACK_FILES["csv"], DRAWINGS])
     ways = tuple(each.way for each in record.found.attacks)
-    if not ways or ways[0] != "sampling" or len({*ways}) < len(ways):
-        raise UserError(f"{shown(folder / ATTACK_FILES['json'])} does not begin with plain sampling: it is no attack's")
+    if ways[:2] != ("sampling", "redrawing") or len({*ways}) < len(ways):
+        raise UserError(f"{shown(folder / ATTACK_FILES['json'])} does not tell of plain sampling, then of redrawing")
     drawings = read_drawings(folder, ways)
     result = Recount()
     try:
@@ -82,16 +82,15 @@ def compare_with_audit(folder: Path, audit: Path) -> Recount | None:
 
 def _counted(record: AttackRecord, drawings: Drawings) -> Attacks:
     """The numbers, from drawings, and from the effort that is told."""
-    printed, (own, real) = record.found, drawings.by_way["sampling"]
-    if min(each[1].num_targets for each in drawings.by_way.values()) < LEAST_HELD_OUT:
+    printed, found = record.found, list[Attack]()
+    if min(each.drawn[1].num_targets for each in drawings.ways.values()) < LEAST_HELD_OUT:
         raise ValueError("too few held-out images were attacked")
-    found: list[Attack] = []
     for each in printed.attacks:
-        train, held_out = drawings.by_way[each.way]
+        train, held_out = drawings.ways[each.way].drawn
         evaluations = record.steps * len(train.ratios) if each.way == "sampling" else each.evaluations
         one = attack(each.way, train, held_out, printed.audit_cut, evaluations, each.seconds, record.steps)
         found.append(against_sampling(one, found[0]) if found else one)
-    counts = {"num_train": own.num_targets, "num_held_out": real.num_targets}
+    counts = dict(zip(("num_train", "num_held_out"), drawings.totals, strict=True))
     return printed.model_copy(update={**counts, "attacks": tuple(found)})
 
 
@@ -102,10 +101,9 @@ def _expected(record: AttackRecord, again: Attacks, drawings: Drawings) -> dict[
         each.pop("seconds")
         if each["way"] != "sampling":
             each.pop("evaluations")
-    expected = {"budget": len(drawings.by_way["sampling"][0].ratios)}
-    if "redrawing" in drawings.by_way:
-        own = drawings.by_way["redrawing"][0]
-        expected["draws"] = len(own.ratios) // own.num_targets
+    own = drawings.ways["redrawing"].drawn[0]
+    expected = {"budget": len(drawings.ways["sampling"].drawn[0].ratios)}
+    expected["draws"] = len(own.ratios) // own.num_targets
     found.pop("unit")
     found.pop("audit_cut")
     return {**expected, "found": found}
