@@ -26,6 +26,7 @@ from iet_agc.config.settings import Settings, validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import to_float
 from iet_agc.diffusion.redrawing import REDRAW_STEPS
+from iet_agc.metrics.attacks import Way
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.embedding_search import fit_embeddings
@@ -243,8 +244,8 @@ def test_what_is_found_is_written_once(random_folder: Path, images: ImageSet, wh
 
 def test_every_way_is_counted_again_and_its_page_made_again(whole: Path) -> None:
     found, record = recount_attack(whole), read_attack_record(whole)
-    ways = tuple(each.way for each in record.found.attacks)
-    assert ways == ("sampling", "redrawing", "ranking", "embeddings")
+    ways: tuple[Way, ...] = tuple(each.way for each in record.found.attacks)
+    assert [*ways] == ["sampling", "redrawing", "ranking", "embeddings"]
     assert found.differences == []
     assert attack_page(record, read_drawings(whole, ways)) == (whole / "attack.html").read_text(encoding="utf-8")
 

@@ -199,7 +199,8 @@ def test_drawings_that_do_not_fit_are_refused(
     attacked: Path, tmp_path: Path, name: str, array: np.ndarray, told: str
 ) -> None:
     with np.load(attacked / DRAWINGS) as archive:
-        np.savez(tmp_path / DRAWINGS, **(dict(archive) | {name: array}))
+        arrays: dict[str, Any] = dict(archive) | {name: array}
+    np.savez(tmp_path / DRAWINGS, **arrays)
     with pytest.raises(UserError, match=told):
         read_drawings(tmp_path, ("sampling", "redrawing"))
 

@@ -35,8 +35,8 @@ def recount_attack(folder: Path) -> Recount:
         UserError: a file is damaged, or does not fit the others.
     """
     record = read_attack_record(folder, [ATTACK_FILES["csv"], DRAWINGS])
-    ways = tuple(each.way for each in record.found.attacks)
-    if ways[:2] != ("sampling", "redrawing") or len({*ways}) < len(ways):
+    ways: tuple[Way, ...] = tuple(each.way for each in record.found.attacks)
+    if [*ways[:2]] != ["sampling", "redrawing"] or len({*ways}) < len(ways):
         raise UserError(f"{shown(folder / ATTACK_FILES['json'])} does not tell of plain sampling, then of redrawing")
     drawings = read_drawings(folder, ways)
     result = Recount()
@@ -45,7 +45,7 @@ def recount_attack(folder: Path) -> Recount:
     except (ValueError, LookupError, ArithmeticError) as error:
         raise UserError(f"{shown(folder)}: what it keeps does not fit together: {one_line(str(error))}") from None
     file = f"{folder.name}/{ATTACK_FILES['json']}"
-    compare_leaves(file, record.model_dump(mode="json"), _expected(record, again, drawings), result)
+    compare_leaves(file, record.model_dump(mode="json"), _expected(again, drawings), result)
     _compare_table(folder, again, drawings, result)
     return result
 
@@ -97,7 +97,7 @@ def _counted(record: AttackRecord, drawings: Drawings) -> Attacks:
     return printed.model_copy(update={**counts, "attacks": tuple(found)})
 
 
-def _expected(record: AttackRecord, again: Attacks, drawings: Drawings) -> dict[str, Any]:
+def _expected(again: Attacks, drawings: Drawings) -> dict[str, Any]:
     """What attack.json has to print, as far as it can be counted again."""
     found = json.loads(again.model_dump_json())
     for each in found["attacks"]:
@@ -133,7 +133,7 @@ def _rows(again: Attacks, drawings: Drawings) -> Iterator[tuple[tuple[str, str],
     for side, kind in enumerate(KINDS):
         images = drawings.images[side].tolist()
         half = [1 if first else 2 for first in halves(len(images)).tolist()] if kind == "held_out" else None
-        scores = {way: drawings.scores(way, side).tolist() for way in cuts}
+        scores: dict[Way, list[float]] = {way: drawings.scores(way, side).tolist() for way in cuts}
         for number, image in enumerate(images):
             row: dict[str, object] = {"half": "" if half is None else str(half[number])}
             for way, found in scores.items():
