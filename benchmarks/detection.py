@@ -8,9 +8,14 @@ nearest training image is the one that was copied. "transformed", by groups, cou
 of being a copy, as `audit --groups --transformed` does. Then the same of sets with a known share of copies.
 
     python benchmarks/detection.py [--data digits fashion-mnist] [--seeds 0 1 2] [--spaces pixels transformed EXTRACTOR]
+        [--false-alarms 20]
 
 Tables go to stderr as Markdown, all numbers to stdout as JSON. Each seed splits, plants and draws anew. Data that are
-not on this machine are named and left out.
+not on this machine are named and left out. --false-alarms plants nothing, and counts unrelated images only, over so
+many seeds from 100 on.
+
+Sets are digits, Fashion-MNIST, emoji, and "photograph-crops": crops of scikit-learn's two photographs, of which
+training and held-out ones come from different blocks of 64 x 64 pixels, so that no two of them show the same place.
 """
 
 import argparse
@@ -22,9 +27,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -67,7 +73,19 @@ class Sizes:
     samples: int
 
 
-SIZES = {"digits": Sizes(900, 399, 498, 400), "fashion-mnist": Sizes(10_000, 4_999, 5_001, 1_000)}
+SIZES = {
+    "digits": Sizes(900, 399, 498, 400),
+    "fashion-mnist": Sizes(10_000, 4_999, 5_001, 1_000),
+    "emoji": Sizes(850, 399, 401, 100),
+    "photograph-crops": Sizes(1_500, 499, 501, 100),
+}
+
+#: Blocks of photographs, a side in pixels, of which so many in ten are trained on; crops are of 24 pixels up to all of
+#: a block, at `SIDE` pixels.
+BLOCK, IN_TRAIN, SMALLEST, SIDE = 64, 6, 24, 32
+
+#: Seeds by which false alarms are counted: none that rows are of.
+FIRST_SEED = 100
 
 #: Of the training images, one in so many stands there `COPIES` times, and as many again have near copies.
 ONE_IN, COPIES = 500, 50
@@ -154,8 +172,42 @@ class Split:
     unrelated: Tensor
 
 
+def images_of(data: str, seed: int, sizes: Sizes) -> tuple[ImageSet, ImageSet]:
+    """Training and held-out images of a set."""
+    if data == "photograph-crops":
+        return photograph_crops(seed, sizes)
+    return load_dataset(validate({"data": {"name": data, "num_train": sizes.train, "seed": seed}}).data)
+
+
+def photograph_crops(seed: int, sizes: Sizes) -> tuple[ImageSet, ImageSet]:
+    """Square crops at random places and scales, each within a block; blocks of the one set are none of the other."""
+    from sklearn.datasets import load_sample_images
+
+    rng, photographs = np.random.default_rng(seed), [Image.fromarray(each) for each in load_sample_images().images]
+    blocks = [
+        (photograph, left, top)
+        for photograph in photographs
+        for top in range(0, photograph.height - BLOCK + 1, BLOCK)
+        for left in range(0, photograph.width - BLOCK + 1, BLOCK)
+    ]
+    order = rng.permutation(len(blocks))
+    cut = len(blocks) * IN_TRAIN // 10
+
+    def taken(which: np.ndarray, count: int) -> ImageSet:
+        crops = []
+        for number in range(count):
+            photograph, left, top = blocks[which[number % len(which)]]
+            side = round(np.exp(rng.uniform(np.log(SMALLEST), np.log(BLOCK))))
+            x, y = left + int(rng.integers(BLOCK - side + 1)), top + int(rng.integers(BLOCK - side + 1))
+            box = (x, y, x + side, y + side)
+            crops.append(np.asarray(photograph.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box)))
+        return ImageSet(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous(), "photograph-crops")
+
+    return taken(order[:cut], sizes.train), taken(order[cut:], sizes.calibrate + sizes.unrelated)
+
+
 def split(data: str, seed: int, sizes: Sizes) -> Split:
-    real, held_out = load_dataset(validate({"data": {"name": data, "num_train": sizes.train, "seed": seed}}).data)
+    real, held_out = images_of(data, seed, sizes)
     rng = generator("detection", seed)
     real = real.take(unique_images(real.images)[0])
     groups = max(1, len(real) // ONE_IN)
@@ -297,6 +349,18 @@ def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
     }
 
 
+def false_alarms(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, int]:
+    """How many of the unrelated images of one seed are called copies, by each cut."""
+    where = split(data, seed, sizes)
+    calibrate, unrelated = find(where, space, [where.calibrate, where.unrelated], 1)
+    calibrate, unrelated = (each.of(each.distances[:, 0] > 0) for each in (calibrate, unrelated))
+    ratios = distance_ratio(calibrate.distances)
+    cut = calibrated_cut(ratios[~is_near_copy(calibrate.distances)])
+    assert cut is not None, "too few held-out images"
+    found = counts(unrelated, cut, calibrate)
+    return {"seed": seed, **{name: found[name] for name in ("samples", "calibrated", "transformed") if name in found}}
+
+
 def find(where: Split, space: str, parts: Sequence[Tensor], num_cells: int) -> Iterator[Found]:
     """Neighbours of several sets of images, in one search."""
     search, images = search_in(space, where.train), torch.cat(list(parts))
@@ -400,8 +464,24 @@ def _shown(row: dict[str, Any], rule: str) -> str:
     return f"{100 * row[rule]['share']:.1f}{interval}"
 
 
+def alarms(rows: Sequence[dict[str, int]]) -> dict[str, Any]:
+    """False alarms over seeds: mean and standard deviation of their shares, and all together."""
+    rules = [rule for rule in rows[0] if rule not in {"seed", "samples"}]
+    total = sum(row["samples"] for row in rows)
+    return {
+        rule: {
+            "mean": mean(row[rule] / row["samples"] for row in rows),
+            "sd": stdev(row[rule] / row["samples"] for row in rows),
+            "all": share(sum(row[rule] for row in rows), total).model_dump(mode="json"),
+        }
+        for rule in rules
+    }
+
+
 def there(data: str) -> bool:
     """Whether an image set can be loaded; if not, one line says why."""
+    if data == "photograph-crops":
+        return True
     try:
         load_dataset(validate({"data": {"name": data}}).data)
     except ValueError as error:
@@ -418,12 +498,20 @@ def main() -> None:
         "--spaces", nargs="+", default=["pixels", "flips"], help="pixels, flips, groups, transformed, or extractors"
     )
     parser.add_argument("--sizes", nargs=4, type=int, metavar=("TRAIN", "CALIBRATE", "UNRELATED", "SAMPLES"))
+    parser.add_argument("--false-alarms", type=int, metavar="SEEDS", help="plant nothing; two seeds or more")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     began, results, tables = time.perf_counter(), [], {}
     for data in filter(there, arguments.data):
         sizes = Sizes(*arguments.sizes) if arguments.sizes else SIZES[data]
+        if arguments.false_alarms:
+            seeds = range(FIRST_SEED, FIRST_SEED + arguments.false_alarms)
+            by_space = {space: [false_alarms(data, seed, space, sizes) for seed in seeds] for space in arguments.spaces}
+            tables[data] = {space: alarms(rows) for space, rows in by_space.items()}
+            results += [{"data": data, "space": space, "seeds": rows} for space, rows in by_space.items()]
+            print(f"{data}, seeds {seeds}: {json.dumps(tables[data])}", file=sys.stderr, flush=True)
+            continue
         found = {space: [look(data, seed, space, sizes) for seed in arguments.seeds] for space in arguments.spaces}
         results += [result for each in found.values() for result in each]
         tables[data] = {

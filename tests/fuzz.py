@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from iet_agc import cli
@@ -37,6 +38,7 @@ from iet_agc.config.run_folder import annotated
 from tests.audit_folders import write_audit
 from tests.boards import MINIATURE
 from tests.miniature import captioned, save_captioned, save_miniature
+from tests.packs import Pooled
 from tests.watch_points import write_watch
 
 #: Seconds of a case, characters of a refusal, bytes of address space.
@@ -120,7 +122,17 @@ KINDS = {
         ("report audit --out OUT/page.html", "compare audit --out OUT"),
         weight=8,
     ),
-    "pack": Kind(("pack/*.json", "pack/*.html", "pack/audits/*/*"), ("verify pack",), known=True),
+    "pack": Kind(
+        ("pack/*.json", "pack/*.html", "pack/audits/*/*", "pack/attacks/*/*"), ("verify pack",), known=True
+    ),
+    "kept features": Kind(
+        ("features/*.safetensors",),
+        (
+            "audit --train array.npz --samples array.npy --extractor descriptor.pt --cache features --device cpu "
+            "--out OUT",
+        ),
+        weight=3,
+    ),
     "membership": Kind(
         ("member/membership.json",),
         ("membership run --out OUT --num 20 --draws 2 --device cpu",),
@@ -173,6 +185,7 @@ _VALUES = (
     "audit --train array.npz --samples array.npy --out OUT --groups {}",
     "duplicates images --out OUT --pairs {}",
     "pack {} --out OUT",
+    "pack made --attack {} --out OUT",
     "verify {}",
     "membership {} --out OUT --num 20 --draws 1",
     "membership run --out OUT --num {}",
@@ -248,7 +261,9 @@ class Workshop:
         _run("membership run --out member --num 20 --draws 2 --device cpu")
         _run("attack run --out attacked --budget 20 --steps 1 --device cpu")
         _run("audit --train run --samples run --out made --extractor pixels --device cpu")
-        _run("pack made --out pack")
+        _run("pack made --attack attacked --out pack")
+        torch.jit.script(Pooled()).save("descriptor.pt")
+        _run(KINDS["kept features"].verbs[0].replace("OUT", "featured"))
         write_watch(Path("watch"))
         save_miniature(Path("text"))
         Path("prompts.txt").write_text("a red dog\na blue cat\n")

@@ -42,7 +42,7 @@ def content(pack: Path) -> dict[str, bytes]:
 
 def resealed(pack: Path) -> Path:
     """Write every digest again, as someone would who changes a pack and knows how it is made."""
-    for file in pack.glob("audits/*/audit.json"):
+    for file in (*pack.glob("audits/*/audit.json"), *pack.glob("attacks/*/attack.json")):
         written = json.loads(file.read_text())
         names = written.pop("seal")["files"]
         write_sealed(file, written, names)
@@ -52,6 +52,9 @@ def resealed(pack: Path) -> Path:
     for name in manifest["audits"]:
         record = json.loads((pack / "audits" / name / "audit.json").read_text())
         manifest["audits"][name]["images"] = record["sha256"]
+    for name, told in manifest.get("attacks", {}).items():
+        record = json.loads((pack / "attacks" / name / "attack.json").read_text())
+        told |= {"images": record["images"], "weights": record["weights_sha256"]}
     hashes = sealed({}, pack, files)["seal"]["files"]
     (pack / STATEMENT).write_text(statement_text(manifest, hashes))
     write_sealed(pack / MANIFEST, manifest, [*files, STATEMENT])

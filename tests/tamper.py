@@ -43,7 +43,8 @@ def _main() -> int:
     cases, seed = [*given, *(1000, 0)[len(given) :]]
     with tempfile.TemporaryDirectory() as place:
         run = audited_run(Path(place))
-        pack = iet_agc.pack(run.folder / "audit", out=Path(place) / "pack").folder
+        attack = iet_agc.attack(run, out=Path(place) / "attack", budget=20, steps=2, quiet=True)
+        pack = iet_agc.pack(run.folder / "audit", out=Path(place) / "pack", attacks=attack).folder
         missed = [*unnamed(pack, cases, seed)]
         sound = verify_pack(pack)["sound"]
     print("\n".join([*missed, f"{cases - len(missed):,} of {cases:,} changed bytes were named; sound again: {sound}"]))

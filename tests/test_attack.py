@@ -267,7 +267,7 @@ def untimed(folder: Path) -> Any:
     for each in found["found"]["attacks"]:
         del each["seconds"], each["per_hour"], each["times_sampling"]
     del found["seal"]
-    return found, (folder / "images.csv").read_bytes()
+    return found, *((folder / name).read_bytes() for name in ("images.csv", "drawings.npz"))
 
 
 #: Two parts of plain samples, one of redrawn training images, two of redrawn held-out images.
@@ -311,7 +311,7 @@ def test_what_is_found_is_written_once(run: Path, tmp_path: Path) -> None:
     how: Any = {"budget": 20, "steps": 3}
     found: Any = attack_model(run, tmp_path / "a", **how)
     before = contents(tmp_path / "a")
-    assert {*before} - {".lock"} == {"attack.json", "attack.html", "images.csv"}
+    assert {*before} - {".lock"} == {"attack.json", "attack.html", "drawings.npz", "images.csv"}
     assert [each["way"] for each in found["attacks"]] == ["sampling", "redrawing"]
     assert found["attacks"][1]["train"]["total"] == 15  # 60 evaluations are of 15 targets
     attack_model(run, tmp_path / "a", **how)

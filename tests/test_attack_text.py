@@ -17,13 +17,16 @@ from torch import nn
 pytest.importorskip("transformers")
 
 from iet_agc.auditing import attack_ways, attacked_text, text_ways
-from iet_agc.auditing.attack import attack_model, read_attacks
+from iet_agc.auditing.attack import attack_model, attack_page, read_attack_record, read_attacks
 from iet_agc.auditing.attacked_text import open_text
+from iet_agc.auditing.drawings import read_drawings
 from iet_agc.auditing.pixel_models import some_places
+from iet_agc.auditing.recount_attack import recount_attack
 from iet_agc.config.settings import Settings, validate
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import to_float
 from iet_agc.diffusion.redrawing import REDRAW_STEPS
+from iet_agc.metrics.attacks import Way
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seeds import generator
 from iet_agc.text_to_image.embedding_search import fit_embeddings
@@ -204,7 +207,7 @@ def untimed(folder: Path) -> Any:
     for each in found["found"]["attacks"]:
         del each["seconds"], each["per_hour"], each["times_sampling"]
     del found["seal"]
-    return found, (folder / "images.csv").read_bytes()
+    return found, *((folder / name).read_bytes() for name in ("images.csv", "drawings.npz"))
 
 
 @pytest.mark.parametrize("kept", [13])
@@ -237,6 +240,14 @@ def test_what_is_found_is_written_once(random_folder: Path, images: ImageSet, wh
     before = contents(whole)
     attack_model(random_folder, whole, "own", "others", given=parts(images), **IN_PARTS)
     assert contents(whole) == before
+
+
+def test_every_way_is_counted_again_and_its_page_made_again(whole: Path) -> None:
+    found, record = recount_attack(whole), read_attack_record(whole)
+    ways: tuple[Way, ...] = tuple(each.way for each in record.found.attacks)
+    assert [*ways] == ["sampling", "redrawing", "ranking", "embeddings"]
+    assert found.differences == []
+    assert attack_page(record, read_drawings(whole, ways)) == (whole / "attack.html").read_text(encoding="utf-8")
 
 
 def test_another_family_is_attacked_by_what_it_allows(

@@ -54,7 +54,7 @@ def test_the_options_are_these(capsys):
         "compare": {"--out"},
         "bench": {"--out", "--jobs"},
         "card": {"--audit", "--out"},
-        "pack": {"--out"},
+        "pack": {"--attack", "--out"},
         "verify": {"--train", "--samples", "--held-out", "--extractor", "--digest"},
         "shards": {"--members", "--out", "--seed", "--keep-together", "--lists-only", "--on-bad"},
         "average": {"--out", "--weights", "--shards", "--lora"},

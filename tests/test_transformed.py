@@ -110,7 +110,7 @@ def test_how_an_image_was_moved_is_told_in_pixels(index: TrainingIndex) -> None:
         moved.in_words(row, "moved", (1, SIDE, SIDE))[-27:] for row in range(COUNT)
     ]
     assert flipped.mirrored.sum() >= COUNT - 1
-    assert flipped.in_words(0, "moved", (1, SIDE, SIDE)).startswith("mirrored; 100 % of its rows")
+    assert flipped.in_words(0, "moved", (1, SIDE, SIDE)) == "mirrored"
     halves = index.compare(KINDS["half elsewhere"][0])
     assert "half of the columns, from 0 on, stands from 8 on" in [
         halves.in_words(row, "half", (1, SIDE, SIDE)) for row in range(COUNT)
@@ -284,10 +284,48 @@ def test_mirrored_copies_are_told_by_the_record_the_table_and_the_page(audited: 
     rows = read_table(audited / "samples.csv")
     told = [(row["copied_by"], int(row["transformed_nearest"])) for row in rows[:COUNT]]
     assert sum(each == ("moved", int(own)) for each, own in zip(told, OWN, strict=True)) >= COUNT - 1
-    assert rows[0]["transformed_how"].startswith("mirrored; 100 % of its rows")
+    assert rows[0]["transformed_how"] == "mirrored"
     page = iet_agc.report(audited).read_text()
     assert "are copies as they are or transformed" in page
+    assert page.count("transformed to be sample") >= COUNT - 1
+    assert "<strong>mirrored</strong>" in page
     assert "--transformed" in page
+
+
+def test_pictures_show_the_training_image_as_the_sample_has_it(audited: Path) -> None:
+    with np.load(audited / "pictures.npz") as archive:
+        pictures = dict(archive)
+    samples, overlaid = (pictures[f"transformed_{name}"].astype(int) for name in ("samples", "overlaid"))
+    inner = np.abs(samples - overlaid)[:, :, 2:-2, 2:-2].mean((1, 2, 3))  # edges are not laid over
+    mirrored = pictures["transformed"] < COUNT
+    assert mirrored.sum() >= COUNT - 1
+    assert inner[mirrored].max() < 8
+    assert (np.abs(samples - pictures["transformed_originals"]).mean((1, 2, 3))[mirrored] > 8).all()
+
+
+def _overlay(image: Tensor, first: Tensor, **known: Any) -> Tensor:
+    fields = {"placement": torch.tensor([[1.0, 0.0, 1.0, 0.0]]), "mirrored": torch.tensor([False])}
+    fields |= {"halves": torch.tensor([[1, 0, 0]]), "second": torch.tensor([0])}
+    by, second = known.pop("by"), known.pop("second_image", first)
+    none = torch.zeros(1, 4)
+    return Compared(none, none, **(fields | known)).overlaid(0, by, image, first, second)
+
+
+def test_a_training_image_is_laid_over_as_each_statistic_says() -> None:
+    first, second = TRAIN[0], TRAIN[1]
+    brighter = (first.float() * 0.5 + 60).round().to(torch.uint8)
+    assert (_overlay(brighter, first, by="in_place").int() - brighter.int()).abs().max() <= 1
+    assert torch.equal(_overlay(brighter, first, by="as_it_is"), first)
+    size = first.shape[-1]
+    right = torch.cat([second[..., : size // 2], first[..., : size // 2]], dim=-1)
+    half = _overlay(right, first, by="half", halves=torch.tensor([[2, size // 2, 0]]))
+    assert (half[..., : size // 2] == 255).all()
+    assert (half.int() - right.int())[..., size // 2 :].abs().max() <= 1
+    even = ((first.int() + second.int()) // 2).to(torch.uint8)
+    assert (_overlay(even, first, by="blend", second_image=second).int() - even.int()).abs().max() <= 1
+    left = torch.cat([first[..., 2:], first[..., -2:]], dim=-1)
+    shifted = _overlay(left, first, by="moved", placement=torch.tensor([[1.0, 0.0, 1.0, 4 / size]]))
+    assert (shifted.int() - left.int())[..., 2:-4][:, 2:-2].abs().max() <= 1
 
 
 def test_a_doubt_of_the_held_out_images_is_told_once(audited: Path) -> None:

@@ -364,20 +364,22 @@ def card(run: Place, audit: Place | Sequence[Place] = (), out: Place | None = No
     return Path(write_card(Path(run), _folders(audit), Path(out) if out else None)["card"])
 
 
-def pack(audits: Place | Sequence[Place], *, out: Place) -> Pack:
+def pack(audits: Place | Sequence[Place], *, out: Place, attacks: Place | Sequence[Place] = ()) -> Pack:
     """Put audits into a folder that is handed over, and that anyone can check; see `iet-agc pack`.
 
     Args:
         audits: one or several, results or folders. A run that an audit names as its training set, or in whose folder it
             lies, comes along, with its model card.
         out: folder of the pack. The same call again leaves a whole one as it is.
+        attacks: one or several on the weights that were audited, results or folders.
 
     Raises:
-        UserError: no audit, or a damaged one; a run that is not finished; or `out` holds something else.
+        UserError: no audit, or a damaged one; a run that is not finished; an attack on another model; or `out` holds
+            something else.
     """
     from iet_agc.auditing.pack import pack_audits
 
-    pack_audits(_folders(audits), Path(out))
+    pack_audits(_folders(audits), Path(out), _folders(attacks))
     return Pack(Path(out))
 
 

@@ -2,7 +2,8 @@
 
 attack.json    how many images of both kinds each way recovers; written last, with it the folder is whole
 images.csv     each image that was redrawn, those of the lowest scores first
-attack.html    both as a page
+drawings.npz   what both are counted from, and the pictures of the page
+attack.html    all as a page
 .parts         while it is at work
 """
 
@@ -15,11 +16,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from iet_agc.auditing.attack_ways import Attacked, Found, Model, Plan, Targets, redrawing, sampling
 from iet_agc.auditing.attacked_pixels import open_pixels
 from iet_agc.auditing.attacked_text import TextModel, open_text
+from iet_agc.auditing.drawings import DRAWINGS, Drawings, WayDrawings, write_drawings
 from iet_agc.auditing.pixel_models import Apart, load_apart, trained_pipeline
 from iet_agc.auditing.sources import Part, trained_with_flips
 from iet_agc.auditing.text_ways import text_about, text_plans
@@ -42,7 +45,7 @@ from iet_agc.runtime.result_folder import ResultFolder
 from iet_agc.runtime.seal import unsealed
 from iet_agc.runtime.tables import table_text
 
-__all__ = ["attack_model", "read_attacks"]
+__all__ = ["AttackRecord", "ImagesOf", "attack_model", "attack_page", "read_attack_record", "read_attacks"]
 
 #: Fewer samples, or fewer training images, tell nothing.
 _LEAST = 20
@@ -75,9 +78,17 @@ class _Made(Record):
         return {key: value for key, value in found.items() if key != "text_to_image" or value is not None}
 
 
-class _Content(_Made):
-    """The whole of attack.json, beside its seal."""
+class ImagesOf(Record):
+    """SHA-256 of shape and pixels of the training and held-out images as they came, as audits tell them."""
 
+    train: str
+    held_out: str
+
+
+class AttackRecord(_Made):
+    """The whole of attack.json, beside its seal; attacks before 2026-11-29 do not say `images`."""
+
+    images: ImagesOf | None = None
     found: Attacks
 
 
@@ -203,18 +214,42 @@ def _plans(attacked: Attacked) -> list[Plan]:
 
 
 def _write(result: ResultFolder, attacked: Attacked, made: _Made, ways: Sequence[Found]) -> None:
-    found = _counted(attacked, ways)
+    apart, found = attacked.apart, _counted(attacked, ways)
     by_way: dict[Way, Found] = {each.way: each for each in ways}
-    replace_text(result.place / ATTACK_FILES["csv"], _table(attacked.apart, found, by_way))
-    facts: dict[str, str | int] = {"model": Path(made.pipeline).name, "run": Path(made.pipeline).parent.name}
-    facts |= {"steps": made.steps, "per_sample": attacked.model.per_sample}
-    facts |= {"draws": made.draws, "redraw_steps": REDRAW_STEPS}
-    own, real = by_way["redrawing"].drawn
-    pictures: dict[Way, list[Shown]] = {each.way: _pictures(attacked.apart, each, found) for each in ways}
-    page = render_attack(found, (own.scores, real.scores), pictures, facts, made.text_to_image)
-    replace_text(result.place / ATTACK_FILES["html"], page)
-    content = _Content(**made.model_dump(), found=found)
-    result.finish(content.model_dump(mode="json"), [ATTACK_FILES["csv"], ATTACK_FILES["html"]])
+    replace_text(result.place / ATTACK_FILES["csv"], _table(apart, found, by_way))
+    own, real = by_way["redrawing"].targets
+    drawings = Drawings(
+        totals=(len(apart.train), len(apart.held_out)),
+        images=(_images(apart, own), _images(apart, real)),
+        ways={each.way: _kept(apart, each, found) for each in ways},
+    )
+    write_drawings(result.place, drawings)
+    images = dict(zip(("train", "held_out"), apart.whole_sha256, strict=True))
+    content = AttackRecord(**made.model_dump(), images=ImagesOf(**images), found=found)
+    replace_text(result.place / ATTACK_FILES["html"], attack_page(content, drawings))
+    result.finish(content.model_dump(mode="json"), [ATTACK_FILES["csv"], DRAWINGS, ATTACK_FILES["html"]])
+
+
+def _kept(apart: Apart, way: Found, found: Attacks) -> WayDrawings:
+    own, real = (each.places.numpy() for each in way.targets)
+    return WayDrawings((own, real), way.drawn, _pictures(apart, way, found), way.before)
+
+
+def attack_page(record: AttackRecord, drawings: Drawings) -> str:
+    """The page of an attack, from what its folder keeps."""
+    pipeline, redrawn, sampled = Path(record.pipeline), drawings.ways["redrawing"].drawn, record.found.attacks[0]
+    facts: dict[str, str | int] = {"model": pipeline.name, "run": pipeline.parent.name, "steps": record.steps}
+    facts |= {"per_sample": sampled.evaluations // sampled.drawings}
+    facts |= {"draws": record.draws, "redraw_steps": REDRAW_STEPS}
+    pictures = {way: each.pictures for way, each in drawings.ways.items()}
+    scores = redrawn[0].scores, redrawn[1].scores
+    return render_attack(record.found, scores, pictures, facts, record.text_to_image)
+
+
+def _images(apart: Apart, targets: Targets) -> NDArray[np.int64]:
+    """Where each target stands first in the set that it comes from."""
+    places = apart.places if targets.kind == "train" else apart.held_out_places
+    return places[targets.places].numpy()
 
 
 def _counted(attacked: Attacked, ways: Sequence[Found]) -> Attacks:
@@ -269,7 +304,7 @@ def _table(apart: Apart, found: Attacks, by_way: Mapping[Way, Found]) -> str:
 def _known(apart: Apart, targets: Targets) -> list[dict[str, object]]:
     """Of each target, what is known without a model."""
     trained = targets.kind == "train"
-    places = (apart.places if trained else apart.held_out_places)[targets.places].tolist()
+    places = _images(apart, targets).tolist()
     copies = apart.multiplicity[targets.places].tolist() if trained else [None] * len(places)
     half = [None] * len(places) if trained else [1 if first else 2 for first in halves(len(places)).tolist()]
     files = targets.images.files or [None] * len(places)
@@ -281,8 +316,8 @@ def _known(apart: Apart, targets: Targets) -> list[dict[str, object]]:
 # What is read -----------------------------------------------------------------------------------------------
 
 
-def read_attacks(folder: Path, files: Sequence[str] = ()) -> Attacks:
-    """What a folder says.
+def read_attack_record(folder: Path, files: Sequence[str] = ()) -> AttackRecord:
+    """All that a folder says.
 
     Args:
         folder: that `attack_model` wrote.
@@ -294,9 +329,14 @@ def read_attacks(folder: Path, files: Sequence[str] = ()) -> Attacks:
     file = folder / ATTACK_FILES["json"]
     content = unsealed(file, read_object(file, "attack again"), "attack again", files)
     try:
-        return _Content.model_validate_json(json.dumps(content)).found
+        return AttackRecord.model_validate_json(json.dumps(content))
     except ValidationError:
         raise UserError(f"{shown(file)} is damaged: remove it, or choose another output", "out") from None
+
+
+def read_attacks(folder: Path, files: Sequence[str] = ()) -> Attacks:
+    """The numbers of a folder; see `read_attack_record`."""
+    return read_attack_record(folder, files).found
 
 
 def _summary(out: Path) -> dict[str, object]:

@@ -81,12 +81,14 @@ class Altered:
         scores: joint ones, float64 (N,), see `metrics.records.Transformed`.
         by: index into `ALTERATIONS`, int64 (N,).
         nearest: the training image, an index into the training set, int64 (N,).
+        compared: how images were laid over each other; `second` is an index into the training set, too.
         how: how that image has to be transformed, in words.
     """
 
     scores: Tensor
     by: Tensor
     nearest: Tensor
+    compared: Compared
     how: Sequence[str]
 
 
@@ -664,7 +666,7 @@ def _altered(found: Compared, scores: Scores, sets: _Sets) -> Altered | None:
     nearest = torch.column_stack([scores.found.indices[:, 0], found.references]).gather(1, by[:, None])[:, 0]
     partners = replace(found, second=sets.first[found.second])
     how = [partners.in_words(row, ALTERATIONS[at], sets.unique.shape) for row, at in enumerate(by.tolist())]
-    return Altered(joint.samples, by, sets.first[nearest], how)
+    return Altered(joint.samples, by, sets.first[nearest], partners, how)
 
 
 # Feature spaces ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 from iet_agc.auditing.schema import AuditRecord, read_record
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.config.settings import Settings
-from iet_agc.reporting.model_card import MARK, Audited, CardFacts, ImagesTold, render_card, verdict_words
+from iet_agc.reporting.model_card import MARK, Attacked, Audited, CardFacts, ImagesTold, render_card, verdict_words
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import replace_text, shown, writing
 from iet_agc.runtime.progress import say
@@ -15,7 +15,7 @@ from iet_agc.runtime.reading import read_text
 from iet_agc.sampling.sample_set import load_samples, read_origin
 from iet_agc.training.identity import are_its_samples, check_pipeline, is_going_on, read_identity
 
-__all__ = ["card_facts", "told_facts", "write_card"]
+__all__ = ["card_facts", "drawn_from", "told_facts", "write_card"]
 
 
 def write_card(run: Path, audits: Sequence[Path] = (), out: Path | None = None) -> dict[str, Any]:
@@ -58,7 +58,13 @@ def card_facts(run: Path, audits: Sequence[Path]) -> CardFacts:
     return told_facts(settings.name or run.resolve().name, settings, known, audited)
 
 
-def told_facts(title: str, settings: Settings, known: Mapping[str, Any], audits: Sequence[Audited]) -> CardFacts:
+def told_facts(
+    title: str,
+    settings: Settings,
+    known: Mapping[str, Any],
+    audits: Sequence[Audited],
+    attacks: Sequence[Attacked] = (),
+) -> CardFacts:
     """What a card says, of what was compared before.
 
     Args:
@@ -66,6 +72,7 @@ def told_facts(title: str, settings: Settings, known: Mapping[str, Any], audits:
         settings: of the run.
         known: what its identity.json says.
         audits: of its samples.
+        attacks: on its weights.
     """
     return CardFacts(
         title=title,
@@ -75,6 +82,7 @@ def told_facts(title: str, settings: Settings, known: Mapping[str, Any], audits:
         given=bool(known.get("given")),
         weights=known["weights"],
         audits=audits,
+        attacks=attacks,
         stopped=known.get("stopped"),
         privacy=known.get("privacy"),
     )
@@ -102,13 +110,29 @@ def _are_own(run: Path, numbers: AuditRecord, folder: Path) -> bool:
     Raises:
         UserError: they say that others did.
     """
-    named = Path(numbers.names.samples if numbers.names else "")
-    place = named / "samples" if is_run(named) else named
-    origin = read_origin(place) if (place / "samples.json").is_file() else None
+    place, origin = _origin(numbers)
     if origin is None:
         return False
     if not are_its_samples(run, origin):
         raise UserError(f"{shown(folder)} is an audit of samples that other weights than those of {shown(run)} drew")
+    return _are_the_samples(place, numbers)
+
+
+def drawn_from(numbers: AuditRecord) -> dict[str, str] | None:
+    """The files that drew the samples of an audit, name -> SHA-256; None where these are not there, or do not tell."""
+    place, origin = _origin(numbers)
+    return origin if origin is not None and _are_the_samples(place, numbers) else None
+
+
+def _origin(numbers: AuditRecord) -> tuple[Path, dict[str, str] | None]:
+    """Where the samples of an audit were, and what drew those that are there now."""
+    named = Path(numbers.names.samples if numbers.names else "")
+    place = named / "samples" if is_run(named) else named
+    return place, read_origin(place) if (place / "samples.json").is_file() else None
+
+
+def _are_the_samples(place: Path, numbers: AuditRecord) -> bool:
+    """Whether samples are those that were audited."""
     shape = None
     if size := numbers.conventions.convert_to:
         channels, height, width = map(int, size.split("x"))

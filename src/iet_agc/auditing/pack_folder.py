@@ -5,6 +5,7 @@ statement.json    an in-toto Statement of all files but these two, with the fact
 index.html        what is in here, for people
 evidence.json     each number beside what asks for such evidence
 audits/NAME/      the folder of each audit, as it was written, with its page
+attacks/NAME/     the same of each attack
 runs/NAME/        settings, identity, telemetry and curves of each run that an audit names, with its model card
 training-set-NAME.json    Croissant metadata of each training set; NAME is the first audit against it
 

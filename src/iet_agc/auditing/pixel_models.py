@@ -68,6 +68,7 @@ class Apart:
         places, held_out_places: where each stands first in the set that it comes from, int64 (N,) and (M,).
         inverse: which unique one each training image is, int64.
         in_train: how many more held-out images there were that are training images.
+        whole_sha256: of shape and pixels of both sets as they came, see `ImageSet.fingerprint`.
     """
 
     train: ImageSet
@@ -76,6 +77,7 @@ class Apart:
     held_out_places: Tensor
     inverse: Tensor
     in_train: int
+    whole_sha256: tuple[str, str]
 
     @property
     def multiplicity(self) -> Tensor:
@@ -106,7 +108,8 @@ def load_apart(train: str, held_out: str, least: int, given: Mapping[Part, Image
         if count < least:
             raise UserError(f"{count} {what} are too few to tell anything: give {least} or more")
     in_train = int((place[len(unique) :] < len(unique)).sum())
-    return Apart(unique, real.take(outside), first, outside, inverse, in_train)
+    whole = own.fingerprint, real.fingerprint
+    return Apart(unique, real.take(outside), first, outside, inverse, in_train, whole)
 
 
 def some_places(count: int, most: int, *key: str) -> Tensor:

@@ -626,7 +626,30 @@ def _pictures(result: AuditResult, table: Mapping[str, Tensor], most: int) -> di
         "skipped": skipped,
         "skipped_images": train[skipped],
         "held_out_ratios": torch.empty(0) if result.held_out_ratios is None else result.held_out_ratios,
+        **_transformed_pictures(result, most),
         **_similar_pictures(result, most),
+    }
+
+
+def _transformed_pictures(result: AuditResult, most: int) -> dict[str, Tensor]:
+    """The closest pairs by another way than as they are, and each training image as it has to be transformed."""
+    if (found := result.altered) is None:
+        return {}
+    samples, train = result.samples.images, result.train.images
+    scores = found.scores.masked_fill(found.by == 0, torch.inf)
+    closest = _closest_pairs(scores, found.nearest)
+    pairs, flat = _flat_last(closest[scores[closest].isfinite()], samples, most)
+    originals, seconds = train[found.nearest[pairs]], train[found.compared.second[pairs]]
+    overlaid = [
+        found.compared.overlaid(row, ALTERATIONS[int(found.by[row])], samples[row], first, second)
+        for row, first, second in zip(pairs.tolist(), originals, seconds, strict=True)
+    ]
+    return {
+        "transformed": pairs,
+        "transformed_flat": flat,
+        "transformed_samples": samples[pairs],
+        "transformed_originals": originals,
+        "transformed_overlaid": torch.stack(overlaid) if overlaid else originals,
     }
 
 

@@ -4,7 +4,7 @@ Three steps, each of which ends the check where it fails:
 
 1. what may lie there at all: links, devices, names that lead elsewhere, bombs and pickles are refused (bad input);
 2. every file against its SHA-256, and the manifest and the statement against their one form;
-3. every number of every audit counted again from the scores of each image, every document made again.
+3. every number of every audit and attack counted again from the scores of each image, every document made again.
 
 With the images, the distances, and with them the quality, are measured again as well, and compared.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from iet_agc.auditing.pack import OF_AUDIT, OF_RUN, documents
+from iet_agc.auditing.pack import OF_ATTACK, OF_AUDIT, OF_RUN, attack_told, documents, is_of_audited
 from iet_agc.auditing.pack_folder import (
     MANIFEST,
     STATEMENT,
@@ -150,6 +150,8 @@ def _count(pack: Path, manifest: Mapping[str, Any], found: _Found) -> None:
         for each, count in result.only_images.items():
             found.only_images[each] = found.only_images.get(each, 0) + count
         _compare_facts(pack, name, manifest, found)
+    for name in sorted(manifest.get("attacks", ())):
+        _count_attack(pack, name, manifest, found)
     facts = {name: value for name, value in manifest.items() if name != "seal"}
     theirs, ours = facts["packed_with"].get("iet-agc"), version("iet-agc")
     if theirs != ours:
@@ -172,6 +174,27 @@ def _count(pack: Path, manifest: Mapping[str, Any], found: _Found) -> None:
     ]
 
 
+def _count_attack(pack: Path, name: str, manifest: Mapping[str, Any], found: _Found) -> None:
+    """Numbers of an attack, and whether it is on what was audited."""
+    from iet_agc.auditing.attack import read_attack_record
+    from iet_agc.auditing.recount_attack import ONLY_DRAWING, compare_with_audit, recount_attack
+
+    folder = pack / "attacks" / name
+    compared = [compare_with_audit(folder, pack / "audits" / each) for each in _audits(manifest)]
+    for result in filter(None, [recount_attack(folder), *compared]):
+        found.counted += result.counted
+        found.differences += [replace(each, where=f"attacks/{each.where}") for each in result.differences]
+    found.notes.append(f"attacks/{name}: {ONLY_DRAWING}")
+    if not any(compared):
+        found.notes.append(f"attacks/{name}: the audit's cut is as told, since no audit here is of the same images")
+    record = read_attack_record(folder)
+    if manifest["attacks"][name] != attack_told(record):
+        found.differences.append(Difference(f"{MANIFEST}: attacks.{name}", "other digests", "the attack's"))
+    elif not is_of_audited(attack_told(record), manifest):
+        where = f"attacks/{name}/attack.json: weights_sha256"
+        found.differences.append(Difference(where, "weights that were audited", "those of no audit of these images"))
+
+
 def _audits(manifest: Mapping[str, Any]) -> list[str]:
     """Names of the audits.
 
@@ -181,7 +204,8 @@ def _audits(manifest: Mapping[str, Any]) -> list[str]:
     try:
         names = sorted(manifest["audits"])
         runs = [run["audits"] for run in manifest["runs"].values()]
-        usable = names and all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in [*names, *manifest["runs"]])
+        parts = [*names, *manifest["runs"], *manifest.get("attacks", ())]
+        usable = names and all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in parts)
         if usable and all({*each} <= {*names} for each in runs) and manifest["packed_with"].get("iet-agc"):
             return names
     except (KeyError, TypeError, AttributeError):
@@ -199,6 +223,7 @@ def _documents(pack: Path, facts: Mapping[str, Any]) -> dict[str, str]:
 def _copied(manifest: Mapping[str, Any]) -> set[str]:
     """Paths of the files that a pack takes as they are, of these audits and runs."""
     found = {f"audits/{name}/{file}" for name in manifest["audits"] for file in ("audit.json", *OF_AUDIT)}
+    found |= {f"attacks/{name}/{file}" for name in manifest.get("attacks", ()) for file in OF_ATTACK}
     found |= {f"runs/{name}/{file}" for name in manifest["runs"] for file in OF_RUN}
     curves = re.compile(r"runs/([^/]+)/curves/[^/]+\.jsonl")
     return found | {
@@ -370,6 +395,8 @@ def _compare_npz(folder: Path, again: Path, name: str, result: Recount, whole: b
             same = False
         elif second.dtype.kind == "f" and array.startswith(("features", "similar", "pixels_transformed")):
             same = bool(np.allclose(first, second, rtol=_ROUNDING, atol=_ROUNDING))
+        elif array == "transformed_overlaid":  # resampled, so rounded to another grey level
+            same = bool((np.maximum(first, second) - np.minimum(first, second) <= 1).all())
         else:
             same = bool(np.array_equal(first, second))
         if not same:

@@ -23,6 +23,15 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
         metavar="AUDIT",
         help="folder of an audit; a run that it names, or lies in, comes along with telemetry and model card",
     )
+    parser.add_argument(
+        "--attack",
+        dest="attacks",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="folder of an attack on the weights that were audited, which 'iet-agc attack' wrote; may be repeated",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="PACK", help="folder of the pack")
 
 
@@ -35,7 +44,7 @@ def pack(arguments: argparse.Namespace) -> tuple[int, object]:
 
     from iet_agc.auditing.pack import pack_audits
 
-    return 0, pack_audits(arguments.audits, arguments.out)
+    return 0, pack_audits(arguments.audits, arguments.out, arguments.attacks)
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:

@@ -263,6 +263,7 @@ class Packed(TypedDict):
     pack: str
     audits: Sequence[str]
     runs: Sequence[str]
+    attacks: Sequence[str]
     files: int
     bytes: int
     digest: str

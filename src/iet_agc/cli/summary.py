@@ -306,9 +306,10 @@ def pack(result: "results.Packed") -> list[str]:
     Args:
         result: of `iet_agc.auditing.pack.pack_audits`.
     """
-    what = [_many(len(result["audits"]), "audit")] + ([_many(len(result["runs"]), "run")] if result["runs"] else [])
+    parts = {"audit": result["audits"], "attack": result["attacks"], "run": result["runs"]}
+    *first, last = [_many(len(names), what) for what, names in parts.items() if names]
     return [
-        f"Packed: {' and '.join(what)}",
+        f"Packed: {' and '.join([', '.join(first), last] if first else [last])}",
         _figure("files", f"{result['files']:,}, {result['bytes'] / 2**20:.1f} MiB"),
         _figure("digest", result["digest"]),
         _figure("page", f"{result['pack']}/index.html"),

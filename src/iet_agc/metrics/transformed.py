@@ -19,7 +19,7 @@ Images are brought to at most 32 pixels a side first, so 4 pixels are an eighth 
 number of rows, and each is computed by one thread: memory and threads change no bit of a result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,9 @@ _ROUNDING = 1.0
 #: Images at a time, of samples and of training images; and references that stand in a group when the best are picked.
 _ROWS, _IMAGES, _GROUP = 32, 1024, 32
 
+#: Moves by fewer pixels are not told.
+_MOVED = 0.05
+
 #: So many pairs of halves, the most promising by their descriptors, are compared in pixels.
 _HALVES = 2
 
@@ -97,13 +100,56 @@ class Compared:
             return f"blended with training image {int(self.second[row])}"
         return "as it is" if by == "as_it_is" else "in place, with other brightness, contrast or noise"
 
+    def overlaid(self, row: int, by: Alteration, image: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """A training image, transformed to be an image by one statistic; white where it says nothing of it.
+
+        Args:
+            row: which image.
+            by: the statistic.
+            image: itself, uint8 (C, H, W), of any size.
+            first, second: the training image, and the other one of a blend, uint8 (C, H, W).
+
+        Returns:
+            uint8 (C, H, W), with the gain and offset that fit best.
+        """
+        parts, counts = [first.double()], torch.ones(image.shape[1:], dtype=torch.bool)
+        if by == "as_it_is":
+            return first
+        if by == "moved":
+            moved, inside = resample(first.float()[None], self.placement[row : row + 1])
+            parts, counts = [moved[0].double()], inside[0, 0] > 0
+            if self.mirrored[row]:
+                parts, counts = [parts[0].flip(-1)], counts.flip(-1)
+        elif by == "half":
+            parts[0], counts = self._half_in_place(row, parts[0])
+        elif by == "blend":
+            parts.append(second.double())
+        fitted = _fitted(parts, image.double(), counts).round().clamp(0, 255)
+        return torch.where(counts, fitted, 255.0).to(torch.uint8)
+
+    def _half_in_place(self, row: int, first: Tensor) -> tuple[Tensor, Tensor]:
+        """A half of a training image where it stands in an image, and which pixels it covers."""
+        axis, here, there = self.halves[row].tolist()
+        size = first.shape[axis]
+        compared = least_sides(*first.shape[1:])[axis - 1]
+        begin, source, length = (round(each * size / compared) for each in (here, there, compared // 2))
+        length = min(length, size - begin, size - source)
+        placed, counts = torch.zeros_like(first), torch.zeros(first.shape[1:], dtype=torch.bool)
+        placed.narrow(axis, begin, length).copy_(first.narrow(axis, source, length))
+        counts.narrow(axis - 1, begin, length).fill_(True)
+        return placed, counts
+
     def _moved_in_words(self, row: int, shape: tuple[int, int, int]) -> str:
         height, width = least_sides(shape[1], shape[2])
         zoom_y, shift_y, zoom_x, shift_x = self.placement[row].tolist()
         down, right = -shift_y / zoom_y * height / 2, -shift_x / zoom_x * width / 2
-        shown = f"{100 * zoom_y:.0f} % of its rows, {100 * zoom_x:.0f} % of its columns"
-        told = f"{shown}, moved {down:+.1f} down, {right:+.1f} right"
-        return f"mirrored; {told}" if self.mirrored[row] else told
+        rows, columns = f"{100 * zoom_y:.0f}", f"{100 * zoom_x:.0f}"
+        parts = ["mirrored"] if self.mirrored[row] else []
+        if (rows, columns) != ("100", "100"):
+            parts.append(f"{rows} % of its rows, {columns} % of its columns")
+        if max(abs(down), abs(right)) >= _MOVED:
+            parts.append(f"moved {round(down, 1) + 0.0:+.1f} down, {round(right, 1) + 0.0:+.1f} right")
+        return "; ".join(parts) or "where it is"
 
 
 class TrainingIndex:
@@ -320,6 +366,16 @@ def _left_over(first: Tensor, second: Tensor, placement: Tensor | None = None) -
     moved, inside = resample(first, placement)
     first, second, counts = (each.flatten(1) for each in (smooth(moved), smooth(second), inside.expand_as(moved)))
     return _unexplained(first, second, counts)
+
+
+def _fitted(parts: Sequence[Tensor], image: Tensor, counts: Tensor) -> Tensor:
+    """The weighted sum of some images and a constant that is nearest to an image among the pixels that count."""
+    columns = torch.stack([*(each[:, counts].flatten() for each in parts), torch.ones_like(image[:, counts].flatten())])
+    weights = torch.linalg.lstsq(columns.T, image[:, counts].flatten()[:, None], driver="gelsd").solution[:, 0]
+    fitted = torch.full_like(image, float(weights[-1]))
+    for weight, each in zip(weights[:-1].tolist(), parts, strict=True):
+        fitted += max(weight, 0.0) * each
+    return fitted
 
 
 def _unexplained(first: Tensor, second: Tensor, counts: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What asks for evidence of copying, and which numbers of an audit support it. No torch, no compliance.
+"""What asks for evidence of copying, and which numbers of audits and attacks support it. No torch, no compliance.
 
 Each number of a pack stands beside the measures that ask for evidence of its kind. That a number supports a measure
 says that it is of the kind that is asked for: not that the measure is met, which no number can say.
@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from iet_agc.auditing.schema import AuditRecord, Copies
+from iet_agc.metrics.attacks import WAYS
 from iet_agc.metrics.intervals import Proportion
+from iet_agc.reporting.attack_page import ATTACK_FILES
 from iet_agc.reporting.charts import place
+from iet_agc.reporting.model_card import Attacked
 
-__all__ = ["MEASURES", "NOT_COMPLIANCE", "Fact", "Measure", "audit_facts", "evidence", "run_facts"]
+__all__ = ["MEASURES", "NOT_COMPLIANCE", "Fact", "Measure", "attack_facts", "audit_facts", "evidence", "run_facts"]
 
 #: What stands over every table of this kind.
 NOT_COMPLIANCE = (
@@ -139,6 +142,25 @@ def _of_space(file: str, where: str, space: str, found: Copies) -> Iterator[Fact
 
 def _share(file: str, number: str, title: str, found: Proportion) -> Fact:
     return Fact(file, f"{number}.share", title, found.share, found.ci95, _OUTPUT)
+
+
+def attack_facts(attacked: Attacked) -> list[Fact]:
+    """The numbers of an attack: its budget, its outcome and its control, by each way."""
+    file = f"attacks/{attacked.name}/{ATTACK_FILES['json']}"
+    budget = f"budget, plain samples of {attacked.steps} steps"
+    facts = [
+        Fact(file, "budget", budget, attacked.budget, None, _DATA),
+        Fact(file, "found", "outcome", attacked.outcome, None, _DATA),
+    ]
+    for number, each in enumerate(attacked.numbers.attacks):
+        where, way = f"found.attacks.{number}", WAYS[each.way]
+        mine, control = f"training images recovered, {way}", f"held-out images recovered, the control, {way}"
+        facts += [
+            Fact(file, f"{where}.evaluations", f"evaluations of the model, {way}", each.evaluations, None, _DATA),
+            Fact(file, f"{where}.train.share", mine, each.train.share, each.train.ci95, _DATA),
+            Fact(file, f"{where}.held_out.share", control, each.held_out.share, each.held_out.ci95, _DATA),
+        ]
+    return facts
 
 
 def run_facts(name: str, method: str, skipped: float | None, privacy: Mapping[str, Any] | None) -> list[Fact]:

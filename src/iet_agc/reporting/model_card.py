@@ -20,13 +20,14 @@ from iet_agc.auditing.verdict import Outcome, doubts
 from iet_agc.auditing.verdict import verdict as judge
 from iet_agc.config.data_settings import HuggingFaceData
 from iet_agc.config.settings import Settings, TrainSettings
+from iet_agc.metrics.attacks import WAYS, Attacks
 from iet_agc.metrics.gate import Way
 from iet_agc.metrics.intervals import Proportion, three_digits
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-__all__ = ["MARK", "Audited", "CardFacts", "ImagesTold", "method_in_words", "render_card", "verdict_words"]
+__all__ = ["MARK", "Attacked", "Audited", "CardFacts", "ImagesTold", "method_in_words", "render_card", "verdict_words"]
 
 #: Stands in every card of ours, after its metadata, and in no other file.
 MARK = "<!-- written by iet-agc card -->"
@@ -82,6 +83,31 @@ class Audited:
 
 
 @dataclass(frozen=True)
+class Attacked:
+    """An attack on a model.
+
+    Attributes:
+        name: of its folder.
+        budget: plain samples, of so many `steps` each.
+        weights: SHA-256 of the files that were attacked, by name.
+        numbers: what was recovered.
+    """
+
+    name: str
+    budget: int
+    steps: int
+    weights: Mapping[str, str]
+    numbers: Attacks
+
+    @property
+    def outcome(self) -> str:
+        """In words; of all ways together."""
+        if any(each.is_beyond_chance for each in self.numbers.attacks):
+            return "training images are recovered"
+        return "training images are not shown to be recovered more often than held-out images"
+
+
+@dataclass(frozen=True)
 class CardFacts:
     """All that a card says.
 
@@ -92,6 +118,7 @@ class CardFacts:
         given: the training images were handed over by a program, and are none that the settings read.
         weights: SHA-256 of the exported files, by pipeline ("raw", "ema") and path below it.
         audits: of its samples.
+        attacks: on its weights.
         stopped: where the run ended early, see `iet_agc.training.identity.stopped`; None where it did not.
         privacy: of a run of DP-SGD, see `iet_agc.training.private.Privacy`; None of others.
     """
@@ -103,6 +130,7 @@ class CardFacts:
     given: bool
     weights: dict[str, dict[str, str]]
     audits: Sequence[Audited]
+    attacks: Sequence[Attacked] = ()
     stopped: Mapping[str, int] | None = None
     privacy: Mapping[str, Any] | None = None
 
@@ -137,6 +165,7 @@ def render_card(facts: CardFacts) -> str:
             (audit, verdict_words([audit]), _VERDICTS[audit.verdict.outcome][1], [*_ways(audit)])
             for audit in facts.audits
         ],
+        attack_ways=WAYS,
         version=version("iet-agc"),
     )
     return f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body.rstrip()}\n"

@@ -6,9 +6,11 @@ from typing import Any
 
 from iet_agc.auditing.schema import AuditRecord
 from iet_agc.auditing.verdict import verdict as judge
+from iet_agc.metrics.attacks import WAYS
 from iet_agc.metrics.intervals import three_digits
 from iet_agc.reporting.charts import page
 from iet_agc.reporting.evidence import MEASURES, NOT_COMPLIANCE, Fact
+from iet_agc.reporting.model_card import Attacked
 
 __all__ = ["PackedAudit", "PackedRun", "render_pack"]
 
@@ -50,6 +52,7 @@ class PackedRun:
 def render_pack(
     audits: Sequence[PackedAudit],
     runs: Sequence[PackedRun],
+    attacks: Sequence[Attacked],
     facts: Sequence[Fact],
     described: Mapping[str, str],
     about: Mapping[str, Any],
@@ -57,7 +60,7 @@ def render_pack(
     """Lay out what a pack holds.
 
     Args:
-        audits, runs: in it.
+        audits, runs, attacks: in it.
         facts: the numbers, and what asks for their kind.
         described: of each training set's metadata, the file and the audit that it is of.
         about: the facts of the manifest.
@@ -71,6 +74,8 @@ def render_pack(
         title="Evidence pack",
         audits=audits,
         runs=runs,
+        attacks=attacks,
+        ways=WAYS,
         facts=facts,
         described=described,
         about=about,

@@ -23,7 +23,7 @@ from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.reading import check_regular, read_bytes
 from iet_agc.runtime.tables import read_table
 
-__all__ = ["AlikePair", "Alikes", "Audit", "Pair", "Point", "Trained", "first_samples", "read_audit"]
+__all__ = ["AlikePair", "Alikes", "Audit", "Pair", "Point", "Trained", "TransformedPair", "first_samples", "read_audit"]
 
 #: What is read beside audit.json.
 _FILES = ("samples.csv", "training-images.csv", "pictures.npz", "curves.json", "watch.json")
@@ -69,6 +69,13 @@ class AlikeRow(PairRow):
     """The same in one feature space."""
 
     similarity: Annotated[float, Field(ge=-1 - ROUNDING, le=1 + ROUNDING)]
+
+
+class TransformedRow(PairRow):
+    """The same of a copy under a transformation, with the joint score of all ways."""
+
+    score: float = Field(alias="joint_score")
+    how: str = Field(alias="transformed_how")
 
 
 class TrainedRow(_TableRow):
@@ -140,6 +147,17 @@ class Pair(Pictured[SampleRow]):
 AlikePair = Pictured[AlikeRow]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TransformedPair(Pictured[TransformedRow]):
+    """A sample and the training image that it is most likely a transformed copy of.
+
+    Attributes:
+        overlaid: the training image, so transformed, uint8 (C, H, W).
+    """
+
+    overlaid: NDArray[np.uint8]
+
+
 @dataclass(frozen=True)
 class Alikes:
     """Similarities with the most similar training image, in one feature space.
@@ -174,6 +192,8 @@ class Audit:
         ratios, held_out_ratios: distance ratios in pixels, float64 (N,) and (H,).
         first: the first samples, uint8 (N, C, H, W); none of audits that were made before these were kept.
         pairs: the closest ones, closest first; those of flat samples last.
+        transformed: the closest ones by another way than as they are; none of audits that did not look for these, or
+            kept no such pictures.
         alike: by the name of each feature space.
         top, skipped: training images, most often copied or skipped first.
         curves: points by member.
@@ -188,6 +208,7 @@ class Audit:
     held_out_ratios: NDArray[np.float64]
     first: NDArray[np.uint8]
     pairs: list[Pair]
+    transformed: list[TransformedPair]
     alike: dict[str, Alikes]
     top: list[Trained]
     skipped: list[Trained]
@@ -225,6 +246,7 @@ def read_audit(name: str, folder: Path) -> Audit:
         held_out_ratios=pictures["held_out_ratios"],
         first=pictures.get("first_samples", pictures["worst_samples"][:0]),
         pairs=shown(lambda: _pairs(rows, pictures)),
+        transformed=shown(lambda: _transformed(table, pictures)),
         alike=shown(lambda: _alike(numbers, table, pictures)),
         top=shown(lambda: _trained(training, copying, pictures, "top")),
         skipped=shown(lambda: _trained(training, copying, pictures, "skipped")),
@@ -320,6 +342,24 @@ def _pictured(pictures: _Arrays, names: Sequence[str], flat: str) -> _Pictured:
 def _pairs(rows: Sequence[SampleRow], pictures: _Arrays) -> list[Pair]:
     found = _pictured(pictures, ("worst", "worst_samples", "worst_originals"), "worst_flat")
     return [Pair(row=rows[n], picture=sample, original=original, flat=flat) for n, sample, original, flat in found]
+
+
+def _transformed(table: Sequence[Mapping[str, str]], pictures: _Arrays) -> list[TransformedPair]:
+    if "transformed" not in pictures:
+        return []
+    names = "transformed", "transformed_samples", "transformed_originals"
+    found = zip(_pictured(pictures, names, "transformed_flat"), pictures["transformed_overlaid"], strict=True)
+    return [
+        TransformedPair(row=_transformed_row(table[n]), picture=sample, original=original, flat=flat, overlaid=overlaid)
+        for (n, sample, original, flat), overlaid in found
+    ]
+
+
+def _transformed_row(row: Mapping[str, str]) -> TransformedRow:
+    """A row in terms of the training image that was transformed."""
+    others = {key: value for key, value in row.items() if not key.startswith("nearest")}
+    own = {key: row[f"transformed_{key}"] for key in ("nearest", "nearest_file")}
+    return TransformedRow.model_validate_strings(others | own)
 
 
 def _alike(numbers: AuditRecord, table: Sequence[Mapping[str, str]], pictures: _Arrays) -> dict[str, Alikes]:
