@@ -241,7 +241,7 @@ def attack_page(record: AttackRecord, drawings: Drawings) -> str:
     facts: dict[str, str | int] = {"model": pipeline.name, "run": pipeline.parent.name, "steps": record.steps}
     facts |= {"per_sample": sampled.evaluations // sampled.drawings}
     facts |= {"draws": record.draws, "redraw_steps": REDRAW_STEPS}
-    pictures = {way: each.pictures for way, each in drawings.ways.items()}
+    pictures: dict[Way, list[Shown]] = {way: each.pictures for way, each in drawings.ways.items()}
     scores = redrawn[0].scores, redrawn[1].scores
     return render_attack(record.found, scores, pictures, facts, record.text_to_image)
 
