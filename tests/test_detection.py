@@ -174,7 +174,7 @@ def test_data_that_are_not_there_are_named_and_left_out(
         raise ValueError(f"{data.name} is not here: install it")
 
     monkeypatch.setattr(detection, "load_dataset", absent)
-    monkeypatch.setattr(sys, "argv", ["detection.py", "--threads", "1"])
+    monkeypatch.setattr(sys, "argv", ["detection.py", "--threads", "1", "--data", "digits", "fashion-mnist", "emoji"])
     detection.main()
     out, err = capsys.readouterr()
     assert json.loads(out)["results"] == []
