@@ -61,11 +61,10 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-# One installation, not the package and then its extras: pip resolves all of it each time. Of what is installed tests
-# import a part, which is compiled then.
+# One installation, not the package and then its extras: pip resolves all of it each time.
 $(VENV)/installed-dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $(VENV)/installed $@
 
 clean:
