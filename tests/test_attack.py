@@ -1,7 +1,6 @@
 """Attacks: counts against literal ones, models that hold everything and nothing, and what is written."""
 
 import csv
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from iet_agc.auditing import attack as attacking
-from iet_agc.auditing import attack_ways, attacked_pixels
+from iet_agc.auditing import attacked_pixels
 from iet_agc.auditing.attack import attack_model, read_attacks
 from iet_agc.cli import summary
 from iet_agc.data.image_set import ImageSet
@@ -24,6 +23,7 @@ from iet_agc.metrics.attacks import Attack, Drawn, against_sampling, attack, hal
 from iet_agc.metrics.neighbors import References
 from iet_agc.metrics.target_ratios import target_ratios
 from iet_agc.training import loop
+from tests.attack_folders import stopped_after, untimed
 from tests.commands import call
 from tests.faulty import contents
 from tests.tiny_runs import images, settings
@@ -261,15 +261,6 @@ def test_what_a_model_never_saw_is_not_recovered(oracle: Any, tmp_path: Path, he
     assert "Training images are not shown to be recovered" in page
 
 
-def untimed(folder: Path) -> Any:
-    """What a folder holds, without what depends on the time it took."""
-    found = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
-    for each in found["found"]["attacks"]:
-        del each["seconds"], each["per_hour"], each["times_sampling"]
-    del found["seal"]
-    return found, *((folder / name).read_bytes() for name in ("images.csv", "drawings.npz"))
-
-
 #: Two parts of plain samples, one of redrawn training images, two of redrawn held-out images.
 IN_PARTS: Any = {"budget": 300, "steps": 2}
 
@@ -283,26 +274,10 @@ def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kept", [1, 2, 4])
-def test_killed_and_given_again_it_is_the_same(
-    run: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
-) -> None:
-    parts: list[str] = []
-    plain = attack_ways.compute_parts
-
-    def dies(folder: Any, name: str, total: int, length: int, work: Any, on_done: Any) -> None:
-        def counts(items: slice) -> Any:
-            if len(parts) == kept:
-                raise KeyboardInterrupt
-            parts.append(name)
-            return work(items)
-
-        plain(folder, name, total, length, counts, on_done)
-
-    monkeypatch.setattr(attack_ways, "compute_parts", dies)
-    with pytest.raises(KeyboardInterrupt):
+def test_killed_and_given_again_it_is_the_same(run: Path, whole: Path, tmp_path: Path, kept: int) -> None:
+    with stopped_after(kept):
         attack_model(run, tmp_path / "killed", **IN_PARTS)
     assert len(list((tmp_path / "killed" / ".parts").glob("*.npz"))) == kept
-    monkeypatch.setattr(attack_ways, "compute_parts", plain)
     attack_model(run, tmp_path / "killed", **IN_PARTS)
     assert untimed(tmp_path / "killed") == untimed(whole)
 

@@ -33,6 +33,7 @@ from iet_agc.text_to_image.embedding_search import fit_embeddings
 from iet_agc.text_to_image.family import TextPipeline
 from iet_agc.text_to_image.pipeline import load_text_pipeline
 from iet_agc.text_to_image.redrawing import redraw_captioned
+from tests.attack_folders import stopped_after, untimed
 from tests.commands import call
 from tests.faulty import contents
 from tests.miniature import WORDS, captioned, save_miniature
@@ -201,37 +202,14 @@ def whole(random_folder: Path, images: ImageSet, tmp_path_factory: pytest.TempPa
     return out
 
 
-def untimed(folder: Path) -> Any:
-    """What a folder holds, without what depends on the time it took."""
-    found = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
-    for each in found["found"]["attacks"]:
-        del each["seconds"], each["per_hour"], each["times_sampling"]
-    del found["seal"]
-    return found, *((folder / name).read_bytes() for name in ("images.csv", "drawings.npz"))
-
-
 @pytest.mark.parametrize("kept", [13])
 def test_killed_and_given_again_it_is_the_same(
     random_folder: Path, images: ImageSet, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
-    made: list[str] = []
-    plain = attack_ways.compute_parts
-
-    def dies(folder: Any, name: str, total: int, length: int, work: Any, on_done: Any) -> None:
-        def counts(items: slice) -> Any:
-            if len(made) == kept:
-                raise KeyboardInterrupt
-            made.append(name)
-            return work(items)
-
-        plain(folder, name, total, length, counts, on_done)
-
     how = (random_folder, tmp_path / "killed", "own", "others")
     monkeypatch.setattr(attack_ways, "_PART", 1)
-    monkeypatch.setattr(attack_ways, "compute_parts", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(kept):
         attack_model(*how, given=parts(images), **IN_PARTS)
-    monkeypatch.setattr(attack_ways, "compute_parts", plain)
     attack_model(*how, given=parts(images), **IN_PARTS)
     assert untimed(tmp_path / "killed") == untimed(whole)
 
