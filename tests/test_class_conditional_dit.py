@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,11 @@ def test_images_are_those_of_stock_diffusers(folder: Path, pipeline: Any, monkey
     assert_alike(found[0], drawn_by_stock(pipe, pipeline, 4.0, monkeypatch))
     assert_alike(found[1], drawn_by_stock(pipe, pipeline, 1.0, monkeypatch))
     assert not torch.equal(*found)
+
+
+def test_without_texts_transformers_is_not_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert isinstance(load_text_pipeline(folder), ClassConditionalDiT)
 
 
 def test_a_class_has_names_and_a_number(pipeline: Any) -> None:

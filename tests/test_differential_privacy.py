@@ -251,7 +251,7 @@ def test_other_runs_promise_nothing(tmp_path):
 
 
 def test_without_opacus_nothing_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+    monkeypatch.setitem(sys.modules, "opacus", None)
     with pytest.raises(UserError, match=re.escape("pip install 'iet-agc[dp]'")):
         train(settings(**DP), images(), tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """Emoji: names and pictures of a font; a small pipeline built from them; and the presets that train it."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from iet_agc.data.datasets.emoji import emoji_font, read_emoji
 from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.metrics import distance_ratio, nearest
 from iet_agc.metrics.intervals import clustered_share
+from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import only_one
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import write_sealed
@@ -301,6 +303,13 @@ def test_what_is_there_is_kept_or_refused(built, data, tmp_path):
     (tmp_path / "damaged" / "built.json").write_text("[")
     with pytest.raises(ValueError, match=r"built\.json is damaged, .*: remove"):
         build_pipeline(data, tmp_path / "damaged", steps=1)
+
+
+def test_without_transformers_nothing_is_built(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"needs the package transformers: pip install 'iet-agc\[text\]'"):
+        build_pipeline(data, tmp_path / "out", steps=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_kill_leaves_nothing_half_written(data, tmp_path, monkeypatch):

@@ -233,7 +233,7 @@ def test_the_extra_that_is_not_installed(
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     told = refused(capsys, tmp_path, *_ours(name="hugging-face", root=tmp_path))
-    assert told.endswith("the package 'datasets' is not installed: pip install 'iet-agc[hf]'")
+    assert told.endswith("needs the package datasets: pip install 'iet-agc[hf]'")
 
 
 def test_a_dataset_of_the_hub_is_taken_at_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,24 @@ def test_lowest_versions_are_those_of_every_dependency():
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", one) for one in done.stdout.splitlines())
 
 
+def required(source):
+    """Package and extra of every call of `runtime.extras.require`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+            package, extra, *_ = [ast.literal_eval(one) for one in node.args]
+            yield package, extra
+
+
+def test_the_extra_that_is_named_brings_the_package():
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    sources = [file.read_text("utf-8") for file in (CHECKOUT / "src").rglob("*.py")]
+    named = {one for source in sources for one in required(source)}
+    assert {"datasets", "opacus", "peft", "transformers"} <= {package for package, _ in named}
+    for package, extra in named:
+        assert package in {re.split("[<>=]", one)[0] for one in extras[extra]}
+
+
 def texts_opened(source):
     """Lines on which a text file is opened, read or written; `Image.open` and the like are given something to open."""
     for node in ast.walk(ast.parse(source)):

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iet_agc.runtime.errors import CheckFailed, UserError
+from iet_agc.runtime.errors import CheckFailed
+from iet_agc.runtime.extras import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -527,10 +528,8 @@ class Shards(_Result):
 
 
 def _pandas() -> Any:
-    try:
-        return importlib.import_module("pandas")
-    except ImportError:
-        raise UserError("to_pandas needs the package 'pandas': pip install 'iet-agc[pandas]'") from None
+    require("pandas", "pandas", "to_pandas")
+    return importlib.import_module("pandas")
 
 
 def _table(pandas: Any, file: Path) -> "pd.DataFrame":

@@ -3,6 +3,7 @@
 A table has a column of structs {bytes, path}, as `datasets` writes images, or of bytes.
 """
 
+import importlib
 import io
 import threading
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 from iet_agc.data.conversion import IN_FLIGHT
 from iet_agc.data.decoding import Opener, UnfitError
 from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.extras import require
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import check_regular
 
@@ -51,13 +53,8 @@ def rows_of(table: Path) -> list[Opener]:
 
 
 def _library() -> Any:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(
-            "parquet tables are read by the package 'pyarrow', which is not installed: pip install 'iet-agc[parquet]'"
-        ) from None
-    return parquet
+    require("pyarrow", "parquet", "a parquet table")
+    return importlib.import_module("pyarrow.parquet")
 
 
 def _image_column(table: Path, schema: Any) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.extras import require
 
 __all__ = ["Loss", "epsilon_of", "private_gradients"]
 
@@ -99,12 +99,9 @@ def epsilon_of(noise: float, rate: float, steps: int, delta: float) -> float:
     Raises:
         UserError: opacus is not installed.
     """
-    try:
-        from opacus.accountants import RDPAccountant
-    except ImportError:
-        raise UserError(
-            "DP-SGD is accounted for by opacus, which is not installed: pip install 'iet-agc[dp]'"
-        ) from None
+    require("opacus", "dp", "DP-SGD")
+    from opacus.accountants import RDPAccountant
+
     accountant = RDPAccountant()
     accountant.history = [(noise, rate, steps)]
     return float(accountant.get_epsilon(delta, alphas=_ORDERS))

@@ -8,7 +8,6 @@ The network is Radford et al.'s (ICML 2021, arXiv 2103.00020), of any size; scor
 """
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from iet_agc.metrics.intervals import Mean, mean
 from iet_agc.metrics.neighbors import check_images
 from iet_agc.metrics.records import ClipScore
 from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.extras import require
 from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.progress import without_bars
 from iet_agc.runtime.seeds import kept_generators
@@ -106,8 +106,7 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
     Raises:
         ValueError: `transformers` is not installed, or there is no such model, or one without all of its parts.
     """
-    if importlib.util.find_spec("transformers") is None:
-        raise UserError("the CLIP score needs the package transformers: pip install 'iet-agc[text]'")
+    require("transformers", "text", "the CLIP score")
     from transformers import CLIPModel, CLIPProcessor
 
     if not Path(name).is_dir() and (Path(name).exists() or name.startswith((".", "/")) or name.count("/") > 1):

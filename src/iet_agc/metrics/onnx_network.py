@@ -12,7 +12,6 @@ operators that are not ONNX's own or defined in the file, is refused. What is le
 """
 
 import importlib
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.extras import require
 from iet_agc.runtime.paths import network_file, network_options
 from iet_agc.runtime.reading import read_bytes
 
@@ -36,8 +36,6 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 #: A protobuf message has at most 2 GiB.
 _LARGEST = 2**31 - 1
-
-_INSTALL = "ONNX files need the package onnxruntime: pip install 'iet-agc[onnx]'"
 
 
 @dataclass(frozen=True)
@@ -133,8 +131,7 @@ class OnnxNetwork:
 
 def _session(file: Path, content: bytes) -> Any:
     """A session of onnxruntime, from bytes, so that what was looked at is what is run."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise UserError(_INSTALL, "extractor")
+    require("onnxruntime", "onnx", "an ONNX file", "extractor")
     ort = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is told below

@@ -1,5 +1,6 @@
 """What is said on stderr while work goes on: bars on a terminal, a line per 10 % in a log, nothing where silenced."""
 
+import importlib.util
 import sys
 import time
 from collections.abc import Generator
@@ -144,6 +145,9 @@ def _clock(seconds: float) -> str:
 @contextmanager
 def without_bars() -> Generator[None]:
     """Within it, transformers draws no bars of its own, which would stand beside ours, or before an error."""
+    if importlib.util.find_spec("transformers") is None:
+        yield
+        return
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -21,6 +21,7 @@ from iet_agc.data.datasets.registry import load_dataset
 from iet_agc.data.image_set import ImageSet
 from iet_agc.diffusion.process import NUM_TIMESTEPS, to_float
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.extras import require
 from iet_agc.runtime.files import digest, hashes_below, only_one, put_back, replacing_folder
 from iet_agc.runtime.precision import autocast, resolved
 from iet_agc.runtime.progress import progress_bar, say
@@ -63,9 +64,10 @@ def build_pipeline(data: DataSettings, out: Path, steps: int = 2000, seed: int =
         peak signal-to-noise ratio of reconstructions, in decibels, of the training images and of those held out.
 
     Raises:
-        UserError: images without captions or of another shape, or a folder that holds anything else or in which
-            another process is at work.
+        UserError: images without captions or of another shape, a folder that holds anything else or in which another
+            process is at work, or `transformers` is not installed.
     """
+    require("transformers", "text", "text-to-image")
     train, held_out = load_dataset(data.without_copies())
     _check(train)
     captions = digest(train.captions)

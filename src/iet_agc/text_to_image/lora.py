@@ -7,13 +7,12 @@ mean is not that of the differences, mean(B) mean(A) != mean(B A): members must 
 """
 
 import copy
-import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.extras import require
 from iet_agc.runtime.seeds import seeded
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,8 +35,7 @@ def add_lora(model: nn.Module, projections: Sequence[str], rank: int, alpha: flo
     Raises:
         UserError: `peft` is not installed.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise UserError("lora.rank needs the package peft: pip install 'iet-agc[text]'")
+    require("peft", "text", "lora.rank")
     from peft import LoraConfig, inject_adapter_in_model
 
     model.requires_grad_(False)

@@ -5,7 +5,6 @@ u(z_t, "") + g (u(z_t, text) - u(z_t, ""))             guidance by g, of what th
 Ho and Salimans, 2022, equation 6.
 """
 
-import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from iet_agc.diffusion.process import predict_noise
 from iet_agc.diffusion.samplers import Sampler, denoise, initial_noise, rows_at_a_time
 from iet_agc.diffusion.unet import pipeline_index
 from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.extras import require
 from iet_agc.runtime.files import hashes_below, link_or_copy, replacing_folder
 from iet_agc.runtime.fixed_rows import fixed_rows
 from iet_agc.runtime.paths import check_pipeline_place
@@ -65,8 +65,8 @@ def load_text_pipeline(folder: Path) -> TextPipeline:
     family = family_of(folder, index)
     _check_parts(folder, index, family)
     check_regular_below(folder)
-    if family.TOKENIZERS and importlib.util.find_spec("transformers") is None:
-        raise UserError("text-to-image needs the package transformers: pip install 'iet-agc[text]'")
+    if family.TOKENIZERS:
+        require("transformers", "text", "text-to-image")
     try:
         with without_bars():
             pipeline = family.read(folder, index)

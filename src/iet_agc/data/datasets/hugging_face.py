@@ -15,6 +15,7 @@ from iet_agc.data.decoding import UnfitError
 from iet_agc.data.folders import read_images
 from iet_agc.data.image_set import ImageSet, Parts
 from iet_agc.runtime.errors import UserError, in_words
+from iet_agc.runtime.extras import require
 from iet_agc.runtime.files import shown
 from iet_agc.runtime.reading import open_file
 
@@ -108,12 +109,8 @@ def table_images(
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError:
-        raise UserError(
-            "data.name is 'hugging-face', but the package 'datasets' is not installed: pip install 'iet-agc[hf]'"
-        ) from None
+    require("datasets", "hf", "data.name hugging-face")
+    return importlib.import_module("datasets")
 
 
 def _name(data: HuggingFaceData) -> str:
