@@ -55,6 +55,7 @@ TORCHLESS = [
 BEHIND_A_WALL = {
     "auditing.compute": (
         "runtime.distributed",
+        "runtime.torchrun",
         "runtime.parts",
         "config",
         "sampling",
@@ -66,7 +67,7 @@ BEHIND_A_WALL = {
 MOST_ENTRIES = 15
 
 #: What the command line may import at its top: it takes no time.
-_LIGHT = {"__init__", "runtime.errors", "runtime.silence", "runtime.streams"}
+_LIGHT = {"__init__", "runtime.errors", "runtime.silence", "runtime.streams", "runtime.torchrun"}
 
 
 def _table() -> dict[str, tuple[set[str], set[str]]]:

@@ -18,6 +18,7 @@ from iet_agc.auditing.verdict import check_share
 from iet_agc.config.data_settings import DataSettings, HuggingFaceData, found_by_name
 from iet_agc.config.run_folder import is_run, read_settings
 from iet_agc.data.mending import Mending
+from iet_agc.runtime import torchrun
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest, only_one, replace_text, shown
 from iet_agc.runtime.packed_files import packed_files
@@ -186,7 +187,7 @@ def finished_audit(
     """
     out = asked.out
     file = out / INPUTS
-    if os.environ.get("WORLD_SIZE", "1") != "1" or not file.is_file():
+    if torchrun.is_one_of_several() or not file.is_file():
         return None
     inputs = inputs_of(asked, given)
     with only_one(out):

@@ -53,7 +53,7 @@ from iet_agc.metrics.features import Extractor, load_extractor
 from iet_agc.metrics.groups import group_sizes
 from iet_agc.metrics.intervals import Record
 from iet_agc.metrics.records import NoQuality, StandsIn
-from iet_agc.runtime import distributed
+from iet_agc.runtime import distributed, torchrun
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
 from iet_agc.runtime.kept_tensors import KeptTensors
@@ -158,7 +158,7 @@ def audit_sources(
     inputs = inputs_of(asked, fingerprints(given))
     folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS, _DECODED})
     folder.check({})
-    where, shown_bar = distributed.choose_device(device), on_done is None and distributed.is_first()
+    where, shown_bar = distributed.choose_device(device), on_done is None and torchrun.is_first()
     networks_for = _networks_for(asked, where, download)
     judge = load_clip(clip, where) if clip else None
     mapped = _mapped(train, samples, held_out)
@@ -208,7 +208,7 @@ def audit_sources(
                 save_audit(replace(result, numbers=numbers), out, names, treated=read.treated)
                 remember(out, inputs)
                 folder.drop_parts()
-    if distributed.is_first():
+    if torchrun.is_first():
         _say_treated(read, out)
     return numbers
 
@@ -253,7 +253,7 @@ def _networks_for(
 
     def networks_for(shape: tuple[int, int, int]) -> Sequence[Extractor]:
         networks = choose_networks(given, shape, asked.measure_quality, device, download)
-        if asked.measure_quality and not given and distributed.is_first():
+        if asked.measure_quality and not given and torchrun.is_first():
             if not networks:
                 say(f"note: {NoQuality(asked=False, shape=shape).sentence}")
             elif networks[0].stands_in:
@@ -376,10 +376,10 @@ def _until_done(store: PixelStore) -> Generator[None]:
     try:
         yield
     except UserError as error:
-        if os.environ.get("WORLD_SIZE", "1") == "1" and not isinstance(error, WriteError):
+        if not torchrun.is_one_of_several() and not isinstance(error, WriteError):
             store.remove()
         raise
-    if distributed.is_first():
+    if torchrun.is_first():
         store.remove()
 
 

@@ -9,7 +9,6 @@ cannot be written; 130 or 143 when stopped by SIGINT or SIGTERM. It stays what i
 
 import argparse
 import math
-import os
 import re
 import signal
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
+from iet_agc.runtime import torchrun
 from iet_agc.runtime.errors import CheckFailed, UserError, did_you_mean, one_line
 from iet_agc.runtime.silence import silenced
 from iet_agc.runtime.streams import kept_apart, put
@@ -99,7 +99,7 @@ def _status(arguments: Sequence[str]) -> int:
     try:
         if rest and parsed.verb not in _WITH_SETTINGS:
             raise UserError(f"unknown argument {rest[0]!r}; see 'iet-agc {parsed.verb} --help'")
-        if parsed.verb not in _SHARED and os.environ.get("RANK", "0") != "0":
+        if parsed.verb not in _SHARED and not torchrun.is_first():
             return 0
         parsed.rest = rest
         with silenced(parsed.quiet):
@@ -182,10 +182,8 @@ def _of_system(error: OSError) -> str:
 
 def _stopped(stopped: "Stopped") -> int:
     """Say where a run goes on, once for all processes."""
-    from iet_agc.runtime import distributed
-
     status = 128 + stopped.signal
-    return _failed(str(stopped), status) if distributed.is_first() else status
+    return _failed(str(stopped), status) if torchrun.is_first() else status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -239,7 +237,7 @@ def _add_demo(verbs: "_Verbs") -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[int, object]:
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if torchrun.is_one_of_several():
         raise UserError("demo starts processes of its own: run it without torchrun")
 
     from iet_agc.cli import summary, terminal
@@ -332,16 +330,15 @@ def _train(arguments: argparse.Namespace) -> tuple[int, object]:
 
     check_train(settings)
 
-    from iet_agc.runtime import distributed
     from iet_agc.runtime.malloc import keep_freed_memory
     from iet_agc.runtime.progress import say
     from iet_agc.runtime.stop import StopRequest
     from iet_agc.training import loop
 
     keep_freed_memory()
-    asked = StopRequest((signal.SIGINT, signal.SIGTERM), lambda: say(_SAVING) if distributed.is_first() else None)
+    asked = StopRequest((signal.SIGINT, signal.SIGTERM), lambda: say(_SAVING) if torchrun.is_first() else None)
     summary = loop.start(settings, arguments.out, stop=asked)
-    return 0, summary if distributed.is_first() else None
+    return 0, summary if torchrun.is_first() else None
 
 
 def _pairs(rest: Sequence[str]) -> dict[str, str]:
@@ -484,7 +481,6 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
     check_sample(arguments)
 
     from iet_agc.auditing.sources import load_guard
-    from iet_agc.runtime import distributed
     from iet_agc.runtime.malloc import keep_freed_memory
     from iet_agc.sampling.sample_set import read_prompts, sample_run
 
@@ -515,7 +511,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, object]:
         label=arguments.label,
         prompts=prompts,
     )
-    return 0, summary if distributed.is_first() else None
+    return 0, summary if torchrun.is_first() else None
 
 
 #: What a set of images may be given as.
@@ -671,7 +667,6 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         return _judged(arguments, done)
 
     from iet_agc.auditing.run import audit_sources
-    from iet_agc.runtime import distributed
 
     numbers = audit_sources(
         **vars(asked),
@@ -680,7 +675,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
         cache=arguments.cache,
         download=arguments.download,
     )
-    if not distributed.is_first():
+    if not torchrun.is_first():
         return 0, None  # where one process fails, torchrun ends the others, who may be printing the result
     return _judged(arguments, numbers)
 
@@ -792,7 +787,6 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, object]:
     check_detect(arguments)
 
     from iet_agc.auditing.memorized_prompts import detect_prompts, planted_prompts
-    from iet_agc.runtime import distributed
     from iet_agc.sampling.sample_set import read_prompts
 
     prompts = [] if arguments.prompt is None else [arguments.prompt]
@@ -812,7 +806,7 @@ def _detect(arguments: argparse.Namespace) -> tuple[int, object]:
         given,
         arguments.device,
     )
-    return 0, summary if distributed.is_first() else None
+    return 0, summary if torchrun.is_first() else None
 
 
 def _add_membership(verbs: "_Verbs") -> None:
@@ -858,7 +852,6 @@ def _membership(arguments: argparse.Namespace) -> tuple[int, object]:
     check_model_and_images(arguments)
 
     from iet_agc.auditing.membership import infer_members
-    from iet_agc.runtime import distributed
 
     summary = infer_members(
         arguments.source,
@@ -870,7 +863,7 @@ def _membership(arguments: argparse.Namespace) -> tuple[int, object]:
         weights=arguments.weights,
         device=arguments.device,
     )
-    return 0, summary if distributed.is_first() else None
+    return 0, summary if torchrun.is_first() else None
 
 
 def _add_attack(verbs: "_Verbs") -> None:
@@ -898,7 +891,6 @@ def _attack(arguments: argparse.Namespace) -> tuple[int, object]:
     check_model_and_images(arguments)
 
     from iet_agc.auditing.attack import attack_model
-    from iet_agc.runtime import distributed
 
     summary = attack_model(
         arguments.source,
@@ -910,7 +902,7 @@ def _attack(arguments: argparse.Namespace) -> tuple[int, object]:
         weights=arguments.weights,
         device=arguments.device,
     )
-    return 0, summary if distributed.is_first() else None
+    return 0, summary if torchrun.is_first() else None
 
 
 def _add_duplicates(verbs: "_Verbs") -> None:

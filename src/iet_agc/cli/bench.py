@@ -1,11 +1,11 @@
 """The verb bench: a board of methods to runs, a table and a page."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.torchrun import is_one_of_several
 
 if TYPE_CHECKING:
     from iet_agc.reporting.board import ArmResult, BoardRecord
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> tuple[int, object]:
     """Read the board, do its runs; 1 where one of them failed. See `iet_agc.api.bench.run_board`."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if is_one_of_several():
         raise UserError("bench starts processes of its own: run it without torchrun")
     from iet_agc.config.board import load_board, plan
 

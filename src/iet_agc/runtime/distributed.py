@@ -3,7 +3,6 @@
 The only module that imports `torch.distributed`.
 """
 
-import os
 import re
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import only_one
+from iet_agc.runtime.torchrun import is_one_of_several, local_rank
 
 T = TypeVar("T")
 
@@ -35,7 +35,6 @@ __all__ = [
     "broadcast_state",
     "choose_device",
     "gather",
-    "is_first",
     "processes",
     "rank",
     "replicas_of",
@@ -57,13 +56,13 @@ def choose_device(name: str) -> torch.device:
         raise UserError("run.device is 'cuda', but torch sees no GPU here: use 'auto' or 'cpu'")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cuda", local_rank() % torch.cuda.device_count())
 
 
 @contextmanager
 def processes(device: torch.device) -> Generator[None]:
     """Join the processes that `torchrun` started, if it did, and leave them at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not is_one_of_several():
         yield
         return
     # Members rest on the host, so states are broadcast from there also where gradients travel by nccl.
@@ -88,11 +87,6 @@ def rank() -> int:
 def size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def is_first() -> bool:
-    """Whether this is the process that speaks for all: rank 0, also before and after `processes`."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager

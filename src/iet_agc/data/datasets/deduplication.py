@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import TreatedFile
 from iet_agc.metrics.duplicates import Group, duplicate_groups, representatives
-from iet_agc.runtime import distributed
+from iet_agc.runtime import torchrun
 from iet_agc.runtime.progress import progress_bar
 
 __all__ = ["one_of_each"]
@@ -19,7 +19,7 @@ def one_of_each(images: ImageSet, near: bool) -> ImageSet:
         near: whether near copies count, and mirrored ones, see `duplicate_groups`; else images that are equal pixel by
             pixel.
     """
-    with progress_bar("compare", len(images), unit="image", shown=near and distributed.is_first()) as bar:
+    with progress_bar("compare", len(images), unit="image", shown=near and torchrun.is_first()) as bar:
         groups = duplicate_groups(images.images, near, near, lambda part: bar.update(part * len(images)))
     if not groups:
         return images
