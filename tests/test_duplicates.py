@@ -129,7 +129,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images = scenes(50)
     images = torch.cat([images, compressed(images[:9]), shifted(images[5:12])])
     before = duplicate_groups(images)
-    for name, size in {"_ROWS": 7, "_PAIRS": 5, "_IMAGES": 11}.items():
+    for name, size in {"_ROWS": 7, "_PAIRS": 5, "_IMAGES": 11, "_VALUES": 9000}.items():
         monkeypatch.setattr(f"iet_agc.metrics.near_copies.{name}", size)
     after = duplicate_groups(images)
     assert members(before) == members(after)
@@ -223,7 +223,7 @@ def links(*pairs: tuple[int, int, float]) -> Pairs:
 
 def grouped(monkeypatch: pytest.MonkeyPatch, pairs: Pairs, count: int) -> list[set[int]]:
     """Groups by given pairs, in the numbers of unique images by their hashes."""
-    monkeypatch.setattr(duplicates, "near_copies", lambda images, flips, on_done: pairs)
+    monkeypatch.setattr(duplicates, "near_copies", lambda images, order, flips, on_done: pairs)
     images = scenes(count)
     order = sorted(range(count), key=lambda place: duplicates.digests(images)[place])
     return [{order.index(image) for image in group} for group in members(duplicate_groups(images))]

@@ -112,9 +112,9 @@ def duplicate_groups(
         copies[digest].append(index)
     order = sorted(copies)
     firsts = torch.tensor([copies[digest][0] for digest in order], dtype=torch.int64)
-    links = _mirrored_links(images[firsts], order) if flips else []
+    links = _mirrored_links(images, firsts, order) if flips else []
     if near and len(order) > 1:
-        links += _near_links(near_copies(images[firsts], flips, on_done))
+        links += _near_links(near_copies(images, firsts, flips, on_done))
     images_of = [copies[digest] for digest in order]
     groups = [_group(star, images_of) for star in _stars(len(order), links)]
     return sorted((group for group in groups if len(group.members) > 1), key=lambda group: group.first)
@@ -177,10 +177,10 @@ class _Link:
         return Member(image, self.kind, self.distance, self.mirrored, zoom, (shift[0] / 2, shift[1] / 2))
 
 
-def _mirrored_links(unique: Tensor, order: Sequence[bytes]) -> list[_Link]:
+def _mirrored_links(images: Tensor, firsts: Tensor, order: Sequence[bytes]) -> list[_Link]:
     """Unique images whose mirror images are others of them."""
     places = {digest: place for place, digest in enumerate(order)}
-    turned = [places.get(digest, -1) for part in unique.split(_SLICE) for digest in digests(mirror(part))]
+    turned = [places.get(digest, -1) for some in firsts.split(_SLICE) for digest in digests(mirror(images[some]))]
     return [_Link(one, other, "mirrored", 0.0, True) for one, other in enumerate(turned) if one < other]
 
 

@@ -18,6 +18,7 @@ order in which images were given.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -53,8 +54,8 @@ RULE = {"most": 0.04, "worst_cell": 0.08, "close": 0.1, "of_background": 0.08, "
 #: After this many steps pairs are dropped that are farther apart than this, and the others are laid over exactly.
 _FIRST_STEPS, _FURTHER_STEPS, _HOPELESS = 3, 3, 0.2
 
-#: Images and pairs at a time. They change no result.
-_ROWS, _PAIRS, _IMAGES = 128, 512, 2048
+#: Images and pairs at a time, and of large images so many values. They change no result.
+_ROWS, _PAIRS, _IMAGES, _VALUES = 128, 512, 2048, 2**23
 
 
 @dataclass(frozen=True)
@@ -81,25 +82,28 @@ class Pairs:
         )
 
 
-def near_copies(images: Tensor, flips: bool = True, on_done: Callable[[float], object] = lambda share: None) -> Pairs:
-    """Find the pairs of near copies.
+def near_copies(
+    images: Tensor, order: Tensor, flips: bool = True, on_done: Callable[[float], object] = lambda share: None
+) -> Pairs:
+    """Find the pairs of near copies. Beyond 3 KB for each image, memory does not grow with their size and number.
 
     Args:
-        images: uint8 (N, C, H, W), each there once, in an order that depends on their pixels alone.
+        images: uint8 (N, C, H, W); they may be mapped from a file.
+        order: which to compare, int64 (U,): each picture once, in an order that depends on their pixels alone.
         flips: whether mirrored copies count.
         on_done: called with a share of all the work, in [0, 1], for progress.
 
     Returns:
-        The pairs, ordered by first and second.
+        The pairs, by places in `order`, ordered by first and second.
     """
-    thumbnails = _thumbnails_of(images)
+    thumbnails = _thumbnails_of(images, order)
     near = _candidates(thumbnails, flips, lambda share: on_done(0.5 * share))
     promising = _unordered(near, _promising(near))
     pairs = _laid_over(thumbnails, promising, lambda share: on_done(0.3 * share))
     pairs = pairs.take((pairs.distance <= RULE["most"]) & _alike_everywhere(thumbnails, pairs))
     allowed = _allowed(thumbnails, near, pairs, lambda share: on_done(0.2 * share))
     pairs = pairs.take(pairs.distance <= allowed)
-    return pairs.take(_alike_closely(images, pairs))
+    return pairs.take(_alike_closely(images, order, pairs))
 
 
 def same_pictures(images: Tensor, references: Tensor, candidates: Tensor, flips: bool = False) -> Tensor:
@@ -118,7 +122,8 @@ def same_pictures(images: Tensor, references: Tensor, candidates: Tensor, flips:
     total, k = candidates.shape
     chosen, place = candidates.unique(return_inverse=True)
     both = torch.cat([images, references[chosen]])
-    thumbnails = _thumbnails_of(both)
+    order = torch.arange(len(both))
+    thumbnails = _thumbnails_of(both, order)
     first, second = torch.arange(total).repeat_interleave(k), total + place.flatten()
     found = torch.zeros(total, dtype=torch.bool)
     for mirrored in (False, True) if flips else (False,):
@@ -131,24 +136,33 @@ def same_pictures(images: Tensor, references: Tensor, candidates: Tensor, flips:
         allowed = (RULE["of_background"] * usual).clamp(min=RULE["least"], max=RULE["most"])
         pairs = pairs.take(pairs.distance <= allowed[first])
         pairs = pairs.take(_alike_everywhere(thumbnails, pairs))
-        found[pairs.take(_alike_closely(both, pairs)).first] = True
+        found[pairs.take(_alike_closely(both, order, pairs)).first] = True
     return found
 
 
 # -- images
 
 
-def _thumbnails_of(images: Tensor) -> Tensor:
-    """Thumbnails of images, uint8 (N, C, H, W); see `_thumbnails`."""
-    made = in_blocks(lambda some: _thumbnails(_close(images[some])), len(images), _IMAGES)
-    return torch.cat(made) if made else _thumbnails(_close(images))
+def _thumbnails_of(images: Tensor, which: Tensor) -> Tensor:
+    """Thumbnails of some of the images, uint8 (N, C, H, W); see `_thumbnails`."""
+    made = in_blocks(lambda some: _thumbnails(_close(images, which[some])), len(which), _IMAGES)
+    return torch.cat(made) if made else _thumbnails(_close(images, which))
 
 
-def _close(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) as float32 of at most 32 pixels a side, smoothed, so that resampling makes no difference."""
+def _close(images: Tensor, which: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """Some images, uint8 (N, C, H, W), mirrored where they are to be, as float32 of at most 32 pixels a side, smoothed,
+    so that resampling makes no difference."""
     height, width = (min(size, _CLOSE) for size in images.shape[-2:])
-    pixels = images.float()
-    return blur(pixels if images.shape[-2:] == (height, width) else adaptive_avg_pool2d(pixels, (height, width)))
+    small = torch.empty(len(which), images.shape[1], height, width)  # at once: pieces would keep freed memory apart
+    for rows in torch.arange(len(which)).split(max(1, _VALUES // prod(images.shape[1:]))):
+        pixels = _turned(images[which[rows]], None if mirrored is None else mirrored[rows]).float()
+        small[rows] = pixels if pixels.shape[-2:] == (height, width) else adaptive_avg_pool2d(pixels, (height, width))
+    return blur(small)
+
+
+def _turned(images: Tensor, mirrored: Tensor | None) -> Tensor:
+    """Images, mirrored where they are to be, bool (N,)."""
+    return images if mirrored is None else torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def _thumbnails(close: Tensor) -> Tensor:
@@ -276,8 +290,7 @@ def _register(thumbnails: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 def _both(images: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """The images of each pair, the first ones mirrored where they are to be."""
-    first, second = images[pairs.first], images[pairs.second]
-    return torch.where(pairs.mirrored[:, None, None, None], first.flip(-1), first), second
+    return _turned(images[pairs.first], pairs.mirrored), images[pairs.second]
 
 
 def _alike_everywhere(thumbnails: Tensor, pairs: Pairs) -> Tensor:
@@ -290,13 +303,13 @@ def _alike_everywhere(thumbnails: Tensor, pairs: Pairs) -> Tensor:
     return _joined(in_blocks(alike, len(pairs.first), _PAIRS))
 
 
-def _alike_closely(images: Tensor, pairs: Pairs) -> Tensor:
+def _alike_closely(images: Tensor, order: Tensor, pairs: Pairs) -> Tensor:
     """Pairs that are alike at twice the size of thumbnails, too, bool (P,)."""
 
     def alike(some: slice) -> Tensor:
         part = pairs.take(some)
-        first, second = _both(images, part)
-        return difference(_close(first), _close(second), part.placement).whole <= RULE["close"]
+        first, second = _close(images, order[part.first], part.mirrored), _close(images, order[part.second])
+        return difference(first, second, part.placement).whole <= RULE["close"]
 
     return _joined(in_blocks(alike, len(pairs.first), _PAIRS))
 
