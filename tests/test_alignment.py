@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from iet_agc.auditing.compute import audit
-from iet_agc.auditing.run import audit_sources
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.alignment import alignment, group, ranks
 from iet_agc.metrics.clip import clip_score, load_clip, other_prompts
 from iet_agc.metrics.intervals import wilson
+from tests.audits_on_disk import audit_on_disk
 from tests.miniature import save_clip
 from tests.similar_images import FRESH, HELD_OUT, NETWORK, TRAIN
 
@@ -189,7 +189,7 @@ def test_samples_without_prompts_have_no_clip_score(clip, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", TRAIN.numpy())
     with pytest.raises(ValueError, match=r"^the CLIP score compares samples with their prompts, and a.npy has none: "):
-        audit_sources("a.npy", "a.npy", None, tmp_path / "out", clip=str(clip), on_done=lambda share: None)
+        audit_on_disk("a.npy", "a.npy", None, tmp_path / "out", clip=str(clip), on_done=lambda share: None)
     assert not (tmp_path / "out").exists()
 
 

@@ -230,10 +230,10 @@ def test_a_repeated_image_is_ranked_by_all_its_places_and_a_rare_one_does_not_le
 
 
 def test_a_run_that_flips_is_audited_with_flips(tmp_path):
-    from iet_agc.auditing.run import audit_sources
     from iet_agc.config.overrides import override
     from iet_agc.config.run_folder import claim_folder
     from iet_agc.config.settings import Settings
+    from tests.audits_on_disk import audit_on_disk
 
     changes = {"data.num_train": "150", "data.flips": "true"}
     for name, flips in (("plain", "false"), ("flips", "true")):
@@ -241,7 +241,7 @@ def test_a_run_that_flips_is_audited_with_flips(tmp_path):
     train, _ = load_part(str(tmp_path / "plain"), "train")
     np.save(tmp_path / "samples.npy", train.images[:60].flip(-1).numpy())
     counts = {
-        name: audit_sources(
+        name: audit_on_disk(
             str(tmp_path / name),
             str(tmp_path / "samples.npy"),
             None,

@@ -20,7 +20,7 @@ from iet_agc import metrics
 from iet_agc.auditing import compute
 from iet_agc.auditing import run as audits
 from iet_agc.auditing.compute import audit
-from iet_agc.auditing.run import audit_sources, save_audit
+from iet_agc.auditing.run import save_audit
 from iet_agc.auditing.schema import read_record
 from iet_agc.auditing.sources import load_part
 from iet_agc.auditing.verdict import check_audit, said
@@ -38,6 +38,7 @@ from iet_agc.metrics.records import StandsIn
 from iet_agc.reporting.audit_page import render
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.seal import sealed
+from tests.audits_on_disk import audit_on_disk
 from tests.commands import call, run_in
 from tests.image_sets import load_named
 
@@ -67,7 +68,7 @@ def take(monkeypatch, items):
 
 def run(out, tmp_path, **options: Any):
     options = {"on_done": lambda share: None, "device": "cpu", **options}
-    return audit_sources("train.npy", "samples.npy", "real.npy", tmp_path / out, **options)
+    return audit_on_disk("train.npy", "samples.npy", "real.npy", tmp_path / out, **options)
 
 
 def content(folder):
@@ -256,17 +257,17 @@ def test_conversion_is_that_of_the_run(tmp_path):
     options: dict[str, Any] = {"convert_to": (1, 4, 4), "device": "cpu"}
     for way in ("bilinear", "bicubic"):
         claim_folder(override(validate({}), train | {"data.resize": way}), tmp_path / way)
-        found = audit_sources(way, "samples.npy", way, tmp_path / f"by-{way}", **options)
+        found = audit_on_disk(way, "samples.npy", way, tmp_path / f"by-{way}", **options)
         trained, held_out = load_named("folder", root, num_train=10, shape=(1, 7, 7), resize=way)
         sets = {"train": trained, "samples": samples, "held_out": held_out}
         assert dict(found.sha256) == {name: convert(one, (1, 4, 4), way).fingerprint for name, one in sets.items()}
         assert (found.conventions.convert_to, found.conventions.resize) == ("1x4x4", way)
     own = {way: load_part(way, "held-out", (1, 4, 4))[0].fingerprint for way in ("bilinear", "bicubic")}
-    mixed = audit_sources("bicubic", "samples.npy", "bilinear", tmp_path / "mixed", **options)
+    mixed = audit_on_disk("bicubic", "samples.npy", "bilinear", tmp_path / "mixed", **options)
     assert mixed.sha256.held_out == own["bilinear"] != own["bicubic"]
-    alone = audit_sources("real.npy", "samples.npy", None, tmp_path / "alone", **options)
+    alone = audit_on_disk("real.npy", "samples.npy", None, tmp_path / "alone", **options)
     assert alone.conventions.resize == "bicubic"
-    plain = audit_sources("train.npy", "real.npy", None, tmp_path / "plain", device="cpu")
+    plain = audit_on_disk("train.npy", "real.npy", None, tmp_path / "plain", device="cpu")
     assert (plain.conventions.convert_to, plain.conventions.resize) == (None, None)
 
 
@@ -304,7 +305,7 @@ def test_where_inception_is_not_on_disk_another_network_stands_in_and_says_so(tm
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     for name, count in (("train", 6), ("samples", 4)):
         np.save(f"{name}.npy", np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8))
-    numbers = audit_sources("train.npy", "samples.npy", None, tmp_path / "large", device="cpu")
+    numbers = audit_on_disk("train.npy", "samples.npy", None, tmp_path / "large", device="cpu")
     assert numbers.quality.extractor == "efficientnet-lite0"
     (said,) = [warning.sentence for warning in numbers.quality.warnings if isinstance(warning, StandsIn)]
     assert f"note: {said}" in capsys.readouterr().err
@@ -485,7 +486,7 @@ def test_processes_wait_until_all_have_read_before_parts_go(tmp_path, monkeypatc
 def test_names_of_any_bytes_can_be_audited(tmp_path):
     name = os.fsdecode(b"tr\xff\nain.npy")
     np.save(name, noise(130, 1).numpy())
-    numbers = audit_sources(name, "samples.npy", None, tmp_path / "a", device="cpu", on_done=lambda share: None)
+    numbers = audit_on_disk(name, "samples.npy", None, tmp_path / "a", device="cpu", on_done=lambda share: None)
     assert numbers.num_train == 130
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["names"]["train"] == ascii(name)
 
@@ -497,7 +498,7 @@ def test_files_are_named_in_the_tables(tmp_path):
         (tmp_path / folder).mkdir()
         for number, image in enumerate(images):
             Image.fromarray(image[0].numpy()).save(tmp_path / folder / f"{number:03d}.png")
-    audit_sources("t", "s", None, tmp_path / "a", device="cpu", on_done=lambda share: None)
+    audit_on_disk("t", "s", None, tmp_path / "a", device="cpu", on_done=lambda share: None)
     rows = list(csv.DictReader((tmp_path / "a" / "samples.csv").open()))
     assert [(row["file"], row["nearest_file"]) for row in rows] == [("000.png", "007.png"), ("001.png", "009.png")]
     images = list(csv.DictReader((tmp_path / "a" / "training-images.csv").open()))

@@ -8,7 +8,6 @@ import pytest
 
 from iet_agc.auditing.compute import audit
 from iet_agc.auditing.curve import draw_curve
-from iet_agc.auditing.run import audit_sources
 from iet_agc.auditing.sources import load_part
 from iet_agc.config.overrides import override
 from iet_agc.config.presets import load_preset
@@ -19,6 +18,7 @@ from iet_agc.runtime.errors import UserError
 from iet_agc.sampling.sample_set import load_samples, sample_run
 from iet_agc.training.loop import start
 from iet_agc.training.watched import read_points
+from tests.audits_on_disk import audit_on_disk
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, run):
 def test_the_page_of_an_audit_shows_the_watch(tmp_path, run):
     sample_run(run, tmp_path / "samples")
     folder = tmp_path / "audit"
-    audit_sources(str(run), str(tmp_path / "samples"), str(run), folder, device="cpu")
+    audit_on_disk(str(run), str(tmp_path / "samples"), str(run), folder, device="cpu")
     assert read_audit("a", folder).watch == read_points(run)
     page = render({"a": folder})
     assert "When it starts to copy" in page
@@ -109,4 +109,4 @@ def test_points_that_were_changed_after_training_are_refused(tmp_path, run):
     text = (copied / "watch.jsonl").read_text()
     (copied / "watch.jsonl").write_text(text.replace('"seen":192', '"seen":191'))
     with pytest.raises(UserError, match=r"watch\.jsonl is not as the run left it"):
-        audit_sources(str(copied), str(tmp_path / "samples"), str(copied), tmp_path / "audit", device="cpu")
+        audit_on_disk(str(copied), str(tmp_path / "samples"), str(copied), tmp_path / "audit", device="cpu")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from iet_agc.auditing.run import audit_sources
 from iet_agc.auditing.schema import AuditRecord, AuditWarning, UnknownImages, UnknownOrigin, read_record
 from iet_agc.auditing.sources import load_guard, load_part
 from iet_agc.config.overrides import override
@@ -24,6 +23,7 @@ from iet_agc.training import loop
 from iet_agc.training.identity import check_pipeline, read_identity
 from iet_agc.training.initialization import folders_of
 from iet_agc.training.loop import start, train
+from tests.audits_on_disk import audit_on_disk
 from tests.commands import call as call_cli
 from tests.image_sets import load_named
 
@@ -84,7 +84,7 @@ def edit_config(base: Path, name: str, value: object) -> None:
 
 def audit(base: Path, samples: str = "run", held_out: str | None = "run", out: str = "audit") -> AuditRecord:
     real = str(base / held_out) if held_out else None
-    return audit_sources(
+    return audit_on_disk(
         str(base / "run"), str(base / samples), real, base / out, on_done=lambda share: None, device="cpu"
     )
 
@@ -214,13 +214,13 @@ def test_images_given_from_python_are_not_taken_for_those_of_the_settings(tmp_pa
             lambda run=run: load_part(str(run), "train"),
             lambda run=run: load_part(str(run), "held-out"),
             lambda run=run: load_guard(str(run)),
-            lambda run=run: audit_sources(str(run), str(run), None, tmp_path / "audit", device="cpu"),
+            lambda run=run: audit_on_disk(str(run), str(run), None, tmp_path / "audit", device="cpu"),
         ):
             with pytest.raises(UserError, match=what) as error:
                 call()
             assert "(digits): give those images themselves, not the run" in one_line(error)
     np.save(tmp_path / "mine.npy", noise(40, 9).numpy())
-    found = audit_sources(
+    found = audit_on_disk(
         str(tmp_path / "mine.npy"), str(run), None, tmp_path / "audit", on_done=lambda share: None, device="cpu"
     )
     assert found.warnings == ()

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from iet_agc.auditing.run import audit_sources
 from iet_agc.config.fingerprint import fingerprint
 from iet_agc.config.overrides import override
 from iet_agc.config.settings import Settings, validate
 from iet_agc.data.grids import save_image
 from iet_agc.runtime.errors import UserError
+from tests.audits_on_disk import audit_on_disk
 from tests.image_sets import load_named
 from tests.miniature import captioned, save_miniature
 from tests.tiny_text_runs import TINY, call
@@ -56,7 +56,7 @@ def test_a_folder_without_captions_is_trained_on(
     status, _, line = call(capsys, "sample", run, "--out", run / "samples", "--device", "cpu")
     assert status == 0, line
     assert set(json.loads((run / "samples" / "samples.json").read_text())["prompts"]) == {DOG}
-    numbers = audit_sources(
+    numbers = audit_on_disk(
         str(run), str(run), str(run), tmp_path / "audit", on_done=lambda share: None, device="cpu",
         extractors=["pixels"],
     )  # fmt: skip

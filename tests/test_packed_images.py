@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from iet_agc.auditing.run import audit_sources
 from iet_agc.auditing.schema import AuditRecord
 from iet_agc.config.data_settings import FolderData
 from iet_agc.data import arrays, folders, parquet_files
@@ -26,6 +25,7 @@ from iet_agc.data.survey import look_at, survey_folder
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.packed_files import packed_files
 from iet_agc.runtime.seeds import generator
+from tests.audits_on_disk import audit_on_disk
 from tests.commands import call
 
 Files = dict[str, bytes]
@@ -116,7 +116,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audited(sets: Path, out: Path, form: str, **options: Any) -> AuditRecord:
     train, samples, real = (str(sets / f"{name}-{form}") for name in ("train", "samples", "real"))
     options = {"device": "cpu", "on_done": lambda share: None, "measure_quality": False, **options}
-    return audit_sources(train, samples, real, out, **options)
+    return audit_on_disk(train, samples, real, out, **options)
 
 
 def numbers(record: AuditRecord) -> dict[str, Any]:
@@ -388,7 +388,7 @@ def test_a_killed_audit_of_a_large_set_decodes_what_is_missing(
 def test_a_set_that_is_refused_leaves_nothing(sets: Path, tmp_path: Path, decoded: list[str]) -> None:
     decoded += ["more"] * 100
     with pytest.raises(UserError, match="sizes must agree"):
-        audit_sources(str(sets / "train-archives"), "digits", None, tmp_path / "a", measure_quality=False)
+        audit_on_disk(str(sets / "train-archives"), "digits", None, tmp_path / "a", measure_quality=False)
     assert not (tmp_path / "a").exists()
 
 

@@ -12,7 +12,6 @@ from PIL import ImageFile
 
 from iet_agc import cli
 from iet_agc.api import whole_run
-from iet_agc.auditing.run import audit_sources
 from iet_agc.cli import demo
 from iet_agc.config.overrides import override
 from iet_agc.config.settings import Settings
@@ -25,6 +24,7 @@ from iet_agc.sampling import sample_set
 from iet_agc.sampling.sample_set import sample_run
 from iet_agc.training import loop
 from iet_agc.training.loop import start
+from tests.audits_on_disk import audit_on_disk
 
 # Whoever imports it first draws from Python's generator, and sets OpenMP's variables.
 importlib.import_module("sklearn.datasets")
@@ -87,7 +87,7 @@ def test_training_sampling_and_auditing_leave_no_trace(tmp_path, no_mallopt):
     assert seen == {threads + 1}  # the conditions under test: threads are set,
     unchanged(lambda: sample_run(run, run / "samples", {"num": 4}, on_images=lambda images: None))
     options: dict[str, Any] = {"extractors": ["efficientnet-lite0", "pixels"], "on_done": lambda share: None}
-    unchanged(lambda: audit_sources(str(run), str(run / "samples"), None, run / "audit", **options))
+    unchanged(lambda: audit_on_disk(str(run), str(run / "samples"), None, run / "audit", **options))
     base = settings.init.model_copy(update={"model": str(run)})
     unchanged(lambda: start(settings.model_copy(update={"init": base}), tmp_path / "further", lambda steps: None))
 

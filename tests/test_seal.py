@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iet_agc.auditing.run import audit_sources
 from iet_agc.reporting.audit_page import render
 from iet_agc.reporting.comparison import compare
 from iet_agc.runtime.errors import UserError
 from iet_agc.runtime.files import digest
 from iet_agc.runtime.reading import read_object
 from iet_agc.runtime.seal import damaged, unsealed, write_sealed
+from tests.audits_on_disk import audit_on_disk
 from tests.faulty import contents
 
 CONTENT = {"version": 1, "numbers": {"a": [1, 2.5, None], "é": "x"}, "tuple": (1, 2), "keys": {3: True}}
@@ -83,7 +83,7 @@ def test_a_flipped_bit_in_an_audit_is_refused_and_mended_by_the_same_command(tmp
 
     def audit() -> None:
         train, samples, real = names
-        audit_sources(train, samples, real, tmp_path / "a", on_done=lambda share: None, device="cpu")
+        audit_on_disk(train, samples, real, tmp_path / "a", on_done=lambda share: None, device="cpu")
 
     audit()
     before = contents(tmp_path / "a")

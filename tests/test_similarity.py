@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional
 
 from iet_agc.auditing.compute import audit
-from iet_agc.auditing.run import audit_sources, save_audit
+from iet_agc.auditing.run import save_audit
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.features import nearest_features
 from iet_agc.metrics.gate import PIXELS, Way, gate, sentence
 from iet_agc.metrics.intervals import least_calibrated_share, mean, percentile
 from iet_agc.metrics.similarity import Similar, directions, most_similar, similarities
+from tests.audits_on_disk import audit_on_disk
 from tests.similar_images import FRESH, HELD_OUT, NETWORK, TRAIN, centred
 
 
@@ -174,7 +175,7 @@ def files(tmp_path, monkeypatch):
 
 def run(out, **options: Any):
     options = {"device": "cpu", "on_done": lambda share: None, **options}
-    return audit_sources("train.npy", "samples.npy", "real.npy", out, **options)
+    return audit_on_disk("train.npy", "samples.npy", "real.npy", out, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -210,7 +210,7 @@ def audit(
     with silenced(quiet):
         if finished_audit(asked, given=fingerprints(given)) is None:
             kept = None if cache is None else Path(cache)
-            audit_sources(**vars(asked), cache=kept, download=download, given=given)
+            audit_sources(asked, cache=kept, download=download, given=given)
     return Audit(Path(out))
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from iet_agc.auditing.finished import Asked
 from iet_agc.auditing.run import audit_sources
 from iet_agc.auditing.schema import AuditRecord
 from iet_agc.auditing.sources import load_guard
@@ -43,7 +44,8 @@ def whole_run(settings: Settings, run: Path, sampling: Literal["amg", "guard"] |
             guard=guard if sampling == "guard" else None,
             amg=guard if sampling == "amg" else None,
         )
-        return audit_sources(str(run), str(run / "samples"), str(run), run / "audit", on_done=lambda share: None)
+        asked = Asked(str(run), str(run / "samples"), str(run), run / "audit")
+        return audit_sources(asked, on_done=lambda share: None)
 
 
 def work_of(settings: Settings) -> float:

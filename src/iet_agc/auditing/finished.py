@@ -46,7 +46,21 @@ _PASSING = (".lock",)
 
 @dataclass(frozen=True)
 class Asked:
-    """What an audit is asked for, but what it allows; for the attributes see `iet_agc.auditing.run.audit_sources`."""
+    """What an audit is asked for, but what it allows.
+
+    Attributes:
+        train, held_out: see `load_part`. A run brings its telemetry and curves along.
+        samples: the generated images.
+        out: folder of the audit.
+        flips: see `audit`; a run that trained with flips is audited with them in any case.
+        extractors, clip, measure_quality, transformed: see `audit`.
+        convert_to: bring every image to this (C, H, W), see `load_images`: as the run `train` resizes its images, so
+            that samples are treated alike, or else bicubic; what another run trains on or holds out, as that run does.
+        mending: of folders, see `load_part`; files that were mended or left out are listed in OUT/mending.csv.
+        device: "auto", "cpu" or "cuda".
+        groups: neighbours are groups of copies among training images: True, those that are found here; or the path of a
+            table of them, see `data.copy_tables.read_pairs`.
+    """
 
     train: str
     samples: str

@@ -55,6 +55,7 @@ from iet_agc.metrics.intervals import Record
 from iet_agc.metrics.records import NoQuality, StandsIn
 from iet_agc.runtime import distributed, torchrun
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.exposure import TrainingRecord
 from iet_agc.runtime.files import WriteError, check_ours, digest, flush, replace_text, replacing, shown
 from iet_agc.runtime.kept_tensors import KeptTensors
 from iet_agc.runtime.parts import compute_parts, read_parts
@@ -85,24 +86,12 @@ _CONTENT = 3
 
 
 def audit_sources(
-    train: str,
-    samples: str,
-    held_out: str | None,
-    out: Path,
+    asked: Asked,
     *,
-    flips: bool = False,
-    extractors: Sequence[str] = (),
-    convert_to: tuple[int, int, int] | None = None,
-    mending: Mending = Mending(),  # noqa: B008 (frozen)
     fail_above: float | None = None,
-    clip: str | None = None,
     memory: int = 2 * 1024**3,
-    device: str = "auto",
     download: bool = False,
-    measure_quality: bool = True,
-    groups: bool | str = False,
     cache: Path | None = None,
-    transformed: bool = False,
     on_done: Callable[[float], object] | None = None,
     given: Mapping[Part, ImageSet] = MappingProxyType({}),
 ) -> AuditRecord:
@@ -111,24 +100,12 @@ def audit_sources(
     The same call again goes on where a killed one stopped; under `torchrun` all processes share the work.
 
     Args:
-        train, held_out: see `load_part`. A run brings its telemetry and curves along.
-        samples: the generated images.
-        out: folder of the audit.
-        flips: see `audit`; a run that trained with flips is audited with them in any case.
-        extractors: see `audit`.
-        convert_to: bring every image to this (C, H, W), see `load_images`: as the run `train` resizes its images, so
-            that samples are treated alike, or else bicubic; what another run trains on or holds out, as that run does.
-        mending: of folders, see `load_part`; files that were mended or left out are listed in OUT/mending.csv.
-        fail_above, clip: see `audit`.
+        asked: of what, and how.
+        fail_above: see `audit`.
         memory: bytes, see `Work`.
-        device: "auto", "cpu" or "cuda".
         download: see `load_extractor`.
-        measure_quality: see `audit`.
-        groups: neighbours are groups of copies among training images: True, those that are found here; or the path of a
-            table of them, see `data.copy_tables.read_pairs`.
         cache: folder in which the features of training and held-out images are kept, by their pixels and the network's
             weights, so that another audit against them computes those of its samples only.
-        transformed: see `audit`.
         on_done: see `Work`; in place of the progress bar.
         given: sets that are in memory, which are not read; their names are those of what they are then, or the run that
             was trained on them.
@@ -137,91 +114,91 @@ def audit_sources(
         The content of audit.json.
 
     Raises:
-        UserError: see `load_part`, `audit` and `read_record`; `out` holds another audit, finished or not, or something
-            else, or another process is at work in it.
+        UserError: see `load_part`, `audit` and `read_record`; the folder holds another audit, finished or not, or
+            something else, or another process is at work in it.
     """
-    asked = Asked(
-        train,
-        samples,
-        held_out,
-        out,
-        flips,
-        extractors,
-        convert_to,
-        mending,
-        clip,
-        device,
-        measure_quality,
-        groups,
-        transformed,
-    )
-    inputs = inputs_of(asked, fingerprints(given))
-    folder = ResultFolder(out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS, _DECODED})
+    inputs, mapped = inputs_of(asked, fingerprints(given)), _mapped(asked)
+    folder = ResultFolder(asked.out, "audit.json", "audit", "made_of", _WORDS, {_WRITTEN, _WHOLE, INPUTS, _DECODED})
     folder.check({})
-    where, shown_bar = distributed.choose_device(device), on_done is None and torchrun.is_first()
+    where, shown_bar = distributed.choose_device(asked.device), on_done is None and torchrun.is_first()
     networks_for = _networks_for(asked, where, download)
-    judge = load_clip(clip, where) if clip else None
-    mapped = _mapped(train, samples, held_out)
-    store = PixelStore(out / _DECODED)
+    judge = load_clip(asked.clip, where) if asked.clip else None
+    store = PixelStore(asked.out / _DECODED)
     with _until_done(store):
         with progress_bar("read", None, unit="image", shown=shown_bar) as bar:
-            read = _read(train, samples, held_out, convert_to, networks_for, bar.update, mending, given, store)
-        if judge:
-            check_prompts(read.samples)
-        record = read_record(train, len(read.train))
-        copies = read_pairs(Path(groups), read.train) if isinstance(groups, str) else groups
-        flips = flips or trained_with_flips(train)
-        made_of = _inputs(read.sets, flips, read.networks, judge, measure_quality, copies, transformed)
+            read = _read(asked, networks_for, judge, bar.update, given, store)
+        made_of = _inputs(asked, read)
         folder.check(made_of)
         with (
             distributed.processes(where),
             folder.at_work(made_of | _surroundings(read.networks, where), anew=True),
             progress_bar("audit", 100, unit="", shown=shown_bar) as bar,
         ):
-            on_done = on_done or (lambda share: bar.update(100 * share))
             if distributed.rank() == 0:
-                settle_audit(out)
+                settle_audit(asked.out)
             parts = _Parts(folder.parts, bar.name_phase, KeptTensors(cache) if cache else None)
+            on_done = on_done or (lambda share: bar.update(100 * share))
             with _unless_refused(folder.parts):
-                result = audit(
-                    read.train,
-                    read.samples,
-                    read.held_out,
-                    flips=flips,
-                    extractors=read.networks,
-                    seeds=read.seeds,
-                    record=record,
-                    fail_above=fail_above,
-                    clip=judge,
-                    measure_quality=measure_quality,
-                    groups=copies,
-                    transformed=transformed,
-                    work=Work(parts.compute, parts.once, memory, where, on_done, store.rows),
-                )
-                if _mapped(train, samples, held_out) != mapped:
+                work = Work(parts.compute, parts.once, memory, where, on_done, store.rows)
+                result = _audited(asked, read, fail_above, work)
+                if _mapped(asked) != mapped:
                     raise UserError("a file of images changed while it was audited: audit it again when it is written")
-            numbers = _described(result.numbers, asked, read, made_of, where)
             distributed.barrier()  # others may still be reading parts
             bar.name_phase("audit: files")
             if distributed.rank() == 0:
-                names = {"train": train, "samples": samples, "held_out": held_out or ""}
-                save_audit(replace(result, numbers=numbers), out, names, treated=read.treated)
-                remember(out, inputs)
+                names = {"train": asked.train, "samples": asked.samples, "held_out": asked.held_out or ""}
+                save_audit(result, asked.out, names, treated=read.treated)
+                remember(asked.out, inputs)
                 folder.drop_parts()
     if torchrun.is_first():
-        _say_treated(read, out)
-    return numbers
+        _say_treated(read, asked.out)
+    return result.numbers
+
+
+def _audited(asked: Asked, read: "_Read", fail_above: float | None, work: Work) -> AuditResult:
+    """The audit of sets that were read, with what only who reads them knows."""
+    result = audit(
+        read.train,
+        read.samples,
+        read.held_out,
+        flips=read.flips,
+        extractors=read.networks,
+        seeds=read.seeds,
+        record=read.record,
+        fail_above=fail_above,
+        clip=read.judge,
+        measure_quality=asked.measure_quality,
+        groups=read.groups,
+        transformed=asked.transformed,
+        work=work,
+    )
+    return replace(result, numbers=_described(result.numbers, asked, read, work.device))
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What is audited, read from disk, and the networks in whose features; `warnings` came up on the way."""
+    """What is audited, read from disk.
+
+    Attributes:
+        train, samples, held_out: the sets.
+        seeds: of the samples, where they are known.
+        networks: in whose features they are compared.
+        judge: what scores how samples follow their prompts.
+        record: what the training of a run tells of each image.
+        groups: see `audit`.
+        flips: whether mirrored copies count.
+        warnings: came up on the way.
+    """
 
     train: ImageSet
     samples: ImageSet
     held_out: ImageSet | None
     seeds: Sequence[int] | None
     networks: Sequence[Extractor]
+    judge: Clip | None
+    record: TrainingRecord | None
+    groups: bool | Pairs
+    flips: bool
     warnings: Sequence[AuditWarning]
 
     @property
@@ -240,8 +217,9 @@ def fingerprints(given: Mapping[Part, ImageSet]) -> dict[str, str]:
     return {part: digest([images.fingerprint, images.captions]) for part, images in given.items()}
 
 
-def _mapped(*sources: str | None) -> list[tuple[str, int, int]]:
+def _mapped(asked: Asked) -> list[tuple[str, int, int]]:
     """What tells files of images that are read while they are audited from others, see `array_images`."""
+    sources = asked.train, asked.samples, asked.held_out
     return stamps([path for path in map(Path, filter(None, sources)) if may_be_mapped(path)])
 
 
@@ -263,9 +241,7 @@ def _networks_for(
     return networks_for
 
 
-def _described(
-    numbers: AuditRecord, asked: Asked, read: _Read, made_of: Mapping[str, object], device: torch.device
-) -> AuditRecord:
+def _described(numbers: AuditRecord, asked: Asked, read: _Read, device: torch.device) -> AuditRecord:
     """The record, with what it was made of and how, as far as only who reads the sets knows it."""
     size = asked.convert_to and "x".join(map(str, asked.convert_to))
     told = {"convert_to": size, "resize": asked.convert_to and resize_of(asked.train)}
@@ -273,7 +249,7 @@ def _described(
         update={
             "conventions": numbers.conventions.model_copy(update=told),
             "mending": _mended(read, asked.mending),
-            "made_of": made_of,
+            "made_of": _inputs(asked, read),
             "provenance": _provenance(device),
             "warnings": (*numbers.warnings, *read.warnings),
         }
@@ -295,51 +271,45 @@ def _mended(read: _Read, mending: Mending) -> Mended | None:
 
 
 def _read(
-    train: str,
-    samples: str,
-    held_out: str | None,
-    convert_to: tuple[int, int, int] | None,
+    asked: Asked,
     networks_for: Callable[[tuple[int, int, int]], Sequence[Extractor]],
+    judge: Clip | None,
     on_images: Callable[[int], object],
-    mending: Mending,
     given: Mapping[Part, ImageSet],
     store: PixelStore,
 ) -> _Read:
-    """Read the sets of an audit; networks for images of a shape, which may be refused, before samples are read."""
+    """Read what is audited; networks for images of a shape, which may be refused, before samples are read."""
     warn = _Warnings()
 
     def load(source: str, part: Part) -> tuple[ImageSet, list[int] | None]:
-        how = convert_to, on_images, resize_of(train), warn, mending, given.get(part), store
+        how = asked.convert_to, on_images, resize_of(asked.train), warn, asked.mending, given.get(part), store
         return load_part(source, part, *how)
 
-    training, _ = load(train, "train")
-    networks = networks_for(training.shape)
-    images, seeds = load(samples, "samples")
-    real = load(held_out, "held-out")[0] if held_out else None
-    check_sets(training, images, real)
-    return _Read(training, images, real, seeds, networks, warn.all)
+    train, _ = load(asked.train, "train")
+    networks = networks_for(train.shape)
+    samples, seeds = load(asked.samples, "samples")
+    held_out = load(asked.held_out, "held-out")[0] if asked.held_out else None
+    check_sets(train, samples, held_out)
+    if judge:
+        check_prompts(samples)
+    record = read_record(asked.train, len(train))
+    groups = read_pairs(Path(asked.groups), train) if isinstance(asked.groups, str) else asked.groups
+    flips = asked.flips or trained_with_flips(asked.train)
+    return _Read(train, samples, held_out, seeds, networks, judge, record, groups, flips, warn.all)
 
 
-def _inputs(
-    sets: Mapping[str, ImageSet],
-    flips: bool,
-    networks: Sequence[Extractor],
-    clip: Clip | None,
-    measure_quality: bool,
-    copies: bool | Pairs,
-    transformed: bool,
-) -> dict[str, Any]:
+def _inputs(asked: Asked, read: _Read) -> dict[str, Any]:
     """What an audit is made of: another one in its place would be another audit."""
-    said = {name: digest(images.captions) for name, images in sets.items() if images.captions}
+    sets, groups = read.sets, read.groups
     return {
         **{name: sets[name].fingerprint if name in sets else None for name in _SETS},
-        "captions": said,
-        "flips": flips,
-        "extractors": [[shown(one.name), one.sha256] for one in networks],
-        "clip": clip.sha256 if clip else None,
-        **({} if measure_quality else {"quality": False}),
-        **({} if copies is False else {"groups": copies if copies is True else digest(copies)}),
-        **({"transformed": True} if transformed else {}),
+        "captions": {name: digest(images.captions) for name, images in sets.items() if images.captions},
+        "flips": read.flips,
+        "extractors": [[shown(one.name), one.sha256] for one in read.networks],
+        "clip": read.judge.sha256 if read.judge else None,
+        **({} if asked.measure_quality else {"quality": False}),
+        **({} if groups is False else {"groups": groups if groups is True else digest(groups)}),
+        **({"transformed": True} if asked.transformed else {}),
     }
 
 

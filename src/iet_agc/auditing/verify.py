@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from iet_agc.auditing.finished import Asked
 from iet_agc.auditing.pack import OF_ATTACK, OF_AUDIT, OF_RUN, attack_told, documents, is_of_audited
 from iet_agc.auditing.pack_folder import (
     MANIFEST,
@@ -312,7 +313,7 @@ def _audit_again(folder: Path, record: AuditRecord, images: Images, out: Path) -
         channels, height, width = map(int, told.convert_to.split("x"))
         size = channels, height, width
     names = _networks(record, images.extractors)
-    return audit_sources(
+    asked = Asked(
         images.train,
         images.samples,
         images.held_out,
@@ -321,12 +322,11 @@ def _audit_again(folder: Path, record: AuditRecord, images: Images, out: Path) -
         extractors=names or (),
         convert_to=size,
         mending=mending,
-        fail_above=record.gate.fail_above if record.gate else None,
         measure_quality=names is not None and record.quality.extractor is not None,
         groups=record.groups is not None and (record.groups.origin == "searched" or str(folder / _IMAGES)),
         transformed=record.transformed is not None,
-        given=images.given,
     )
+    return audit_sources(asked, fail_above=record.gate.fail_above if record.gate else None, given=images.given)
 
 
 def _networks(record: AuditRecord, given: Sequence[Path]) -> list[str] | None:

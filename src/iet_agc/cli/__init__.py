@@ -669,7 +669,7 @@ def _audit(arguments: argparse.Namespace) -> tuple[int, object]:
     from iet_agc.auditing.run import audit_sources
 
     numbers = audit_sources(
-        **vars(asked),
+        asked,
         fail_above=arguments.fail_above,
         memory=arguments.memory,
         cache=arguments.cache,
