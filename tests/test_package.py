@@ -114,6 +114,14 @@ def test_the_extra_that_is_named_brings_the_package():
         assert package in {re.split("[<>=]", one)[0] for one in extras[extra]}
 
 
+def test_every_extra_is_explained():
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
+    table = (CHECKOUT / "docs/index.md").read_text("utf-8").split("## Extras")[1].split("\n\n")[2]
+    assert {*re.findall("`(.+?)`", "".join(row.split("|")[1] for row in table.splitlines()))} == {
+        *project["optional-dependencies"]
+    }
+
+
 def texts_opened(source):
     """Lines on which a text file is opened, read or written; `Image.open` and the like are given something to open."""
     for node in ast.walk(ast.parse(source)):
