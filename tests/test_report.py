@@ -27,6 +27,7 @@ from iet_agc.auditing.schema import AuditRecord
 from iet_agc.data.image_set import ImageSet
 from iet_agc.metrics.gate import PIXELS, gate
 from iet_agc.reporting.audit_page import render, write_report
+from iet_agc.reporting.charts import undrawn
 from iet_agc.reporting.reader import read_audit
 from tests.audit_folders import NEAR_COPIES, NO_CUT, SHA, Folder, noise, points, write_audit
 from tests.pages import Page
@@ -723,6 +724,18 @@ def test_an_audit_as_it_is_written_becomes_a_page(tmp_path: Path) -> None:
     for title in ("d1/d2 below 1/3", "AuthPct", "C_T", "Fréchet distance", "KID", "Precision", "Recall", "MiFID"):
         assert title in page.words
     assert "--train digits --samples samples --held-out held --flips --extractor pixels --out it" in page.text
+
+
+def test_what_is_not_drawn_changes_nothing_else(tmp_path: Path) -> None:
+    folder = small(tmp_path / "a")
+    drawn = render({"a": folder.path})
+    with undrawn():
+        text = render({"a": folder.path})
+    assert render({"a": folder.path}) == drawn
+    assert re.search(r"<path|data:image/png;base64,\w", drawn)
+    assert not re.search(r"<path|data:image/png;base64,\w", text)
+    both = (re.sub(r"(?s)<svg.*?</svg>|data:image/[^\"']*", "", each) for each in (drawn, text))
+    assert len({*both}) == 1
 
 
 @pytest.mark.parametrize(("module", "free"), [("iet_agc.reporting.audit_page", True), ("iet_agc.runtime.seeds", False)])

@@ -36,6 +36,7 @@ from iet_agc.auditing.schema import AuditRecord, read_record
 from iet_agc.auditing.sources import Part
 from iet_agc.data.image_set import ImageSet
 from iet_agc.data.mending import Mending
+from iet_agc.reporting.charts import undrawn
 from iet_agc.runtime.array_files import read_arrays
 from iet_agc.runtime.errors import UserError, in_words
 from iet_agc.runtime.files import sha256
@@ -216,7 +217,8 @@ def _audits(manifest: Mapping[str, Any]) -> list[str]:
 
 def _documents(pack: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     try:
-        return documents(pack, facts)
+        with undrawn():  # nor is it compared, see `_compare_text`
+            return documents(pack, facts)
     except (LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{MANIFEST} does not say what documents are made of: {in_words(error)}") from None
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePath
@@ -56,7 +57,11 @@ __all__ = [
     "picture",
     "place",
     "style",
+    "undrawn",
 ]
+
+#: Whether charts and pictures are drawn, see `undrawn`.
+_drawn = ContextVar("drawn", default=True)
 
 #: Pictures are enlarged to at least, and shrunk to at most, this many pixels a side.
 _SMALLEST, LARGEST = 128, 256
@@ -99,6 +104,16 @@ def style() -> Generator[None]:
     """Within it, charts look the same whatever a matplotlibrc says."""
     with matplotlib.style.context(["default", _STYLE]):
         yield
+
+
+@contextmanager
+def undrawn() -> Generator[None]:
+    """Within it, charts and pictures are left empty, which is most of the time that a page takes: its text stays."""
+    token = _drawn.set(False)
+    try:
+        yield
+    finally:
+        _drawn.reset(token)
 
 
 def page(template: str, filters: Mapping[str, Callable[..., str]], **values: object) -> str:
@@ -146,6 +161,8 @@ def picture(image: NDArray[np.uint8]) -> str:
     Returns:
         A PNG, exact, of an image of up to 128 pixels a side; above, a JPEG of at most 256 pixels a side.
     """
+    if not _drawn.get():
+        return data_uri("image/png", b"")
     pixels = np.ascontiguousarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
     drawn, longest, stream = Image.fromarray(pixels), max(pixels.shape[:2]), io.BytesIO()
     if longest > _EXACT:
@@ -237,6 +254,8 @@ def inline(figure: Figure, alt: str) -> Markup:
         figure: the chart.
         alt: what it shows, for those who cannot see it.
     """
+    if not _drawn.get():
+        return Markup("<svg></svg>")
     stream = io.StringIO()
     FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})  # pyright: ignore
     svg = stream.getvalue()
