@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import pickle
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from iet_agc.cli import demo as module
 from iet_agc.cli import summary
 from iet_agc.cli.demo import PRESETS, demo
+from iet_agc.runtime.workers import in_workers
 
 SMALL = {
     "train.steps": "6",
@@ -28,8 +31,16 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    return folder, demo(folder, overrides=SMALL)
+    """By forked workers; tests/test_bench.py spawns some, which are sent what they do."""
+    folder, honest = tmp_path_factory.mktemp("demo"), multiprocessing.get_context
+
+    def sent(function, tasks, *given):
+        return in_workers(*pickle.loads(pickle.dumps((function, tasks))), *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "in_workers", sent)
+        patch.setattr(multiprocessing, "get_context", lambda method=None: honest("fork"))
+        return folder, demo(folder, overrides=SMALL)
 
 
 def test_the_demo_says_what_the_contract_says(result):
@@ -96,7 +107,6 @@ def test_a_run_is_a_pipeline_for_people_who_do_not_have_this_package(result):
 @pytest.mark.usefixtures("forked_workers")
 def test_a_demo_that_fails_says_so_before_the_other_preset_is_done(tmp_path):
     """IET-AGC asks for more shards than images; default training has hours before it."""
-    from iet_agc.cli import demo as module
     from iet_agc.config.overrides import customized as honest
 
     def spoil(settings, changes):
