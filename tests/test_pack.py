@@ -370,11 +370,11 @@ def sparse(pack: Path) -> None:
 
 
 def inflated(pack: Path) -> None:
-    """A megabyte that says it is more than a gigabyte, and is."""
-    archive = zipfile.ZipFile(pack / SCORES, "w", zipfile.ZIP_DEFLATED)
+    """A few megabytes that say they are more than a gigabyte, and are."""
+    archive, zeros = zipfile.ZipFile(pack / SCORES, "w", zipfile.ZIP_DEFLATED, compresslevel=1), bytes(2**20)
     with archive, archive.open("pixels_distances.npy", "w", force_zip64=True) as stream:
         for _ in range(1040):
-            stream.write(bytes(2**20))
+            stream.write(zeros)
     resealed(pack)
 
 

@@ -25,7 +25,7 @@ HOW: Any = {"budget": 30, "steps": 2}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> iet_agc.Run:
+def run(tmp_path_factory: pytest.TempPathFactory, small_networks: None) -> iet_agc.Run:
     return audited_run(tmp_path_factory.mktemp("attacked"))
 
 
