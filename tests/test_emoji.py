@@ -47,6 +47,9 @@ FEW = (
     "\U0001f680\U0001f415\U0001f408\U0001f34b\U0001f344\U0001f3e0\U0001f697\u2764\U0001f31e\U0001f333\U0001f42c"
     "\U0001f3b8\U0001f35e\U0001f34e\U0001f3c0\U0001f511\U0001f451\U0001f308\U0001f682\U0001f40d"
 )
+#: A keyboard and a white square: near copies at 32 pixels a side (0.110), not at 64 (0.129). Before them a watch, since
+#: a font that is cut out loses its first picture.
+ALIKE = "\u231a\u2328\u25fb"
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +60,18 @@ def emoji():
 @pytest.fixture(scope="module")
 def small_font(tmp_path_factory):
     """Twenty pictures of the font, as a font."""
+    return _cut_out(FEW, tmp_path_factory.mktemp("font"))
+
+
+def _cut_out(text, folder):
+    """The pictures of these characters, as a font."""
     options = subset.Options(layout_closure=False, notdef_glyph=False)
     cutter = subset.Subsetter(options)
-    cutter.populate(text=FEW)
+    cutter.populate(text=text)
     font = TTFont(FONT)
     cutter.subset(font)
-    file = tmp_path_factory.mktemp("font") / "NotoColorEmoji.ttf"
-    font.save(file)
-    return file
+    font.save(folder / "NotoColorEmoji.ttf")
+    return folder / "NotoColorEmoji.ttf"
 
 
 def names(images):
@@ -123,16 +130,20 @@ def _read(root, **options):
     return read_emoji(EmojiData(root=root and str(root), **options))[0]
 
 
-def test_reading_is_repeatable_and_sizes_keep_the_set(emoji):
-    again, large = _read(FONT.parent), _read(FONT, convert_to="3x64x64")
-    assert again.fingerprint == emoji.fingerprint
-    assert again.captions == large.captions == emoji.captions
+def test_reading_is_repeatable_and_sizes_keep_the_set(tmp_path):
+    """The set is chosen at 32 pixels, whatever is asked for: of two that are alike there only, the first stays."""
+    font = _cut_out(FEW + ALIKE, tmp_path)
+    first, again, large = _read(tmp_path), _read(font), _read(font, convert_to="3x64x64")
+    assert "keyboard" in names(first)
+    assert "white medium square" not in names(first)
+    assert again.fingerprint == first.fingerprint
+    assert again.captions == large.captions == first.captions
     assert large.shape == (3, 64, 64)
-    bilinear = _read(FONT, resize="bilinear")
-    assert bilinear.captions == emoji.captions
-    assert bilinear.fingerprint != emoji.fingerprint
+    bilinear = _read(font, resize="bilinear")
+    assert bilinear.captions == first.captions
+    assert bilinear.fingerprint != first.fingerprint
     halved = torch.nn.functional.avg_pool2d(large.images.double(), 2)
-    assert (halved - emoji.images).abs().mean() < 3
+    assert (halved - first.images).abs().mean() < 3
 
 
 def test_newer_emoji_are_left_out_whatever_this_python_knows(emoji):
@@ -198,6 +209,14 @@ def test_a_font_that_is_cut_short_is_refused(small_font, tmp_path, share):
 def data(small_font):
     changes = {"data.root": str(small_font), "data.num_train": "14", "data.planted_images": "2"}
     return override(load_preset("emoji-text-default"), changes | {"data.planted_copies": "3"}).data
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    """A step of the VAE sees 8 images, not 32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "_BATCH", 8)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -359,7 +378,7 @@ TINY = [
 
 
 def test_the_presets_go_their_whole_way(capsys, built, small_font, tmp_path):
-    for name, members in (("default", 1), ("iet-agc", 2), ("agc", 1)):
+    for name, members in (("default", 1), ("iet-agc", 2)):
         run = tmp_path / name
         status, text, _ = call(
             capsys, "train", f"emoji-text-{name}", "--out", run, "--init", built[0], "--data.root", small_font, *TINY
