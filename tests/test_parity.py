@@ -338,7 +338,7 @@ def test_a_preset_runs_from_images_to_samples(name: str, tmp_path: Path) -> None
     small |= {"train.steps": "1", "sample.num": "3", "sample.steps": "2", "run.preview_images": "2"}
     settings = override(load_preset(name), small)
     if settings.method.rounds > 2:
-        settings = override(settings, {"method.rounds": "2"})
+        settings = override(settings, {"method.rounds": "2", "method.members": "3"})
     size, classes = (64 if name.startswith("afhq") else 32), settings.model.classes or 1
     pixels = torch.randint(256, (100, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     train(settings, ImageSet(pixels, name, torch.arange(100) % classes), tmp_path / "run", torch.device("cpu"))

@@ -82,9 +82,9 @@ def test_a_gaussian_has_the_right_covariance() -> None:
     variances, axes = torch.linalg.eigh(covariance)
     shrunk = [_discretised_deviation(float(variance) ** 0.5, 50) ** 2 for variance in variances]
     expected = axes @ torch.diag(torch.tensor(shrunk, dtype=torch.float64)) @ axes.T
-    images = sample(_gaussian_denoiser(covariance), _unclipped(), range(8000), (1, 2, 2), steps=50)
+    images = sample(_gaussian_denoiser(covariance), _unclipped(), range(3000), (1, 2, 2), steps=50)
     found = torch.cov((images.flatten(1).double() / 127.5 - 1).T)
-    assert (found - expected).abs().max() < 0.003
+    assert (found - expected).abs().max() < 0.005  # 2.5 standard errors of the largest; to the covariance it is 0.0124
     assert (found - covariance).abs().max() < 0.02
 
 
