@@ -133,11 +133,11 @@ def test_other_labels_are_another_run(tmp_path, whole):
         train(told(model__dropout=0.1), other, out, CPU)
 
 
-@pytest.mark.parametrize(("members", "count"), [(4, 3), (8, 8)])
-def test_members_on_ranks_end_bitwise_equal(tmp_path, members, count):
-    chosen = told(method__members=members, model__dropout=0.1, model__multipliers=[1], train__steps=3)
+def test_members_on_ranks_end_bitwise_equal(tmp_path):
+    """Of three processes one has two members; tests/test_dist.py has more of either."""
+    chosen = told(method__members=4, model__dropout=0.1, model__multipliers=[1], train__steps=3)
     train(chosen, images(), tmp_path / "alone" / "run", CPU)
-    train_in(count, chosen, tmp_path / "many" / "run")
+    train_in(3, chosen, tmp_path / "many" / "run")
     for kind in ("raw", "ema"):
         assert_same(weights(tmp_path / "many" / "run", kind), weights(tmp_path / "alone" / "run", kind))
 

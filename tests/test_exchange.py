@@ -83,17 +83,25 @@ class ByHand:
         return self.members[0].model.state_dict()
 
 
-def test_a_run_is_that_trained_by_hand_and_counts_stay_with_the_image(tmp_path: Path) -> None:
-    train(CHOSEN, images(), tmp_path, CPU)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is not interrupted."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(CHOSEN, images(), out, CPU)
+    return out
+
+
+def test_a_run_is_that_trained_by_hand_and_counts_stay_with_the_image(whole: Path) -> None:
     hand = ByHand()
     hand.round(0)
     hand.exchange(hand.skipped)
     before = dict(hand.skipped)
     hand.round(1)
     hand.round(2)
-    assert_same(weights(tmp_path), hand.weights())
+    assert_same(weights(whole), hand.weights())
     hand.exchange({image: hand.skipped[image] - before[image] for image in before})
-    rows = list(csv.DictReader((tmp_path / "telemetry.csv").open()))
+    rows = list(csv.DictReader((whole / "telemetry.csv").open()))
     assert [int(row["seen"]) for row in rows] == list(hand.seen.values())
     assert [int(row["skipped"]) for row in rows] == list(hand.skipped.values())
     assert sum(hand.seen.values()) == 2 * 18 * 8
@@ -104,11 +112,10 @@ def test_a_run_is_that_trained_by_hand_and_counts_stay_with_the_image(tmp_path: 
 
 
 @pytest.mark.parametrize("count", [5, 12, 16, 24, 35])
-def test_killed_it_ends_as_if_it_had_not_been(tmp_path: Path, count: int) -> None:
+def test_killed_it_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path, count: int) -> None:
     killed_after(count, lambda counts: train(CHOSEN, images(), tmp_path / "run", CPU, counts))
-    for name in ("run", "whole"):
-        train(CHOSEN, images(), tmp_path / name, CPU)
-    assert_ends_like(tmp_path / "whole", tmp_path / "run")
+    train(CHOSEN, images(), tmp_path / "run", CPU)
+    assert_ends_like(whole, tmp_path / "run")
 
 
 def test_a_run_that_ended_with_an_exchange_goes_on_as_the_longer_one(tmp_path: Path) -> None:
@@ -119,13 +126,12 @@ def test_a_run_that_ended_with_an_exchange_goes_on_as_the_longer_one(tmp_path: P
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_several_processes_exchange_as_one(tmp_path: Path, count: int) -> None:
+def test_several_processes_exchange_as_one(whole: Path, tmp_path: Path, count: int) -> None:
     """Members on processes of their own, and one of them on two."""
     train_in(count, CHOSEN, tmp_path / "run")
-    train(CHOSEN, images(), tmp_path / "whole", CPU)
-    assert (tmp_path / "run" / "telemetry.csv").read_text() == (tmp_path / "whole" / "telemetry.csv").read_text()
+    assert (tmp_path / "run" / "telemetry.csv").read_text() == (whole / "telemetry.csv").read_text()
     if count == 2:  # replicas are equal up to rounding
-        assert_ends_like(tmp_path / "whole", tmp_path / "run")
+        assert_ends_like(whole, tmp_path / "run")
     assert sorted(ends(tmp_path / "run", "raw")) == [0, 1]
 
 

@@ -24,6 +24,15 @@ from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, s
 CHOSEN = settings(train__learning_rate_fall=0.5, train__average_last=0.25)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is not interrupted."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(CHOSEN, images(), out, CPU)
+    return out
+
+
 def rates(**changes: float) -> list[float]:
     train = settings(train__learning_rate=1.0, train__warmup_steps=0, **changes).train
     return [learning_rate(step, 8, train) for step in range(8)]
@@ -82,19 +91,17 @@ def test_two_members_in_two_rounds_are_those_trained_by_hand(tmp_path: Path) -> 
         torch.testing.assert_close(value, last, rtol=1e-5, atol=1e-7)
 
 
-def test_the_curve_tells_the_rate(tmp_path: Path) -> None:
-    train(CHOSEN, images(), tmp_path, CPU)
-    told = {point["step"]: point["learning_rate"] for point in curve(tmp_path, "member-0000")}
+def test_the_curve_tells_the_rate(whole: Path) -> None:
+    told = {point["step"]: point["learning_rate"] for point in curve(whole, "member-0000")}
     assert told[6] == pytest.approx(1e-3)
     assert [told[step] for step in (8, 10, 12)] == pytest.approx([5e-3 / 6, 3e-3 / 6, 1e-3 / 6])
 
 
 @pytest.mark.parametrize("count", [3, 17, 21, 23])
-def test_killed_it_ends_as_if_it_had_not_been(tmp_path: Path, count: int) -> None:
+def test_killed_it_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path, count: int) -> None:
     killed_after(count, lambda counts: train(CHOSEN, images(), tmp_path / "run", CPU, counts))
     train(CHOSEN, images(), tmp_path / "run", CPU)
-    train(CHOSEN, images(), tmp_path / "whole", CPU)
-    assert_ends_like(tmp_path / "whole", tmp_path / "run")
+    assert_ends_like(whole, tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["learning_rate_fall", "average_last"])

@@ -210,7 +210,8 @@ def observe(settings, folder, wanted=("weights",)):
         patch.setattr(checkpoint, "seal", lambda *arguments: (sealed.append(1), honest(*arguments)))
         start(settings, folder / "run", lambda steps: threads.add(torch.get_num_threads()))
     run = folder / "run"
-    write_audit(run / "audit")
+    if "compare" in wanted:
+        write_audit(run / "audit")
     seen = {
         "weights": lambda: {name: tensor.numpy().tobytes() for name, tensor in weights(run).items()},
         "ema": lambda: {name: tensor.numpy().tobytes() for name, tensor in weights(run, "ema").items()},
