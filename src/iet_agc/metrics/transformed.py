@@ -15,6 +15,9 @@ smallest among the candidates of the image (in place, the fifth). Among digits a
 small; only of a copy is one candidate much nearer than the others. So statistics say nothing by themselves: held-out
 images pass through the same, and `joint_cut` makes one cut of all of them.
 
+Held-out images that are transformed copies themselves do not show what real images look like. `is_copy` tells those
+that are so beyond doubt, each by itself: by two fixed limits, whatever other held-out images there are.
+
 Images are brought to at most 32 pixels a side first, so 4 pixels are an eighth of a larger image. Blocks have a fixed
 number of rows, and each is computed by one thread: memory and threads change no bit of a result.
 """
@@ -32,7 +35,7 @@ from iet_agc.metrics.registration import register, resample
 from iet_agc.metrics.views import CELLS, Halves, Views, cells, inverse, least_sides, shrunk, smooth, smooth_grey
 from iet_agc.runtime.threads import in_blocks
 
-__all__ = ["STATISTICS", "Compared", "TrainingIndex"]
+__all__ = ["MOST_LEFT", "MOST_OF_OTHERS", "STATISTICS", "Compared", "TrainingIndex", "is_copy"]
 
 #: The statistics, in the order of their columns.
 STATISTICS = ("in_place", "moved", "half", "blend")
@@ -64,6 +67,10 @@ _ROWS, _IMAGES, _GROUP = 32, 1024, 32
 #: Moves by fewer pixels are not told.
 _MOVED = 0.05
 
+#: A moved image is a copy beyond doubt where no larger share of its variance is left over, and no larger part of what
+#: the ninth candidate leaves over. Chosen on emoji and digits of seeds 0 to 3, photograph crops of seeds 0 and 1.
+MOST_LEFT, MOST_OF_OTHERS = 0.005, 0.02
+
 #: So many pairs of halves, the most promising by their descriptors, are compared in pixels.
 _HALVES = 2
 
@@ -80,6 +87,7 @@ class Compared:
         mirrored: whether that image is mirrored, bool (N,).
         halves: along which axis halves are cut, 1 for upper and lower ones, 2 for left and right ones; where the half
             of the image begins, and where that of the training image; int64 (N, 3), in pixels of the compared size.
+        left: the share of the variance that is left over by `moved`, float64 (N,), in (0, 1].
     """
 
     statistics: Tensor
@@ -88,6 +96,7 @@ class Compared:
     placement: Tensor
     mirrored: Tensor
     halves: Tensor
+    left: Tensor
 
     def in_words(self, row: int, by: Alteration, shape: tuple[int, int, int]) -> str:
         """How a training image of this shape, (C, H, W), has to be transformed to be an image, by one statistic."""
@@ -152,6 +161,19 @@ class Compared:
         return "; ".join(parts) or "where it is"
 
 
+def is_copy(statistics: Tensor, left: Tensor) -> Tensor:
+    """Which images are transformed copies beyond doubt: moved, mirrored, zoomed, or of other brightness or contrast.
+
+    Args:
+        statistics: see `Compared`, (N, 4).
+        left: see `Compared`, (N,).
+
+    Returns:
+        bool (N,). Halves and blends are none: real images may share a part.
+    """
+    return (left <= MOST_LEFT) & (statistics[:, STATISTICS.index("moved")] <= MOST_OF_OTHERS)
+
+
 class TrainingIndex:
     """A training set, laid out so that altered copies of its images are found.
 
@@ -208,12 +230,12 @@ class TrainingIndex:
         grey = smooth_grey(small)
         described = self._whole(pooled(grey, CELLS))
         in_place, first = self._in_place(small, described)
-        moved, placed, placement, mirrored = self._moved(small, grey)
+        moved, placed, placement, mirrored, left = self._moved(small, grey)
         half, partly, halves = self._half(small, grey)
         blend, mixed, second = self._blend(small, described)
         statistics = torch.stack([in_place, moved, half, blend], dim=1).double()
         references = torch.stack([first, placed, partly, mixed], dim=1)
-        return tuple(part[:count] for part in (statistics, references, second, placement, mirrored, halves))
+        return tuple(part[:count] for part in (statistics, references, second, placement, mirrored, halves, left))
 
     def _shown(self, places: Tensor) -> Tensor:
         """Training images, small; (P, C, H, W)."""
@@ -231,7 +253,7 @@ class TrainingIndex:
 
     # -- moved
 
-    def _moved(self, small: Tensor, grey: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _moved(self, small: Tensor, grey: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         near, view = self._seen(self._views.features(grey), self._magnitudes(fourier(grey)))
         turned = view == len(self._views.placement) - 1
         target = _each(small, near)
@@ -250,7 +272,7 @@ class TrainingIndex:
         left.view(-1)[flat] = torch.minimum(refined, before)
         ratio, at = _relative(left)
         own = at + near.shape[1] * torch.arange(len(near))
-        return ratio, near.flatten()[own], placement[own], turned.flatten()[own]
+        return ratio, near.flatten()[own], placement[own], turned.flatten()[own], left.flatten()[own].double()
 
     def _seen(self, views: Tensor, magnitudes: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates by any view, and the view that sees each best, int64 (N, k)."""
