@@ -559,6 +559,15 @@ class AuditRecord(Copies, _Sets):
         return {way: found[way] for way in self.ways()}
 
     @model_validator(mode="after")
+    def _held_out_images_set_a_cut_or_not(self) -> Self:
+        """Held-out images that are transformed copies set no cut on these."""
+        joint = self.transformed and self.transformed.calibrated
+        copies = (self.transformed and self.transformed.num_held_out_copies) or 0
+        if copies + (joint.num_held_out if joint else 0) > self.num_held_out:
+            raise ValueError(f"{copies} of {self.num_held_out} held-out images set no cut, and too many set it")
+        return self
+
+    @model_validator(mode="after")
     def _gate_looked_at_it(self) -> Self:
         """A gate counts what the calibrated shares count."""
         for check in self.gate.checks if self.gate else ():
