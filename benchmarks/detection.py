@@ -375,7 +375,9 @@ def false_alarms(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, in
     assert cut is not None, "too few held-out images"
     found = counts(unrelated, cut, calibrate)
     counted = {name: found[name] for name in ("samples", "calibrated", "transformed") if name in found}
-    return {"seed": seed, **counted, "apart": apart, "set no cut": int(calibrate.copies.sum())}
+    result = {"seed": seed, **counted, "apart": apart, "set no cut": int(calibrate.copies.sum())}
+    print(f"{data}, {space}: {json.dumps(result)}", file=sys.stderr, flush=True)
+    return result
 
 
 def without_copies(calibrate: Found, unrelated: Found) -> tuple[Found, Found, int]:
