@@ -256,17 +256,19 @@ class TrainingIndex:
     def _moved(self, small: Tensor, grey: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         near, view = self._seen(self._views.features(grey), self._magnitudes(fourier(grey)))
         turned = view == len(self._views.placement) - 1
-        target = _each(small, near)
-        target = torch.where(turned.flatten()[:, None, None, None], target.flip(-1), target)
+        target = _turned(_each(smooth(small), near), _each(smooth(small.flip(-1)), near), turned.flatten())
         placement = inverse(self._views.placement[view.flatten()])
         shown = self._shown(near.flatten())
         left = _left_over(shown, target, placement).view(near.shape)
         few = min(_REGISTERED, near.shape[1])
         closest = left.topk(few, largest=False, sorted=True).indices
         flat = (closest + near.shape[1] * torch.arange(len(near))[:, None]).flatten()
-        first, second = shown[flat], target[flat]
-        better = register(smooth_grey(first), smooth_grey(second), placement[flat], _STEPS)
-        refined = _left_over(first, second, better)
+        first, grey = (
+            shown[flat],
+            _turned(_each(grey, closest), _each(smooth_grey(small.flip(-1)), closest), turned.flatten()[flat]),
+        )
+        better = register(smooth_grey(first), grey, placement[flat], _STEPS)
+        refined = _left_over(first, target[flat], better)
         before = left.flatten()[flat]
         placement[flat] = torch.where((refined < before)[:, None], better, placement[flat])
         left.view(-1)[flat] = torch.minimum(refined, before)
@@ -316,7 +318,7 @@ class TrainingIndex:
         """One pair of halves: the statistic, and the training image."""
         axis, begin, where = pair
         cut = self._cuts[axis - 1]
-        left = _left_over(cut.cut(self._shown(near.flatten()), where), cut.cut(_each(images, near), begin))
+        left = _left_over(cut.cut(self._shown(near.flatten()), where), _each(smooth(cut.cut(images, begin)), near))
         ratio, best = _relative(left.view(near.shape))
         return ratio, near.gather(1, best[:, None])[:, 0]
 
@@ -329,7 +331,7 @@ class TrainingIndex:
         ratios, seconds = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
         ratio, at = ratios.min(dim=1, keepdim=True)
         pair = torch.cat([firsts.gather(1, at), seconds.gather(1, at)], dim=1)
-        left = _left_over(self._shown(pair.flatten()), _each(small, pair)).view(pair.shape)
+        left = _left_over(self._shown(pair.flatten()), _each(smooth(small), pair)).view(pair.shape)
         pair = pair.gather(1, left.argsort(dim=1, stable=True))  # the one of which there is more comes first
         return ratio[:, 0], pair[:, 0], pair[:, 1]
 
@@ -351,6 +353,11 @@ class TrainingIndex:
 def _each(images: Tensor, near: Tensor) -> Tensor:
     """Every image beside each of its candidates, (N * k, C, H, W)."""
     return images.repeat_interleave(near.shape[1], dim=0)
+
+
+def _turned(images: Tensor, mirrored: Tensor, which: Tensor) -> Tensor:
+    """Images, (P, C, H, W), and in place of some, bool (P,), these as they are when mirrored."""
+    return torch.where(which[:, None, None, None], mirrored, images)
 
 
 # -- candidates
@@ -378,15 +385,14 @@ def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _left_over(first: Tensor, second: Tensor, placement: Tensor | None = None) -> Tensor:
-    """The share of the variance of the second images that the first ones, laid over them, do not explain; (P,).
+    """The share of the variance of the second images, smooth ones, that the first ones do not explain; (P,).
 
-    Gain, which is not negative, and offset are those of least squares.
+    These are laid over them, and smoothed. Gain, which is not negative, and offset are those of least squares.
     """
     if placement is None:
-        first, second = smooth(first).flatten(1), smooth(second).flatten(1)
-        return _unexplained(first, second, None)
+        return _unexplained(smooth(first).flatten(1), second.flatten(1), None)
     moved, inside = resample(first, placement)
-    first, second, counts = (each.flatten(1) for each in (smooth(moved), smooth(second), inside.expand_as(moved)))
+    first, second, counts = (each.flatten(1) for each in (smooth(moved), second, inside.expand_as(moved)))
     return _unexplained(first, second, counts)
 
 
