@@ -189,6 +189,18 @@ def test_real_images_are_no_copies(index: TrainingIndex) -> None:
     assert found.left.min() > MOST_LEFT
 
 
+def test_images_of_one_colour_are_no_copies_of_each_other() -> None:
+    """Nearly all of their variance is between channels, and any other image of that colour explains it."""
+    rng = torch.Generator().manual_seed(4)
+    train = blobs(40, 5, channels=3)
+    train[:2] = torch.tensor([0, 80, 160], dtype=torch.uint8)[:, None, None] + torch.randint(
+        6, (2, 3, SIDE, SIDE), generator=rng, dtype=torch.uint8
+    )
+    found = TrainingIndex(train[1:]).compare(train[:1])
+    assert found.statistics[0, STATISTICS.index("moved")] < 0.02
+    assert found.left[0] > 0.1
+
+
 def test_what_is_left_over_of_a_mirrored_image_is_that_of_the_literal_form() -> None:
     train = blobs(12, 7)[:, :, :8, :8]
     found = TrainingIndex(train).compare(mirror(train[5:6]))

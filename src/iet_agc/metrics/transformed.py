@@ -67,8 +67,8 @@ _ROWS, _IMAGES, _GROUP = 32, 1024, 32
 #: Moves by fewer pixels are not told.
 _MOVED = 0.05
 
-#: A moved image is a copy beyond doubt where no larger share of its variance is left over, and no larger part of what
-#: the ninth candidate leaves over. Chosen on emoji and digits of seeds 0 to 3, photograph crops of seeds 0 and 1.
+#: A moved image is a copy beyond doubt where no larger share of the variance within its channels is left over, and no
+#: larger part of what the ninth candidate leaves over. Chosen on seeds 0 to 3 of `benchmarks/detection.py`.
 MOST_LEFT, MOST_OF_OTHERS = 0.005, 0.02
 
 #: So many pairs of halves, the most promising by their descriptors, are compared in pixels.
@@ -87,7 +87,8 @@ class Compared:
         mirrored: whether that image is mirrored, bool (N,).
         halves: along which axis halves are cut, 1 for upper and lower ones, 2 for left and right ones; where the half
             of the image begins, and where that of the training image; int64 (N, 3), in pixels of the compared size.
-        left: the share of the variance that is left over by `moved`, float64 (N,), in (0, 1].
+        left: what is left over by `moved`, as a share of the variance within the channels of the image, float64 (N,),
+            in (0, 1]. A picture of one colour has none there, and looks like any other of that colour.
     """
 
     statistics: Tensor
@@ -263,10 +264,8 @@ class TrainingIndex:
         few = min(_REGISTERED, near.shape[1])
         closest = left.topk(few, largest=False, sorted=True).indices
         flat = (closest + near.shape[1] * torch.arange(len(near))[:, None]).flatten()
-        first, grey = (
-            shown[flat],
-            _turned(_each(grey, closest), _each(smooth_grey(small.flip(-1)), closest), turned.flatten()[flat]),
-        )
+        first = shown[flat]
+        grey = _turned(_each(grey, closest), _each(smooth_grey(small.flip(-1)), closest), turned.flatten()[flat])
         better = register(smooth_grey(first), grey, placement[flat], _STEPS)
         refined = _left_over(first, target[flat], better)
         before = left.flatten()[flat]
@@ -274,7 +273,9 @@ class TrainingIndex:
         left.view(-1)[flat] = torch.minimum(refined, before)
         ratio, at = _relative(left)
         own = at + near.shape[1] * torch.arange(len(near))
-        return ratio, near.flatten()[own], placement[own], turned.flatten()[own], left.flatten()[own].double()
+        _, inside = resample(shown[own], placement[own])
+        within = _within_channels(left.flatten()[own], target[own], inside)
+        return ratio, near.flatten()[own], placement[own], turned.flatten()[own], within.double()
 
     def _seen(self, views: Tensor, magnitudes: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates by any view, and the view that sees each best, int64 (N, k)."""
@@ -424,6 +425,18 @@ def _share(mine: Tensor, other: Tensor, products: Tensor, rounding: Tensor | flo
     """What is left of `mine` over itself, from squared norms and products."""
     explained = products.square() / (other + rounding)
     return ((mine - explained).clamp(min=0) + rounding) / (mine + rounding)
+
+
+def _within_channels(left: Tensor, images: Tensor, inside: Tensor) -> Tensor:
+    """Shares of the variance, (P,), as shares of that around the mean of each channel, of pixels that count; (P,)."""
+    counts = inside.expand_as(images)
+
+    def squares(axes: tuple[int, ...]) -> Tensor:
+        total = counts.sum(axes, keepdim=True).clamp(min=1)
+        centred = images - (images * counts).sum(axes, keepdim=True) / total
+        return (centred * counts).square().sum((1, 2, 3)) + _ROUNDING * counts.sum((1, 2, 3))
+
+    return (left * squares((1, 2, 3)) / squares((2, 3))).clamp(max=1)
 
 
 def _left_over_of_two(images: Tensor, first: Tensor, seconds: Tensor) -> Tensor:
