@@ -298,6 +298,12 @@ def test_held_out_images_that_are_copies_neither_set_the_cut_nor_are_ranked(inde
     of_before = joined(replace(with_twins, transformed_left=None))
     assert of_before is not None
     assert (of_before.samples < of_before.cut).sum() < COUNT / 2
+    assert with_twins.held_out_copies is not None
+    assert with_twins.held_out_copies.nonzero()[:, 0].tolist() == [200, 201, 202]
+    distances[202, 0] = 1  # a near copy as it is sets no cut already
+    near = scores(both, 203).held_out_copies
+    assert near is not None
+    assert near.nonzero()[:, 0].tolist() == [200, 201]
 
 
 # Audits -----------------------------------------------------------------------------------------------------

@@ -92,10 +92,10 @@ class Scores:
 
     @property
     def held_out_copies(self) -> Tensor | None:
-        """Which held-out images are transformed copies of training images beyond doubt, bool (H,), if that is known."""
-        if self.transformed_held_out is None or self.transformed_left is None:
+        """Which held-out images are transformed copies beyond doubt, bool (H,), if that is known; no near copies."""
+        if self.transformed_held_out is None or self.transformed_left is None or self.found.fresh is None:
             return None
-        return is_copy(self.transformed_held_out, self.transformed_left)
+        return is_copy(self.transformed_held_out, self.transformed_left) & self.found.fresh
 
 
 def copies_of(scores: Scores, prompts: Sequence[str] | None, in_features: bool = False) -> Copies:

@@ -100,7 +100,8 @@ class Transformed(Record):
         others: those of them that the cut on distance ratios does not call copies.
         by: of those below the cut, how many are copies by what; by the first of these that is below the cut.
         num_held_out_copies: held-out images that are transformed copies of training images beyond doubt, see
-            `iet_agc.metrics.transformed.is_copy`, and set no cut; None of audits of before these were looked for.
+            `iet_agc.metrics.transformed.is_copy`, no near copies, and set no cut; None of audits of before these were
+            looked for.
     """
 
     calibrated: Calibrated | None
