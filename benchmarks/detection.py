@@ -5,7 +5,9 @@ Unrelated ones are real images, neither trained on nor used to calibrate: what i
 alarm. For each kind: the share below ratio 0.15, below d1/d2 1/3, below the calibrated cut and below the cut on the
 distance to the nearest training image ("near"; both cuts at most 1 % false alarms), AuthPct, C_T, and how often the
 nearest training image is the one that was copied. "transformed", by groups, counts those below the one cut of all ways
-of being a copy, as `audit --groups --transformed` does. Then the same of sets with a known share of copies.
+of being a copy, as `audit --groups --transformed` does. There, unrelated images that are transformed copies of training
+images beyond doubt, by the audit's own rule (`is_copy`), are no false alarms: they are counted apart. Then the same of
+sets with a known share of copies.
 
     python benchmarks/detection.py [--data digits fashion-mnist] [--seeds 0 1 2] [--spaces pixels transformed EXTRACTOR]
         [--false-alarms 20]
@@ -58,7 +60,7 @@ from iet_agc.metrics.memorization import (
     statistics,
 )
 from iet_agc.metrics.neighbors import mirror, nearest
-from iet_agc.metrics.transformed import TrainingIndex
+from iet_agc.metrics.transformed import TrainingIndex, is_copy
 from iet_agc.runtime.seeds import generator
 
 
@@ -274,6 +276,7 @@ class Found:
         own: from the nearest of them to its nearest other one, (N,).
         cells: of C_T, (N,).
         statistics: of transformed copies, and the training image by each, (N, 4); empty where these are not looked for.
+        left: see `metrics.transformed.Compared`, (N,); of all 1 where these are not looked for.
     """
 
     distances: Tensor
@@ -282,6 +285,12 @@ class Found:
     cells: Tensor
     statistics: Tensor
     references: Tensor
+    left: Tensor
+
+    @property
+    def copies(self) -> Tensor:
+        """Which images are transformed copies beyond doubt, bool (N,)."""
+        return is_copy(self.statistics, self.left) if self.statistics.shape[1] else torch.zeros_like(self.left).bool()
 
     def of(self, rows: slice | Tensor) -> "Found":
         return Found(**{name: values[rows] for name, values in vars(self).items()})
@@ -309,6 +318,7 @@ def search_in(space: str, train: Tensor) -> Search:
     return lambda queries, references, k: nearest_features(features(queries), features(references), k)
 
 
+@cache
 def groups_in(train: Tensor) -> Tensor:
     """The group of copies of each training image, see `labels_of`."""
     copies = [group.members for group in duplicate_groups(train, flips=False)]
@@ -321,7 +331,7 @@ def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
     kinds = list(planted(where, sizes.samples, seed))
     parts = [where.calibrate, where.unrelated, *(samples for _, samples, _ in kinds)]
     calibrate, unrelated, *found = find(where, space, parts, min(CELLS, sizes.samples // PER_CELL))
-    calibrate, unrelated = (each.of(each.distances[:, 0] > 0) for each in (calibrate, unrelated))
+    calibrate, unrelated, apart = without_copies(calibrate, unrelated)
     cut = calibrated_cut(distance_ratio(calibrate.distances)[~is_near_copy(calibrate.distances)])
     assert cut is not None, "too few held-out images"
     rows = [
@@ -338,7 +348,13 @@ def look(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, Any]:
         "data": data,
         "seed": seed,
         "space": space,
-        "images": {"train": len(where.train), "calibrate": len(calibrate.own), "unrelated": len(unrelated.own)},
+        "images": {
+            "train": len(where.train),
+            "calibrate": len(calibrate.own),
+            "transformed copies among them": int(calibrate.copies.sum()),
+            "unrelated": len(unrelated.own),
+            "transformed copies, counted apart": apart,
+        },
         "cut": cut,
         "kinds": rows,
         "held_out": held_out_statistics(calibrate.distances, calibrate.own).model_dump(),
@@ -353,12 +369,22 @@ def false_alarms(data: str, seed: int, space: str, sizes: Sizes) -> dict[str, in
     """How many of the unrelated images of one seed are called copies, by each cut."""
     where = split(data, seed, sizes)
     calibrate, unrelated = find(where, space, [where.calibrate, where.unrelated], 1)
-    calibrate, unrelated = (each.of(each.distances[:, 0] > 0) for each in (calibrate, unrelated))
+    calibrate, unrelated, apart = without_copies(calibrate, unrelated)
     ratios = distance_ratio(calibrate.distances)
     cut = calibrated_cut(ratios[~is_near_copy(calibrate.distances)])
     assert cut is not None, "too few held-out images"
     found = counts(unrelated, cut, calibrate)
-    return {"seed": seed, **{name: found[name] for name in ("samples", "calibrated", "transformed") if name in found}}
+    counted = {name: found[name] for name in ("samples", "calibrated", "transformed") if name in found}
+    result = {"seed": seed, **counted, "apart": apart, "set no cut": int(calibrate.copies.sum())}
+    print(f"{data}, {space}: {json.dumps(result)}", file=sys.stderr, flush=True)
+    return result
+
+
+def without_copies(calibrate: Found, unrelated: Found) -> tuple[Found, Found, int]:
+    """Both without exact copies of training images; the latter without transformed ones, and how many these were."""
+    calibrate, unrelated = (each.of(each.distances[:, 0] > 0) for each in (calibrate, unrelated))
+    copies = unrelated.copies
+    return calibrate, unrelated.of(~copies), int(copies.sum())
 
 
 def find(where: Split, space: str, parts: Sequence[Tensor], num_cells: int) -> Iterator[Found]:
@@ -367,12 +393,12 @@ def find(where: Split, space: str, parts: Sequence[Tensor], num_cells: int) -> I
     distances, places = search(images, where.train, NEIGHBORS)
     own = search(where.train, where.train, 2)[0][:, 1]
     cell_of, _ = cells(where.train, images, images[:1], num_cells)
-    statistics = references = places[:, :0]
+    statistics, references, left = places[:, :0], places[:, :0], torch.ones(len(places), dtype=torch.float64)
     if space == "transformed":
         among = representatives_of(groups_in(where.train))
         compared = TrainingIndex(where.train[among]).compare(images)
-        statistics, references = compared.statistics, among[compared.references]
-    everything = Found(distances, places, own[places[:, 0]], cell_of, statistics, references)
+        statistics, references, left = compared.statistics, among[compared.references], compared.left
+    everything = Found(distances, places, own[places[:, 0]], cell_of, statistics, references, left)
     start = 0
     for part in parts:
         yield everything.of(slice(start, start + len(part)))
@@ -402,7 +428,12 @@ def scores_of(found: Found, calibrate: Found) -> Scores:
     near = Neighbors(found.distances, found.places, found.own, calibrate.distances, calibrate.own)
     if not found.statistics.shape[1]:
         return Scores(found=near)
-    return Scores(found=near, transformed=found.statistics, transformed_held_out=calibrate.statistics)
+    return Scores(
+        found=near,
+        transformed=found.statistics,
+        transformed_held_out=calibrate.statistics,
+        transformed_left=calibrate.left,
+    )
 
 
 def named(found: Found, calibrate: Found, originals: Tensor, owner: Tensor) -> Tensor:
@@ -466,9 +497,10 @@ def _shown(row: dict[str, Any], rule: str) -> str:
 
 def alarms(rows: Sequence[dict[str, int]]) -> dict[str, Any]:
     """False alarms over seeds: mean and standard deviation of their shares, and all together."""
-    rules = [rule for rule in rows[0] if rule not in {"seed", "samples"}]
+    apart = {name: sum(row[name] for row in rows) for name in ("apart", "set no cut")}
+    rules = [rule for rule in rows[0] if rule not in {"seed", "samples", *apart}]
     total = sum(row["samples"] for row in rows)
-    return {
+    return apart | {
         rule: {
             "mean": mean(row[rule] / row["samples"] for row in rows),
             "sd": stdev(row[rule] / row["samples"] for row in rows),
@@ -517,6 +549,8 @@ def main() -> None:
         tables[data] = {
             part: {space: pooled(each, part) for space, each in found.items()} for part in ("kinds", "mixtures")
         }
+        apart = {space: [result["images"] for result in each] for space, each in found.items()}
+        print(f"{data}, seeds {arguments.seeds}, images: {json.dumps(apart)}", file=sys.stderr, flush=True)
         for part, by_space in tables[data].items():
             print(f"{data}, seeds {arguments.seeds}, {part}\n\n{table(by_space)}", file=sys.stderr, flush=True)
     about = {"torch": torch.__version__, "machine": platform.machine(), "seconds": time.perf_counter() - began}

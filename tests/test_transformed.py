@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,22 @@ from torch import Tensor
 
 import iet_agc
 from iet_agc.auditing.compute import audit
-from iet_agc.auditing.copies import Scores, transformed_of
-from iet_agc.auditing.schema import read_record
+from iet_agc.auditing.copies import Scores, joined, transformed_of
+from iet_agc.auditing.recount import recount
+from iet_agc.auditing.run import save_audit
+from iet_agc.auditing.schema import TransformedLeftOut, read_record
 from iet_agc.auditing.verdict import verdict
 from iet_agc.data.image_set import ImageSet
+from iet_agc.metrics.calibration import Neighbors
 from iet_agc.metrics.joint_cut import joint_scores
 from iet_agc.metrics.memorization import calibrated_cut
 from iet_agc.metrics.neighbors import mirror
 from iet_agc.metrics.registration import resample
 from iet_agc.metrics.soundness import SameImages
-from iet_agc.metrics.transformed import STATISTICS, Compared, TrainingIndex
+from iet_agc.metrics.transformed import MOST_LEFT, STATISTICS, Compared, TrainingIndex, is_copy
 from iet_agc.metrics.views import shrunk
 from iet_agc.runtime.errors import UserError
+from iet_agc.runtime.seal import write_sealed
 from iet_agc.runtime.tables import read_table
 from iet_agc.runtime.threads import num_threads
 from tests.packs import edited
@@ -168,6 +173,43 @@ def test_colours_and_few_images_are_compared_too() -> None:
         TrainingIndex(train[:1])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_images_that_are_copies_beyond_doubt_are_told_by_themselves(kind: str, index: TrainingIndex) -> None:
+    found = index.compare(KINDS[kind][0])
+    sure = int(is_copy(found.statistics, found.left).sum())
+    if kind != "noise":  # some are, some are not
+        assert sure == 0 if "half" in kind or kind == "blend" else sure >= COUNT - 2
+    alone = index.compare(KINDS[kind][0][3:4])
+    assert torch.equal(is_copy(alone.statistics, alone.left), is_copy(found.statistics, found.left)[3:4])
+
+
+def test_real_images_are_no_copies(index: TrainingIndex) -> None:
+    found = index.compare(HELD_OUT)
+    assert not is_copy(found.statistics, found.left).any()
+    assert found.left.min() > MOST_LEFT
+
+
+def test_images_of_one_colour_are_no_copies_of_each_other() -> None:
+    """Nearly all of their variance is between channels, and any other image of that colour explains it."""
+    rng = torch.Generator().manual_seed(4)
+    train = blobs(40, 5, channels=3)
+    train[:2] = torch.tensor([0, 80, 160], dtype=torch.uint8)[:, None, None] + torch.randint(
+        6, (2, 3, SIDE, SIDE), generator=rng, dtype=torch.uint8
+    )
+    found = TrainingIndex(train[1:]).compare(train[:1])
+    assert found.statistics[0, STATISTICS.index("moved")] < 0.02
+    assert found.left[0] > 0.1
+
+
+def test_what_is_left_over_of_a_mirrored_image_is_that_of_the_literal_form() -> None:
+    train = blobs(12, 7)[:, :, :8, :8]
+    found = TrainingIndex(train).compare(mirror(train[5:6]))
+    pixels = train[5].double().flatten().numpy()
+    variance = float(np.sum((pixels - pixels.mean()) ** 2))
+    rest = variance - variance**2 / (variance + 64)  # each pixel rounds by one level
+    assert float(found.left[0]) == pytest.approx((rest + 64) / (variance + 64), rel=1e-3)
+
+
 # One cut ----------------------------------------------------------------------------------------------------
 
 
@@ -227,12 +269,52 @@ def test_held_out_images_alarm_as_often_as_promised(index: TrainingIndex, real: 
     assert np.mean(rates) < 0.015
 
 
+def test_held_out_images_that_are_copies_neither_set_the_cut_nor_are_ranked(index: TrainingIndex) -> None:
+    """One mirrored image would be the rarest by far; two set the cut of 200."""
+    samples = index.compare(KINDS["mirrored"][0])
+    plain = index.compare(HELD_OUT)
+    twins = index.compare(mirror(TRAIN[[3, 10, 17]]))
+    distances = torch.arange(1, 51, dtype=torch.float64).expand(203, 50) + torch.arange(203)[:, None]
+    own = torch.ones(203)
+
+    def scores(real: Compared, count: int) -> Scores:
+        found = Neighbors(distances[:COUNT], distances[:COUNT].long(), own[:COUNT], distances[:count], own[:count])
+        return Scores(
+            found=found,
+            transformed=samples.statistics,
+            transformed_held_out=real.statistics,
+            transformed_left=real.left,
+        )
+
+    both = Compared(
+        *(torch.cat([one, other]) for one, other in zip(vars(plain).values(), vars(twins).values(), strict=True))
+    )
+    without, with_twins = scores(plain, 200), scores(both, 203)
+    expected, found = joined(without), joined(with_twins)
+    assert expected is not None
+    assert found is not None
+    assert (found.cut, found.samples.tolist()) == (expected.cut, expected.samples.tolist())
+    assert (found.samples < found.cut).sum() >= COUNT - 1
+    of_before = joined(replace(with_twins, transformed_left=None))
+    assert of_before is not None
+    assert (of_before.samples < of_before.cut).sum() < COUNT / 2
+    assert with_twins.held_out_copies is not None
+    assert with_twins.held_out_copies.nonzero()[:, 0].tolist() == [200, 201, 202]
+    distances[202, 0] = 1  # a near copy as it is sets no cut already
+    near = scores(both, 203).held_out_copies
+    assert near is not None
+    assert near.nonzero()[:, 0].tolist() == [200, 201]
+
+
 # Audits -----------------------------------------------------------------------------------------------------
+
+#: Training images of which the mirror image is held out.
+TWINS = [3, 10, 17]
 
 SETS = (
     ImageSet(TRAIN, "train"),
     ImageSet(torch.cat([KINDS["mirrored"][0], OTHER]), "samples"),
-    ImageSet(HELD_OUT, "real"),
+    ImageSet(torch.cat([HELD_OUT, mirror(TRAIN[TWINS])]), "real"),
 )
 
 
@@ -292,6 +374,42 @@ def test_mirrored_copies_are_told_by_the_record_the_table_and_the_page(audited: 
     assert "--transformed" in page
 
 
+def test_held_out_images_that_are_transformed_copies_are_counted_and_named(audited: Path) -> None:
+    record = read_record(audited / "audit.json")
+    assert record.transformed is not None
+    assert record.transformed.num_held_out_copies == len(TWINS)
+    assert record.transformed.calibrated is not None
+    assert record.transformed.calibrated.num_held_out == len(HELD_OUT)
+    (told,) = [each for each in record.warnings if isinstance(each, TransformedLeftOut)]
+    assert told.held_out == (200, 201, 202)
+    cut = record.transformed.calibrated.cut
+    assert told.cut == cut
+    assert told.cut_with_them is not None
+    assert told.cut_with_them < cut
+    assert "3 of 203 held-out images are training images again" in told.sentence
+    page = iet_agc.report(audited).read_text()
+    assert "3 of the held-out images are transformed copies of training images beyond doubt" in page
+    damaged = dict(record) | {"transformed": record.transformed.model_copy(update={"num_held_out_copies": 4})}
+    with pytest.raises(ValueError, match="set no cut"):
+        type(record).model_validate(damaged)
+
+
+def test_an_audit_of_before_they_were_counted_is_counted_as_it_was(tmp_path: Path) -> None:
+    """Without such images it lacks a key and an array, and nothing else."""
+    found = audit(*SETS[:2], ImageSet(HELD_OUT, "real"), transformed=True, measure_quality=False)
+    folder = save_audit(found, tmp_path / "audit")
+    record = json.loads((folder / "audit.json").read_text())
+    assert record["transformed"].pop("num_held_out_copies") == 0
+    with np.load(folder / "scores.npz") as archive:
+        kept = {name: array for name, array in archive.items() if name != "pixels_transformed_left"}
+    np.savez(folder / "scores.npz", **kept)
+    write_sealed(folder / "audit.json", record, record.pop("seal")["files"])
+    again = read_record(folder / "audit.json")
+    assert again.transformed is not None
+    assert again.transformed.num_held_out_copies is None
+    assert recount(folder).differences == []
+
+
 def test_pictures_show_the_training_image_as_the_sample_has_it(audited: Path) -> None:
     with np.load(audited / "pictures.npz") as archive:
         pictures = dict(archive)
@@ -305,7 +423,7 @@ def test_pictures_show_the_training_image_as_the_sample_has_it(audited: Path) ->
 
 def _overlay(image: Tensor, first: Tensor, **known: Any) -> Tensor:
     fields = {"placement": torch.tensor([[1.0, 0.0, 1.0, 0.0]]), "mirrored": torch.tensor([False])}
-    fields |= {"halves": torch.tensor([[1, 0, 0]]), "second": torch.tensor([0])}
+    fields |= {"halves": torch.tensor([[1, 0, 0]]), "second": torch.tensor([0]), "left": torch.ones(1)}
     by, second = known.pop("by"), known.pop("second_image", first)
     none = torch.zeros(1, 4)
     return Compared(none, none, **(fields | known)).overlaid(0, by, image, first, second)
@@ -342,6 +460,8 @@ def test_without_being_asked_for_no_number_changes(parts: list[str], audited: Pa
     plain, both = (json.loads((each / "audit.json").read_text()) for each in (tmp_path / "plain", audited))
     assert plain.pop("transformed") is None
     both.pop("transformed")
+    assert [each["code"] for each in both["warnings"] if each not in plain["warnings"]] == ["transformed_left_out"]
+    both["warnings"] = [each for each in both["warnings"] if each in plain["warnings"]]
     differ = {name for name in plain if plain[name] != both[name]}
     assert differ <= {"made_of", "provenance", "seal", "verdict"}
 
@@ -352,15 +472,22 @@ Lie = Callable[[Any], None]
 def fewer(record: Any) -> None:
     record["transformed"]["others"]["count"] -= 1
     record["transformed"]["others"]["share"] = record["transformed"]["others"]["count"] / 72
+    record["transformed"]["num_held_out_copies"] = 0
 
 
 def lower(record: Any) -> None:
     record["transformed"]["calibrated"]["cut"] -= 0.25
 
 
-@pytest.mark.parametrize(("lie", "named"), [(fewer, "transformed.others.count"), (lower, "transformed.calibrated.cut")])
+@pytest.mark.parametrize(
+    ("lie", "named"),
+    [
+        (fewer, {"transformed.others.count", "transformed.num_held_out_copies"}),
+        (lower, {"transformed.calibrated.cut"}),
+    ],
+)
 def test_a_pack_counts_and_measures_transformed_copies_again(
-    audited: Path, parts: list[str], tmp_path: Path, lie: Lie, named: str
+    audited: Path, parts: list[str], tmp_path: Path, lie: Lie, named: set[str]
 ) -> None:
     pack = tmp_path / "pack"
     iet_agc.pack(audited, out=pack)
@@ -369,7 +496,8 @@ def test_a_pack_counts_and_measures_transformed_copies_again(
         assert found.sound, found
         assert not found.only_images
     changed = iet_agc.verify(edited(pack, tmp_path / "edited", "audits/audit/audit.json", lie), quiet=True)
-    assert any(named in each for each in map(str, changed.differences))
+    told = "\n".join(map(str, changed.differences))
+    assert [each for each in named if each not in told] == []
 
 
 def test_scores_without_transformed_copies_count_none() -> None:

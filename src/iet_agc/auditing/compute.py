@@ -653,7 +653,12 @@ def _compared(sets: _Sets, scores: Scores, work: Work) -> tuple[Compared, Scores
         return Compared(**work.compute(f"transformed-{name}", len(images), make, work.on_done))
 
     samples, real = compare("samples", sets.samples.images), compare("held-out", sets.real)
-    scores = replace(scores, transformed=samples.statistics, transformed_held_out=real.statistics)
+    scores = replace(
+        scores,
+        transformed=samples.statistics,
+        transformed_held_out=real.statistics,
+        transformed_left=real.left,
+    )
     return replace(samples, references=among[samples.references], second=among[samples.second]), scores
 
 

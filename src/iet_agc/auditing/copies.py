@@ -4,7 +4,7 @@ An audit counts by these functions when it is made, and whoever checks it later 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from iet_agc.auditing.schema import (
     ManyNearCopies,
     NoCut,
     Quantities,
+    TransformedLeftOut,
 )
 from iet_agc.auditing.verdict import outcome
 from iet_agc.metrics.calibration import Neighbors, Probe, check_cut
@@ -37,6 +38,7 @@ from iet_agc.metrics.memorization import (
 from iet_agc.metrics.records import Alteration, Calibrated, Crowded, Similarity, Transformed
 from iet_agc.metrics.similarity import Similar
 from iet_agc.metrics.soundness import HeldOutCheck, check_held_out
+from iet_agc.metrics.transformed import is_copy
 
 __all__ = [
     "ALTERATIONS",
@@ -71,6 +73,8 @@ class Scores:
         confirmed: how many samples below the cut prove to be near copies, where that was looked at; in pixels only.
         transformed, transformed_held_out: statistics of transformed copies, see `metrics.transformed`, (N, 4) and
             (H, 4); None where these were not looked for.
+        transformed_left: of held-out images, see `metrics.transformed.Compared.left`, (H,); None likewise, and of
+            audits of before it was kept.
         similar: cosine similarities; None in pixels.
         similar_altered: squared L2 between directions of the near copies and their nearest, (n,), of descriptors that
             are made to find copies.
@@ -82,8 +86,16 @@ class Scores:
     confirmed: int | None = None
     transformed: Tensor | None = None
     transformed_held_out: Tensor | None = None
+    transformed_left: Tensor | None = None
     similar: Similar | None = None
     similar_altered: Tensor | None = None
+
+    @property
+    def held_out_copies(self) -> Tensor | None:
+        """Which held-out images are transformed copies beyond doubt, bool (H,), if that is known; no near copies."""
+        if self.transformed_held_out is None or self.transformed_left is None or self.found.fresh is None:
+            return None
+        return is_copy(self.transformed_held_out, self.transformed_left) & self.found.fresh
 
 
 def copies_of(scores: Scores, prompts: Sequence[str] | None, in_features: bool = False) -> Copies:
@@ -108,6 +120,7 @@ def copies_of(scores: Scores, prompts: Sequence[str] | None, in_features: bool =
         warnings=(
             *_warnings(is_near_copy(real), fresh),
             *_told_of_left_out(found, calibrated),
+            *_told_of_transformed(scores),
             *(far for far in [check and check.farther] if far),
         ),
         statistics=statistics(found.distances, found.own, real, scores.cells, fresh, prompts),
@@ -166,7 +179,7 @@ class Joint:
     """What all ways of being a copy say of each sample together.
 
     Attributes:
-        held_out: of each held-out image that may set a cut the joint score, float64 (F,).
+        held_out: of each held-out image that may set this cut the joint score, float64 (F,).
         samples: of each sample, (N,).
         cut: the joint score below which a sample is called a copy.
         by: the first of `ALTERATIONS` by which a sample is below the cut, or else the rarest, int64 (N,).
@@ -179,10 +192,15 @@ class Joint:
 
 
 def joined(scores: Scores) -> Joint | None:
-    """All ways of being a copy together; None where transformed ones were not looked for, or nothing sets a cut."""
+    """All ways of being a copy together; None where transformed ones were not looked for, or nothing sets a cut.
+
+    Held-out images that are near copies, or transformed copies beyond doubt, set none.
+    """
     found, fresh, others = scores.found, scores.found.fresh, scores.transformed_held_out
     if scores.transformed is None or others is None or fresh is None or found.held_out_ratios is None:
         return None
+    if (copies := scores.held_out_copies) is not None:
+        fresh = fresh & ~copies
     if calibration_rank(FALSE_ALARM, int(fresh.sum())) == 0:
         return None
     real = torch.column_stack([found.held_out_ratios, others.double()])[fresh]
@@ -205,9 +223,10 @@ def transformed_of(scores: Scores, plain: Calibrated | None, prompts: Sequence[s
     """
     if scores.transformed is None:
         return None
-    joint = joined(scores)
+    copies, joint = scores.held_out_copies, joined(scores)
+    num_copies = None if copies is None else int(copies.sum())
     if joint is None:
-        return Transformed(calibrated=None, others=None, by={})
+        return Transformed(calibrated=None, others=None, by={}, num_held_out_copies=num_copies)
     below = joint.samples < joint.cut
     others = below if plain is None else below & (scores.found.ratios >= plain.cut)
     counts = joint.by[below].bincount(minlength=len(ALTERATIONS)).tolist()
@@ -215,6 +234,7 @@ def transformed_of(scores: Scores, plain: Calibrated | None, prompts: Sequence[s
         calibrated=calibrated_share(joint.samples, joint.held_out, prompts=prompts),
         others=share(int(others.sum()), len(others)),
         by=dict(zip(ALTERATIONS, counts, strict=True)),
+        num_held_out_copies=num_copies,
     )
 
 
@@ -259,6 +279,22 @@ def _told_of_left_out(found: Neighbors, calibrated: Calibrated | None) -> tuple[
     which = tuple(found.left_out.nonzero()[:, 0].tolist())
     cut = calibrated.cut if calibrated else None
     return (CopiesLeftOut(held_out=which, total=len(found.held_out), cut=cut, cut_with_them=with_them),)
+
+
+def _told_of_transformed(scores: Scores) -> tuple[AuditWarning, ...]:
+    """Which held-out images set no cut on transformed copies, and what it would have been with them."""
+    copies = scores.held_out_copies
+    if copies is None or not copies.any():
+        return ()
+    without, with_them = joined(scores), joined(replace(scores, transformed_left=None))
+    return (
+        TransformedLeftOut(
+            held_out=tuple(copies.nonzero()[:, 0].tolist()),
+            total=len(copies),
+            cut=without and without.cut,
+            cut_with_them=with_them and with_them.cut,
+        ),
+    )
 
 
 def _quantities(ratios: Tensor, prompts: Sequence[str] | None = None) -> Quantities:

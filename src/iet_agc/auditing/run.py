@@ -82,7 +82,7 @@ _WORDS = {"train": "training images", "samples": "samples", "held_out": "held-ou
 _LEAST_PARTS, _LONGEST_PART, _SHORTEST_PART = 16, 2048, 64
 
 #: Raised whenever parts of the same name come to hold something else, so that an audit does not go on from old ones.
-_CONTENT = 3
+_CONTENT = 4
 
 
 def audit_sources(

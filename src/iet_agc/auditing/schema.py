@@ -6,7 +6,7 @@ is the JSON Schema of it; `python -m iet_agc.auditing.schema` prints it. What nu
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -107,11 +107,35 @@ class CopiesLeftOut(Warned):
 
     def told(self) -> dict[str, object]:
         """See `Warned`."""
-        named = [f"number {one:,}" for one in self.held_out[:_MOST_NAMED]]
-        further = len(self.held_out) - len(named)
-        which = ", ".join([*named, *([f"and {further:,} more"] if further else [])])
-        cuts = ["not set" if cut is None else f"{cut:.3f}" for cut in (self.cut_with_them, self.cut)]
-        return {"count": len(self.held_out), "total": self.total, "which": which, "with_them": cuts[0], "cut": cuts[1]}
+        return {"total": self.total, **_left_out_in_words(self.held_out, self.cut_with_them, self.cut)}
+
+
+class TransformedLeftOut(Warned):
+    """Held-out images that are training images again, transformed, set no cut on transformed copies."""
+
+    words: ClassVar[str] = (
+        "{count} of {total:,} held-out images are training images again, mirrored, moved, cropped or of other "
+        "brightness or contrast ({which}). They set no cut on transformed copies: with them it is {with_them}, without "
+        "them {cut}; see whether held-out images are apart from the training set"
+    )
+    code: Literal["transformed_left_out"] = "transformed_left_out"
+    held_out: Annotated[tuple[Count, ...], Field(min_length=1)]
+    total: Count
+    cut: float | None
+    cut_with_them: float | None
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        return {"total": self.total, **_left_out_in_words(self.held_out, self.cut_with_them, self.cut)}
+
+
+def _left_out_in_words(held_out: Sequence[int], with_them: float | None, without: float | None) -> dict[str, object]:
+    """How many held-out images set no cut, which, and what the cut is with them and without, as sentences have it."""
+    named = [f"number {one:,}" for one in held_out[:_MOST_NAMED]]
+    further = len(held_out) - len(named)
+    which = ", ".join([*named, *([f"and {further:,} more"] if further else [])])
+    cuts = ["not set" if cut is None else f"{cut:.3f}" for cut in (with_them, without)]
+    return {"count": len(held_out), "which": which, "with_them": cuts[0], "cut": cuts[1]}
 
 
 class NoCut(Warned):
@@ -179,7 +203,7 @@ class LeftOut(Warned):
 
 
 AuditWarning = Annotated[
-    ManyNearCopies | CopiesLeftOut | NoCut | Farther | UnknownImages | UnknownOrigin | LeftOut,
+    ManyNearCopies | CopiesLeftOut | TransformedLeftOut | NoCut | Farther | UnknownImages | UnknownOrigin | LeftOut,
     Field(discriminator="code"),
 ]
 
@@ -533,6 +557,15 @@ class AuditRecord(Copies, _Sets):
         for name, space in self.feature_spaces.items():
             found |= {Way(name): space.held_out_check, Way(name, "similarity"): space.similarity_check}
         return {way: found[way] for way in self.ways()}
+
+    @model_validator(mode="after")
+    def _held_out_images_set_a_cut_or_not(self) -> Self:
+        """Held-out images that are transformed copies set no cut on these."""
+        joint = self.transformed and self.transformed.calibrated
+        copies = (self.transformed and self.transformed.num_held_out_copies) or 0
+        if copies + (joint.num_held_out if joint else 0) > self.num_held_out:
+            raise ValueError(f"{copies} of {self.num_held_out} held-out images set no cut, and too many set it")
+        return self
 
     @model_validator(mode="after")
     def _gate_looked_at_it(self) -> Self:

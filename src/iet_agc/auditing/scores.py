@@ -9,8 +9,8 @@ drawn, kinds                which unique training images were drawn; how near co
 left_out, same              see `Neighbors`; `same` as two counts
 cells, held_cells           of C_T
 confirmed                   see `Scores`; one number
-transformed, transformed_held_out
-                            see `Scores`; float32
+transformed, transformed_held_out, transformed_left
+                            see `Scores`; float64
 similar, similar_train, similar_held_out, similar_altered
                             cosine similarities with the most similar training image; see `Scores.similar_altered`
 
@@ -55,6 +55,7 @@ _LAYOUT = {
     "confirmed": ("1", "i"),
     "transformed": ("Nw", "f"),
     "transformed_held_out": ("Hw", "f"),
+    "transformed_left": ("H", "f"),
     "similar": ("N", "f"),
     "similar_train": ("U", "f"),
     "similar_held_out": ("H", "f"),
@@ -94,6 +95,7 @@ def _arrays(scores: Scores) -> dict[str, NDArray[Any]]:
         "confirmed": None if scores.confirmed is None else torch.tensor([scores.confirmed]),
         "transformed": scores.transformed,
         "transformed_held_out": scores.transformed_held_out,
+        "transformed_left": scores.transformed_left,
         "similar": similar and similar.samples,
         "similar_train": similar and similar.train,
         "similar_held_out": similar and similar.held_out,
@@ -135,6 +137,7 @@ def from_arrays(arrays: SpaceArrays, space: int, in_train: int, repeated: float)
         confirmed=int(kept["confirmed"]) if "confirmed" in kept else None,
         transformed=kept.get("transformed"),
         transformed_held_out=kept.get("transformed_held_out"),
+        transformed_left=kept.get("transformed_left"),
         similar=similar,
         similar_altered=kept.get("similar_altered"),
     )
@@ -181,6 +184,7 @@ def _check_whole(own: SpaceArrays) -> None:
         ("drawn", {"kinds", "others", "altered", "held_out"}),
         ("cells", {"held_cells"}),
         ("transformed", {"transformed_held_out", "held_out"}),
+        ("transformed_left", {"transformed"}),
         ("similar", {"similar_train"}),
     ):
         needed |= further if first in own else set()

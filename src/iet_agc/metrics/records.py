@@ -99,11 +99,15 @@ class Transformed(Record):
         calibrated: samples whose joint score is below the cut; None where held-out images are too few.
         others: those of them that the cut on distance ratios does not call copies.
         by: of those below the cut, how many are copies by what; by the first of these that is below the cut.
+        num_held_out_copies: held-out images that are transformed copies of training images beyond doubt, see
+            `iet_agc.metrics.transformed.is_copy`, no near copies, and set no cut; None of audits of before these were
+            looked for.
     """
 
     calibrated: Calibrated | None
     others: Proportion | None
     by: dict[Alteration, Count]
+    num_held_out_copies: Count | None = None
     score: str = (
         "decadic logarithm of the smallest of five tail probabilities among held-out images, each over its weight: of "
         "the distance ratio, and of what is left over of the variance, over that of other candidates, in_place, moved, "

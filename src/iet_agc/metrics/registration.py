@@ -70,8 +70,8 @@ def luma(images: Tensor) -> Tensor:
 def blur(images: Tensor) -> Tensor:
     """Images, float (N, C, H, W), smoothed by (1, 2, 1) / 4 along each axis; edges are repeated."""
     padded = pad(images, (1, 1, 1, 1), mode="replicate")
-    across = (padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]) / 4
-    return (across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]) / 4
+    across = torch.add(padded[..., :-2], padded[..., 1:-1], alpha=2).add_(padded[..., 2:]).div_(4)
+    return torch.add(across[..., :-2, :], across[..., 1:-1, :], alpha=2).add_(across[..., 2:, :]).div_(4)
 
 
 def resample(images: Tensor, placement: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,9 @@ smallest among the candidates of the image (in place, the fifth). Among digits a
 small; only of a copy is one candidate much nearer than the others. So statistics say nothing by themselves: held-out
 images pass through the same, and `joint_cut` makes one cut of all of them.
 
+Held-out images that are transformed copies themselves do not show what real images look like. `is_copy` tells those
+that are so beyond doubt, each by itself: by two fixed limits, whatever other held-out images there are.
+
 Images are brought to at most 32 pixels a side first, so 4 pixels are an eighth of a larger image. Blocks have a fixed
 number of rows, and each is computed by one thread: memory and threads change no bit of a result.
 """
@@ -32,7 +35,7 @@ from iet_agc.metrics.registration import register, resample
 from iet_agc.metrics.views import CELLS, Halves, Views, cells, inverse, least_sides, shrunk, smooth, smooth_grey
 from iet_agc.runtime.threads import in_blocks
 
-__all__ = ["STATISTICS", "Compared", "TrainingIndex"]
+__all__ = ["MOST_LEFT", "MOST_OF_OTHERS", "STATISTICS", "Compared", "TrainingIndex", "is_copy"]
 
 #: The statistics, in the order of their columns.
 STATISTICS = ("in_place", "moved", "half", "blend")
@@ -64,6 +67,10 @@ _ROWS, _IMAGES, _GROUP = 32, 1024, 32
 #: Moves by fewer pixels are not told.
 _MOVED = 0.05
 
+#: A moved image is a copy beyond doubt where no larger share of the variance within its channels is left over, and no
+#: larger part of what the ninth candidate leaves over. Chosen on seeds 0 to 3 of `benchmarks/detection.py`.
+MOST_LEFT, MOST_OF_OTHERS = 0.005, 0.02
+
 #: So many pairs of halves, the most promising by their descriptors, are compared in pixels.
 _HALVES = 2
 
@@ -80,6 +87,8 @@ class Compared:
         mirrored: whether that image is mirrored, bool (N,).
         halves: along which axis halves are cut, 1 for upper and lower ones, 2 for left and right ones; where the half
             of the image begins, and where that of the training image; int64 (N, 3), in pixels of the compared size.
+        left: what is left over by `moved`, as a share of the variance within the channels of the image, float64 (N,),
+            in (0, 1]. A picture of one colour has none there, and looks like any other of that colour.
     """
 
     statistics: Tensor
@@ -88,6 +97,7 @@ class Compared:
     placement: Tensor
     mirrored: Tensor
     halves: Tensor
+    left: Tensor
 
     def in_words(self, row: int, by: Alteration, shape: tuple[int, int, int]) -> str:
         """How a training image of this shape, (C, H, W), has to be transformed to be an image, by one statistic."""
@@ -152,6 +162,19 @@ class Compared:
         return "; ".join(parts) or "where it is"
 
 
+def is_copy(statistics: Tensor, left: Tensor) -> Tensor:
+    """Which images are transformed copies beyond doubt: moved, mirrored, zoomed, or of other brightness or contrast.
+
+    Args:
+        statistics: see `Compared`, (N, 4).
+        left: see `Compared`, (N,).
+
+    Returns:
+        bool (N,). Halves and blends are none: real images may share a part.
+    """
+    return (left <= MOST_LEFT) & (statistics[:, STATISTICS.index("moved")] <= MOST_OF_OTHERS)
+
+
 class TrainingIndex:
     """A training set, laid out so that altered copies of its images are found.
 
@@ -208,12 +231,12 @@ class TrainingIndex:
         grey = smooth_grey(small)
         described = self._whole(pooled(grey, CELLS))
         in_place, first = self._in_place(small, described)
-        moved, placed, placement, mirrored = self._moved(small, grey)
+        moved, placed, placement, mirrored, left = self._moved(small, grey)
         half, partly, halves = self._half(small, grey)
         blend, mixed, second = self._blend(small, described)
         statistics = torch.stack([in_place, moved, half, blend], dim=1).double()
         references = torch.stack([first, placed, partly, mixed], dim=1)
-        return tuple(part[:count] for part in (statistics, references, second, placement, mirrored, halves))
+        return tuple(part[:count] for part in (statistics, references, second, placement, mirrored, halves, left))
 
     def _shown(self, places: Tensor) -> Tensor:
         """Training images, small; (P, C, H, W)."""
@@ -231,26 +254,28 @@ class TrainingIndex:
 
     # -- moved
 
-    def _moved(self, small: Tensor, grey: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _moved(self, small: Tensor, grey: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         near, view = self._seen(self._views.features(grey), self._magnitudes(fourier(grey)))
         turned = view == len(self._views.placement) - 1
-        target = _each(small, near)
-        target = torch.where(turned.flatten()[:, None, None, None], target.flip(-1), target)
+        target = _turned(_each(smooth(small), near), _each(smooth(small.flip(-1)), near), turned.flatten())
         placement = inverse(self._views.placement[view.flatten()])
         shown = self._shown(near.flatten())
         left = _left_over(shown, target, placement).view(near.shape)
         few = min(_REGISTERED, near.shape[1])
         closest = left.topk(few, largest=False, sorted=True).indices
         flat = (closest + near.shape[1] * torch.arange(len(near))[:, None]).flatten()
-        first, second = shown[flat], target[flat]
-        better = register(smooth_grey(first), smooth_grey(second), placement[flat], _STEPS)
-        refined = _left_over(first, second, better)
+        first = shown[flat]
+        grey = _turned(_each(grey, closest), _each(smooth_grey(small.flip(-1)), closest), turned.flatten()[flat])
+        better = register(smooth_grey(first), grey, placement[flat], _STEPS)
+        refined = _left_over(first, target[flat], better)
         before = left.flatten()[flat]
         placement[flat] = torch.where((refined < before)[:, None], better, placement[flat])
         left.view(-1)[flat] = torch.minimum(refined, before)
         ratio, at = _relative(left)
         own = at + near.shape[1] * torch.arange(len(near))
-        return ratio, near.flatten()[own], placement[own], turned.flatten()[own]
+        _, inside = resample(shown[own], placement[own])
+        within = _within_channels(left.flatten()[own], target[own], inside)
+        return ratio, near.flatten()[own], placement[own], turned.flatten()[own], within.double()
 
     def _seen(self, views: Tensor, magnitudes: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates by any view, and the view that sees each best, int64 (N, k)."""
@@ -294,7 +319,7 @@ class TrainingIndex:
         """One pair of halves: the statistic, and the training image."""
         axis, begin, where = pair
         cut = self._cuts[axis - 1]
-        left = _left_over(cut.cut(self._shown(near.flatten()), where), cut.cut(_each(images, near), begin))
+        left = _left_over(cut.cut(self._shown(near.flatten()), where), _each(smooth(cut.cut(images, begin)), near))
         ratio, best = _relative(left.view(near.shape))
         return ratio, near.gather(1, best[:, None])[:, 0]
 
@@ -307,7 +332,7 @@ class TrainingIndex:
         ratios, seconds = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
         ratio, at = ratios.min(dim=1, keepdim=True)
         pair = torch.cat([firsts.gather(1, at), seconds.gather(1, at)], dim=1)
-        left = _left_over(self._shown(pair.flatten()), _each(small, pair)).view(pair.shape)
+        left = _left_over(self._shown(pair.flatten()), _each(smooth(small), pair)).view(pair.shape)
         pair = pair.gather(1, left.argsort(dim=1, stable=True))  # the one of which there is more comes first
         return ratio[:, 0], pair[:, 0], pair[:, 1]
 
@@ -329,6 +354,11 @@ class TrainingIndex:
 def _each(images: Tensor, near: Tensor) -> Tensor:
     """Every image beside each of its candidates, (N * k, C, H, W)."""
     return images.repeat_interleave(near.shape[1], dim=0)
+
+
+def _turned(images: Tensor, mirrored: Tensor, which: Tensor) -> Tensor:
+    """Images, (P, C, H, W), and in place of some, bool (P,), these as they are when mirrored."""
+    return torch.where(which[:, None, None, None], mirrored, images)
 
 
 # -- candidates
@@ -356,15 +386,14 @@ def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _left_over(first: Tensor, second: Tensor, placement: Tensor | None = None) -> Tensor:
-    """The share of the variance of the second images that the first ones, laid over them, do not explain; (P,).
+    """The share of the variance of the second images, smooth ones, that the first ones do not explain; (P,).
 
-    Gain, which is not negative, and offset are those of least squares.
+    These are laid over them, and smoothed. Gain, which is not negative, and offset are those of least squares.
     """
     if placement is None:
-        first, second = smooth(first).flatten(1), smooth(second).flatten(1)
-        return _unexplained(first, second, None)
+        return _unexplained(smooth(first).flatten(1), second.flatten(1), None)
     moved, inside = resample(first, placement)
-    first, second, counts = (each.flatten(1) for each in (smooth(moved), smooth(second), inside.expand_as(moved)))
+    first, second, counts = (each.flatten(1) for each in (smooth(moved), second, inside.expand_as(moved)))
     return _unexplained(first, second, counts)
 
 
@@ -396,6 +425,18 @@ def _share(mine: Tensor, other: Tensor, products: Tensor, rounding: Tensor | flo
     """What is left of `mine` over itself, from squared norms and products."""
     explained = products.square() / (other + rounding)
     return ((mine - explained).clamp(min=0) + rounding) / (mine + rounding)
+
+
+def _within_channels(left: Tensor, images: Tensor, inside: Tensor) -> Tensor:
+    """Shares of the variance, (P,), as shares of that around the mean of each channel, of pixels that count; (P,)."""
+    counts = inside.expand_as(images)
+
+    def squares(axes: tuple[int, ...]) -> Tensor:
+        total = counts.sum(axes, keepdim=True).clamp(min=1)
+        centred = images - (images * counts).sum(axes, keepdim=True) / total
+        return (centred * counts).square().sum((1, 2, 3)) + _ROUNDING * counts.sum((1, 2, 3))
+
+    return (left * squares((1, 2, 3)) / squares((2, 3))).clamp(max=1)
 
 
 def _left_over_of_two(images: Tensor, first: Tensor, seconds: Tensor) -> Tensor:
