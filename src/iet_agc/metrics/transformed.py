@@ -68,7 +68,7 @@ _ROWS, _IMAGES, _GROUP = 32, 1024, 32
 _MOVED = 0.05
 
 #: A moved image is a copy beyond doubt where no larger share of the variance within its channels is left over, and no
-#: larger part of what the ninth candidate leaves over. Chosen on seeds 0 to 3 of `benchmarks/detection.py`.
+#: larger part of what the ninth candidate leaves over. Chosen by `benchmarks/detection.py`, see docs/metrics.md.
 MOST_LEFT, MOST_OF_OTHERS = 0.005, 0.02
 
 #: So many pairs of halves, the most promising by their descriptors, are compared in pixels.
