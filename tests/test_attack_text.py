@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 pytest.importorskip("transformers")
 
-from iet_agc.auditing import attack_ways, attacked_text, text_ways
+from iet_agc.auditing import attack, attack_ways, attacked_text, text_ways
 from iet_agc.auditing.attack import attack_model, attack_page, read_attack_record, read_attacks
 from iet_agc.auditing.attacked_text import open_text
 from iet_agc.auditing.drawings import read_drawings
@@ -202,6 +202,22 @@ def whole(random_folder: Path, images: ImageSet, tmp_path_factory: pytest.TempPa
     return out
 
 
+class Counted:
+    """A progress bar that keeps what it is told."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.told = what, total, list[float]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, count: float) -> None:
+        self.told.append(count)
+
+
 @pytest.mark.parametrize("kept", [13])
 def test_killed_and_given_again_it_is_the_same(
     random_folder: Path, images: ImageSet, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
@@ -210,8 +226,12 @@ def test_killed_and_given_again_it_is_the_same(
     monkeypatch.setattr(attack_ways, "_PART", 1)
     with stopped_after(kept):
         attack_model(*how, given=parts(images), **IN_PARTS)
+    bars: list[Counted] = []
+    monkeypatch.setattr(attack, "progress_bar", lambda *given, **named: bars.append(Counted(*given)) or bars[-1])
     attack_model(*how, given=parts(images), **IN_PARTS)
     assert untimed(tmp_path / "killed") == untimed(whole)
+    assert sum(bars[0].told) == pytest.approx(bars[0].total)
+    assert bars[0].total > IN_PARTS["budget"] * 2  # evaluations, not images
 
 
 def test_what_is_found_is_written_once(random_folder: Path, images: ImageSet, whole: Path) -> None:

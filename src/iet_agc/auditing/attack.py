@@ -195,7 +195,7 @@ def _make(attacked: Attacked, made: _Made, out: Path) -> None:
     with (
         distributed.processes(attacked.model.device),
         result.at_work(about) as unfinished,
-        progress_bar("attack", total, unit="image", shown=distributed.rank() == 0) as bar,
+        progress_bar("attack", total, unit="evaluation", shown=distributed.rank() == 0) as bar,
     ):
         if unfinished:
             found = [plan.find(result.parts, bar.update) for plan in plans]

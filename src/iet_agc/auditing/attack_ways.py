@@ -58,6 +58,7 @@ Kind = Literal["train", "held_out"]
 
 #: Called with finished fractions of images, for progress.
 OnImages = Callable[[float], object]
+OnEvaluations = Callable[[float], object]
 
 #: Numbers of each drawn image, in their order.
 Rows = Mapping[str, Tensor]
@@ -207,12 +208,17 @@ class Plan:
     """A way that is still to go.
 
     Attributes:
-        total: drawings, for progress.
-        find: takes where parts are, and whom to tell of images.
+        total: evaluations of the model, those of the control included, for progress.
+        find: takes where parts are, and whom to tell of evaluations.
     """
 
     total: int
-    find: Callable[[Path, OnImages], Found]
+    find: Callable[[Path, OnEvaluations], Found]
+
+
+def weighed(on_evaluations: OnEvaluations, each: int) -> OnImages:
+    """Whom to tell of images, each of which takes so many evaluations."""
+    return lambda images: on_evaluations(each * images)
 
 
 def all_targets(apart: Apart) -> tuple[Targets, Targets]:
@@ -267,7 +273,8 @@ def as_drawn(targets: Tensor, ratios: Tensor, count: int) -> Drawn:
 
 def sampling(attacked: Attacked) -> Plan:
     """Plain samples, each of the nearest image of either kind."""
-    return Plan(attacked.budget, lambda parts, on_images: _sampling(attacked, parts, on_images))
+    each = attacked.model.per_sample
+    return Plan(each * attacked.budget, lambda parts, tell: _sampling(attacked, parts, weighed(tell, each)))
 
 
 def _sampling(attacked: Attacked, parts: Path, on_images: OnImages) -> Found:
@@ -294,8 +301,8 @@ def _sampling(attacked: Attacked, parts: Path, on_images: OnImages) -> Found:
 
 def redrawing(attacked: Attacked) -> Plan:
     """Targets noised and denoised, see `iet_agc.diffusion.redrawing`."""
-    total = attacked.draws * sum(len(each.places) for each in attacked.redrawn)
-    return Plan(total, lambda parts, on_images: _redrawing(attacked, parts, on_images))
+    total = REDRAW_STEPS * attacked.draws * sum(len(each.places) for each in attacked.redrawn)
+    return Plan(total, lambda parts, tell: _redrawing(attacked, parts, weighed(tell, REDRAW_STEPS)))
 
 
 def _redrawing(attacked: Attacked, parts: Path, on_images: OnImages) -> Found:

@@ -18,6 +18,7 @@ from iet_agc.auditing.attack_ways import (
     Attacked,
     Found,
     Kind,
+    OnEvaluations,
     OnImages,
     Plan,
     Rows,
@@ -28,6 +29,7 @@ from iet_agc.auditing.attack_ways import (
     nearest_rows,
     some_targets,
     timed,
+    weighed,
 )
 from iet_agc.auditing.attacked_text import TextModel
 from iet_agc.auditing.memorized_prompts import prompt_magnitudes
@@ -118,13 +120,15 @@ class Ranking:
     def plan(self) -> Plan:
         """The whole of it."""
         numbers = self.numbers
-        drawn = numbers.seeds * (numbers.sampled + numbers.held_out_sampled)
-        return Plan(numbers.ranked + numbers.held_out_ranked + drawn, self._find)
+        ranked, sampled = numbers.ranked + numbers.held_out_ranked, numbers.sampled + numbers.held_out_sampled
+        return Plan(_PER_CAPTION * ranked + numbers.seeds * self.model.per_sample * sampled, self._find)
 
-    def _find(self, parts: Path, on_images: OnImages) -> Found:
+    def _find(self, parts: Path, on_evaluations: OnEvaluations) -> Found:
         numbers, before = self.numbers, _PER_CAPTION * self.numbers.ranked
+        on_images = weighed(on_evaluations, _PER_CAPTION)
         chosen, ranking = self._ranked("train", numbers.ranked, numbers.sampled, parts, on_images)
         others, _ = self._ranked("held_out", numbers.held_out_ranked, numbers.held_out_sampled, parts, on_images)
+        on_images = weighed(on_evaluations, self.model.per_sample)
         own = self._sampled("train", chosen, parts, on_images)
         real = self._sampled("held_out", others, parts, on_images)
         targets = all_targets(self.attacked.apart)
@@ -210,10 +214,15 @@ class Fitting:
     attacked: Attacked
 
     @property
+    def per_fit(self) -> int:
+        """Evaluations to fit an embedding."""
+        how = _Fit(0, 0)
+        return how.steps * how.batch * DIFFERENTIATED
+
+    @property
     def per_target(self) -> int:
         """Evaluations to fit an embedding and to sample it."""
-        how = _Fit(0, 0)
-        return how.steps * how.batch * DIFFERENTIATED + how.seeds * self.model.per_sample
+        return self.per_fit + _Fit(0, 0).seeds * self.model.per_sample
 
     @cached_property
     def targets(self) -> tuple[Targets, Targets]:
@@ -229,10 +238,10 @@ class Fitting:
     @property
     def plan(self) -> Plan:
         """The whole of it."""
-        return Plan(sum(len(each.places) for each in self.targets) * (1 + self.numbers.seeds), self._find)
+        return Plan(sum(len(each.places) for each in self.targets) * self.per_target, self._find)
 
-    def _find(self, parts: Path, on_images: OnImages) -> Found:
-        own, real = (self._fitted(each, parts, on_images) for each in self.targets)
+    def _find(self, parts: Path, on_evaluations: OnEvaluations) -> Found:
+        own, real = (self._fitted(each, parts, on_evaluations) for each in self.targets)
         seeds, images = self.numbers.seeds, self.targets[0].images
 
         def again(drawings: Sequence[int]) -> Tensor:
@@ -248,26 +257,26 @@ class Fitting:
             again=again,
         )
 
-    def _fitted(self, targets: Targets, parts: Path, on_images: OnImages) -> Rows:
+    def _fitted(self, targets: Targets, parts: Path, on_evaluations: OnEvaluations) -> Rows:
         """Of every target the ratio of each seed, float64 (N, S), and the seconds of all of it."""
         attacked, seeds, own = self.attacked, self.numbers.seeds, targets.own
 
         def make(items: slice) -> dict[str, Tensor]:
             some = torch.arange(items.start, items.stop)
             images = targets.images.take(some)
-            drawn, seconds = timed(self.model, lambda: self._drawn(images, on_images))
+            drawn, seconds = timed(self.model, lambda: self._drawn(images, on_evaluations))
             each, places = images.images.repeat_interleave(seeds, 0), own[some].repeat_interleave(seeds)
             ratios = target_ratios(drawn.flatten(0, 1), each, places, attacked.references, attacked.flips)
             return {"ratio": ratios.view(-1, seeds), "seconds": seconds}
 
         name, total = f"fitted-{_named(targets.kind)}", len(targets.places)
         rows = targets_at_a_time(self.model.pipeline, self.numbers.batch)
-        return in_parts(parts, name, total, rows, make, lambda count: on_images(count * (1 + seeds)))
+        return in_parts(parts, name, total, rows, make, weighed(on_evaluations, self.per_target))
 
-    def _drawn(self, images: ImageSet, on_images: OnImages = lambda count: None) -> Tensor:
+    def _drawn(self, images: ImageSet, on_evaluations: OnEvaluations = lambda count: None) -> Tensor:
         """Samples by the embeddings of images, uint8 (N, S, C, H, W)."""
         model, how, captions = self.model, self.numbers, [texts[0] for texts in images.captions or ()]
-        rule = how.steps, how.batch, how.rate, on_images
+        rule = how.steps, how.batch, how.rate, weighed(on_evaluations, self.per_fit)
         embedded = fit_embeddings(model.pipeline, images.images, captions, *rule)
         drawn = draw_embedded(
             model.pipeline,
@@ -275,7 +284,7 @@ class Fitting:
             embedded[torch.arange(len(images)).repeat_interleave(how.seeds)],
             model.asked.steps,
             model.asked.guidance,
-            on_images=on_images,
+            on_images=weighed(on_evaluations, model.per_sample),
             precision=model.asked.precision,
             sampler=model.sampler,
         )
