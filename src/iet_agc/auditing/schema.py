@@ -6,7 +6,7 @@ is the JSON Schema of it; `python -m iet_agc.auditing.schema` prints it. What nu
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -91,7 +91,25 @@ class ManyNearCopies(Warned):
     num_held_out: Count
 
 
-class CopiesLeftOut(Warned):
+class _SetNoCut(Warned):
+    """Held-out images that set no cut, and what it is with them and without them."""
+
+    code: str
+    held_out: Annotated[tuple[Count, ...], Field(min_length=1)]
+    total: Count
+    cut: float | None
+    cut_with_them: float | None
+
+    def told(self) -> dict[str, object]:
+        """See `Warned`."""
+        named = [f"number {one:,}" for one in self.held_out[:_MOST_NAMED]]
+        further = len(self.held_out) - len(named)
+        which = ", ".join([*named, *([f"and {further:,} more"] if further else [])])
+        cuts = ["not set" if cut is None else f"{cut:.3f}" for cut in (self.cut_with_them, self.cut)]
+        return {"count": len(self.held_out), "total": self.total, "which": which, "with_them": cuts[0], "cut": cuts[1]}
+
+
+class CopiesLeftOut(_SetNoCut):
     """Held-out images that are training images again, altered, would have moved the cut."""
 
     words: ClassVar[str] = (
@@ -99,18 +117,10 @@ class CopiesLeftOut(Warned):
         "({which}). They were left out: with them the cut is {with_them}, without them {cut}; see whether held-out "
         "images are apart from the training set"
     )
-    code: Literal["copies_left_out"] = "copies_left_out"
-    held_out: Annotated[tuple[Count, ...], Field(min_length=1)]
-    total: Count
-    cut: float | None
-    cut_with_them: float | None
-
-    def told(self) -> dict[str, object]:
-        """See `Warned`."""
-        return {"total": self.total, **_left_out_in_words(self.held_out, self.cut_with_them, self.cut)}
+    code: Literal["copies_left_out"] = "copies_left_out"  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
 
 
-class TransformedLeftOut(Warned):
+class TransformedLeftOut(_SetNoCut):
     """Held-out images that are training images again, transformed, set no cut on transformed copies."""
 
     words: ClassVar[str] = (
@@ -118,24 +128,7 @@ class TransformedLeftOut(Warned):
         "brightness or contrast ({which}). They set no cut on transformed copies: with them it is {with_them}, without "
         "them {cut}; see whether held-out images are apart from the training set"
     )
-    code: Literal["transformed_left_out"] = "transformed_left_out"
-    held_out: Annotated[tuple[Count, ...], Field(min_length=1)]
-    total: Count
-    cut: float | None
-    cut_with_them: float | None
-
-    def told(self) -> dict[str, object]:
-        """See `Warned`."""
-        return {"total": self.total, **_left_out_in_words(self.held_out, self.cut_with_them, self.cut)}
-
-
-def _left_out_in_words(held_out: Sequence[int], with_them: float | None, without: float | None) -> dict[str, object]:
-    """How many held-out images set no cut, which, and what the cut is with them and without, as sentences have it."""
-    named = [f"number {one:,}" for one in held_out[:_MOST_NAMED]]
-    further = len(held_out) - len(named)
-    which = ", ".join([*named, *([f"and {further:,} more"] if further else [])])
-    cuts = ["not set" if cut is None else f"{cut:.3f}" for cut in (with_them, without)]
-    return {"count": len(held_out), "which": which, "with_them": cuts[0], "cut": cuts[1]}
+    code: Literal["transformed_left_out"] = "transformed_left_out"  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
 
 
 class NoCut(Warned):
