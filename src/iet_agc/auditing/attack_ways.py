@@ -58,6 +58,8 @@ Kind = Literal["train", "held_out"]
 
 #: Called with finished fractions of images, for progress.
 OnImages = Callable[[float], object]
+
+#: Called with evaluations of the model, for progress; see `weighed`.
 OnEvaluations = Callable[[float], object]
 
 #: Numbers of each drawn image, in their order.

@@ -140,7 +140,7 @@ def audit_sources(
             on_done = on_done or (lambda share: bar.update(100 * share))
             with _unless_refused(folder.parts):
                 work = Work(parts.compute, parts.once, memory, where, on_done, store.rows)
-                result = _audited(asked, read, fail_above, work)
+                result = _audited(asked, read, made_of, fail_above, work)
                 if _mapped(asked) != mapped:
                     raise UserError("a file of images changed while it was audited: audit it again when it is written")
             distributed.barrier()  # others may still be reading parts
@@ -155,7 +155,9 @@ def audit_sources(
     return result.numbers
 
 
-def _audited(asked: Asked, read: "_Read", fail_above: float | None, work: Work) -> AuditResult:
+def _audited(
+    asked: Asked, read: "_Read", made_of: Mapping[str, object], fail_above: float | None, work: Work
+) -> AuditResult:
     """The audit of sets that were read, with what only who reads them knows."""
     result = audit(
         read.train,
@@ -172,7 +174,7 @@ def _audited(asked: Asked, read: "_Read", fail_above: float | None, work: Work) 
         transformed=asked.transformed,
         work=work,
     )
-    return replace(result, numbers=_described(result.numbers, asked, read, work.device))
+    return replace(result, numbers=_described(result.numbers, asked, read, made_of, work.device))
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,9 @@ def _networks_for(
     return networks_for
 
 
-def _described(numbers: AuditRecord, asked: Asked, read: _Read, device: torch.device) -> AuditRecord:
+def _described(
+    numbers: AuditRecord, asked: Asked, read: _Read, made_of: Mapping[str, object], device: torch.device
+) -> AuditRecord:
     """The record, with what it was made of and how, as far as only who reads the sets knows it."""
     size = asked.convert_to and "x".join(map(str, asked.convert_to))
     told = {"convert_to": size, "resize": asked.convert_to and resize_of(asked.train)}
@@ -249,7 +253,7 @@ def _described(numbers: AuditRecord, asked: Asked, read: _Read, device: torch.de
         update={
             "conventions": numbers.conventions.model_copy(update=told),
             "mending": _mended(read, asked.mending),
-            "made_of": _inputs(asked, read),
+            "made_of": made_of,
             "provenance": _provenance(device),
             "warnings": (*numbers.warnings, *read.warnings),
         }
