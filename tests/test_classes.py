@@ -25,7 +25,7 @@ from iet_agc.training.member import Member
 from iet_agc.training.pixels import Pixels
 from tests.drawing import draw_samples
 from tests.processes import die, in_child, in_processes
-from tests.tiny_runs import CPU, assert_ends_like, assert_same, ends, images, settings, train_in, weights
+from tests.tiny_runs import CPU, assert_ends_like, assert_same, ends, images, settings, train_in, uninterrupted, weights
 
 
 def told(**changes):
@@ -40,10 +40,7 @@ def unet(classes: int | None = 4):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("whole") / "run"
-    train(told(model__dropout=0.1, run__preview_images=9), images(), out, CPU)
-    return out
+    return uninterrupted(told(model__dropout=0.1, run__preview_images=9), tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from iet_agc.training.loop import train
 from iet_agc.training.member import Member
 from iet_agc.training.pixels import Pixels
 from tests.processes import killed_after
-from tests.tiny_runs import CPU, assert_ends_like, assert_same, ends, images, settings, train_in, weights
+from tests.tiny_runs import CPU, assert_ends_like, assert_same, ends, images, settings, train_in, uninterrupted, weights
 
 #: Two members, three rounds of six steps; after rounds 1 and 3 a quarter goes on. Ten timesteps, so that many samples
 #: meet a loss bank that has something to compare with.
@@ -85,11 +85,7 @@ class ByHand:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that is not interrupted."""
-    torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("whole") / "run"
-    train(CHOSEN, images(), out, CPU)
-    return out
+    return uninterrupted(CHOSEN, tmp_path_factory.mktemp("whole"))
 
 
 def test_a_run_is_that_trained_by_hand_and_counts_stay_with_the_image(whole: Path) -> None:

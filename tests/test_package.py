@@ -16,6 +16,7 @@ import iet_agc
 from iet_agc.config.presets import preset_names
 
 CHECKOUT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +89,8 @@ def test_the_version_stands_in_one_place(installed):
 
 def test_lowest_versions_are_those_of_every_dependency():
     done = subprocess.run([sys.executable, CHECKOUT / ".ci/lowest.py"], capture_output=True, text=True, check=True)
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    wanted = {*project["dependencies"], *(one for name in extras if name != "dev" for one in extras[name])}
+    extras = PROJECT["optional-dependencies"]
+    wanted = {*PROJECT["dependencies"], *(one for name in extras if name != "dev" for one in extras[name])}
     assert "torch==2.8" in done.stdout.splitlines()
     assert {one.replace(">=", "==") for one in wanted} == {*done.stdout.splitlines()}
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", one) for one in done.stdout.splitlines())
@@ -105,8 +105,7 @@ def required(source):
 
 
 def test_the_extra_that_is_named_brings_the_package():
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = project["optional-dependencies"]
+    extras = PROJECT["optional-dependencies"]
     sources = [file.read_text("utf-8") for file in (CHECKOUT / "src").rglob("*.py")]
     named = {one for source in sources for one in required(source)}
     assert {"datasets", "opacus", "peft", "transformers"} <= {package for package, _ in named}
@@ -115,10 +114,9 @@ def test_the_extra_that_is_named_brings_the_package():
 
 
 def test_every_extra_is_explained():
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
     table = (CHECKOUT / "docs/index.md").read_text("utf-8").split("## Extras")[1].split("\n\n")[2]
     assert {*re.findall("`(.+?)`", "".join(row.split("|")[1] for row in table.splitlines()))} == {
-        *project["optional-dependencies"]
+        *PROJECT["optional-dependencies"]
     }
 
 

@@ -18,7 +18,7 @@ from iet_agc.training.batches import draw_batch
 from iet_agc.training.loop import train
 from iet_agc.training.member import learning_rate
 from tests.processes import killed_after
-from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, weights
+from tests.tiny_runs import CPU, assert_ends_like, assert_same, curve, images, settings, uninterrupted, weights
 
 #: Two members, two rounds of six steps; over the last half the rate falls, and a quarter is averaged.
 CHOSEN = settings(train__learning_rate_fall=0.5, train__average_last=0.25)
@@ -26,11 +26,7 @@ CHOSEN = settings(train__learning_rate_fall=0.5, train__average_last=0.25)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that is not interrupted."""
-    torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("whole") / "run"
-    train(CHOSEN, images(), out, CPU)
-    return out
+    return uninterrupted(CHOSEN, tmp_path_factory.mktemp("whole"))
 
 
 def rates(**changes: float) -> list[float]:

@@ -41,6 +41,13 @@ def with_changes(content, changes):
     return validate(content)
 
 
+def uninterrupted(chosen, folder):
+    """A run that nothing stopped, for the tests of a file, which is why threads are set here."""
+    torch.set_num_threads(1)
+    loop.train(chosen, images(), folder / "run", CPU)
+    return folder / "run"
+
+
 def killed_after(count, settings, data, out):
     """Train until this many steps were told of, and die there."""
     steps = []
